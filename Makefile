@@ -1,0 +1,35 @@
+# Two commands matter: `make demo` and `make test`. Both need Python 3.11 and nothing else.
+PYTHON ?= python3.11
+BIN := .venv/bin
+WORKDIR ?= runs/demo
+
+.PHONY: demo test test-fast check bench clean
+
+demo: .venv/ready
+	$(BIN)/python -m trainer --config=experiments/digits_resnet.py --workdir=$(WORKDIR)-$$(date +%Y%m%d-%H%M%S)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-fast: .venv/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_import_rules.py
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.step_overhead
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.input
+
+.venv/ready: requirements.lock setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,145 @@
+"""python -m benchmarks.input: training batches per second from memory, ours beside grain's.
+
+Both give shuffled batches of 128 from the same arrays, as large as Fashion-MNIST (60,000 uint8 images
+28x28x1), with and without augmentation (crop with padding 4, flip with probability 1/2). Grain works record
+by record, as its users write it:
+`MapDataset.source(...).seed().shuffle().repeat().random_map(...).batch(128).to_iter_dataset()`, with its
+default read options (16 threads, a buffer of 500), with 1 and 0 threads, and with 2 worker processes. All
+take turns, so that a busy machine disturbs them alike; ratios are formed within a turn, and their median is
+reported.
+"""
+
+import argparse
+import functools
+import itertools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+# Nothing here computes on a device; libraries that start jax must not look for one.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import grain
+import numpy as np
+from absl import flags
+
+import input_pipeline
+from input_pipeline import Augmentation, Synthetic
+
+BATCH_SIZE = 128
+# Worker processes need about so long until all of them deliver.
+WARM_UP_SECONDS = 1.0
+PADDING = 4
+FLIP_PROBABILITY = 0.5
+DATA = Synthetic(
+  input_shape=(28, 28, 1), input_dtype="uint8", train_examples=60_000, validation_examples=1, test_examples=1
+)
+AUGMENTATION = Augmentation(crop_padding=PADDING, flip_probability=FLIP_PROBABILITY)
+
+OURS = "input_pipeline"
+# (threads, worker processes); None is what grain does when it is not told.
+GRAIN_SETTINGS: dict[str, tuple[int | None, int]] = {
+  "grain, default settings (16 threads)": (None, 0),
+  "grain, 1 thread": (1, 0),
+  "grain, 0 threads": (0, 0),
+  "grain, 2 worker processes": (1, 2),
+}
+
+
+class Records:
+  """A grain source: one record at a time from arrays in memory."""
+
+  def __init__(self, arrays: Mapping[str, np.ndarray]):
+    self._arrays = arrays
+
+  def __len__(self) -> int:
+    return len(self._arrays["inputs"])
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return {key: array[index] for key, array in self._arrays.items()}
+
+
+def augment_record(record: dict[str, np.ndarray], generator: np.random.Generator) -> dict[str, np.ndarray]:
+  """Crop and flip of one record, as in `input_pipeline.augmentation`, with grain's generator."""
+  image = record["inputs"]
+  height, width, channels = image.shape
+  padded = np.zeros((height + 2 * PADDING, width + 2 * PADDING, channels), image.dtype)
+  padded[PADDING : PADDING + height, PADDING : PADDING + width] = image
+  top, left = generator.integers(0, 2 * PADDING + 1, 2)
+  image = padded[top : top + height, left : left + width]
+  if generator.random() < FLIP_PROBABILITY:
+    image = image[:, ::-1]
+  return {**record, "inputs": image}
+
+
+def grain_batches(arrays: Mapping[str, np.ndarray], augmented: bool, threads: int | None, workers: int) -> Iterator:
+  """An endless grain iterator."""
+  records = grain.MapDataset.source(Records(arrays)).seed(0).shuffle().repeat(None)
+  if augmented:
+    records = records.random_map(augment_record)
+  options = grain.ReadOptions() if threads is None else grain.ReadOptions(num_threads=threads)
+  batches = records.batch(BATCH_SIZE).to_iter_dataset(options)
+  if workers:
+    batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+  return iter(batches)
+
+
+def our_batches(augmented: bool) -> Iterator:
+  """An endless iterator over `train_batch`, in this thread."""
+  config = DATA.model_copy(update={"augmentation": AUGMENTATION if augmented else None})
+  return map(input_pipeline.load(config, seed=0, batch_size=BATCH_SIZE).train_batch, itertools.count())
+
+
+def examples_per_second(start: Callable[[], Iterator], seconds: float) -> float:
+  """Throughput of a new iterator over about so many seconds, after a second of warm-up."""
+  batches = start()
+  _consume(batches, WARM_UP_SECONDS)
+  count, elapsed = _consume(batches, seconds)
+  if hasattr(batches, "close"):
+    batches.close()  # type: ignore[attr-defined]
+  return count * BATCH_SIZE / elapsed
+
+
+def _consume(batches: Iterator, seconds: float) -> tuple[int, float]:
+  count, elapsed = 0, 0.0
+  begin = time.perf_counter()
+  while elapsed < seconds:
+    assert next(batches)["inputs"].shape == (BATCH_SIZE, 28, 28, 1)
+    count += 1
+    elapsed = time.perf_counter() - begin
+  return count, elapsed
+
+
+def main() -> None:
+  """Measures, and prints a Markdown table."""
+  parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description="Input speed beside grain's.")
+  parser.add_argument("--turns", type=int, default=5, help="how often each is measured")
+  parser.add_argument("--seconds", type=float, default=2.0, help="how long each time")
+  options = parser.parse_args()
+  # Grain's worker processes read absl flags, which nobody parsed here.
+  flags.FLAGS.mark_as_parsed()
+
+  arrays = DATA.read().arrays["train"]
+  print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ", end="")
+  print(f"NumPy {np.__version__}, grain {grain.__version__}; {options.turns} turns of {options.seconds} s\n")
+  print("| augmentation | loader | examples/s | ours is faster by | in the worst turn |")
+  print("|---|---|---:|---:|---:|")
+  for augmented in (False, True):
+    loaders: dict[str, Callable[[], Iterator]] = {OURS: functools.partial(our_batches, augmented)}
+    for name, (threads, workers) in GRAIN_SETTINGS.items():
+      loaders[name] = functools.partial(grain_batches, arrays, augmented, threads, workers)
+    turns = [
+      {name: examples_per_second(start, options.seconds) for name, start in loaders.items()}
+      for _ in range(options.turns)
+    ]
+    for name in loaders:
+      ratios = [turn[OURS] / turn[name] for turn in turns]
+      compared = "| |" if name == OURS else f"{statistics.median(ratios):.1f}x | {min(ratios):.1f}x |"
+      speed = statistics.median(turn[name] for turn in turns)
+      print(f"| {'crop, flip' if augmented else 'none'} | {name} | {speed:,.0f} | {compared}", flush=True)
+
+
+if __name__ == "__main__":
+  main()

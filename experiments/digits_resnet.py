@@ -1,0 +1,22 @@
+"""A small ResNet on scikit-learn's handwritten digits: what runs when nothing else is asked for.
+
+python -m trainer --config=experiments/digits_resnet.py --workdir=runs/digits_resnet
+"""
+
+from input_pipeline import Augmentation, Digits
+from models import ResNetConfig
+from trainer import Config, Evaluation
+from trainer.optimizers import Nesterov
+from trainer.schedules import Cosine
+
+
+def get_config() -> Config:
+  return Config(
+    dataset=Digits(augmentation=Augmentation(crop_padding=1)),
+    model=ResNetConfig(stage_sizes=(1, 1), width=16),
+    optimizer=Nesterov(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
+    schedule=Cosine(warmup_steps=50),
+    max_train_steps=600,
+    batch_size=64,
+    evaluation=Evaluation(every_steps=100),
+  )

@@ -1,0 +1,42 @@
+"""The directory of prepared datasets on this machine."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+
+from input_pipeline.errors import DataError
+
+
+def root(data_dir: str | None = None) -> pathlib.Path:
+  """`data_dir` if given, or else $TRIALBOOK_DATA_DIR, or else ~/.cache/trialbook/data."""
+  chosen = data_dir or os.environ.get("TRIALBOOK_DATA_DIR") or "~/.cache/trialbook/data"
+  return pathlib.Path(chosen).expanduser()
+
+
+def install(dataset: str, files: Mapping[str, pathlib.Path], data_dir: str | None = None) -> pathlib.Path:
+  """Copies files (by their names there) into the dataset's folder, each whole or not at all.
+
+  Raises:
+    DataError: the folder cannot be written; what it held is unchanged, unless the disk failed while renaming.
+  """
+  folder = root(data_dir) / dataset
+  staging = None
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, hence on the same file system, where a rename is atomic.
+    staging = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{dataset}."))
+    for name, path in files.items():
+      shutil.copyfile(path, staging / name)
+      with open(staging / name, "rb") as file:
+        os.fsync(file.fileno())
+    folder.mkdir(exist_ok=True)
+    for name in files:
+      os.replace(staging / name, folder / name)
+  except OSError as error:
+    raise DataError(f"cannot write dataset {dataset} to {folder}: {error}") from error
+  finally:
+    if staging is not None:
+      shutil.rmtree(staging, ignore_errors=True)
+  return folder

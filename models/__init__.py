@@ -1,0 +1,74 @@
+"""Model definitions by name. A new one is a file here, an entry in `MODELS` and a config in `ModelConfig`."""
+
+from typing import Annotated, Any
+
+from flax import nnx
+from pydantic import Discriminator, Tag
+
+from models import plugin, resnet
+from models.mlp import Mlp, MlpConfig
+from models.plugin import PluginConfig
+from models.resnet import ResNet, ResNetConfig
+
+# Name -> config class, module class; a module is made as Module(config, input_shape=, num_outputs=, rngs=).
+MODELS: dict[str, tuple[type, type]] = {
+  "mlp": (MlpConfig, Mlp),
+  "resnet": (ResNetConfig, ResNet),
+}
+
+
+def _tag(value: Any) -> str | None:
+  """The member of the union that a model's settings, as a mapping or a config, belong to."""
+  name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+  return "module:Class" if isinstance(name, str) and ":" in name else name
+
+
+ModelConfig = Annotated[
+  Annotated[MlpConfig, Tag("mlp")]
+  | Annotated[ResNetConfig, Tag("resnet")]
+  | Annotated[PluginConfig, Tag("module:Class")],
+  Discriminator(_tag),
+]
+
+
+def problems(config: ModelConfig) -> list[str]:
+  """What is wrong with valid settings taken together, found before anything runs; empty if nothing is."""
+  match config:
+    case PluginConfig():
+      return plugin.problems(config)
+    case ResNetConfig():
+      return resnet.problems(config)
+    case _:
+      return []
+
+
+def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+  """Makes the model that a config names, with float32 parameters; meant for `jax.jit` or `nnx.eval_shape`.
+
+  It is called `model(inputs, train=bool) -> outputs` with float inputs [batch, *input_shape] and outputs
+  [batch, num_outputs], and computes in the dtype that its inputs and parameters share. Its `Hyperparameter`s
+  are to be filled first. Nothing here reads the value of a traced setting, only whether it is None.
+
+  Args:
+    config: the model's settings.
+    input_shape: of one example.
+    num_outputs: classes, or regression targets.
+    rngs: the streams `params` and `dropout`.
+
+  Raises:
+    ValueError: the model does not accept inputs of that shape, or `problems(config)` is not empty.
+  """
+  shapes = {"input_shape": input_shape, "num_outputs": num_outputs}
+  if isinstance(config, PluginConfig):
+    return plugin.build(config, **shapes, rngs=rngs)
+  _, module = MODELS[config.name]
+  return module(config, **shapes, rngs=rngs)
+
+
+def module_class(config: ModelConfig) -> type[nnx.Module]:
+  """The class of the model that a config names; a plug-in's is imported.
+
+  Raises:
+    PluginError: a plug-in cannot be loaded.
+  """
+  return plugin.load(config) if isinstance(config, PluginConfig) else MODELS[config.name][1]

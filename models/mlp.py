@@ -1,0 +1,67 @@
+"""A multilayer perceptron over flattened inputs."""
+
+import itertools
+import math
+from typing import Literal
+
+from flax import nnx
+from jaxtyping import Array, Float
+from pydantic import Field, PositiveInt
+
+from models.activation import ACTIVATIONS, Activation
+from models.dropout import Dropout
+from models.initializer import scaled_normal
+from models.normalization import norm
+from trialbook.settings import Settings, Static, Traced
+
+
+class MlpConfig(Settings):
+  """Hidden layers of `widths`, each linear → normalization → activation → dropout, then a linear layer.
+
+  `dropout_rate` None leaves the dropout layers out; `batch_norm_momentum` is the share of the moving
+  statistics that a step keeps.
+  """
+
+  name: Static[Literal["mlp"]] = "mlp"
+  widths: Static[tuple[PositiveInt, ...]] = (256, 256)
+  activation: Static[Activation] = "relu"
+  normalization: Static[Literal["none", "batch", "layer"]] = "none"
+  dropout_rate: Traced[float | None] = Field(default=None, ge=0, lt=1)
+  batch_norm_momentum: Traced[float] = Field(default=0.9, ge=0, lt=1)
+
+
+class Mlp(nnx.Module):
+  """Maps float inputs [batch, *input_shape] to outputs [batch, num_outputs]; without widths it is linear."""
+
+  def __init__(self, config: MlpConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs):
+    sizes = (math.prod(input_shape), *config.widths)
+    self.hidden = nnx.List(
+      HiddenLayer(config, inputs, outputs, rngs=rngs) for inputs, outputs in itertools.pairwise(sizes)
+    )
+    self.output = nnx.Linear(sizes[-1], num_outputs, kernel_init=scaled_normal(1.0, "in"), rngs=rngs)
+
+  def __call__(self, x: Float[Array, "batch ..."], *, train: bool) -> Float[Array, "batch outputs"]:
+    x = x.reshape(x.shape[0], -1)
+    for layer in self.hidden:
+      x = layer(x, train=train)
+    return self.output(x)
+
+
+class HiddenLayer(nnx.Module):
+  """Linear → normalization → activation → dropout."""
+
+  def __init__(self, config: MlpConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+    self.linear = nnx.Linear(
+      inputs,
+      outputs,
+      use_bias=config.normalization == "none",  # Normalization has a bias of its own.
+      kernel_init=scaled_normal(2.0, "in"),
+      rngs=rngs,
+    )
+    self.norm = norm(config.normalization, outputs, rngs=rngs)
+    self.activation = ACTIVATIONS[config.activation]
+    self.dropout = None if config.dropout_rate is None else Dropout("dropout_rate", rngs=rngs)
+
+  def __call__(self, x: Float[Array, "batch inputs"], *, train: bool) -> Float[Array, "batch outputs"]:
+    x = self.activation(self.norm(self.linear(x), train=train))
+    return x if self.dropout is None else self.dropout(x, train=train)

@@ -1,0 +1,183 @@
+"""Model classes from outside the repository, which need to import nothing of ours."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any, TypeGuard
+
+from flax import nnx
+from pydantic import Field, JsonValue
+
+from trialbook.settings import Settings, Static, Traced
+
+# What a constructor is given if it has a parameter of that name.
+GIVEN = ("num_classes", "input_shape", "rngs")
+
+
+class PluginConfig(Settings):
+  """A model class named as "module:Class".
+
+  It is a Flax NNX module, called `model(inputs, train=bool) -> outputs[batch, num_outputs]`. Its constructor
+  takes what it wants of `num_classes` (the number of outputs), `input_shape` (of one example) and `rngs`,
+  beside the settings in `kwargs`. `traced` holds settings that never recompile; the model's layers read them
+  by name, as `models.dropout.Dropout("dropout_rate")` does, and the constructor does not see them.
+  """
+
+  name: Static[str] = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+  kwargs: Static[dict[str, JsonValue]] = Field(default_factory=dict)
+  traced: Traced[dict[str, float]] = Field(default_factory=dict)
+
+
+class PluginError(ValueError):
+  """A plug-in cannot be loaded; the text says what would be right."""
+
+
+def load(config: PluginConfig) -> type[nnx.Module]:
+  """Imports the class, looking in the current directory after everything else.
+
+  Raises:
+    PluginError: the module is missing or raises, has no such name, or that is not an `nnx.Module` class.
+  """
+  found = import_attribute("model.name", config.name)
+  if not inspect.isclass(found):
+    raise PluginError(f"model.name {config.name!r}: is not a class but a {type(found).__name__}; name the class")
+  if not _is_model(found):
+    linen = any(base.__module__.startswith("flax.linen") for base in found.__mro__)
+    hint = " (it is a flax.linen module; flax.nnx.bridge can wrap it in one)" if linen else ""
+    raise PluginError(f"model.name {config.name!r}: must be a subclass of flax.nnx.Module{hint}")
+  return found
+
+
+def import_attribute(field: str, path: str) -> Any:
+  """What "module:name" names, looking in the current directory after everything else; `field` is who asks.
+
+  Raises:
+    PluginError: the module is missing or raises, or has no such name.
+  """
+  module_name, _, name = path.partition(":")
+  _search_current_directory()
+  try:
+    module = importlib.import_module(module_name)
+  except (Exception, SystemExit) as error:
+    raise PluginError(f"{field} {path!r}: {_import_failure(module_name, error)}") from error
+  if not hasattr(module, name):
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    raise PluginError(
+      f"{field} {path!r}: {module.__file__} has no {name!r}{_nearest(name, vars(module))};"
+      f" it defines: {', '.join(own) or 'nothing'}"
+    )
+  return getattr(module, name)
+
+
+def problems(config: PluginConfig) -> list[str]:
+  """All that is wrong with a plug-in, found without making one; empty if nothing is."""
+  try:
+    model = load(config)
+  except PluginError as error:
+    return [str(error)]
+  return [*_constructor_problems(model, config), *_call_problems(model, config)]
+
+
+def build(config: PluginConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+  """Makes the model; a constructor with `**kwargs` is given all of `GIVEN`.
+
+  Raises:
+    PluginError: `problems(config)` is not empty.
+  """
+  if found := problems(config):
+    raise PluginError("\n".join(found))
+  model = load(config)
+  given = {"num_classes": num_outputs, "input_shape": input_shape, "rngs": rngs}
+  keywords, takes_any = _keywords(model)
+  return model(**config.kwargs, **{name: given[name] for name in GIVEN if takes_any or name in keywords})
+
+
+def _search_current_directory() -> None:
+  """Last, so that a user's `models/` cannot shadow ours, and for good, since a model may import lazily."""
+  directory = os.getcwd()
+  if "" not in sys.path and directory not in sys.path:
+    sys.path.append(directory)
+  importlib.invalidate_caches()
+
+
+def _import_failure(module: str, error: BaseException) -> str:
+  missing = error.name if isinstance(error, ModuleNotFoundError) else None
+  if missing is None or not f"{module}.".startswith(f"{missing}."):
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"importing {module!r} failed: {type(error).__name__}: {error}{where}"
+  package = module.partition(".")[0]
+  if missing != package:
+    # Another package of that name may come first on the path, ours included.
+    spec = importlib.util.find_spec(package)
+    places = spec and (spec.submodule_search_locations or [spec.origin])
+    return f"there is no module {missing!r}; {package!r} was found at {', '.join(map(str, places or []))}"
+  here = [found.name for found in pkgutil.iter_modules([os.getcwd()])]
+  looked = ", ".join(entry or os.getcwd() for entry in sys.path)
+  return (
+    f"there is no module {missing!r}{_nearest(missing, here)}; "
+    f"looked in {looked} (the current directory {os.getcwd()} is among them)"
+  )
+
+
+def _constructor_problems(model: type[nnx.Module], config: PluginConfig) -> list[str]:
+  found = []
+  keywords, takes_any = _keywords(model)
+  settings = [name for name in keywords if name not in GIVEN]
+  for name in config.kwargs:
+    if name in GIVEN:
+      found.append(f"model.kwargs.{name}: {name} is given to the model already; leave it out")
+    elif name not in keywords and not takes_any:
+      found.append(
+        f"model.kwargs.{name}: {model.__name__} has no argument {name!r}{_nearest(name, settings)}; "
+        f"its settings: {', '.join(settings) or 'none'}"
+      )
+  for name, parameter in _parameters(model).items():
+    if parameter.default is not parameter.empty:
+      continue
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+      found.append(f"model.name {config.name!r}: its argument {name!r} must be accepted by keyword")
+    elif name in settings and name not in config.kwargs:
+      found.append(
+        f"model.kwargs.{name}: {model.__name__} needs a value for {name!r}; give model.kwargs.{name} "
+        f"(without being asked it gets only {', '.join(GIVEN)})"
+      )
+  return found
+
+
+def _call_problems(model: type[nnx.Module], config: PluginConfig) -> list[str]:
+  call = next((vars(base)["__call__"] for base in model.__mro__ if "__call__" in vars(base)), None)
+  if call is None:
+    return [f"model.name {config.name!r}: has no __call__; it must be callable as model(inputs, train=bool)"]
+  try:
+    inspect.signature(call).bind("self", "inputs", train=True)
+  except TypeError as error:
+    return [f"model.name {config.name!r}: must be callable as model(inputs, train=bool): {error}"]
+  return []
+
+
+def _parameters(model: type[nnx.Module]) -> dict[str, inspect.Parameter]:
+  """Of the constructor; nnx's metaclass hides them from `inspect.signature(model)`."""
+  return dict(list(inspect.signature(model.__init__).parameters.items())[1:])
+
+
+def _keywords(model: type[nnx.Module]) -> tuple[list[str], bool]:
+  """The constructor's arguments that can be given by keyword, and whether it takes any others."""
+  parameters = _parameters(model).values()
+  keywords = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+  return keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _is_model(found: Any) -> TypeGuard[type[nnx.Module]]:
+  return inspect.isclass(found) and issubclass(found, nnx.Module)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+  near = difflib.get_close_matches(name, list(known), n=3)
+  return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

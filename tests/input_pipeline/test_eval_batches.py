@@ -1,0 +1,77 @@
+"""Evaluation gives each example once, in a fixed order, in the same number of batches on every host."""
+
+import numpy as np
+import pytest
+
+from input_pipeline import Augmentation, DataError, Dataset, Digits, load
+
+CONFIG = Digits(augmentation=Augmentation(crop_padding=2, flip_probability=1.0))
+
+
+def _dataset(**hosts: int) -> Dataset:
+  return load(CONFIG, seed=0, batch_size=8, **hosts)
+
+
+def _all(dataset: Dataset, split: str, batch_size: int, examples: int | None = None) -> dict[str, np.ndarray]:
+  count = dataset.num_eval_batches(split, batch_size, examples)
+  batches = [dataset.eval_batch(index, split, batch_size, examples) for index in range(count)]
+  assert all(len(value) == batch_size // dataset._host_count for batch in batches for value in batch.values())
+  return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+@pytest.mark.parametrize(("split", "size"), [("train", 1297), ("validation", 250), ("test", 250)])
+def test_each_example_comes_once_and_the_rest_has_weight_zero(split, size, batch_size):
+  dataset = _dataset()
+  assert dataset.num_eval_batches(split, batch_size) == int(np.ceil(size / batch_size))
+  got = _all(dataset, split, batch_size)
+  assert got["weights"].dtype == np.float32
+  assert np.array_equal(got["weights"], np.arange(len(got["weights"])) < size)
+  stored = CONFIG.read().arrays[split]
+  for key in ("inputs", "labels"):
+    assert got[key].dtype == stored[key].dtype
+    assert np.array_equal(got[key][:size], stored[key])
+    assert not got[key][size:].any()
+
+
+@pytest.mark.parametrize("host_count", [2, 4, 8])
+@pytest.mark.parametrize("batch_size", [8, 64, 1000])
+def test_hosts_get_equally_many_batches_and_together_what_one_host_gets(batch_size, host_count):
+  single = _dataset()
+  hosts = [_dataset(host_index=i, host_count=host_count) for i in range(host_count)]
+  for examples in (None, 37):
+    count = single.num_eval_batches("validation", batch_size, examples)
+    assert {host.num_eval_batches("validation", batch_size, examples) for host in hosts} == {count}
+    for index in range(count):
+      slices = [host.eval_batch(index, "validation", batch_size, examples) for host in hosts]
+      expected = single.eval_batch(index, "validation", batch_size, examples)
+      for key, value in expected.items():
+        assert np.array_equal(np.concatenate([s[key] for s in slices]), value)
+
+
+def test_a_part_of_the_train_split_is_random_fixed_and_grows():
+  small, large = (_all(_dataset(), "train", 10, examples)["inputs"] for examples in (100, 300))
+  assert len(np.unique(large.reshape(300, -1), axis=0)) == 300
+  assert np.array_equal(small, large[:100])
+  other_seed = load(CONFIG, seed=9, batch_size=32)
+  assert np.array_equal(_all(other_seed, "train", 10, 100)["inputs"], small)
+  stored = CONFIG.read().arrays["train"]["inputs"]
+  chosen = [int(np.flatnonzero((stored == image).all(axis=(1, 2, 3)))[0]) for image in large]
+  thirds = np.bincount(np.array(chosen) * 3 // len(stored), minlength=3)
+  assert thirds.min() > 70
+
+
+def test_more_examples_than_there_are_means_all_of_them():
+  assert _dataset().num_eval_batches("test", 100, 10_000) == 3
+  assert _all(_dataset(), "test", 100, 10_000)["weights"].sum() == 250
+
+
+def test_what_does_not_exist_is_an_error():
+  dataset = _dataset()
+  with pytest.raises(DataError, match="no split 'valid'; it has train, validation, test"):
+    dataset.num_eval_batches("valid", 10)
+  with pytest.raises(DataError, match="at least 1"):
+    dataset.eval_batch(0, "train", 10, 0)
+  for index in (-1, 25):
+    with pytest.raises(IndexError, match="there are batches 0 to 24"):
+      dataset.eval_batch(index, "test", 10)

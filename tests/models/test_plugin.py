@@ -1,0 +1,215 @@
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import models
+from models import plugin
+from models.hyperparameter import Hyperparameter, fill
+from models.plugin import PluginConfig, PluginError
+from trialbook.settings import traced_values
+
+NET = """
+  from flax import nnx
+
+  class Net(nnx.Module):
+    def __init__(self, width, depth: int = 1, *, num_classes, input_shape, rngs):
+      self.hidden = nnx.Linear(input_shape[0], width, rngs=rngs)
+      self.output = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, x, *, train):
+      return self.output(nnx.relu(self.hidden(x)))
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+  """A user's directory, current but not on the path; call it to put a module there."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+  before = set(sys.modules)
+
+  def put(name, code):
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+
+  yield put
+  for name in set(sys.modules) - before:
+    if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+      del sys.modules[name]
+
+
+def model_of(signature, call="self, x, *, train"):
+  return f"""
+    from flax import nnx
+
+    class Net(nnx.Module):
+      def __init__(self{signature}):
+        pass
+
+      def __call__({call}):
+        return x
+  """
+
+
+def test_a_class_that_imports_nothing_of_ours_is_built_from_the_current_directory(write):
+  write("outside_net", NET)
+  config = PluginConfig(name="outside_net:Net", kwargs={"width": 7})
+  assert models.problems(config) == []
+  model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+  assert model(jnp.ones((2, 5)), train=True).shape == (2, 3)
+  assert type(model) is plugin.load(config)
+
+
+def test_the_current_directory_is_searched_last(write, tmp_path):
+  write("outside_net", NET)
+  before = list(sys.path)
+  for _ in range(2):
+    plugin.load(PluginConfig(name="outside_net:Net"))
+  assert sys.path == [*before, str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+  ("signature", "expected"),
+  [
+    ("", set()),
+    (", rngs", {"rngs"}),
+    (", *, num_classes, rngs=None", {"num_classes", "rngs"}),
+    (", width=1, **rest", {"num_classes", "input_shape", "rngs"}),
+  ],
+)
+def test_a_constructor_gets_what_it_asks_for(write, signature, expected):
+  write("outside_asks", model_of(signature).replace("pass", "Net.seen = dict(locals())"))
+  config = PluginConfig(name="outside_asks:Net")
+  model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+  seen = {**type(model).seen, **type(model).seen.get("rest", {})}  # pyright: ignore[reportAttributeAccessIssue]
+  assert seen.keys() & set(plugin.GIVEN) == expected
+  assert seen.get("num_classes", 3) == 3
+
+
+def test_traced_settings_reach_the_layers_of_ours_that_it_uses(write):
+  write(
+    "outside_dropout",
+    """
+    from flax import nnx
+    from models.dropout import Dropout
+
+    class Net(nnx.Module):
+      def __init__(self, rngs):
+        self.dropout = Dropout("noise", rngs=rngs)
+
+      def __call__(self, x, train):
+        return self.dropout(x, train=train)
+    """,
+  )
+  config = PluginConfig(name="outside_dropout:Net", traced={"noise": 0.75})
+  model = models.build(config, input_shape=(5,), num_outputs=5, rngs=nnx.Rngs(0))
+  graph, hyperparameters, rest = nnx.split(model, Hyperparameter, ...)
+  values = {path.rpartition(".")[2]: value for path, value in traced_values(config).items()}
+  y = jax.jit(lambda v, x: nnx.merge(graph, fill(hyperparameters, v), rest, copy=True)(x, train=True))(
+    values, jnp.ones((2, 5))
+  )
+  assert set(np.unique(y)) <= {0.0, 4.0}
+
+
+@pytest.mark.parametrize(
+  ("module", "code", "name", "expected"),
+  [
+    ("outside_a", "", "outside_b:Net", r"no module 'outside_b'; did you mean 'outside_a'\?; looked in .*/"),
+    (
+      "outside_a",
+      "1 / 0",
+      "outside_a:Net",
+      r"ZeroDivisionError: division by zero \(.*outside_a\.py, line 1\)",
+    ),
+    ("outside_a", "import sys; sys.exit(3)", "outside_a:Net", r"SystemExit: 3"),
+    ("outside_a", "def (", "outside_a:Net", r"SyntaxError: .*outside_a\.py, line 1"),
+    ("outside_a", "\nimport not_here", "outside_a:Net", r"No module named 'not_here' \(.*a\.py, line 2\)"),
+    ("outside_a", "", "outside_a.part:Net", r"no module 'outside_a\.part'; 'outside_a' was found at .*a\.py"),
+    ("models", "", "models.mine:Net", r"no module 'models\.mine'; 'models' was found at .*models"),
+    ("outside_a", NET, "outside_a:Met", r"has no 'Met'; did you mean 'Net'\?; it defines: Net"),
+    ("outside_a", "def Net(): ...", "outside_a:Net", r"not a class but a function"),
+    ("outside_a", "class Net: ...", "outside_a:Net", r"must be a subclass of flax\.nnx\.Module$"),
+    (
+      "outside_a",
+      "import flax.linen as nn\nclass Net(nn.Module): ...",
+      "outside_a:Net",
+      r"must be a subclass of flax\.nnx\.Module \(it is a flax\.linen module",
+    ),
+  ],
+)
+def test_a_class_that_cannot_be_loaded_is_explained(write, module, code, name, expected):
+  write(module, code)
+  config = PluginConfig(name=name)
+  (problem,) = models.problems(config)
+  assert problem.startswith(f"model.name {name!r}: ")
+  with pytest.raises(PluginError, match=expected):
+    plugin.load(config)
+  with pytest.raises(PluginError, match=expected):
+    models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+  ("signature", "kwargs", "expected"),
+  [
+    (
+      ", width=1, rngs=None",
+      {"widht": 2},
+      ["model.kwargs.widht: Net has no argument 'widht'; did you mean 'width'?; its settings: width"],
+    ),
+    (
+      ", width, rngs",
+      {},
+      [
+        (
+          "model.kwargs.width: Net needs a value for 'width'; give model.kwargs.width "
+          "(without being asked it gets only num_classes, input_shape, rngs)"
+        )
+      ],
+    ),
+    (
+      ", num_classes",
+      {"num_classes": 2},
+      ["model.kwargs.num_classes: num_classes is given to the model already; leave it out"],
+    ),
+    (
+      ", width, /",
+      {},
+      ["model.name 'outside_net:Net': its argument 'width' must be accepted by keyword"],
+    ),
+    (", **rest", {"anything": 1}, []),
+  ],
+)
+def test_settings_that_do_not_fit_the_constructor_are_explained(write, signature, kwargs, expected):
+  write("outside_net", model_of(signature))
+  assert models.problems(PluginConfig(name="outside_net:Net", kwargs=kwargs)) == expected
+
+
+@pytest.mark.parametrize(
+  ("call", "expected"),
+  [
+    ("self, x", r"unexpected keyword argument 'train'"),
+    ("self, x, mask, train", r"missing a required argument: 'mask'"),
+    ("self, *, train", r"too many positional arguments"),
+  ],
+)
+def test_a_call_that_does_not_accept_inputs_and_train_is_explained(write, call, expected):
+  write("outside_net", model_of("", call))
+  (problem,) = models.problems(PluginConfig(name="outside_net:Net"))
+  assert problem.startswith("model.name 'outside_net:Net': must be callable as model(inputs, train=bool): ")
+  assert expected in problem
+
+
+def test_a_model_without_a_call_is_explained(write):
+  write("outside_net", "from flax import nnx\nclass Net(nnx.Module): ...")
+  (problem,) = models.problems(PluginConfig(name="outside_net:Net"))
+  assert "has no __call__" in problem
+
+
+def test_all_problems_are_reported_at_once(write):
+  write("outside_net", model_of(", width, depth", "self, x"))
+  config = PluginConfig(name="outside_net:Net", kwargs={"widht": 2})
+  assert len(models.problems(config)) == 4

@@ -1,0 +1,58 @@
+"""Evaluation counts each example once and gives the same numbers for every batch size (PB-66, PB-68)."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from tiny import resnet
+
+from input_pipeline import load
+from trainer import sharding
+from trainer.evaluation import evaluate, evaluated_splits, evaluation_steps
+from trainer.program import Programs, program_settings
+
+
+def evaluation(batch_size: int, split: str = "test") -> dict:
+  config = resnet(evaluation__batch_size=batch_size, evaluation__train_examples=333).resolved()
+  dataset = load(config.dataset, seed=0, batch_size=16)
+  # One device, so that a batch of one example is possible.
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  program, _ = Programs().get(config, config.task.build(), dataset.info, mesh)
+  settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
+  return evaluate(program, program.init(settings), settings, dataset, split, config)
+
+
+@pytest.mark.parametrize("split", ["test", "train_subset"])
+def test_every_batch_size_gives_the_same_numbers(split: str):
+  reference = evaluation(1, split)
+  examples = reference[f"{split}/examples"]
+  assert examples == {"test": 250, "train_subset": 333}[split]
+  assert sum(reference[f"{split}/class_examples"]) == examples
+  for batch_size in (7, 64, 1000):
+    assert examples % batch_size, "the batch size must not divide the set"
+    values = evaluation(batch_size, split)
+    assert values.keys() == reference.keys()
+    for name, value in values.items():
+      np.testing.assert_allclose(value, reference[name], rtol=1e-6, atol=0, err_msg=f"{name}, {batch_size}")
+
+
+def test_correct_examples_are_counted_by_class():
+  values = evaluation(64)
+  correct = 1 - values["test/error"]
+  assert math.isclose(sum(values["test/class_correct"]) / 250, correct, rel_tol=1e-9)
+  assert math.isclose(values["test/accuracy"], correct, rel_tol=1e-9)
+
+
+def test_evaluation_is_at_regular_steps_and_at_both_ends():
+  config = resnet(max_train_steps=7, evaluation__every_steps=3)
+  assert evaluation_steps(config) == [0, 3, 6, 7]
+  assert evaluation_steps(resnet(max_train_steps=6, evaluation__every_steps=3)) == [0, 3, 6]
+
+
+def test_the_test_split_is_evaluated_only_at_the_end_and_only_when_asked():
+  config = resnet()
+  assert evaluated_splits(config, config.max_train_steps) == ["train_subset", "validation"]
+  asked = resnet(evaluation__test=True)
+  assert evaluated_splits(asked, 3) == ["train_subset", "validation"]
+  assert evaluated_splits(asked, asked.max_train_steps) == ["train_subset", "validation", "test"]

@@ -1,0 +1,42 @@
+"""The smallest configs that still exercise everything; tests share them, and so their compiled programs."""
+
+from typing import Any
+
+from input_pipeline import Augmentation, Digits
+from models import MlpConfig, ResNetConfig
+from trainer import Averaging, Config, Evaluation
+from trainer.optimizers import Adam, Nesterov
+from trainer.schedules import Cosine
+from trainer.tasks import Classification
+
+
+def mlp(**changes: Any) -> Config:
+  """A small MLP on digits; a step takes well under a millisecond."""
+  config = Config(
+    dataset=Digits(),
+    model=MlpConfig(widths=(32,)),
+    optimizer=Nesterov(learning_rate=0.1),
+    max_train_steps=20,
+    batch_size=32,
+    evaluation=Evaluation(every_steps=10, batch_size=256, train_examples=64),
+    compilation_cache=None,
+  )
+  return config.override({path.replace("__", "."): value for path, value in changes.items()})
+
+
+def resnet(**changes: Any) -> Config:
+  """A ResNet of one block with every traced strength present."""
+  config = Config(
+    dataset=Digits(augmentation=Augmentation(crop_padding=1, flip_probability=0.1)),
+    task=Classification(label_smoothing=0.1),
+    model=ResNetConfig(stage_sizes=(1,), width=8, dropout_rate=0.1),
+    optimizer=Adam(learning_rate=0.003, weight_decay=1e-4),
+    schedule=Cosine(warmup_steps=2),
+    clip_norm=1.0,
+    averaging=Averaging(decay=0.9),
+    max_train_steps=6,
+    batch_size=16,
+    evaluation=Evaluation(every_steps=3, batch_size=250, train_examples=50),
+    compilation_cache=None,
+  )
+  return config.override({path.replace("__", "."): value for path, value in changes.items()})

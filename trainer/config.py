@@ -1,0 +1,158 @@
+"""The configuration of one run: a typed tree in which every field says whether it is static, traced or host."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from input_pipeline import DatasetConfig, Digits
+from models import ModelConfig, ResNetConfig
+from trainer import overrides, schedules
+from trainer.optimizers import Nesterov, OptimizerConfig
+from trainer.schedules import Cosine, ScheduleConfig
+from trainer.tasks import Classification, TaskConfig
+from trialbook.settings import Complement, Host, Settings, Static, Traced
+
+
+class Averaging(Settings):
+  """Polyak averaging: an exponential moving average of parameters and statistics, one update a step.
+
+  Attributes:
+    decay: the average is decay * average + (1 - decay) * current.
+    evaluate: which of the two evaluations see.
+  """
+
+  decay: Complement[float] = Field(default=0.99, ge=0, lt=1)
+  evaluate: Host[Literal["average", "current"]] = "average"
+
+
+class Precision(Settings):
+  """What numbers are computed in. Losses, statistics of normalization, and norms are float32 always.
+
+  Attributes:
+    compute_dtype: activations, and the copies of the parameters that meet them.
+    param_dtype: the parameters that are kept, updated and saved.
+    matmul_precision: how float32 operands are multiplied; TPUs would otherwise use bfloat16 ("default").
+  """
+
+  compute_dtype: Static[Literal["float32", "bfloat16"]] = "float32"
+  param_dtype: Static[Literal["float32", "bfloat16"]] = "float32"
+  matmul_precision: Static[Literal["float32", "tensorfloat32", "bfloat16", "default"]] = "float32"
+
+
+class Evaluation(Settings):
+  """Periodic evaluation at regular step intervals (PB-66), and before the first and after the last step.
+
+  Attributes:
+    every_steps: the interval in steps.
+    batch_size: examples in an evaluation batch over all devices; the last one is padded with zero weights.
+    train_examples: size of the fixed subset of the training set that is evaluated as `train_subset`; 0: none.
+    test: whether the test split is evaluated too, at the end only.
+  """
+
+  every_steps: Host[int] = Field(default=200, ge=1)
+  batch_size: Static[int] = Field(default=512, ge=1)
+  train_examples: Host[int] = Field(default=512, ge=0)
+  test: Host[bool] = False
+
+
+class Selection(Settings):
+  """What "best" means: one logged metric and its direction (PB-20).
+
+  Attributes:
+    metric: None is the task's own, `validation/error` for classification, else `validation/loss`.
+    mode: whether the smallest or the largest value is the best one.
+  """
+
+  metric: Host[str | None] = None
+  mode: Host[Literal["min", "max"]] = "min"
+
+
+class Logging(Settings):
+  """Every step has a line in `metrics.jsonl`; they are written in blocks.
+
+  Attributes:
+    every_steps: steps in a block; TensorBoard gets the mean over each block.
+    tensorboard: whether event files are written.
+  """
+
+  every_steps: Host[int] = Field(default=100, ge=1)
+  tensorboard: Host[bool] = True
+
+
+class Config(Settings):
+  """One run.
+
+  Attributes:
+    max_train_steps: number of updates, fixed in advance (PB-61).
+    batch_size: examples in a training batch over all devices.
+    seed: of everything random in the run: initialization, order of the data, augmentation, dropout.
+    clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
+    compilation_cache: folder of the persistent compilation cache; None: off. jax's own setting
+      (`JAX_COMPILATION_CACHE_DIR`) goes first.
+  """
+
+  dataset: DatasetConfig = Digits()
+  task: TaskConfig = Classification()
+  model: ModelConfig = ResNetConfig()
+  optimizer: OptimizerConfig = Nesterov()
+  schedule: ScheduleConfig = Cosine()
+  max_train_steps: Host[int] = Field(default=1000, ge=1, lt=2**31)
+  batch_size: Static[int] = Field(default=128, ge=1)
+  seed: Traced[int] = Field(default=0, ge=0, lt=2**32)
+  clip_norm: Traced[float | None] = Field(default=None, gt=0)
+  averaging: Averaging | None = None
+  precision: Precision = Precision()
+  evaluation: Evaluation = Evaluation()
+  selection: Selection = Selection()
+  logging: Logging = Logging()
+  compilation_cache: Host[str | None] = "~/.cache/trialbook/compilation"
+
+  def override(self, changes: Mapping[str, Any]) -> "Config":
+    """A copy with `changes`, dotted path -> value; see `trainer.overrides.override`.
+
+    Raises:
+      ConfigError: with all problems at once.
+    """
+    return overrides.override(self, changes, problems)
+
+  def resolved(self) -> "Config":
+    """A copy in which every number that follows from others is explicit (decay to the end of the run)."""
+    metric = self.selection.metric or self.task.objective
+    return self.model_copy(
+      update={
+        "schedule": schedules.resolve(self.schedule, self.max_train_steps),
+        "selection": self.selection.model_copy(update={"metric": metric}),
+      }
+    )
+
+
+def prepend_warmup(config: Config, steps: int) -> Config:
+  """The playbook's warmup (PB-82): `steps` of linear warmup, the schedule unchanged behind it, so the run is longer.
+
+  Raises:
+    ValueError: if the schedule has a warmup already.
+  """
+  schedule, max_train_steps = schedules.prepend_warmup(config.resolved().schedule, config.max_train_steps, steps)
+  return config.model_copy(update={"schedule": schedule, "max_train_steps": max_train_steps})
+
+
+def problems(config: Config) -> list[str]:
+  """What is wrong between fields that are each right. No device, no file is touched."""
+  found = [*schedules.problems(config.schedule, config.max_train_steps)]
+  if config.selection.metric is not None and "/" not in config.selection.metric:
+    found.append(
+      f"selection.metric = {config.selection.metric!r}: a metric is named split/name, for example validation/error"
+    )
+  return found
+
+
+def warnings(config: Config) -> list[str]:
+  """What is allowed and probably not meant."""
+  found = []
+  if config.evaluation.batch_size < config.batch_size:
+    found.append(
+      f"evaluation.batch_size = {config.evaluation.batch_size} is smaller than batch_size = {config.batch_size}:"
+      " evaluation keeps no gradients, so a larger batch fits and is faster"
+    )
+  return found

@@ -1,0 +1,58 @@
+"""Experiment files: Python files with a function `get_config()` that returns a `Config`."""
+
+import importlib.util
+import pathlib
+import sys
+import traceback
+
+import pydantic
+
+from trainer.config import Config
+from trainer.overrides import ConfigError, UserError, explain, nearest
+from trialbook.settings import Settings
+
+DEFAULT = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "digits_resnet.py"
+
+
+def load_config(path: str | pathlib.Path) -> Config:
+  """The config that the file's `get_config()` returns.
+
+  Raises:
+    ConfigError: if the file is missing, does not run, has no `get_config`, or describes no valid config.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    siblings = [str(sibling) for sibling in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    raise ConfigError(f"--config={path}: there is no such file{nearest(str(path), siblings) if siblings else ''}")
+  spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"--config={path}: is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = module
+  try:
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
+      raise ConfigError(f"{path}: has no function get_config(); it must return a trainer.Config")
+    config = module.get_config()
+  except UserError:
+    raise
+  except pydantic.ValidationError as error:
+    kind = next((kind for kind in _settings_classes() if kind.__name__ == error.title), Config)
+    problems = explain(error, kind, {})
+    raise ConfigError([f"{path}: {error.title}: {problem}" for problem in problems]) from None
+  except SyntaxError as error:
+    raise ConfigError(f"{error.filename}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from None
+  except Exception as error:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = f":{frames[-1].lineno}" if frames else ""
+    raise ConfigError(f"{path}{line}: {type(error).__name__}: {error}") from None
+  if not isinstance(config, Config):
+    raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not a trainer.Config")
+  return config
+
+
+def _settings_classes() -> list[type[Settings]]:
+  found = Settings.__subclasses__()
+  for kind in found:
+    found += kind.__subclasses__()
+  return found

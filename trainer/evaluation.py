@@ -1,0 +1,89 @@
+"""Evaluation: weighted sums over a split, each example counted once, whatever the batch size (PB-66)."""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from input_pipeline import Dataset, Prefetcher
+from trainer import sharding
+from trainer.config import Config
+from trainer.metrics import AHEAD
+from trainer.program import Program
+from trainer.train_step import State
+
+TRAIN_SUBSET = "train_subset"
+"""Name under which a fixed part of the training set is evaluated."""
+
+
+def evaluation_steps(config: Config) -> list[int]:
+  """The steps after which a run evaluates: 0, each multiple of the interval, and the last."""
+  last = config.max_train_steps
+  return [*range(0, last, config.evaluation.every_steps), last]
+
+
+def evaluated_splits(config: Config, step: int) -> list[str]:
+  """The splits that are evaluated after `step`; test at the end, and only when asked."""
+  subset = [TRAIN_SUBSET] if config.evaluation.train_examples else []
+  test = ["test"] if config.evaluation.test and step == config.max_train_steps else []
+  return [*subset, "validation", *test]
+
+
+def evaluate(
+  program: Program,
+  state: State,
+  settings: Mapping[str, Array],
+  dataset: Dataset,
+  split: str,
+  config: Config,
+) -> dict[str, Any]:
+  """Metrics of one split by `split/name`: floats, and lists of counts by class.
+
+  Sums of batches are float32 from the device; they are added in float64 on the host, so that the result does
+  not depend on how the split is cut into batches.
+
+  Args:
+    program: whose eval step is compiled for batches of `config.evaluation.batch_size`.
+    state: the run's; the average is evaluated where there is one and the config says so.
+    settings: the run's traced settings.
+    dataset: where the split is.
+    split: "validation", "test", or "train_subset".
+    config: the run's.
+  """
+  averaged = config.averaging is not None and config.averaging.evaluate == "average"
+  weights_from = state["average"] if averaged else state
+  params, variables = weights_from["params"], weights_from["variables"]
+  batch_size = config.evaluation.batch_size
+  source, examples = ("train", config.evaluation.train_examples) if split == TRAIN_SUBSET else (split, None)
+  totals: dict[str, Any] = {}
+  pending: collections.deque[dict[str, Array]] = collections.deque()
+
+  def add(sums: dict[str, Array]) -> None:
+    for name, value in jax.device_get(sums).items():
+      totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
+
+  def make(index: int) -> dict[str, np.ndarray]:
+    return dataset.eval_batch(index, source, batch_size, examples)
+
+  split_over_devices = sharding.batch(program.mesh)
+  batches = dataset.num_eval_batches(source, batch_size, examples)
+  with Prefetcher(make, lambda batch: jax.device_put(batch, split_over_devices), 0, batches) as prefetcher:
+    for _, batch in prefetcher:
+      pending.append(program.eval_step(params, variables, settings, batch))
+      if len(pending) > AHEAD:
+        add(pending.popleft())
+  for sums in pending:
+    add(sums)
+
+  weights = totals.pop("weights")
+  values: dict[str, Any] = {}
+  for name, total in totals.items():
+    if name.startswith("count/"):
+      values[f"{split}/{name.removeprefix('count/')}"] = [round(float(x)) for x in total]
+    else:
+      values[f"{split}/{name}"] = float(total / weights)
+  values[f"{split}/examples"] = round(float(weights))
+  return values

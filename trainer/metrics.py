@@ -1,0 +1,173 @@
+"""From arrays on the device to records, without making the loop wait: metrics are read some steps behind."""
+
+import collections
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from trainer.records import StepLines
+
+AHEAD = 4
+"""Steps that may be dispatched and not yet read: enough to hide the host's work, few enough to stop soon."""
+
+WATCHED = ("train/loss", "update_norm")
+"""Metrics that end a run when they are not finite: the loss, and what the parameters are about to become."""
+
+
+class InfeasibleError(Exception):
+  """The run's hyperparameters do not work (PB-21).
+
+  Attributes:
+    step: number of updates applied when it showed.
+    reason: what was seen, in words.
+  """
+
+  def __init__(self, step: int, reason: str):
+    self.step, self.reason = step, reason
+    super().__init__(f"{reason} at step {step}")
+
+
+class Recorder:
+  """Takes each step's metrics as they are dispatched and writes them when they are there.
+
+  Args:
+    workdir: where `metrics.jsonl` and the event files are.
+    names: of the step's metrics, in their order.
+    batch_size: examples in a step.
+    every_steps: steps in a block; a block is written at once, and TensorBoard gets its mean.
+    tensorboard: whether event files are written.
+    waited: seconds that the loop has waited for data so far.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    every_steps: int,
+    tensorboard: bool,
+    waited: Callable[[], float],
+  ):
+    self._names, self._batch_size, self._every_steps = tuple(names), batch_size, every_steps
+    self._watched = [self._names.index(name) for name in WATCHED if name in self._names]
+    self._waited = waited
+    self._pending: collections.deque[tuple[int, Array]] = collections.deque()
+    self._rows: list[tuple[int, list[float]]] = []
+    self._lines = StepLines(workdir / "metrics.jsonl", names)
+    self._events = _Events(workdir) if tensorboard else None
+    self.restart_clock()
+
+  @property
+  def latest(self) -> dict[str, float]:
+    """The metrics of the newest step that has been read."""
+    return self._latest
+
+  _latest: dict[str, float] = {}  # noqa: RUF012 (replaced, never changed)
+
+  def describe(self) -> str:
+    """The newest loss and rate that are known, for the progress line."""
+    if not self._rows and not self._latest:
+      return ""
+    loss = self._rows[-1][1][self._names.index("train/loss")] if self._rows else self._latest["train/loss"]
+    rate = self._latest.get("examples_per_second")
+    return f"train/loss {loss:.4g}" + (f"  {rate:,.0f} examples/s" if rate else "")
+
+  def restart_clock(self) -> None:
+    """Rates are measured from now on: what came before was no training."""
+    self._started, self._waited_before = time.perf_counter(), self._waited()
+
+  def step(self, step: int, metrics: Float[Array, " K"]) -> None:
+    """Takes the metrics of the update that led to `step`, and reads those of a few steps before.
+
+    Raises:
+      InfeasibleError: if a step that was read is not finite.
+    """
+    self._pending.append((step, metrics))
+    if len(self._pending) > AHEAD:
+      self._read()
+      if len(self._rows) >= self._every_steps:
+        self._write_block({})
+
+  def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
+    """Writes all that came before, and the values of an evaluation on the line of `step`, durably."""
+    self.drain()
+    self._write_block(values, step)
+    self._lines.sync()
+
+  def drain(self) -> None:
+    """Waits for all steps that were dispatched. Raises InfeasibleError as `step` does."""
+    while self._pending:
+      self._read()
+
+  def close(self) -> None:
+    """Writes what has been read, and closes the files."""
+    if self._rows:
+      self._write_block({})
+    self._lines.close()
+    if self._events is not None:
+      self._events.close()
+
+  def _read(self) -> None:
+    step, metrics = self._pending.popleft()
+    row = np.asarray(metrics).tolist()
+    self._rows.append((step, row))
+    for index in self._watched:
+      if not math.isfinite(row[index]):
+        self._pending.clear()
+        raise InfeasibleError(step, f"{self._names[index]} is {row[index]}")
+
+  def _write_block(self, evaluation: Mapping[str, Any], step: int | None = None) -> None:
+    """Writes the rows; the last line also has the block's rates and the evaluation after it."""
+    extra = dict(evaluation)
+    if self._rows:
+      now, waited = time.perf_counter(), self._waited()
+      seconds = max(now - self._started, 1e-9)
+      rates = {
+        "examples_per_second": round(len(self._rows) * self._batch_size / seconds, 1),
+        "data_wait_fraction": round((waited - self._waited_before) / seconds, 4),
+      }
+      self._started, self._waited_before = now, waited
+      extra = rates | extra
+      self._latest = dict(zip(self._names, self._rows[-1][1], strict=True)) | rates
+      for row_step, row in self._rows[:-1]:
+        self._lines.write(row_step, row, {})
+      step, last = self._rows[-1]
+      self._lines.write(step, last, extra)
+      if self._events is not None:
+        mean = np.mean([row for _, row in self._rows], axis=0)
+        extra = dict(zip(self._names, mean.tolist(), strict=True)) | extra
+    elif step is not None:
+      self._lines.write(step, (), extra)
+    if self._events is not None and step is not None:
+      self._events.write(step, extra)
+    self._lines.flush()
+    self._rows = []
+
+
+class _Events:
+  """TensorBoard event files: one summary a block instead of one a scalar, which would cost more than a step."""
+
+  def __init__(self, workdir: pathlib.Path):
+    from tensorboardX.event_file_writer import EventFileWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    self._event, self._summary = event_pb2.Event, summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
+    self._writer = EventFileWriter(str(workdir))
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    scalars = [
+      self._summary.Value(tag=name, simple_value=value)
+      for name, value in values.items()
+      if isinstance(value, int | float)
+    ]
+    event = self._event(summary=self._summary(value=scalars), step=step, wall_time=time.time())
+    self._writer.add_event(event)
+
+  def close(self) -> None:
+    self._writer.close()

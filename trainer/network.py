@@ -1,0 +1,149 @@
+"""A model as two pure functions of plain arrays, whatever its class keeps inside.
+
+A model's variables fall into four groups: parameters; settings that are filled at the jit boundary
+(`Hyperparameter`); random state, which is never kept but set from a key; and all others (batch statistics …).
+Parameters and others are nested dictionaries of arrays outside; the module exists only while tracing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+import models
+from input_pipeline import Info
+from models.hyperparameter import Hyperparameter, SettingError, fill
+from trainer.config import Config
+from trainer.overrides import UserError
+
+Tree = dict[str, Any]
+
+
+def cast(tree: Any, dtype: str) -> Any:
+  """The tree with its floating-point arrays in `dtype`; other arrays as they are."""
+
+  def one(x: Array) -> Array:
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+  return jax.tree.map(one, tree)
+
+
+def below(settings: Mapping[str, Array], path: str) -> dict[str, Array]:
+  """The traced settings under one dotted path, by their names there."""
+  prefix = path + "."
+  return {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+  """The model of a config, for one dataset and task.
+
+  Attributes:
+    config: the run's config without its traced numbers.
+    info: facts about the dataset: shape of an example, normalization.
+    num_outputs: size of the model's last output axis.
+  """
+
+  config: Config
+  info: Info
+  num_outputs: int
+
+  def _split(self, model: nnx.Module) -> tuple[Any, ...]:
+    """The model's graph and its four groups of variables."""
+    return nnx.split(model, nnx.Param, nnx.RngState, Hyperparameter, ...)
+
+  def _build(self, key: Array) -> nnx.Module:
+    rngs = nnx.Rngs(params=jax.random.fold_in(key, 0), dropout=jax.random.fold_in(key, 1))
+    return models.build(self.config.model, input_shape=self.info.input_shape, num_outputs=self.num_outputs, rngs=rngs)
+
+  @functools.cached_property
+  def _abstract(self) -> tuple[Any, ...]:
+    """As `_split`, of shapes. Raises UserError where the config and the layers disagree on traced settings."""
+    groups = self._split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+    read = {variable.get_metadata("setting") for _, variable in nnx.to_flat_state(groups[3])}
+    given = getattr(self.config.model, "traced", {})
+    if unread := sorted(set(given) - read):
+      raise UserError([f"model.traced.{name}: no layer reads this setting" for name in unread])
+    return groups
+
+  def init(self, key: Array) -> tuple[Tree, Tree]:
+    """Parameters (in the precision's `param_dtype`) and other variables of a new model."""
+    _, params, _, _, variables = self._split(self._build(key))
+    return cast(nnx.to_pure_dict(params), self.config.precision.param_dtype), nnx.to_pure_dict(variables)
+
+  def apply(
+    self,
+    params: Tree,
+    variables: Tree,
+    inputs: Array,
+    settings: Mapping[str, Array],
+    *,
+    train: bool,
+    key: Array | None = None,
+  ) -> tuple[Array, Tree]:
+    """Outputs [B, ...] in float32, and the other variables after the call.
+
+    Args:
+      params: as `init` gives them.
+      variables: as `init` gives them.
+      inputs: [B, *input_shape] as the dataset gives them, not normalized.
+      settings: all traced settings of the run by path.
+      train: whether dropout drops and statistics move.
+      key: of what is random; None where nothing is.
+    """
+    graph, param_state, rng_state, hyper_state, other_state = self._abstract
+    model = nnx.merge(
+      graph,
+      _with_values(param_state, cast(params, self.config.precision.compute_dtype)),
+      _with_keys(rng_state, jax.random.key(0) if key is None else key),
+      self._filled(hyper_state, settings),
+      _with_values(other_state, variables),
+      copy=True,
+    )
+    outputs = model(self._normalize(inputs), train=train)  # pyright: ignore[reportCallIssue]
+    if outputs.ndim < 2 or (outputs.shape[0], outputs.shape[-1]) != (inputs.shape[0], self.num_outputs):
+      raise UserError(
+        f"model {self.config.model.name!r} returns {list(outputs.shape)} for {inputs.shape[0]} examples;"
+        f" the task needs [{inputs.shape[0]}, ..., {self.num_outputs}]"
+      )
+    return cast(outputs, "float32"), nnx.to_pure_dict(self._split(model)[4])
+
+  def _filled(self, state: nnx.State, settings: Mapping[str, Array]) -> nnx.State:
+    own = below(settings, "model")
+    try:
+      return fill(state, own | below(own, "traced"))
+    except SettingError as error:
+      raise UserError(f"model {self.config.model.name!r}: {error}") from None
+
+  def _normalize(self, inputs: Array) -> Array:
+    if self.info.normalization is not None:
+      mean, std = (jnp.asarray(x, jnp.float32) for x in self.info.normalization)
+      inputs = (inputs.astype(jnp.float32) - mean) / std
+    return cast(inputs, self.config.precision.compute_dtype)
+
+
+def _with_values(state: nnx.State, values: Tree) -> nnx.State:
+  flat = dict(nnx.to_flat_state(state))
+  paths = dict(_flatten(values))
+  return nnx.from_flat_state({path: variable.replace(paths[path]) for path, variable in flat.items()})
+
+
+def _with_keys(state: nnx.State, key: Array) -> nnx.State:
+  """Each layer's random stream restarted from a key of its own."""
+  flat = {}
+  for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
+    is_key = jnp.issubdtype(variable.get_value().dtype, jax.dtypes.prng_key)
+    value = jax.random.fold_in(key, index) if is_key else jnp.zeros((), jnp.uint32)
+    flat[path] = variable.replace(value)
+  return nnx.from_flat_state(flat)
+
+
+def _flatten(tree: Tree, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Any]]:
+  if not isinstance(tree, dict):
+    return [(path, tree)]
+  return [item for key, value in tree.items() for item in _flatten(value, (*path, key))]

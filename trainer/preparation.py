@@ -1,0 +1,105 @@
+"""Everything that can be known to be wrong before a device is touched or a file is written, told at once."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+
+import models
+from input_pipeline import DataError, Dataset, load
+from trainer import config as configs
+from trainer.config import Config
+from trainer.overrides import ConfigError
+from trainer.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+  """What a run consists of, checked.
+
+  Attributes:
+    config: with every derived number explicit.
+    task: the config's.
+    dataset: the config's, in memory.
+  """
+
+  config: Config
+  task: Task
+  dataset: Dataset
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
+  """Checks a config together with its model, task, data and workdir, and loads what is needed for that.
+
+  Raises:
+    ConfigError: with all the problems that were found.
+  """
+  problems, prepared = _examine(config, workdir)
+  if prepared is None:
+    raise ConfigError(problems)
+  return prepared
+
+
+def problems(config: Config, workdir: pathlib.Path) -> list[str]:
+  """What `prepare` would refuse."""
+  return _examine(config, workdir)[0]
+
+
+def _examine(config: Config, workdir: pathlib.Path) -> tuple[list[str], Prepared | None]:
+  problems = [*configs.problems(config), *models.problems(config.model), *_workdir_problems(workdir)]
+  task = dataset = None
+  try:
+    task = config.task.build()
+  except ValueError as error:
+    problems.append(str(error))
+  try:
+    dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
+  except DataError as error:
+    problems += str(error).splitlines()
+  if dataset is not None:
+    available = dataset.info.examples["train"]
+    if config.batch_size > available:
+      problems.append(
+        f"batch_size = {config.batch_size} is larger than the training set of {dataset.info.name}: {available} examples"
+      )
+    if task is not None:
+      try:
+        task.num_outputs(dataset.info)
+        problems += _batch_problems(task, dataset)
+      except ValueError as error:
+        problems.append(str(error))
+  if problems or task is None or dataset is None:
+    return problems, None
+  return [], Prepared(config=config.resolved(), task=task, dataset=dataset)
+
+
+def _batch_problems(task: Task, dataset: Dataset) -> list[str]:
+  """Where the batches that the dataset gives are not those that the task will be compiled for."""
+  batch = dataset.train_batch(0)
+  wanted = task.initial_batch(dataset.info, len(next(iter(batch.values()))))
+  found = []
+  for key, spec in wanted.items():
+    if key not in batch:
+      found.append(f"the task needs {key!r}; dataset {dataset.info.name!r} gives {', '.join(batch)}")
+    elif (batch[key].shape, batch[key].dtype) != (spec.shape, spec.dtype):
+      got = f"{batch[key].dtype}{list(batch[key].shape)}"
+      found.append(f"{key!r}: the task needs {spec.dtype}{list(spec.shape)}, dataset gives {got}")
+  return found
+
+
+def _workdir_problems(workdir: pathlib.Path) -> list[str]:
+  """Tries to write beside where the workdir is to be, and leaves nothing there."""
+  existing = workdir
+  while not existing.exists() and existing != existing.parent:
+    existing = existing.parent
+  try:
+    if not existing.is_dir():
+      raise NotADirectoryError(f"{existing} is a file")
+    with tempfile.TemporaryFile(dir=existing):
+      pass
+  except OSError as error:
+    reason = error.strerror or str(error)
+    return [f"workdir {os.fspath(workdir)} cannot be written: {reason}; choose another with --workdir"]
+  if (workdir / "config.json").exists():
+    return [f"workdir {os.fspath(workdir)} holds a run already; choose another with --workdir"]
+  return []

@@ -1,0 +1,49 @@
+"""Where a run came from: versions, code, command, machine."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+import trialbook
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic", "scikit-learn")
+_MAX_DIFF = 1_000_000
+
+
+def describe() -> dict[str, Any]:
+  """Versions, git state of the working directory, command, machine and devices, as JSON values."""
+  return {
+    "versions": {"trialbook": trialbook.__version__, "python": platform.python_version()}
+    | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    "git": git_state(),
+    "command": shlex.join(sys.orig_argv),
+    "host": {
+      "name": platform.node(),
+      "system": platform.platform(),
+      # XLA splits reductions by the number of visible cores, so bit-identity depends on it.
+      "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    },
+    "devices": [str(device.device_kind) for device in jax.devices()],
+    "platform": jax.default_backend(),
+  }
+
+
+def git_state() -> dict[str, Any] | None:
+  """Commit and uncommitted changes of the repository around the working directory; None outside of one."""
+
+  def git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, errors="replace").stdout
+
+  try:
+    commit = git("rev-parse", "HEAD").strip()
+    diff = git("diff", "HEAD")
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return {"commit": commit, "diff": diff[:_MAX_DIFF], "diff_truncated": len(diff) > _MAX_DIFF}

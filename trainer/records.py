@@ -1,0 +1,77 @@
+"""What a run leaves in its workdir: JSON that is written whole or not at all, and one line a step."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FORMAT = 1
+"""Version of the workdir's layout and fields."""
+
+
+def jsonable(value: Any) -> Any:
+  """The value with the numbers that JSON lacks as strings, "NaN", "Infinity", "-Infinity"; `float` reads them."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+  if isinstance(value, Mapping):
+    return {str(key): jsonable(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [jsonable(item) for item in value]
+  return value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Replaces a file atomically: temporary file, fsync, rename. Readers see the old content or the new, whole."""
+  temporary = path.with_name(f".{path.name}.tmp")
+  with temporary.open("w") as file:
+    json.dump(jsonable(value), file, indent=2, allow_nan=False)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.rename(path)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The objects of a JSON-lines file, in order."""
+  with path.open() as file:
+    return [json.loads(line) for line in file]
+
+
+class StepLines:
+  """Writes `metrics.jsonl`: an object a line, `step` in each, no step twice.
+
+  The line of step *s* holds the metrics of the update that led to *s* and, where there was one, the evaluation
+  after it.
+  """
+
+  def __init__(self, path: pathlib.Path, names: Iterable[str]):
+    self._file = path.open("a")
+    self._names = tuple(names)
+    # float32 needs nine digits to come back the same; a format string is several times faster than json.dumps.
+    fields = [f'"{name}": %.9g' for name in self._names]
+    self._template = ", ".join(['{"step": %d', *fields])
+
+  def write(self, step: int, row: Iterable[float], extra: Mapping[str, Any]) -> None:
+    """One line: the metrics in the order of the names, then `extra`. Buffered until `flush` or `sync`."""
+    row = tuple(row)
+    if row and not all(map(math.isfinite, row)):
+      extra, row = dict(zip(self._names, row, strict=True)) | dict(extra), ()
+    line = self._template % (step, *row) if row else '{"step": %d' % step  # noqa: UP031
+    rest = json.dumps(jsonable(extra), allow_nan=False)[1:-1] if extra else ""
+    self._file.write(f"{line}, {rest}}}\n" if rest else f"{line}}}\n")
+
+  def flush(self) -> None:
+    """Hands what is buffered to the operating system."""
+    self._file.flush()
+
+  def sync(self) -> None:
+    """Returns when all lines are on the disk."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def close(self) -> None:
+    """Syncs and closes the file."""
+    self.sync()
+    self._file.close()

@@ -1,0 +1,25 @@
+"""The mesh of devices, and what lies on it how: batches are split over `data`, everything else is replicated."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data",)
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """All devices in one row along `data`."""
+  devices = jax.devices() if devices is None else devices
+  return Mesh(np.asarray(devices), AXES, axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same array on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+  """The leading axis split over the replicas."""
+  return NamedSharding(mesh, PartitionSpec("data"))

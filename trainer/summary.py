@@ -1,0 +1,44 @@
+"""Tables for people: what a config says, and what a run came to."""
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+from trainer.config import Config
+from trainer.train import RunResult
+from trialbook.settings import leaves
+
+
+def print_config(config: Config) -> None:
+  """Every field with its kind and value, one a line."""
+  rows = [(path, kind, repr(value)) for path, kind, _, value in leaves(config)]
+  widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+  console = Console(soft_wrap=True, highlight=False, markup=False)
+  for path, kind, value in rows:
+    console.print(f"{path:<{widths[0]}}  {kind:<{widths[1]}}  {value}")
+
+
+def print_result(result: RunResult) -> None:
+  """The last and the best evaluation side by side, and where everything lies."""
+  console = Console(highlight=False, markup=False)
+  table = Table(box=rich.box.SIMPLE_HEAD, title_justify="left")
+  table.add_column("metric")
+  table.add_column(f"step {result.step:,} (last)", justify="right")
+  table.add_column(f"step {result.best_step:,} (best)" if result.best_step is not None else "best", justify="right")
+  for name, value in result.metrics.items():
+    if isinstance(value, float):
+      best = result.best.get(name)
+      table.add_row(name, f"{value:.5g}", "" if best is None else f"{best:.5g}")
+  console.print(table)
+  if result.notice:
+    console.print(f"note: {result.notice}")
+  if result.reason:
+    console.print(f"{result.status}: {result.reason}")
+  console.print(f"{result.status} after {result.step:,} steps, {result.seconds:.0f} s")
+  for name, what in (
+    ("config.json", "the config"),
+    ("run.json", "versions, code, machine, how it ended"),
+    ("metrics.jsonl", "every step and evaluation"),
+    ("", f"TensorBoard: tensorboard --logdir={result.workdir}"),
+  ):
+    console.print(f"  {result.workdir / name}  {what}", soft_wrap=True)
