@@ -4,14 +4,17 @@ from trainer import Config, run
 result = run(Config().override({"optimizer.learning_rate": 0.1}), "runs/first")
 """
 
-from trainer.config import Averaging, Config, Evaluation, Logging, Precision, Selection, prepend_warmup
+from trainer.config import Averaging, Checkpointing, Config, Evaluation, Logging, Precision, Selection, prepend_warmup
 from trainer.config_files import load_config
 from trainer.overrides import ConfigError, UserError
 from trainer.program import Programs
-from trainer.train import RunResult, run
+from trainer.results import RunResult, read_result
+from trainer.train import run
+from trainer.trained import TrainedModel, load
 
 __all__ = [
   "Averaging",
+  "Checkpointing",
   "Config",
   "ConfigError",
   "Evaluation",
@@ -20,8 +23,11 @@ __all__ = [
   "Programs",
   "RunResult",
   "Selection",
+  "TrainedModel",
   "UserError",
+  "load",
   "load_config",
   "prepend_warmup",
+  "read_result",
   "run",
 ]

@@ -4,9 +4,9 @@
   python -m trainer --workdir=runs/second --set optimizer.name=adam --set optimizer.learning_rate=0.001
   python -m trainer --config=experiments/digits_resnet.py --print_config
 
-Every field of the config can be set by its path; --print_config lists them. Exit codes: 0 done; 2 a mistake in
-the config, the data or the arguments, nothing was written; 3 infeasible, the loss or the parameters stopped
-being finite; 75 try again.
+Every field of the config can be set by its path; --print_config lists them. The same command again goes on with
+a run that was interrupted. Exit codes: 0 done; 2 a mistake in the config, the data or the arguments, and nothing
+was written; 3 infeasible, the loss or the parameters stopped being finite; 75 try again.
 """
 
 import os
@@ -29,6 +29,7 @@ _SET = flags.DEFINE_multi_string(
 _PRINT_CONFIG = flags.DEFINE_bool(
   "print_config", False, "Print every field with its kind (static, traced, host) and value, and leave."
 )
+_FORK = flags.DEFINE_string("fork", None, "Workdir of another run, from whose newest checkpoint this new run starts.")
 _PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "cuda", "tpu"], "Kind of devices. Default: jax's choice.")
 
 
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
       return exits.DONE
     if not _WORKDIR.value:
       return _mistake(["--workdir is missing: name a folder for the run, for example --workdir=runs/first"])
-    result = train.run(config, _WORKDIR.value, progress=True)
+    result = train.run(config, _WORKDIR.value, progress=True, fork=_FORK.value)
   except overrides.UserError as error:
     found = error.problems
     if isinstance(error, overrides.ConfigError) and error.rest is not None and _WORKDIR.value:

@@ -7,9 +7,10 @@ import jax
 
 def enable_compilation_cache(folder: str | None) -> None:
   """Turns the cache on in `folder`, unless jax's own setting names another already; None leaves it as it is."""
-  if folder is None or jax.config.values["jax_compilation_cache_dir"]:
+  if folder is None:
     return
-  jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
+  if not jax.config.values["jax_compilation_cache_dir"]:
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
   # jax's defaults leave small programs out; a trial of a study is made of small programs.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

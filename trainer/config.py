@@ -47,7 +47,7 @@ class Evaluation(Settings):
     every_steps: the interval in steps.
     batch_size: examples in an evaluation batch over all devices; the last one is padded with zero weights.
     train_examples: size of the fixed subset of the training set that is evaluated as `train_subset`; 0: none.
-    test: whether the test split is evaluated too, at the end only.
+    test: whether the selected checkpoint is evaluated on the test split too, once, at the end (PB-43).
   """
 
   every_steps: Host[int] = Field(default=200, ge=1)
@@ -66,6 +66,20 @@ class Selection(Settings):
 
   metric: Host[str | None] = None
   mode: Host[Literal["min", "max"]] = "min"
+
+
+class Checkpointing(Settings):
+  """What is kept of a run's states (PB-69).
+
+  Attributes:
+    every_evaluations: a checkpoint is saved after each so-many-th evaluation, and after the last; 0: never.
+    keep_latest: how many of the latest stay; with 2, one that was damaged is no loss.
+    keep_best: how many of the best by `selection.metric` stay.
+  """
+
+  every_evaluations: Host[int] = Field(default=1, ge=0)
+  keep_latest: Host[int] = Field(default=2, ge=1)
+  keep_best: Host[int] = Field(default=1, ge=1)
 
 
 class Logging(Settings):
@@ -105,6 +119,7 @@ class Config(Settings):
   precision: Precision = Precision()
   evaluation: Evaluation = Evaluation()
   selection: Selection = Selection()
+  checkpointing: Checkpointing = Checkpointing()
   logging: Logging = Logging()
   compilation_cache: Host[str | None] = "~/.cache/trialbook/compilation"
 

@@ -25,16 +25,30 @@ def evaluation_steps(config: Config) -> list[int]:
   return [*range(0, last, config.evaluation.every_steps), last]
 
 
-def evaluated_splits(config: Config, step: int) -> list[str]:
-  """The splits that are evaluated after `step`; test at the end, and only when asked."""
-  subset = [TRAIN_SUBSET] if config.evaluation.train_examples else []
-  test = ["test"] if config.evaluation.test and step == config.max_train_steps else []
-  return [*subset, "validation", *test]
+def checkpoint_due(config: Config, step: int) -> bool:
+  """Whether the state of an evaluated step is saved."""
+  every = config.checkpointing.every_evaluations
+  steps = evaluation_steps(config)
+  if not every or step not in steps:
+    return False
+  return step == steps[-1] or steps.index(step) % every == 0
+
+
+def evaluated_splits(config: Config) -> list[str]:
+  """The splits that are evaluated periodically."""
+  return [TRAIN_SUBSET, "validation"] if config.evaluation.train_examples else ["validation"]
+
+
+def evaluated_weights(config: Config, state: State) -> State:
+  """The part of a state that evaluations see: the averaged parameters and variables, or the current ones."""
+  if config.averaging is not None and config.averaging.evaluate == "average":
+    return {"average": state["average"]}
+  return {"params": state["params"], "variables": state["variables"]}
 
 
 def evaluate(
   program: Program,
-  state: State,
+  weights: State,
   settings: Mapping[str, Array],
   dataset: Dataset,
   split: str,
@@ -47,15 +61,13 @@ def evaluate(
 
   Args:
     program: whose eval step is compiled for batches of `config.evaluation.batch_size`.
-    state: the run's; the average is evaluated where there is one and the config says so.
+    weights: as `evaluated_weights` gives them.
     settings: the run's traced settings.
     dataset: where the split is.
     split: "validation", "test", or "train_subset".
     config: the run's.
   """
-  averaged = config.averaging is not None and config.averaging.evaluate == "average"
-  weights_from = state["average"] if averaged else state
-  params, variables = weights_from["params"], weights_from["variables"]
+  params, variables = (weights.get("average", weights)[name] for name in ("params", "variables"))
   batch_size = config.evaluation.batch_size
   source, examples = ("train", config.evaluation.train_examples) if split == TRAIN_SUBSET else (split, None)
   totals: dict[str, Any] = {}
@@ -78,12 +90,12 @@ def evaluate(
   for sums in pending:
     add(sums)
 
-  weights = totals.pop("weights")
+  examples_seen = totals.pop("weights")
   values: dict[str, Any] = {}
   for name, total in totals.items():
     if name.startswith("count/"):
       values[f"{split}/{name.removeprefix('count/')}"] = [round(float(x)) for x in total]
     else:
-      values[f"{split}/{name}"] = float(total / weights)
-  values[f"{split}/examples"] = round(float(weights))
+      values[f"{split}/{name}"] = float(total / examples_seen)
+  values[f"{split}/examples"] = round(float(examples_seen))
   return values

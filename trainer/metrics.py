@@ -1,15 +1,17 @@
 """From arrays on the device to records, without making the loop wait: metrics are read some steps behind."""
 
 import collections
+import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float
 
+from trainer.config import Config
 from trainer.records import StepLines
 
 AHEAD = 4
@@ -32,35 +34,37 @@ class InfeasibleError(Exception):
     super().__init__(f"{reason} at step {step}")
 
 
+class WaitingSource(Protocol):
+  """Where batches come from."""
+
+  wait_seconds: float
+
+
 class Recorder:
   """Takes each step's metrics as they are dispatched and writes them when they are there.
 
   Args:
     workdir: where `metrics.jsonl` and the event files are.
     names: of the step's metrics, in their order.
-    batch_size: examples in a step.
-    every_steps: steps in a block; a block is written at once, and TensorBoard gets its mean.
-    tensorboard: whether event files are written.
-    waited: seconds that the loop has waited for data so far.
+    config: whose `logging` says how many steps make a block. A block is written at once; TensorBoard gets its mean.
+    first_step: the first step that will be recorded.
+    batches: says how long the loop has waited for data.
+
+  Attributes:
+    first_step_time: when the first step of this process was read, in seconds since the epoch.
   """
 
   def __init__(
-    self,
-    workdir: pathlib.Path,
-    names: Sequence[str],
-    *,
-    batch_size: int,
-    every_steps: int,
-    tensorboard: bool,
-    waited: Callable[[], float],
+    self, workdir: pathlib.Path, names: Sequence[str], config: Config, first_step: int, batches: WaitingSource
   ):
-    self._names, self._batch_size, self._every_steps = tuple(names), batch_size, every_steps
+    self._names, self._batch_size, self._every_steps = tuple(names), config.batch_size, config.logging.every_steps
     self._watched = [self._names.index(name) for name in WATCHED if name in self._names]
-    self._waited = waited
+    self._batches = batches
+    self.first_step_time: float | None = None
     self._pending: collections.deque[tuple[int, Array]] = collections.deque()
     self._rows: list[tuple[int, list[float]]] = []
     self._lines = StepLines(workdir / "metrics.jsonl", names)
-    self._events = _Events(workdir) if tensorboard else None
+    self._events = _Events(workdir, first_step) if config.logging.tensorboard else None
     self.restart_clock()
 
   @property
@@ -80,7 +84,7 @@ class Recorder:
 
   def restart_clock(self) -> None:
     """Rates are measured from now on: what came before was no training."""
-    self._started, self._waited_before = time.perf_counter(), self._waited()
+    self._started, self._waited_before = time.perf_counter(), self._batches.wait_seconds
 
   def step(self, step: int, metrics: Float[Array, " K"]) -> None:
     """Takes the metrics of the update that led to `step`, and reads those of a few steps before.
@@ -105,17 +109,25 @@ class Recorder:
     while self._pending:
       self._read()
 
-  def close(self) -> None:
-    """Writes what has been read, and closes the files."""
-    if self._rows:
-      self._write_block({})
-    self._lines.close()
+  def __enter__(self) -> "Recorder":
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    self.close(suppress=OSError if kind is not None and not issubclass(kind, InfeasibleError) else ())
+
+  def close(self, suppress: Any = ()) -> None:
+    """Writes what has been read, and closes the files; after a failure, its own failures are no news."""
+    with contextlib.suppress(suppress):
+      if self._rows:
+        self._write_block({})
+      self._lines.close()
     if self._events is not None:
       self._events.close()
 
   def _read(self) -> None:
     step, metrics = self._pending.popleft()
     row = np.asarray(metrics).tolist()
+    self.first_step_time = self.first_step_time or time.time()
     self._rows.append((step, row))
     for index in self._watched:
       if not math.isfinite(row[index]):
@@ -126,7 +138,7 @@ class Recorder:
     """Writes the rows; the last line also has the block's rates and the evaluation after it."""
     extra = dict(evaluation)
     if self._rows:
-      now, waited = time.perf_counter(), self._waited()
+      now, waited = time.perf_counter(), self._batches.wait_seconds
       seconds = max(now - self._started, 1e-9)
       rates = {
         "examples_per_second": round(len(self._rows) * self._batch_size / seconds, 1),
@@ -153,12 +165,15 @@ class Recorder:
 class _Events:
   """TensorBoard event files: one summary a block instead of one a scalar, which would cost more than a step."""
 
-  def __init__(self, workdir: pathlib.Path):
+  def __init__(self, workdir: pathlib.Path, first_step: int):
     from tensorboardX.event_file_writer import EventFileWriter
     from tensorboardX.proto import event_pb2, summary_pb2
 
     self._event, self._summary = event_pb2.Event, summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
     self._writer = EventFileWriter(str(workdir))
+    # Tells TensorBoard to forget what an interrupted run wrote about this step and later ones.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # pyright: ignore[reportAttributeAccessIssue]
+    self._writer.add_event(self._event(session_log=start, step=first_step, wall_time=time.time()))
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     scalars = [

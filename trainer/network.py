@@ -39,6 +39,12 @@ def below(settings: Mapping[str, Array], path: str) -> dict[str, Array]:
   return {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}
 
 
+def own_settings(settings: Mapping[str, Array], path: str) -> dict[str, Array]:
+  """As `below`; a plug-in's `traced.NAME` is there as NAME."""
+  own = below(settings, path)
+  return own | below(own, "traced")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
   """The model of a config, for one dataset and task.
@@ -114,9 +120,8 @@ class Network:
     return cast(outputs, "float32"), nnx.to_pure_dict(self._split(model)[4])
 
   def _filled(self, state: nnx.State, settings: Mapping[str, Array]) -> nnx.State:
-    own = below(settings, "model")
     try:
-      return fill(state, own | below(own, "traced"))
+      return fill(state, own_settings(settings, "model"))
     except SettingError as error:
       raise UserError(f"model {self.config.model.name!r}: {error}") from None
 

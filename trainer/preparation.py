@@ -1,13 +1,12 @@
 """Everything that can be known to be wrong before a device is touched or a file is written, told at once."""
 
 import dataclasses
-import os
 import pathlib
-import tempfile
 
 import models
 from input_pipeline import DataError, Dataset, load
 from trainer import config as configs
+from trainer import forking, workdirs
 from trainer.config import Config
 from trainer.overrides import ConfigError
 from trainer.tasks import Task
@@ -28,25 +27,27 @@ class Prepared:
   dataset: Dataset
 
 
-def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
-  """Checks a config together with its model, task, data and workdir, and loads what is needed for that.
+def prepare(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None) -> Prepared:
+  """Checks a config together with its model, task, data and workdirs, and loads what is needed for that.
 
   Raises:
     ConfigError: with all the problems that were found.
   """
-  problems, prepared = _examine(config, workdir)
+  problems, prepared = _examine(config, workdir, fork)
   if prepared is None:
     raise ConfigError(problems)
   return prepared
 
 
-def problems(config: Config, workdir: pathlib.Path) -> list[str]:
+def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None) -> list[str]:
   """What `prepare` would refuse."""
-  return _examine(config, workdir)[0]
+  return _examine(config, workdir, fork)[0]
 
 
-def _examine(config: Config, workdir: pathlib.Path) -> tuple[list[str], Prepared | None]:
-  problems = [*configs.problems(config), *models.problems(config.model), *_workdir_problems(workdir)]
+def _examine(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None) -> tuple[list[str], Prepared | None]:
+  problems = [*configs.problems(config), *models.problems(config.model), *workdirs.problems(workdir, config.resolved())]
+  if fork is not None:
+    problems += forking.problems(fork, workdir)
   task = dataset = None
   try:
     task = config.task.build()
@@ -85,21 +86,3 @@ def _batch_problems(task: Task, dataset: Dataset) -> list[str]:
       got = f"{batch[key].dtype}{list(batch[key].shape)}"
       found.append(f"{key!r}: the task needs {spec.dtype}{list(spec.shape)}, dataset gives {got}")
   return found
-
-
-def _workdir_problems(workdir: pathlib.Path) -> list[str]:
-  """Tries to write beside where the workdir is to be, and leaves nothing there."""
-  existing = workdir
-  while not existing.exists() and existing != existing.parent:
-    existing = existing.parent
-  try:
-    if not existing.is_dir():
-      raise NotADirectoryError(f"{existing} is a file")
-    with tempfile.TemporaryFile(dir=existing):
-      pass
-  except OSError as error:
-    reason = error.strerror or str(error)
-    return [f"workdir {os.fspath(workdir)} cannot be written: {reason}; choose another with --workdir"]
-  if (workdir / "config.json").exists():
-    return [f"workdir {os.fspath(workdir)} holds a run already; choose another with --workdir"]
-  return []

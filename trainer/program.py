@@ -40,6 +40,7 @@ class Program:
     eval_step: (params, variables, settings, batch) -> weighted sums by name.
     metric_names: the K names of the train step's metrics.
     eval_names: names of the metrics of an evaluation, without the split.
+    state_template: shapes, dtypes and shardings of the state.
     mesh: the devices.
     compilations: how many times each function was compiled; 1 each.
     cache_hits: how many of these came out of the persistent compilation cache.
@@ -68,6 +69,9 @@ class Program:
     with _counting(_CACHE_HIT) as hits, jax.default_matmul_precision(config.precision.matmul_precision):
       init = jax.jit(steps.init, in_shardings=everywhere, out_shardings=everywhere).trace(settings)
       state = init.out_info
+      self.state_template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state
+      )
       train = jax.jit(
         train_step,
         in_shardings=(everywhere, everywhere, split),

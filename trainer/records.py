@@ -24,19 +24,42 @@ def jsonable(value: Any) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces a file atomically: temporary file, fsync, rename. Readers see the old content or the new, whole."""
+  _replace(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
   temporary = path.with_name(f".{path.name}.tmp")
-  with temporary.open("w") as file:
-    json.dump(jsonable(value), file, indent=2, allow_nan=False)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.rename(path)
+  try:
+    with temporary.open("w") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.rename(path)
+  except OSError:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+  """The object in a file; None if there is no such file."""
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def number(value: Any) -> Any:
+  """The float that `jsonable` wrote as a string; anything else as it is."""
+  return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The objects of a JSON-lines file, in order."""
-  with path.open() as file:
-    return [json.loads(line) for line in file]
+  """The objects of a JSON-lines file, in order; a last line that an interruption left unfinished is left out."""
+  lines = path.read_text().split("\n") if path.exists() else []
+  return [json.loads(line) for line in lines[:-1]]
+
+
+def cut_lines(path: pathlib.Path, last_step: int) -> None:
+  """Takes away all lines after those of `last_step`, atomically."""
+  kept = [line for line in path.read_text().split("\n")[:-1] if json.loads(line)["step"] <= last_step]
+  _replace(path, "".join(f"{line}\n" for line in kept))
 
 
 class StepLines:

@@ -1,12 +1,21 @@
-"""Which evaluation of a run was the best one: retrospective selection (PB-20), never early stopping (PB-69)."""
+"""Which evaluation of a run was the best one: retrospective selection (PB-20, PB-69), never early stopping."""
 
 import math
-from collections.abc import Iterable, Mapping
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+from jaxtyping import Array
+
+from input_pipeline import Dataset
+from trainer import records
+from trainer.checkpoints import DamagedCheckpointError, restore, saved_steps
 from trainer.config import Config, Selection
-from trainer.evaluation import TRAIN_SUBSET
-from trainer.overrides import ConfigError, nearest
+from trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_weights
+from trainer.overrides import ConfigError, UserError, nearest
+from trainer.program import Program
+from trainer.train_step import State
 
 
 def check_selection(config: Config, eval_names: Iterable[str]) -> None:
@@ -22,25 +31,121 @@ class History:
   """The evaluations of a run so far.
 
   Attributes:
-    best_step: the step of the best one, of the earliest among equals; None before there is one.
-    best: its values.
-    latest: the newest value of everything that was evaluated.
+    evaluations: step -> values, in order of steps.
   """
 
   def __init__(self, selection: Selection):
-    self._metric, self._sign = str(selection.metric), 1 if selection.mode == "min" else -1
-    self.best_step: int | None = None
-    self.best: Mapping[str, Any] = {}
-    self.latest: dict[str, Any] = {}
+    self.metric, self.mode = str(selection.metric), selection.mode
+    self.evaluations: dict[int, Mapping[str, Any]] = {}
 
-  def add(self, step: int, values: Mapping[str, Any]) -> str:
-    """Takes the evaluation after `step`. Returns it as one line for a person."""
-    self.latest |= values
-    value = values[self._metric]
-    is_best = math.isfinite(value) and (
-      self.best_step is None or self._sign * value < self._sign * self.best[self._metric]
-    )
-    if is_best:
-      self.best_step, self.best = step, values
+  @classmethod
+  def read(cls, path: pathlib.Path, selection: Selection) -> "History":
+    """The history that a `metrics.jsonl` tells; an empty one if there is no such file."""
+    history = cls(selection)
+    for line in records.read_lines(path) if path.exists() else []:
+      values = {name: records.number(value) for name, value in line.items() if name.startswith(_EVALUATED)}
+      if history.metric in values:
+        history.evaluations[line["step"]] = values
+    return history
+
+  def ranked(self, steps: Iterable[int] | None = None) -> list[int]:
+    """The evaluated steps (among `steps`) with a finite value, the best first, the earlier one among equals."""
+    sign = 1 if self.mode == "min" else -1
+    steps = self.evaluations if steps is None else [step for step in steps if step in self.evaluations]
+    finite = [step for step in steps if math.isfinite(self.evaluations[step][self.metric])]
+    return sorted(finite, key=lambda step: (sign * self.evaluations[step][self.metric], step))
+
+  @property
+  def latest(self) -> dict[str, Any]:
+    """The newest value of everything that was evaluated."""
+    return {name: value for values in self.evaluations.values() for name, value in values.items()}
+
+  def describe(self, step: int) -> str:
+    """An evaluation as one line for a person."""
+    values = self.evaluations[step]
     shown = [f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float)]
-    return f"step {step:,} evaluated: {'  '.join(shown)}{'  (best so far)' if is_best else ''}"
+    best = "  (best so far)" if self.ranked()[:1] == [step] else ""
+    return f"step {step:,} evaluated: {'  '.join(shown)}{best}"
+
+  def add(self, step: int, values: Mapping[str, Any]) -> None:
+    """Takes the evaluation after `step`."""
+    self.evaluations[step] = values
+
+  def to_keep(self, config: Config) -> Callable[[list[int]], set[int]]:
+    """Which of the steps that have a checkpoint keep it: the latest, and the best."""
+    keep = config.checkpointing
+    return lambda steps: {*steps[-keep.keep_latest :], *self.ranked(steps)[: keep.keep_best]}
+
+  def record(self, config: Config, saved: Sequence[int], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `best.json` says.
+
+    Args:
+      config: the run's.
+      saved: the steps that have a checkpoint.
+      final: the evaluation of the selected checkpoint after the run.
+    """
+    off = config.checkpointing.every_evaluations == 0
+    best_evaluated = self.ranked()[:1]
+    best = best_evaluated if off else self.ranked(saved)[:1]
+    note = None
+    if off:
+      note = "checkpoints are off, so the best evaluation has none"
+    elif best != best_evaluated and best_evaluated:
+      note = f"not every evaluation has a checkpoint: step {best_evaluated[0]} was better than this one, which has"
+    return {
+      "format": records.FORMAT,
+      "metric": self.metric,
+      "mode": self.mode,
+      "step": best[0] if best else None,
+      "value": self.evaluations[best[0]][self.metric] if best else None,
+      "checkpoint": f"checkpoints/{best[0]}" if best and not off else None,
+      "note": note,
+      "final": final or {},
+      "evaluations": [{"step": step, "value": values[self.metric]} for step, values in self.evaluations.items()],
+    }
+
+
+def evaluate_selected(
+  workdir: pathlib.Path,
+  history: History,
+  program: Program,
+  settings: Mapping[str, Array],
+  dataset: Dataset,
+  config: Config,
+  state: State,
+) -> dict[str, Any]:
+  """Evaluates the selected checkpoint as it lies on the disk: on validation again, on test when asked (PB-43).
+
+  Without checkpoints the last state is what can be evaluated, and it is, on test when asked.
+
+  Returns:
+    What `best.json` says.
+
+  Raises:
+    UserError: if no checkpoint can be read.
+  """
+  splits = ["validation", *(["test"] if config.evaluation.test else [])]
+  weights, usable = evaluated_weights(config, state), []
+  if config.checkpointing.every_evaluations == 0:
+    splits = splits[1:]
+  else:
+    folder = workdir / "checkpoints"
+    weights, usable = _restore_best(folder, history, evaluated_weights(config, program.state_template))
+  values: dict[str, Any] = {}
+  for split in splits:
+    values |= evaluate(program, weights, settings, dataset, split, config)
+  return history.record(config, usable, values)
+
+
+def _restore_best(folder: pathlib.Path, history: History, template: Any) -> tuple[Any, list[int]]:
+  """The best checkpoint that is whole, and the steps of those that may be: itself and worse ones."""
+  ranked = history.ranked(saved_steps(folder))
+  for position, step in enumerate(ranked):
+    try:
+      return restore(folder / str(step), template), ranked[position:]
+    except DamagedCheckpointError as error:
+      logging.error("damaged checkpoint: %s", error)
+  raise UserError(f"none of the checkpoints in {folder} can be read")
+
+
+_EVALUATED = ("validation/", f"{TRAIN_SUBSET}/", "test/")

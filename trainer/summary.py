@@ -23,13 +23,15 @@ def print_result(result: RunResult) -> None:
   console = Console(highlight=False, markup=False)
   table = Table(box=rich.box.SIMPLE_HEAD, title_justify="left")
   table.add_column("metric")
-  table.add_column(f"step {result.step:,} (last)", justify="right")
-  table.add_column(f"step {result.best_step:,} (best)" if result.best_step is not None else "best", justify="right")
-  for name, value in result.metrics.items():
-    if isinstance(value, float):
-      best = result.best.get(name)
-      table.add_row(name, f"{value:.5g}", "" if best is None else f"{best:.5g}")
+  table.add_column("last", justify="right")
+  table.add_column("best" if result.best_step is None else f"step {result.best_step:,} (best)", justify="right")
+  for name in {**result.metrics, **result.best}:
+    values = [result.metrics.get(name), result.best.get(name)]
+    if not name.endswith("/examples") and not any(isinstance(value, list) for value in values):
+      table.add_row(name, *("" if value is None else f"{value:.5g}" for value in values))
   console.print(table)
+  if result.note:
+    console.print(f"note: {result.note}")
   if result.notice:
     console.print(f"note: {result.notice}")
   if result.reason:
@@ -39,6 +41,10 @@ def print_result(result: RunResult) -> None:
     ("config.json", "the config"),
     ("run.json", "versions, code, machine, how it ended"),
     ("metrics.jsonl", "every step and evaluation"),
+    ("best.json", "every evaluation of the selection metric, and the selected checkpoint"),
     ("", f"TensorBoard: tensorboard --logdir={result.workdir}"),
   ):
     console.print(f"  {result.workdir / name}  {what}", soft_wrap=True)
+  if result.checkpoint is not None:
+    console.print(f"selected checkpoint: {result.checkpoint}; evaluate it on the test set with", soft_wrap=True)
+    console.print(f"  python -m trainer.evaluate {result.workdir} --step=best --split=test", soft_wrap=True)

@@ -1,8 +1,7 @@
-"""One run, from top to bottom: a config goes in, a trained and evaluated model comes out."""
+"""One run, from top to bottom: a config goes in, a trained, evaluated, checkpointed model comes out."""
 
-import dataclasses
+import contextlib
 import pathlib
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,49 +11,20 @@ from jaxtyping import Array
 
 from input_pipeline import Prefetcher
 from trainer import config as configs
-from trainer import exits, provenance, records, sharding
+from trainer import forking, records, sharding, workdirs
+from trainer.checkpoints import Saver, restore_newest, saved_steps
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.config import Config
-from trainer.evaluation import evaluate, evaluated_splits, evaluation_steps
-from trainer.metrics import InfeasibleError, Recorder
+from trainer.evaluation import checkpoint_due, evaluate, evaluated_splits, evaluated_weights, evaluation_steps
+from trainer.metrics import Recorder
 from trainer.overrides import ConfigError
 from trainer.preparation import prepare
 from trainer.program import Program, Programs, program_settings
 from trainer.progress import Progress
-from trainer.selection import History, check_selection
+from trainer.results import RunResult, read_result
+from trainer.run_record import RunRecord
+from trainer.selection import History, check_selection, evaluate_selected
 from trainer.train_step import State
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunResult:
-  """What a run came to.
-
-  Attributes:
-    workdir: where everything lies.
-    status: "complete" or "infeasible".
-    reason: of an infeasible run: what was not finite, and at which step.
-    step: number of updates applied.
-    metrics: the last evaluation of each split, and the last step's metrics.
-    best_step: the evaluated step with the best value of `selection.metric`.
-    best: that step's evaluation.
-    notice: what must be said beside every number (synthetic data).
-    seconds: wall time of the run.
-  """
-
-  workdir: pathlib.Path
-  status: str
-  reason: str | None
-  step: int
-  metrics: Mapping[str, Any]
-  best_step: int | None
-  best: Mapping[str, Any]
-  notice: str | None
-  seconds: float
-
-  @property
-  def exit_code(self) -> int:
-    """What the command leaves with."""
-    return exits.DONE if self.status == "complete" else exits.INFEASIBLE
 
 
 def run(
@@ -63,21 +33,31 @@ def run(
   *,
   programs: Programs | None = None,
   progress: bool = False,
+  fork: str | pathlib.Path | None = None,
 ) -> RunResult:
   """Trains by `config`; everything that is recorded goes into `workdir`.
 
+  A run that was interrupted there goes on from its newest checkpoint and ends as if nothing had happened; one
+  that came to its end is left as it is.
+
   Args:
     config: the run.
-    workdir: a folder that holds no run yet; made if it is absent.
+    workdir: holds no run yet, or a run of the same config (its host fields may differ).
     programs: compiled programs of earlier runs, which this one may use and adds to.
     progress: whether progress is printed to standard error.
+    fork: workdir of another run, from whose newest checkpoint this new one starts.
 
   Raises:
-    ConfigError: if the run cannot start, with all problems; nothing has been written then.
+    UserError: if the run cannot start, with all problems, nothing having been written; or if it cannot go on (no
+      checkpoint can be read, the disk is full), nothing that was committed being lost.
   """
-  started, workdir = time.time(), pathlib.Path(workdir)
-  prepared = prepare(config, workdir)
-  config, dataset, info = prepared.config, prepared.dataset, prepared.dataset.info
+  workdir, fork = pathlib.Path(workdir), None if fork is None else pathlib.Path(fork)
+  prepared = prepare(config, workdir, fork)
+  config, dataset = prepared.config, prepared.dataset
+  line = Progress(config.max_train_steps, enabled=progress)
+  if workdirs.is_finished(workdir, config):
+    line.note(f"{workdir} holds this run, finished: there is nothing to do")
+    return read_result(workdir)
   for warning in configs.warnings(config):
     logging.warning("%s", warning)
   enable_compilation_cache(config.compilation_cache)
@@ -85,76 +65,48 @@ def run(
   mesh = sharding.make_mesh()
   _check_divisible(config, mesh.size)
   programs = Programs() if programs is None else programs
-  program, is_new = programs.get(config, prepared.task, info, mesh)
+  program, is_new = programs.get(config, prepared.task, dataset.info, mesh)
   check_selection(config, program.eval_names)
 
-  workdir.mkdir(parents=True, exist_ok=True)
-  records.write_json(workdir / "config.json", {"format": records.FORMAT, **config.model_dump(mode="json")})
-  record = {
-    "format": records.FORMAT,
-    "status": "running",
-    "seed": config.seed,
-    "started": started,
-    "notice": info.notice,
-    "compilations": dict(program.compilations) if is_new else {},
-    "compilation_cache_hits": program.cache_hits if is_new else 0,
-    "compilation_seconds": round(program.seconds, 3) if is_new else 0.0,
-    **provenance.describe(),
-  }
-  records.write_json(workdir / "run.json", record)
+  with workdirs.locked(workdir), workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
+    if fork is not None:
+      forking.copy(fork, workdir, program.state_template)
+    restored = restore_newest(workdir / "checkpoints", program.state_template)
+    record = RunRecord(workdir, config, dataset.info, program if is_new else None)
+    line.note(record.begin(None if restored is None else restored[0]))
+    settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
+    step, state = (0, program.init(settings)) if restored is None else restored
+    history = History.read(workdir / "metrics.jsonl", config.selection)
 
-  settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
-  state = program.init(settings)
-  line = Progress(config.max_train_steps, enabled=progress)
-  history = History(config.selection)
-  status, reason, step = "failed", None, 0
+    saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config)))
+    put = lambda batch: jax.device_put(batch, sharding.batch(mesh))  # noqa: E731
+    batches = stack.enter_context(Prefetcher(dataset.train_batch, put, step, config.max_train_steps))
+    recorder = stack.enter_context(Recorder(workdir, program.metric_names, config, step + 1, batches))
+    stack.enter_context(record.ending(recorder))
 
-  def put(batch: dict[str, Any]) -> dict[str, Array]:
-    return jax.device_put(batch, sharding.batch(mesh))
-
-  with Prefetcher(dataset.train_batch, put, 0, config.max_train_steps) as batches:
-    recorder = Recorder(
-      workdir,
-      program.metric_names,
-      batch_size=config.batch_size,
-      every_steps=config.logging.every_steps,
-      tensorboard=config.logging.tensorboard,
-      waited=lambda: batches.wait_seconds,
-    )
-    try:
-      for boundary in evaluation_steps(config):
-        state = advance(program, state, settings, batches, step, boundary, recorder, line)
-        recorder.drain()
-        line.pause()
-        step, values = boundary, {}
-        for split in evaluated_splits(config, step):
-          values |= evaluate(program, state, settings, dataset, split, config)
-        recorder.evaluation(step, values)
-        line.note(history.add(step, values))
-        recorder.restart_clock()
-        line.resume()
-      status = "complete"
-    except InfeasibleError as error:
-      status, reason, step = "infeasible", str(error), error.step
-      line.note(f"infeasible: {reason}")
-    except BaseException as error:
-      reason = f"{type(error).__name__}: {error}"
-      raise
-    finally:
-      recorder.close()
-      record |= {"status": status, "reason": reason, "step": step, "finished": time.time()}
-      records.write_json(workdir / "run.json", record)
-  return RunResult(
-    workdir=workdir,
-    status=status,
-    reason=reason,
-    step=step,
-    metrics={**recorder.latest, **history.latest},
-    best_step=history.best_step,
-    best=history.best,
-    notice=info.notice,
-    seconds=time.time() - started,
-  )
+    for boundary in evaluation_steps(config):
+      if restored is not None and boundary <= restored[0]:
+        continue
+      state = advance(program, state, settings, batches, step, boundary, recorder, line)
+      recorder.drain()
+      line.pause()
+      step = record.step = boundary
+      values: dict[str, Any] = {}
+      for split in evaluated_splits(config):
+        values |= evaluate(program, evaluated_weights(config, state), settings, dataset, split, config)
+      # The metrics are on the disk before the state is: a resume finds all lines up to its step.
+      recorder.evaluation(step, values)
+      history.add(step, values)
+      if checkpoint_due(config, step):
+        saver.save(step, state)
+      records.write_json(workdir / "best.json", history.record(config, saved_steps(workdir / "checkpoints")))
+      line.note(history.describe(step))
+      recorder.restart_clock()
+      line.resume()
+    saver.wait()
+    best = evaluate_selected(workdir, history, program, settings, dataset, config, state)
+    records.write_json(workdir / "best.json", best)
+  return read_result(workdir)
 
 
 def advance(

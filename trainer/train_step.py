@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from trainer import optimizers, rng, schedules
-from trainer.network import Network, below, cast
+from trainer.network import Network, below, cast, own_settings
 from trainer.tasks import Task
 
 State = dict[str, Any]
@@ -68,7 +68,7 @@ class Steps:
         train=True,
         key=rng.key(settings["seed"], "dropout", step=step),
       )
-      loss = weighted_mean(self.task.loss(outputs, batch, below(settings, "task")), batch)
+      loss = weighted_mean(self.task.loss(outputs, batch, own_settings(settings, "task")), batch)
       return loss, (outputs, variables)
 
     (loss, (outputs, variables)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(state["params"])

@@ -9,7 +9,7 @@ from tiny import resnet
 
 from input_pipeline import load
 from trainer import sharding
-from trainer.evaluation import evaluate, evaluated_splits, evaluation_steps
+from trainer.evaluation import evaluate, evaluated_splits, evaluated_weights, evaluation_steps
 from trainer.program import Programs, program_settings
 
 
@@ -20,7 +20,7 @@ def evaluation(batch_size: int, split: str = "test") -> dict:
   mesh = sharding.make_mesh(jax.devices()[:1])
   program, _ = Programs().get(config, config.task.build(), dataset.info, mesh)
   settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
-  return evaluate(program, program.init(settings), settings, dataset, split, config)
+  return evaluate(program, evaluated_weights(config, program.init(settings)), settings, dataset, split, config)
 
 
 @pytest.mark.parametrize("split", ["test", "train_subset"])
@@ -50,9 +50,6 @@ def test_evaluation_is_at_regular_steps_and_at_both_ends():
   assert evaluation_steps(resnet(max_train_steps=6, evaluation__every_steps=3)) == [0, 3, 6]
 
 
-def test_the_test_split_is_evaluated_only_at_the_end_and_only_when_asked():
-  config = resnet()
-  assert evaluated_splits(config, config.max_train_steps) == ["train_subset", "validation"]
-  asked = resnet(evaluation__test=True)
-  assert evaluated_splits(asked, 3) == ["train_subset", "validation"]
-  assert evaluated_splits(asked, asked.max_train_steps) == ["train_subset", "validation", "test"]
+def test_the_test_split_is_not_evaluated_periodically():
+  assert evaluated_splits(resnet(evaluation__test=True)) == ["train_subset", "validation"]
+  assert evaluated_splits(resnet(evaluation__train_examples=0)) == ["validation"]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import mlp
 
 from trainer.metrics import AHEAD, InfeasibleError, Recorder
 from trainer.progress import Progress
@@ -19,7 +20,12 @@ NAMES = ("train/loss", "update_norm")
 
 
 def recorder(workdir: pathlib.Path, every_steps: int = 5, tensorboard: bool = False) -> Recorder:
-  return Recorder(workdir, NAMES, batch_size=4, every_steps=every_steps, tensorboard=tensorboard, waited=lambda: 0.0)
+  config = mlp(logging__every_steps=every_steps, logging__tensorboard=tensorboard)
+  return Recorder(workdir, NAMES, config, 1, NeverWaiting())
+
+
+class NeverWaiting:
+  wait_seconds = 0.0
 
 
 def test_a_step_that_is_stuck_on_the_device_does_not_stop_the_next_dispatches(tmp_path: pathlib.Path):

@@ -1,11 +1,17 @@
 """The smallest configs that still exercise everything; tests share them, and so their compiled programs."""
 
+import pathlib
+import warnings
 from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
 
 from input_pipeline import Augmentation, Digits
 from models import MlpConfig, ResNetConfig
-from trainer import Averaging, Config, Evaluation
+from trainer import Averaging, Config, Evaluation, checkpoints
 from trainer.optimizers import Adam, Nesterov
+from trainer.records import read_lines
 from trainer.schedules import Cosine
 from trainer.tasks import Classification
 
@@ -40,3 +46,30 @@ def resnet(**changes: Any) -> Config:
     compilation_cache=None,
   )
   return config.override({path.replace("__", "."): value for path, value in changes.items()})
+
+
+CLOCK = {"examples_per_second", "data_wait_fraction"}
+"""Fields of `metrics.jsonl` that tell the time."""
+
+
+def numbers(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of `metrics.jsonl` without what tells the time."""
+  lines = read_lines(workdir / "metrics.jsonl")
+  return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
+
+
+def state_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+  """All arrays of the newest checkpoint, read by Orbax alone."""
+  newest = checkpoints.saved_steps(workdir / "checkpoints")[-1]
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    return read_arrays(workdir / "checkpoints" / str(newest))
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of a checkpoint, read by Orbax alone."""
+  names = checkpoints.describe(path)
+  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+    path.resolve(),
+    args=ocp.args.PyTreeRestore(restore_args=dict.fromkeys(names, ocp.RestoreArgs(restore_type=np.ndarray))),
+  )

@@ -1,0 +1,25 @@
+"""A multi-layer perceptron on Fashion-MNIST.
+
+python -m input_pipeline prepare fashion_mnist --from=DIR
+python -m trainer --config=experiments/fashion_mnist_mlp.py --workdir=runs/fashion_mnist_mlp
+
+Takes half a minute on 2 cores (CPU); the selected checkpoint has a test accuracy of 0.898.
+"""
+
+from input_pipeline import FashionMnist
+from models import MlpConfig
+from trainer import Config, Evaluation
+from trainer.optimizers import Adam
+from trainer.schedules import Cosine
+
+
+def get_config() -> Config:
+  return Config(
+    dataset=FashionMnist(),
+    model=MlpConfig(widths=(512, 256), dropout_rate=0.2),
+    optimizer=Adam(learning_rate=1e-3, weight_decay=0.01),
+    schedule=Cosine(warmup_steps=200),
+    max_train_steps=6000,
+    batch_size=128,
+    evaluation=Evaluation(every_steps=1000, batch_size=1000, train_examples=5000, test=True),
+  )

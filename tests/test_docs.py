@@ -1,0 +1,228 @@
+"""The documentation is true: its commands run, its links lead somewhere, its names exist."""
+
+import ast
+import dataclasses
+import importlib
+import itertools
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from test_import_rules import ROOMS
+
+from trainer import load_config
+from trainer.config_files import DEFAULT
+from trainer.overrides import parse_assignments
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TUTORIALS = ROOT / "docs" / "tutorials"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REFERENCES = [ROOT / "README.md", ROOT / "docs" / "design.md", ROOT / "docs" / "playbook.md"]
+# Every id that the project gives to what the playbook asks for.
+IDS = {
+  f"PB-{number:02}"
+  for first, last in ((1, 8), (10, 17), (20, 33), (40, 44), (60, 63), (65, 72), (80, 84), (90, 90))
+  for number in range(first, last + 1)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """A fenced block: its language, whether it is to be run, its text."""
+
+  language: str
+  runs: bool
+  text: str
+
+
+def blocks(page: pathlib.Path) -> list[Block]:
+  found = re.findall(r"^```(\w+)(.*)\n((?:.*\n)*?)^```$", page.read_text(), re.MULTILINE)
+  return [Block(language, rest.strip() != "no-test", text) for language, rest, text in found]
+
+
+def prose(page: pathlib.Path) -> str:
+  return re.sub(r"^```(?:.*\n)*?```$", "", page.read_text(), flags=re.MULTILINE)
+
+
+def name(page: pathlib.Path) -> str:
+  return str(page.relative_to(ROOT))
+
+
+def play(page: pathlib.Path, folder: pathlib.Path) -> None:
+  """Does in an empty folder what a reader of the page would do, in order.
+
+  A `python` block that begins with `# name.py` is a file (in the page on models, the first one is `my_net.py`),
+  any other a program. A `diff` changes `my_net.py`. A `text` has lines of what the `sh` block before it prints.
+  """
+  environment = os.environ | {
+    "PYTHONPATH": str(ROOT),
+    "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+  }
+
+  def run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{name(page)}: {command[-1]}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+  printed, model = "", folder / "my_net.py"
+  for block in blocks(page):
+    if not block.runs:
+      continue
+    file = re.match(r"# (\w+\.py)\n", block.text)
+    if block.language == "python" and page.stem == "your_own_model" and not model.exists():
+      model.write_text(block.text)
+    elif block.language == "python" and file:
+      (folder / file[1]).write_text(block.text)
+    elif block.language == "python":
+      run([sys.executable, "-c", block.text])
+    elif block.language == "diff":
+      model.write_text(patched(model.read_text(), block.text))
+      # What comes next shows what is compiled; in a cache that earlier tests have filled, nothing ever would be.
+      environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
+    elif block.language == "sh":
+      printed = "".join(run(["bash", "-c", line]) for line in block.text.splitlines())
+    elif block.language == "text":
+      missing = [line for line in block.text.splitlines() if line not in printed.splitlines()]
+      assert not missing, f"{name(page)}: not printed: {missing}, but:\n{printed}"
+    else:
+      pytest.fail(f"{name(page)}: a block of {block.language}")
+
+
+def patched(text: str, diff: str) -> str:
+  """The text with each removed line replaced by the added one after it; an added line at the start goes on top."""
+  lines = diff.splitlines()
+  top = [line[1:] for line in lines[: next(i for i, line in enumerate(lines) if line.startswith("-"))]]
+  rest = lines[len(top) :]
+  for removed, added in zip(rest[::2], rest[1::2], strict=True):
+    assert (removed[0], added[0]) == ("-", "+")
+    assert text.count(removed[1:]) == 1, removed
+    text = text.replace(removed[1:], added[1:])
+  return "\n".join([*top, text])
+
+
+@pytest.mark.slow
+def test_the_readme_does_what_it_says(tmp_path: pathlib.Path):
+  play(ROOT / "README.md", tmp_path)
+  assert len(list(tmp_path.glob("runs/*/run.json"))) == 4
+
+
+@pytest.mark.slow
+def test_a_first_run_does_what_it_says_and_leaves_what_the_design_says(tmp_path: pathlib.Path):
+  play(TUTORIALS / "first_run.md", tmp_path)
+  design = (ROOT / "docs" / "design.md").read_text()
+  table = design[design.index("| field of `run.json`") :].partition("\n\n")[0]
+  documented = {word for row in table.splitlines()[2:] for word in re.findall(r"`(\w+)`", row.split("|")[1])}
+  record = json.loads((tmp_path / "runs" / "first" / "run.json").read_text())
+  assert set(record) == documented
+  lines = [json.loads(line) for line in (tmp_path / "runs" / "first" / "metrics.jsonl").read_text().splitlines()]
+  for metric in {metric for line in lines for metric in line} - {"step"}:
+    split, _, own = metric.rpartition("/")
+    assert f"`{metric}`" in design or (f"`{split}/…`" in design and f"`{own}`" in design), f"{metric} is not described"
+
+
+@pytest.mark.slow
+def test_your_own_model_trains_and_another_traced_rate_compiles_nothing(tmp_path: pathlib.Path):
+  play(TUTORIALS / "your_own_model.md", tmp_path)
+  records = [json.loads((tmp_path / "runs" / run / "run.json").read_text()) for run in ("traced", "again")]
+  assert [record["compilation_cache_hits"] for record in records] == [0, 3]
+  traced, again = ((tmp_path / "runs" / run / "metrics.jsonl").read_text() for run in ("traced", "again"))
+  assert numbers(traced) != numbers(again)
+
+
+def numbers(lines: str) -> list[float]:
+  return [line["train/loss"] for line in map(json.loads, lines.splitlines()) if line["step"]]
+
+
+def test_your_own_model_is_short_and_its_file_imports_nothing_of_ours():
+  page = TUTORIALS / "your_own_model.md"
+  assert len(page.read_text().splitlines()) < 40
+  first = next(block for block in blocks(page) if block.language == "python")
+  imported = {
+    module.partition(".")[0]
+    for node in ast.walk(ast.parse(first.text))
+    for module in (
+      [alias.name for alias in node.names]
+      if isinstance(node, ast.Import)
+      else [node.module or ""]
+      if isinstance(node, ast.ImportFrom)
+      else []
+    )
+  }
+  assert imported == {"jax", "flax"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page: pathlib.Path):
+  for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+    if target.startswith("https://"):
+      continue
+    path, _, anchor = target.partition("#")
+    file = page.parent / path if path else page
+    assert file.exists(), f"{name(page)}: {target}"
+    if anchor:
+      headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+      assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", REFERENCES, ids=name)
+def test_every_place_in_the_code_exists(page: pathlib.Path):
+  for path, attribute in re.findall(r"`(\w+(?:/\w+)+\.py)(?::([\w.]+))?`", page.read_text()):
+    assert (ROOT / path).is_file(), f"{name(page)}: {path}"
+    if attribute:
+      place: Any = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+      for part in attribute.split("."):
+        known = hasattr(place, part) or part in getattr(place, "__annotations__", {})
+        assert known, f"{name(page)}: {path} has no {attribute}"
+        place = getattr(place, part, None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_setting_is_accepted(page: pathlib.Path):
+  commands = [line for block in blocks(page) if block.language == "sh" for line in block.text.splitlines()]
+  for command in [*commands, *re.findall(r"`([^`\n]+)`", prose(page))]:
+    # A command that shows its exit code is one that is meant to fail.
+    if "--set " not in command or "exit code" in command:
+      continue
+    words = shlex.split(command)
+    settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
+    load_config(DEFAULT).override(parse_assignments(settings))
+
+
+def test_every_make_target_exists():
+  targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+  for page in PAGES:
+    assert set(re.findall(r"\bmake ([a-z-]+)(?=`|\s+#|\n)", page.read_text())) <= targets
+
+
+def test_every_id_of_the_playbook_has_one_row_or_is_listed_as_not_covered():
+  page = (ROOT / "docs" / "playbook.md").read_text()
+  rows = re.findall(r"^\| (PB-\d\d) \|.*\| (yes|partly: .+) \|$", page, re.MULTILINE)
+  assert len(rows) == sum(line.startswith("| PB-") for line in page.splitlines())
+  missing = re.findall(r"PB-\d\d", page[page.index("\nNot covered yet: ") :])
+  assert sorted([row[0] for row in rows] + missing) == sorted(IDS)
+
+
+def test_every_id_in_the_code_is_one_of_the_playbook():
+  for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+    assert set(re.findall(r"PB-\w+", path.read_text())) <= IDS, name(path)
+
+
+def test_the_table_of_rooms_is_the_one_that_is_enforced():
+  page = (ROOT / "docs" / "design.md").read_text()
+  rows = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|$", page, re.MULTILINE)
+  assert {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows} == ROOMS
+
+
+def test_the_picture_is_of_the_experiment_as_it_is():
+  picture = (ROOT / "docs" / "images" / "run.svg").read_text().replace("&#160;", " ")
+  config = load_config(ROOT / "experiments" / "digits_resnet.py")
+  assert f"step {config.max_train_steps} (last)" in picture
+  assert config.task.objective in picture

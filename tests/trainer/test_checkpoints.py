@@ -1,0 +1,262 @@
+"""Checkpoints: verified when read, the right ones kept, damage told and survived."""
+
+import itertools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import mlp, numbers, read_arrays, state_of
+
+from trainer import Config, ConfigError, Programs, UserError, checkpoints, load, run, train
+from trainer.checksums import checksums
+from trainer.evaluate import evaluate_checkpoint
+from trainer.evaluation import evaluate
+from trainer.sharding import make_mesh
+
+
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+  return Programs()
+
+
+def config(**changes) -> Config:
+  return mlp(max_train_steps=60, optimizer__learning_rate=0.5, schedule__name="constant").override(
+    {path.replace("__", "."): value for path, value in changes.items()}
+  )
+
+
+def interrupted(workdir: pathlib.Path, at: int, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+  """A run of `config()` that stopped in the evaluation after step `at`."""
+
+  evaluations = itertools.count()
+
+  def stop(*arguments):
+    if next(evaluations) == 2 * (at // 10):  # Two splits every ten steps.
+      raise KeyboardInterrupt
+    return evaluate(*arguments)
+
+  monkeypatch.setattr(train, "evaluate", stop)
+  with pytest.raises(KeyboardInterrupt):
+    run(config(), workdir, programs=programs)
+  monkeypatch.setattr(train, "evaluate", evaluate)
+
+
+def test_a_single_flipped_bit_changes_the_checksum_wherever_it_is():
+  rng = np.random.default_rng(0)
+  for dtype in ("float32", "bfloat16", "int32", "uint8", "bool"):
+    array = jnp.asarray(rng.integers(0, 2, (7, 5)), dtype)
+    before = int(checksums({"a": array})[0])
+    for row in range(7):
+      flipped = np.asarray(array).copy()
+      flipped.view(np.uint8).reshape(7, -1)[row, 0] ^= 1
+      assert int(checksums({"a": jnp.asarray(flipped)})[0]) != before
+  swapped = jnp.arange(10.0).at[jnp.asarray([2, 3])].set(jnp.asarray([3.0, 2.0]))
+  assert checksums({"a": swapped})[0] != checksums({"a": jnp.arange(10.0)})[0]
+
+
+def test_the_checksum_is_that_of_an_independent_sum_and_does_not_depend_on_the_sharding():
+  array = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+  words = array.view(np.uint32).ravel().astype(object)
+  expected = sum(int(word) * (2 * position + 1) for position, word in enumerate(words)) % 2**32
+  mesh = make_mesh()
+  for spec in (jax.P(), jax.P("data"), jax.P(None, "data")):
+    placed = jax.device_put(array, jax.NamedSharding(mesh, spec))
+    assert int(jax.jit(checksums)({"a": placed})[0]) == expected
+
+
+def test_the_best_and_the_latest_are_what_is_on_the_disk_and_best_json_names_the_best(
+  tmp_path: pathlib.Path, programs: Programs
+):
+  result = run(
+    config(checkpointing__keep_latest=2, checkpointing__keep_best=3, selection__metric="validation/loss"),
+    tmp_path / "run",
+    programs=programs,
+  )
+  best = json.loads((tmp_path / "run" / "best.json").read_text())
+  values = {entry["step"]: entry["value"] for entry in best["evaluations"]}
+  ranked = sorted(values, key=lambda step: (values[step], step))
+  assert list(values) == list(range(0, 61, 10))
+  assert ranked[0] not in (0, 60), "the test needs a best step in the middle"
+  assert (best["step"], best["value"], result.best_step) == (ranked[0], values[ranked[0]], ranked[0])
+  assert checkpoints.saved_steps(tmp_path / "run" / "checkpoints") == sorted({*ranked[:3], 50, 60})
+  assert result.checkpoint == tmp_path / "run" / "checkpoints" / str(ranked[0])
+  # Restoring it reproduces the recorded numbers exactly, at the end of the run, afterwards, and by hand.
+  again = evaluate_checkpoint(tmp_path / "run", "best", "validation")
+  assert again["validation/loss"] == best["value"] == best["final"]["validation/loss"]
+  model = load(tmp_path / "run")
+  assert model.step == ranked[0]
+  from input_pipeline import load as load_data
+
+  batch = load_data(config().dataset, seed=0, batch_size=32).eval_batch(0, "validation", 250)
+  wrong = np.argmax(model.predict(batch["inputs"]), axis=-1) != batch["labels"]
+  assert np.mean(wrong) == pytest.approx(again["validation/error"])
+  with pytest.raises(ValueError, match="inputs have shape"):
+    model.predict(batch["inputs"][:, :4])
+  with pytest.raises(ConfigError, match="has no checkpoint 33"):
+    load(tmp_path / "run", step=33)
+
+
+def test_rarer_checkpoints_say_what_best_is_about(tmp_path: pathlib.Path, programs: Programs):
+  rare = config(checkpointing__every_evaluations=4, selection__metric="validation/loss")
+  result = run(rare, tmp_path / "rare", programs=programs)
+  assert checkpoints.saved_steps(tmp_path / "rare" / "checkpoints") == [40, 60]
+  assert result.note is not None
+  assert "was better" in result.note
+  off = run(config(checkpointing__every_evaluations=0, evaluation__test=True), tmp_path / "off", programs=programs)
+  assert checkpoints.saved_steps(tmp_path / "off" / "checkpoints") == []
+  assert "checkpoints are off" in (off.note or "")
+  assert off.checkpoint is None
+
+
+def test_the_test_set_is_evaluated_on_the_selected_checkpoint(tmp_path: pathlib.Path, programs: Programs):
+  result = run(config(evaluation__test=True), tmp_path / "run", programs=programs)
+  assert not [name for line in numbers(tmp_path / "run") for name in line if name.startswith("test/")]
+  alone = evaluate_checkpoint(tmp_path / "run", "best", "test")
+  assert result.best["test/error"] == alone["test/error"]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: pathlib.Path, programs: Programs):
+  first = run(config(), tmp_path / "run", programs=programs)
+  before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+  assert run(config(), tmp_path / "run", programs=programs) == first
+  assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_host_fields_may_change_on_resume_and_are_recorded(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  interrupted(tmp_path / "run", 30, programs, monkeypatch)
+  run(config(logging__every_steps=7, max_train_steps=70), tmp_path / "run", programs=programs)
+  record = json.loads((tmp_path / "run" / "run.json").read_text())
+  assert record["changed"] == {"logging.every_steps": [100, 7], "max_train_steps": [60, 70]}
+  assert (record["restored_step"], record["step"]) == (20, 70)
+  assert [earlier["status"] for earlier in record["earlier"]] == ["stopped"]
+  assert [line["step"] for line in numbers(tmp_path / "run")] == list(range(71))
+
+
+def test_another_config_is_refused_with_the_differing_keys(tmp_path: pathlib.Path, programs: Programs):
+  run(config(), tmp_path / "run", programs=programs)
+  before = (tmp_path / "run" / "config.json").read_bytes()
+  with pytest.raises(ConfigError) as caught:
+    run(config(optimizer__learning_rate=0.25, model__widths=(16,)), tmp_path / "run", programs=programs)
+  text = str(caught.value)
+  assert "optimizer.learning_rate: the run has 0.5, this config 0.25" in text
+  assert "model.widths: the run has (32,), this config (16,)" in text
+  assert "--fork" in text
+  assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_newer_format_is_refused(tmp_path: pathlib.Path, programs: Programs):
+  run(config(), tmp_path / "run", programs=programs)
+  path = tmp_path / "run" / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+  with pytest.raises(ConfigError, match="format 99, made by a newer version"):
+    run(config(), tmp_path / "run", programs=programs)
+
+
+def flip(path: pathlib.Path) -> None:
+  """One bit in the middle of the largest data file."""
+  file = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 16
+  file.write_bytes(data)
+
+
+def truncate(path: pathlib.Path) -> None:
+  file = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+  file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def lose(path: pathlib.Path) -> None:
+  max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size).unlink()
+
+
+def lose_metadata(path: pathlib.Path) -> None:
+  (path / "_CHECKPOINT_METADATA").unlink()
+
+
+def spoil_weights(path: pathlib.Path) -> None:
+  """A checkpoint that Orbax finds in order, with one wrong weight in it."""
+  import orbax.checkpoint as ocp
+
+  described = checkpoints.describe(path)
+  arrays = read_arrays(path)
+  name = next(name for name in arrays if name.startswith("params/") and name.endswith("kernel"))
+  arrays[name] = arrays[name].copy()
+  arrays[name].flat[3] *= np.float32(1 + 2e-7)
+  shutil.rmtree(path)
+  ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).save(
+    path, args=ocp.args.PyTreeSave(arrays), custom_metadata={"arrays": described}
+  )
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, lose, lose_metadata, spoil_weights])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on_to_the_same_end(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, damage, caplog
+):
+  run(config(), tmp_path / "undisturbed", programs=programs)
+  interrupted(tmp_path / "run", 50, programs, monkeypatch)
+  saved = checkpoints.saved_steps(tmp_path / "run" / "checkpoints")
+  damage(tmp_path / "run" / "checkpoints" / str(saved[-1]))
+  run(config(), tmp_path / "run", programs=programs)
+  assert "damaged checkpoint" in caplog.text
+  record = json.loads((tmp_path / "run" / "run.json").read_text())
+  assert record["restored_step"] == saved[-2]
+  assert numbers(tmp_path / "run") == numbers(tmp_path / "undisturbed")
+  for (name, a), (_, b) in zip(
+    state_of(tmp_path / "run").items(), state_of(tmp_path / "undisturbed").items(), strict=True
+  ):
+    np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_when_all_checkpoints_are_damaged_nothing_starts_afresh(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  interrupted(tmp_path / "run", 50, programs, monkeypatch)
+  before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+  for step in checkpoints.saved_steps(tmp_path / "run" / "checkpoints"):
+    flip(tmp_path / "run" / "checkpoints" / str(step))
+  with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+    run(config(), tmp_path / "run", programs=programs)
+  shutil.rmtree(tmp_path / "run" / "checkpoints")
+  with pytest.raises(UserError, match="and no checkpoint"):
+    run(config(), tmp_path / "run", programs=programs)
+  assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_workdir_in_use_is_refused(tmp_path: pathlib.Path, programs: Programs):
+  from trainer.workdirs import locked
+
+  with locked(tmp_path / "run"), pytest.raises(ConfigError, match="in use by another run"):
+    run(config(), tmp_path / "run", programs=programs)
+  run(config(), tmp_path / "run", programs=programs)
+
+
+def test_a_fork_starts_from_another_runs_checkpoint_with_another_config(tmp_path: pathlib.Path, programs: Programs):
+  run(config(), tmp_path / "parent", programs=programs)
+  changed = config(optimizer__learning_rate=0.01, max_train_steps=80)
+  result = run(changed, tmp_path / "child", programs=programs, fork=tmp_path / "parent")
+  assert (result.status, result.step) == ("complete", 80)
+  lines = numbers(tmp_path / "child")
+  assert [line["step"] for line in lines] == list(range(81))
+  assert lines[:61] == numbers(tmp_path / "parent")
+  assert {line["learning_rate"] for line in lines[61:]} == {np.float32(0.01).item()} or all(
+    abs(line["learning_rate"] - 0.01) < 1e-8 for line in lines[61:]
+  )
+  with pytest.raises(ConfigError, match="holds a run already"):
+    run(changed, tmp_path / "child", programs=programs, fork=tmp_path / "parent")
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path: pathlib.Path, programs: Programs):
+  run(config(), tmp_path / "parent", programs=programs)
+  other = config(model__widths=(16,), max_train_steps=80)
+  with pytest.raises(UserError) as caught:
+    run(other, tmp_path / "child", programs=programs, fork=tmp_path / "parent")
+  assert "was saved by another model or optimizer" in str(caught.value)
+  assert "float32[64, 32], wanted is float32[64, 16]" in str(caught.value)
+  assert not (tmp_path / "child" / "config.json").exists()

@@ -1,0 +1,241 @@
+"""Checkpoints: written behind the training, verified when read, kept by our own records. Orbax holds the arrays.
+
+A checkpoint is a folder named by its step, holding the state as a flat mapping from names such as
+`params/output/kernel` to arrays, and for each array its shape, dtype and checksum as metadata. The folder gets
+its name by a rename when everything is in it, so one that has a name is whole, or was damaged later.
+"""
+
+import concurrent.futures
+import errno
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import type_handlers
+
+from trainer.checksums import checksums
+from trainer.overrides import UserError
+
+_ARRAYS = "arrays"
+
+
+class DamagedCheckpointError(Exception):
+  """A checkpoint that cannot be read, or does not hold what was saved."""
+
+
+class OtherStateError(UserError):
+  """A checkpoint that holds another kind of state than the one that is asked for: other names, shapes, dtypes."""
+
+
+def flatten(state: Any) -> dict[str, Any]:
+  """The leaves of a tree by names with slashes."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def saved_steps(folder: pathlib.Path) -> list[int]:
+  """The steps that have a checkpoint, in order."""
+  names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+class Saver:
+  """Saves states in one background thread; the loop pays for a copy on the device.
+
+  Args:
+    folder: of the run's checkpoints; made if absent.
+    to_keep: the steps among those given that are to stay; asked after each save, everything else goes.
+  """
+
+  def __init__(self, folder: pathlib.Path, to_keep: Callable[[list[int]], Iterable[int]]):
+    folder.mkdir(exist_ok=True)
+    self._folder, self._to_keep = folder, to_keep
+    self._checkpointer = ocp.AsyncCheckpointer(_handler())
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+    self._saving: concurrent.futures.Future[None] | None = None
+
+  def save(self, step: int, state: Any) -> None:
+    """Starts saving; waits for the save before it, if that is not finished.
+
+    Raises:
+      OSError: if the save before this one failed; nothing that was committed is affected.
+    """
+    self.wait()
+    # The state's buffers are given to the next step, so what is written must be a copy.
+    arrays, sums = _copy_with_checksums(flatten(state))
+    self._saving = self._thread.submit(self._write, step, arrays, sums)
+
+  def wait(self) -> None:
+    """Returns when what was started is committed. Raises OSError if it failed."""
+    if self._saving is not None:
+      saving, self._saving = self._saving, None
+      saving.result()
+
+  def __enter__(self) -> "Saver":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    """Waits, whatever came of the last save, and ends the thread."""
+    self._thread.shutdown()
+    self._checkpointer.close()
+
+  def _write(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
+    described = {
+      name: {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": int(checksum)}
+      for (name, array), checksum in zip(arrays.items(), jax.device_get(sums), strict=True)
+    }
+    path = self._folder / str(step)
+    # A step is saved again only after a resume from an earlier one, because this one could not be read.
+    shutil.rmtree(path, ignore_errors=True)
+    _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
+    try:
+      self._checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(arrays), custom_metadata={_ARRAYS: described})
+      self._checkpointer.wait_until_finished()
+    except Exception as error:
+      raise _as_os_error(error, path) from error
+    kept = set(self._to_keep(saved_steps(self._folder)))
+    for other in set(saved_steps(self._folder)) - kept:
+      _remove(self._folder / str(other))
+
+
+def describe(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """Name -> shape, dtype, checksum of each array in a checkpoint. Raises DamagedCheckpointError."""
+  try:
+    metadata = _checkpointer().metadata(path.resolve())
+    return dict(metadata.custom_metadata[_ARRAYS])
+  except Exception as error:
+    raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {_first_line(error)}") from error
+
+
+def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
+  """Compares what a checkpoint holds with what it is to be restored into: names, shapes and dtypes.
+
+  Args:
+    path: the checkpoint.
+    template: a tree of `jax.ShapeDtypeStruct`.
+    whole: whether the checkpoint may hold nothing else.
+
+  Raises:
+    OtherStateError: with the differences.
+    DamagedCheckpointError: if its metadata cannot be read.
+  """
+  saved = {name: (tuple(array["shape"]), array["dtype"]) for name, array in describe(path).items()}
+  wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in flatten(template).items()}
+  differences = [
+    f"{name}: the checkpoint has {_shown(saved.get(name))}, wanted is {_shown(wanted.get(name))}"
+    for name in sorted(wanted.keys() | (saved.keys() if whole else set()))
+    if saved.get(name) != wanted.get(name)
+  ]
+  if differences:
+    more = [f"and {len(differences) - 5} more arrays"] if len(differences) > 5 else []
+    raise OtherStateError([f"{path} was saved by another model or optimizer", *differences[:5], *more])
+
+
+def restore(path: pathlib.Path, template: Any) -> Any:
+  """A state, or a part of one, from a checkpoint, laid out as the template says, every checksum verified.
+
+  Args:
+    path: the checkpoint.
+    template: a tree of `jax.ShapeDtypeStruct` with shardings.
+
+  Raises:
+    OtherStateError: as `check`.
+    DamagedCheckpointError: if it cannot be read, or a checksum differs.
+  """
+  check(path, template, whole=False)
+  described, wanted = describe(path), flatten(template)
+  arguments = ocp.args.PyTreeRestore(
+    wanted,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+    partial_restore=len(wanted) < len(described),
+  )
+  try:
+    arrays = _checkpointer().restore(path.resolve(), args=arguments)
+  except Exception as error:
+    raise DamagedCheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+  arrays = {name: arrays[name] for name in wanted}
+  sums = jax.device_get(_checksums(arrays))
+  wrong = [name for name, value in zip(arrays, sums, strict=True) if int(value) != described[name]["checksum"]]
+  if wrong:
+    raise DamagedCheckpointError(f"{path}: the checksum of {', '.join(wrong[:3])} differs from the one saved")
+  return jax.tree.unflatten(jax.tree.structure(template), list(arrays.values()))
+
+
+def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | None:
+  """The newest checkpoint that is whole, as (step, state); None if there has never been one.
+
+  Raises:
+    UserError: if there are checkpoints, and none of them can be read.
+    OtherStateError: as `check`.
+  """
+  steps = saved_steps(folder)
+  damages = []
+  for step in reversed(steps):
+    try:
+      check(folder / str(step), template, whole=True)
+      return step, restore(folder / str(step), template)
+    except DamagedCheckpointError as error:
+      logging.error("damaged checkpoint: %s", error)
+      damages.append(str(error))
+  if damages:
+    raise UserError(
+      [*damages, f"no checkpoint in {folder} can be read; remove the workdir to start from the beginning"]
+    )
+  return None
+
+
+_checksums = jax.jit(checksums)
+
+
+@jax.jit
+def _copy_with_checksums(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
+  return jax.tree.map(jnp.copy, arrays), checksums(arrays)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+  return ocp.Checkpointer(_handler())
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+  # By default a replicated array is cut into pieces, one for each device to write, by programs that have to be
+  # compiled first, and the sharding is written, which a restore is told anyway.
+  handler = type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
+  return ocp.PyTreeCheckpointHandler(
+    type_handler_registry=type_handlers.create_type_handler_registry((jax.Array, handler))
+  )
+
+
+def _remove(path: pathlib.Path) -> None:
+  """Renamed first, so that an interruption leaves no half of a checkpoint under a step's name."""
+  doomed = path.with_name(f"{path.name}.removed")
+  path.rename(doomed)
+  shutil.rmtree(doomed)
+
+
+def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
+  """Raises OSError if a checkpoint of this size does not fit: Orbax would tell it by pages of stack traces."""
+  needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
+  if free < needed:
+    text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
+    raise OSError(errno.ENOSPC, text)
+
+
+def _shown(array: tuple[tuple[int, ...], str] | None) -> str:
+  return "no such array" if array is None else f"{array[1]}{list(array[0])}"
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _as_os_error(error: Exception, path: pathlib.Path) -> OSError:
+  """Orbax passes on a full disk as a text, with whatever type its writer has."""
+  if isinstance(error, OSError) and error.errno is not None:
+    return error
+  full = "no space left" in str(error).lower() or "resource_exhausted" in str(error).lower()
+  return OSError(errno.ENOSPC if full else errno.EIO, f"{path} could not be saved: {_first_line(error)}")

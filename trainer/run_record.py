@@ -1,0 +1,119 @@
+"""`run.json`: where a run came from and how it ended, over all the processes that worked on it."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from input_pipeline import Info
+from trainer import provenance, records
+from trainer.config import Config
+from trainer.evaluation import checkpoint_due
+from trainer.metrics import InfeasibleError, Recorder
+from trainer.overrides import UserError
+from trainer.program import Program
+from trainer.selection import History
+from trainer.workdirs import differences, stored_config
+
+
+class RunRecord:
+  """The record of the process that works on a run now; earlier ones are kept in `earlier`.
+
+  Args:
+    folder: the workdir.
+    config: resolved.
+    info: of the dataset.
+    program: the program, if it was made for this run.
+
+  Attributes:
+    step: number of updates applied so far.
+  """
+
+  def __init__(self, folder: pathlib.Path, config: Config, info: Info, program: Program | None):
+    self._folder, self._config, self._started = folder, config, time.time()
+    self.step = 0
+    self._record: dict[str, Any] = {
+      "format": records.FORMAT,
+      "status": "running",
+      "reason": None,
+      "step": 0,
+      "seed": config.seed,
+      "notice": info.notice,
+      "dataset": dataclasses.asdict(info),
+      "started": self._started,
+      "compilations": dict(program.compilations) if program else {},
+      "compilation_cache_hits": program.cache_hits if program else 0,
+      "compilation_seconds": round(program.seconds, 3) if program else 0.0,
+      **provenance.describe(),
+    }
+
+  def begin(self, restored_step: int | None) -> str:
+    """Writes `config.json` and `run.json`, and cuts `metrics.jsonl` back to the restored step.
+
+    Returns:
+      How this process starts, as a line for a person.
+
+    Raises:
+      UserError: if the records say that there were checkpoints, and there is none; or the other way round.
+    """
+    metrics = self._folder / "metrics.jsonl"
+    earlier = records.read_json(self._folder / "run.json")
+    history = History.read(metrics, self._config.selection)
+    if restored_step is None:
+      # A save waits for the one before it, so with three evaluations on record one must have been committed.
+      if sum(checkpoint_due(self._config, step) for step in history.evaluations) > 2:
+        raise UserError(
+          f"{self._folder} has the records of a run up to step {max(history.evaluations)}, and no checkpoint;"
+          " remove the workdir to start from the beginning"
+        )
+    elif restored_step not in history.evaluations:
+      raise UserError(
+        f"{metrics} does not reach step {restored_step}, to which the checkpoint belongs;"
+        " remove the workdir to start from the beginning"
+      )
+    if metrics.exists():
+      records.cut_lines(metrics, -1 if restored_step is None else restored_step)
+    if earlier is not None:
+      changed = differences(stored_config(self._folder), self._config, kinds=("host",))
+      self._record["changed"] = {path: list(values) for path, values in changed.items()}
+      self._record["earlier"] = [*earlier.pop("earlier", []), earlier]
+    self._record["restored_step"] = restored_step
+    self.step = restored_step or 0
+    config = {"format": records.FORMAT, **self._config.model_dump(mode="json")}
+    records.write_json(self._folder / "config.json", config)
+    self._write()
+    if restored_step is not None:
+      return f"continues from the checkpoint of step {restored_step:,}"
+    return "starts from the beginning" + ("" if earlier is None else ": no checkpoint had been committed")
+
+  @contextlib.contextmanager
+  def ending(self, recorder: Recorder) -> Iterator[None]:
+    """Records how what is inside ended; an infeasible run ends here, everything else goes on."""
+    status, reason = "failed", None
+    try:
+      yield
+      status = "complete"
+    except InfeasibleError as error:
+      status, reason, self.step = "infeasible", str(error), error.step
+    except KeyboardInterrupt:
+      status = "stopped"
+      raise
+    except BaseException as error:
+      reason = f"{type(error).__name__}: {error}"
+      raise
+    finally:
+      self._record |= {
+        "status": status,
+        "reason": reason,
+        "step": self.step,
+        "first_step": recorder.first_step_time,
+        "finished": time.time(),
+      }
+      # On a full disk the record of the failure may not fit; the failure itself is what must be told.
+      with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+        self._write()
+
+  def _write(self) -> None:
+    records.write_json(self._folder / "run.json", self._record)

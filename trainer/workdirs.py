@@ -1,0 +1,130 @@
+"""A workdir that may hold a run already: whether this run may go on in it, from where, and nobody else meanwhile."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import pydantic
+
+from trainer import records
+from trainer.config import Config
+from trainer.overrides import ConfigError, UserError
+from trialbook.settings import leaves
+
+
+def problems(workdir: pathlib.Path, config: Config) -> list[str]:
+  """Why the run of `config` (resolved) may not be made in `workdir`; nothing is left there."""
+  existing = workdir
+  while not existing.exists() and existing != existing.parent:
+    existing = existing.parent
+  try:
+    if not existing.is_dir():
+      raise NotADirectoryError(f"{existing} is a file")
+    with tempfile.TemporaryFile(dir=existing):
+      pass
+  except OSError as error:
+    reason = error.strerror or str(error)
+    return [f"workdir {os.fspath(workdir)} cannot be written: {reason}; choose another with --workdir"]
+  if (workdir / ".lock").exists():
+    try:
+      with (workdir / ".lock").open() as file:
+        _lock(file, workdir)
+    except ConfigError as error:
+      return error.problems
+  if not (workdir / "config.json").exists():
+    return []
+  try:
+    stored = stored_config(workdir)
+  except ConfigError as error:
+    return error.problems
+  differing = differences(stored, config, kinds=("static", "traced"))
+  if not differing:
+    return []
+  return [
+    f"workdir {os.fspath(workdir)} holds a run of another config; choose another --workdir, or fork it (--fork)",
+    *(f"{path}: the run has {old!r}, this config {new!r}" for path, (old, new) in differing.items()),
+  ]
+
+
+def stored_config(workdir: pathlib.Path) -> Config:
+  """The config of the run in `workdir`.
+
+  Raises:
+    ConfigError: if there is none, it cannot be read, or a newer version wrote it.
+  """
+  path = workdir / "config.json"
+  try:
+    stored = json.loads(path.read_text())
+    version = stored.pop("format")
+    if version > records.FORMAT:
+      raise ConfigError(
+        f"{path} has format {version}, made by a newer version of trialbook; this one reads up to {records.FORMAT}"
+      )
+    return Config.model_validate_json(json.dumps(stored))
+  except FileNotFoundError:
+    raise ConfigError(f"{workdir} holds no run: there is no config.json") from None
+  except (OSError, KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
+    raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def differences(old: Config, new: Config, kinds: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
+  """Path -> (old, new) of the fields of these kinds that differ; None stands for a field that is not there."""
+  before, after = ({path: v for path, kind, _, v in leaves(config) if kind in kinds} for config in (old, new))
+  return {
+    path: (before.get(path), after.get(path))
+    for path in dict.fromkeys([*before, *after])
+    if before.get(path) != after.get(path) or (path in before) != (path in after)
+  }
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes the folder and keeps every other process out of it; the lock ends with the process, however that ends.
+
+  Raises:
+    ConfigError: if another process is in it.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / ".lock").open("a+") as file:
+    _lock(file, workdir)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    yield
+
+
+def _lock(file: IO[str], workdir: pathlib.Path) -> None:
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.seek(0)
+    owner = file.read().strip() or "unknown"
+    raise ConfigError(f"workdir {os.fspath(workdir)} is in use by another run, process {owner}") from None
+
+
+def is_finished(workdir: pathlib.Path, config: Config) -> bool:
+  """Whether the run in `workdir` came to its end and `config` (resolved) asks for no more steps."""
+  record = records.read_json(workdir / "run.json") or {}
+  if record.get("status") == "complete":
+    return record["step"] >= config.max_train_steps
+  return record.get("status") == "infeasible"
+
+
+@contextlib.contextmanager
+def disk_errors(workdir: pathlib.Path) -> Iterator[None]:
+  """Turns a disk that is full or gone into a message for the user."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+      raise
+    raise UserError(
+      f"workdir {os.fspath(workdir)}: {error.strerror}; what was committed is whole:"
+      " make room and give the same command again"
+    ) from error
