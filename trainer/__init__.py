@@ -7,10 +7,12 @@ result = run(Config().override({"optimizer.learning_rate": 0.1}), "runs/first")
 from trainer.config import Averaging, Checkpointing, Config, Evaluation, Logging, Precision, Selection, prepend_warmup
 from trainer.config_files import load_config
 from trainer.overrides import ConfigError, UserError
+from trainer.parameter_groups import ParameterGroup
 from trainer.program import Programs
 from trainer.results import RunResult, read_result
 from trainer.train import run
 from trainer.trained import TrainedModel, load
+from trainer.warm_start import WarmStart
 
 __all__ = [
   "Averaging",
@@ -19,12 +21,14 @@ __all__ = [
   "ConfigError",
   "Evaluation",
   "Logging",
+  "ParameterGroup",
   "Precision",
   "Programs",
   "RunResult",
   "Selection",
   "TrainedModel",
   "UserError",
+  "WarmStart",
   "load",
   "load_config",
   "prepend_warmup",

@@ -19,6 +19,7 @@ from absl import logging
 from orbax.checkpoint import type_handlers
 
 from trainer.checksums import checksums
+from trainer.names import flatten
 from trainer.overrides import UserError
 
 _ARRAYS = "arrays"
@@ -30,12 +31,6 @@ class DamagedCheckpointError(Exception):
 
 class OtherStateError(UserError):
   """A checkpoint that holds another kind of state than the one that is asked for: other names, shapes, dtypes."""
-
-
-def flatten(state: Any) -> dict[str, Any]:
-  """The leaves of a tree by names with slashes."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def saved_steps(folder: pathlib.Path) -> list[int]:

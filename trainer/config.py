@@ -9,8 +9,10 @@ from input_pipeline import DatasetConfig, Digits
 from models import ModelConfig, ResNetConfig
 from trainer import overrides, schedules
 from trainer.optimizers import Nesterov, OptimizerConfig
+from trainer.parameter_groups import ParameterGroup
 from trainer.schedules import Cosine, ScheduleConfig
 from trainer.tasks import Classification, TaskConfig
+from trainer.warm_start import WarmStart
 from trialbook.settings import Complement, Host, Settings, Static, Traced
 
 
@@ -102,6 +104,8 @@ class Config(Settings):
     batch_size: examples in a training batch over all devices.
     seed: of everything random in the run: initialization, order of the data, augmentation, dropout.
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
+    parameter_groups: parameters with a learning rate of their own, or frozen, by name.
+    warm_start: where initial parameters come from; None: all are drawn.
     compilation_cache: folder of the persistent compilation cache; None: off. jax's own setting
       (`JAX_COMPILATION_CACHE_DIR`) goes first.
   """
@@ -116,6 +120,8 @@ class Config(Settings):
   seed: Traced[int] = Field(default=0, ge=0, lt=2**32)
   clip_norm: Traced[float | None] = Field(default=None, gt=0)
   averaging: Averaging | None = None
+  parameter_groups: tuple[ParameterGroup, ...] = ()
+  warm_start: WarmStart | None = None
   precision: Precision = Precision()
   evaluation: Evaluation = Evaluation()
   selection: Selection = Selection()

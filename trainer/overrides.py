@@ -132,11 +132,18 @@ def _assign(tree: dict[str, Any], path: str, value: Any) -> list[str]:
   *parents, name = path.split(".")
   node: Any = tree
   for depth, parent in enumerate(parents):
-    if node.get(parent) is None:
-      node[parent] = {}
-    node = node[parent]
-    if not isinstance(node, dict):
+    if isinstance(node, list):
+      if not parent.isdigit() or int(parent) >= len(node):
+        return [f"unknown field {path!r}: {'.'.join(parents[:depth])!r} has {len(node)} entries, counted from 0"]
+      node = node[int(parent)]
+    else:
+      if node.get(parent) is None:
+        node[parent] = {}
+      node = node[parent]
+    if not isinstance(node, dict | list):
       return [f"unknown field {path!r}: {'.'.join(parents[: depth + 1])!r} has no fields"]
+  if isinstance(node, list):
+    return [f"unknown field {path!r}: name a field of an entry of {'.'.join(parents)!r}"]
   if name == "name" and node.get("name") != value:
     node.clear()
   node[name] = value

@@ -6,7 +6,7 @@ import pathlib
 import models
 from input_pipeline import DataError, Dataset, load
 from trainer import config as configs
-from trainer import forking, workdirs
+from trainer import forking, warm_start, workdirs
 from trainer.config import Config
 from trainer.overrides import ConfigError
 from trainer.tasks import Task
@@ -48,6 +48,11 @@ def _examine(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None) -
   problems = [*configs.problems(config), *models.problems(config.model), *workdirs.problems(workdir, config.resolved())]
   if fork is not None:
     problems += forking.problems(fork, workdir)
+  if config.warm_start is not None:
+    try:
+      warm_start.find(config.warm_start)
+    except ConfigError as error:
+      problems += error.problems
   task = dataset = None
   try:
     task = config.task.build()

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 import models
 from input_pipeline import Info
-from trainer import sharding
+from trainer import parameter_groups, sharding
 from trainer.config import Config
 from trainer.network import Network
 from trainer.tasks import Task
@@ -28,6 +28,8 @@ from trialbook.settings import leaves, traced_values, without_traced_numbers
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
 _CODE_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+# Parts of a config that act on the host: what they bring about in a program enters its key by shapes.
+_OUTSIDE = ("dataset.", "warm_start")
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
@@ -69,6 +71,7 @@ class Program:
     with _counting(_CACHE_HIT) as hits, jax.default_matmul_precision(config.precision.matmul_precision):
       init = jax.jit(steps.init, in_shardings=everywhere, out_shardings=everywhere).trace(settings)
       state = init.out_info
+      parameter_groups.check(config.parameter_groups, state["params"])
       self.state_template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state
       )
@@ -131,7 +134,7 @@ def program_settings(config: Config) -> dict[str, Any]:
 def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tuple[Any, ...]:
   """Everything that can change the compiled code."""
   static = {
-    path: value for path, kind, _, value in leaves(config) if kind == "static" and not path.startswith("dataset.")
+    path: value for path, kind, _, value in leaves(config) if kind == "static" and not path.startswith(_OUTSIDE)
   }
   # A traced value enters by its presence, shape and dtype.
   settings = {name: (value.shape, str(value.dtype)) for name, value in program_settings(config).items()}

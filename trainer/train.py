@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from input_pipeline import Prefetcher
 from trainer import config as configs
-from trainer import forking, records, sharding, workdirs
+from trainer import forking, records, sharding, warm_start, workdirs
 from trainer.checkpoints import Saver, restore_newest, saved_steps
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.config import Config
@@ -67,6 +67,8 @@ def run(
   programs = Programs() if programs is None else programs
   program, is_new = programs.get(config, prepared.task, dataset.info, mesh)
   check_selection(config, program.eval_names)
+  if config.warm_start is not None:
+    warm_start.sources(config.warm_start, program.state_template)
 
   with workdirs.locked(workdir), workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
     if fork is not None:
@@ -75,7 +77,9 @@ def run(
     record = RunRecord(workdir, config, dataset.info, program if is_new else None)
     line.note(record.begin(None if restored is None else restored[0]))
     settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
-    step, state = (0, program.init(settings)) if restored is None else restored
+    step, state = restored or (0, program.init(settings))
+    if restored is None and config.warm_start is not None:
+      state = warm_start.apply(config.warm_start, state, program.state_template)
     history = History.read(workdir / "metrics.jsonl", config.selection)
 
     saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config)))

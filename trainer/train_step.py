@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from trainer import optimizers, rng, schedules
+from trainer import optimizers, parameter_groups, rng, schedules
 from trainer.network import Network, below, cast, own_settings
 from trainer.tasks import Task
 
@@ -61,7 +61,7 @@ class Steps:
 
     def loss_and_rest(params: Any) -> tuple[Array, tuple[Array, Any]]:
       outputs, variables = self.network.apply(
-        params,
+        parameter_groups.stop_frozen(config.parameter_groups, params),
         state["variables"],
         batch["inputs"],
         settings,
@@ -85,6 +85,7 @@ class Steps:
     )
     params = cast(state["params"], "float32")
     updates, opt_state = self._optimizer(settings, learning_rate).update(grads, state["opt_state"], params)
+    updates = parameter_groups.scale_updates(config.parameter_groups, below(settings, "parameter_groups"), updates)
     params = cast(optax.apply_updates(params, updates), config.precision.param_dtype)
     next_state = {"step": step + 1, "params": params, "variables": variables, "opt_state": opt_state}
     if config.averaging is not None:

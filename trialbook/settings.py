@@ -50,6 +50,9 @@ def leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, Fie
     value = getattr(settings, name)
     if isinstance(value, Settings):
       yield from leaves(value, f"{prefix}{name}.")
+    elif _are_records(value):
+      for index, record in enumerate(value):
+        yield from leaves(record, f"{prefix}{name}.{index}.")
     else:
       # A subtree that is absent (None) is a static fact: the feature is not there.
       kind = next((kind for kind in KINDS if kind in field.metadata), "static")
@@ -72,6 +75,10 @@ def traced_values(settings: Settings) -> dict[str, np.ndarray]:
     items = {f"{path}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {path: value}
     values |= {key: _strongly_typed(key, item) for key, item in items.items()}
   return values
+
+
+def _are_records(value: Any) -> bool:
+  return isinstance(value, tuple) and bool(value) and isinstance(value[0], Settings)
 
 
 def _strongly_typed(path: str, value: Any) -> np.ndarray:
@@ -103,6 +110,8 @@ def without_traced_numbers(settings: S) -> S:
     value = getattr(settings, name)
     if isinstance(value, Settings):
       changes[name] = without_traced_numbers(value)
+    elif _are_records(value):
+      changes[name] = tuple(map(without_traced_numbers, value))
     elif "host" in field.metadata:
       changes[name] = None
     elif "traced" in field.metadata and value is not None:

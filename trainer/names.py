@@ -1,0 +1,27 @@
+"""Names of arrays: `params/blocks/0/conv/kernel` is where an array lies in a tree, and patterns choose among names."""
+
+import fnmatch
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by name."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {_name(path): leaf for path, leaf in leaves}
+
+
+def map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
+  """The tree of function(name, leaf)."""
+  return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+  """Whether one of the patterns (`*` is any text, `?` one character, `[ab]` a choice) fits the whole name."""
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,77 @@
+"""Parameters that learn at another rate than the rest, or not at all, chosen by their names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jaxtyping import Array
+from pydantic import Field
+
+from trainer.names import flatten, map_named, matches
+from trainer.overrides import UserError, nearest
+from trialbook.settings import Settings, Static, Traced
+
+
+class ParameterGroup(Settings):
+  """What holds for the parameters whose name fits a pattern; of several groups that fit, the first counts.
+
+  Attributes:
+    parameters: pattern over names such as `blocks/0/conv/kernel`: `*` is any text, slashes included.
+    frozen: whether they keep their initial values, exactly: no gradient, no decay. (Batch statistics are no
+      parameters: they move.)
+    learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay.
+  """
+
+  parameters: Static[str] = Field(min_length=1)
+  frozen: Static[bool] = False
+  learning_rate_multiplier: Traced[float] = Field(default=1.0, ge=0)
+
+
+Groups = tuple[ParameterGroup, ...]
+
+
+def check(groups: Groups, params: Any) -> None:
+  """Raises UserError for a group that no parameter belongs to."""
+  names = list(flatten(params))
+  unused = [
+    f"parameter_groups.{index}: no parameter fits {group.parameters!r}{nearest(group.parameters, names)}"
+    for index, group in enumerate(groups)
+    if not any(_group_of(name, groups) == index for name in names)
+  ]
+  if unused:
+    raise UserError(unused)
+
+
+def stop_frozen(groups: Groups, params: Any) -> Any:
+  """The parameters, with no gradient flowing into the frozen ones."""
+
+  def one(name: str, param: Array) -> Array:
+    index = _group_of(name, groups)
+    return jax.lax.stop_gradient(param) if index is not None and groups[index].frozen else param
+
+  return map_named(one, params)
+
+
+def scale_updates(groups: Groups, settings: Mapping[str, Array], updates: Any) -> Any:
+  """The updates times each group's multiplier; zero for frozen parameters.
+
+  Args:
+    groups: of the config.
+    settings: the traced settings under `parameter_groups`, by names such as `0.learning_rate_multiplier`.
+    updates: a tree like the parameters.
+  """
+
+  def one(name: str, update: Array) -> Array:
+    index = _group_of(name, groups)
+    if index is None:
+      return update
+    return jax.numpy.zeros_like(update) if groups[index].frozen else update * settings[f"{index}.{_MULTIPLIER}"]
+
+  return map_named(one, updates)
+
+
+_MULTIPLIER = "learning_rate_multiplier"
+
+
+def _group_of(name: str, groups: Groups) -> int | None:
+  return next((index for index, group in enumerate(groups) if matches(name, (group.parameters,))), None)

@@ -1,0 +1,112 @@
+"""A new run that begins with parameters of another one."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from trainer import checkpoints, records
+from trainer.names import flatten, map_named, matches
+from trainer.overrides import ConfigError, UserError, nearest
+from trialbook.settings import Settings, Static
+
+_PARTS = ("params/", "variables/")
+
+
+class WarmStart(Settings):
+  """Where the initial values of some parameters and other variables (batch statistics) come from.
+
+  Where the checkpoint holds averaged parameters, those are taken. The optimizer starts afresh, at step 0.
+
+  Attributes:
+    source: workdir of another run, or a checkpoint's folder.
+    step: "best", "last" or a number; for a workdir.
+    include: patterns over names such as `blocks/0/conv/kernel`; what fits one is taken.
+    exclude: what fits one of these is not, such as `output/*` for another number of classes.
+  """
+
+  source: Static[str]
+  step: Static[str] = "best"
+  include: Static[tuple[str, ...]] = Field(default=("*",), min_length=1)
+  exclude: Static[tuple[str, ...]] = ()
+
+
+def find(config: WarmStart) -> pathlib.Path:
+  """The checkpoint's folder. Raises ConfigError if there is none."""
+  source = pathlib.Path(config.source).expanduser()
+  if not source.is_dir():
+    raise ConfigError(f"warm_start.source = {config.source!r}: there is no such folder")
+  if source.name.isdigit():
+    return source
+  try:
+    saved = checkpoints.saved_steps(source / "checkpoints")
+    best = (records.read_json(source / "best.json") or {}).get("step")
+  except (OSError, json.JSONDecodeError) as error:
+    raise ConfigError(f"warm_start.source = {config.source!r}: {error}") from None
+  wanted = {"best": best, "last": saved[-1] if saved else None}.get(config.step, config.step)
+  if str(wanted) not in map(str, saved):
+    known = ", ".join(map(str, saved)) or "none"
+    raise ConfigError(f"warm_start: {source} has no checkpoint {config.step!r}; there are {known}")
+  return source / "checkpoints" / str(wanted)
+
+
+def sources(config: WarmStart, template: Any) -> dict[str, str]:
+  """Own name -> name in the checkpoint, for all arrays that are taken.
+
+  Args:
+    config: where from.
+    template: shapes and dtypes of the state.
+
+  Raises:
+    UserError: if nothing fits, or the checkpoint lacks an array, or has another shape or dtype for it.
+  """
+  path = find(config)
+  try:
+    saved = checkpoints.describe(path)
+  except checkpoints.DamagedCheckpointError as error:
+    raise ConfigError(f"warm_start: {error}") from None
+  own = {name: leaf for name, leaf in flatten(template).items() if name.startswith(_PARTS)}
+  prefix = "average/" if any(name.startswith("average/") for name in saved) else ""
+  chosen, problems = {}, []
+  for name, leaf in own.items():
+    short = name.partition("/")[2]
+    if not matches(short, config.include) or matches(short, config.exclude):
+      continue
+    there = saved.get(prefix + name)
+    if there is None or (tuple(there["shape"]), there["dtype"]) != (leaf.shape, str(leaf.dtype)):
+      has = "no such array" if there is None else f"{there['dtype']}{there['shape']}"
+      problems.append(f"{short}: {path} has {has}, the model {leaf.dtype}{list(leaf.shape)}")
+    chosen[name] = prefix + name
+  if not chosen:
+    names = [name.partition("/")[2] for name in own]
+    raise UserError(f"warm_start.include = {config.include!r} fits no parameter{nearest(config.include[0], names)}")
+  if problems:
+    more = [f"and {len(problems) - 5} more arrays"] if len(problems) > 5 else []
+    raise UserError([*problems[:5], *more, "narrow warm_start.include, or name these in warm_start.exclude"])
+  return chosen
+
+
+def apply(config: WarmStart, state: Any, template: Any) -> Any:
+  """The state at step 0 with the arrays that `sources` names; their average, where there is one, starts there too.
+
+  Raises:
+    UserError: as `sources`, or if the checkpoint is damaged.
+  """
+  chosen = sources(config, template)
+  shapes = {theirs: flatten(template)[own] for own, theirs in chosen.items()}
+  try:
+    arrays = checkpoints.restore(find(config), shapes)
+  except checkpoints.DamagedCheckpointError as error:
+    raise ConfigError(f"warm_start: {error}") from None
+
+  def take(name: str, leaf: jax.Array) -> jax.Array:
+    own = name.removeprefix("average/")
+    if own not in chosen:
+      return leaf
+    # The average needs arrays of its own: the step gives away the state's buffers.
+    return jnp.copy(arrays[chosen[own]]) if own != name else arrays[chosen[own]]
+
+  return map_named(take, state)
