@@ -31,14 +31,16 @@ def test_runs_that_differ_in_traced_fields_compile_each_function_once(tmp_path: 
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    results = []
+    results, counts = [], []
     for index, changes in enumerate(TRACED):
       results.append(run(resnet(**changes), tmp_path / str(index), programs=programs))
-      # init, train_step, eval_step, and the two checksums of checkpoints, and not one more anywhere: no eager
-      # operation, no second program.
-      assert len(compiled) == 5
+      counts.append(len(compiled))
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
+  # init, train_step, eval_step, and the checksums of checkpoints (which another test may have compiled); after
+  # that not one more anywhere: no eager operation, no second program.
+  assert 3 <= counts[0] <= 5
+  assert set(counts) == {counts[0]}
   assert programs.compilations == {"init": 1, "train_step": 1, "eval_step": 1}
   losses = {result.metrics["validation/loss"] for result in results}
   assert len(losses) == len(TRACED), "every traced change must change the result"
