@@ -24,6 +24,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.step_overhead
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.input
+	$(BIN)/python -m benchmarks.checkpoint
 
 .venv/ready: requirements.lock setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

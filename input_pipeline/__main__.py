@@ -1,13 +1,13 @@
 """python -m input_pipeline: preparing datasets on this machine."""
 
 import argparse
-import difflib
 import pathlib
 import sys
 
 from input_pipeline import cache
 from input_pipeline.errors import DataError
 from input_pipeline.registry import PREPARE, datasets
+from trialbook.naming import nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,9 +27,7 @@ def _prepare(name: str, found_in: pathlib.Path, data_dir: str | None) -> pathlib
     return PREPARE[name](found_in, data_dir)
   if name in datasets():
     raise DataError(f"dataset {name} needs no preparation; those that do: {', '.join(PREPARE)}")
-  near = difflib.get_close_matches(name, PREPARE, n=1)
-  hint = f"did you mean {near[0]!r}? " if near else ""
-  raise DataError(f"unknown dataset {name!r}; {hint}available: {', '.join(PREPARE)}")
+  raise DataError(f"unknown dataset {name!r}{nearest(name, PREPARE)}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from input_pipeline import source
 from input_pipeline.augmentation import Augmentation
@@ -24,7 +24,7 @@ class Synthetic(Settings):
 
   name: Static[Literal["synthetic"]] = "synthetic"
   kind: Static[Literal["classification", "regression"]] = "classification"
-  input_shape: Static[tuple[int, ...]] = Field(default=(32, 32, 3), min_length=1)
+  input_shape: Static[tuple[PositiveInt, ...]] = Field(default=(32, 32, 3), min_length=1)
   input_dtype: Static[Literal["float32", "uint8"]] = "float32"
   """uint8 inputs are round(128 + 32 x), clipped: images as a decoder gives them."""
   num_outputs: Static[int] = Field(default=10, ge=1)

@@ -1,6 +1,6 @@
 """Model definitions by name. A new one is a file here, an entry in `MODELS` and a config in `ModelConfig`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from flax import nnx
 from pydantic import Discriminator, Tag
@@ -9,6 +9,7 @@ from models import plugin, resnet
 from models.mlp import Mlp, MlpConfig
 from models.plugin import PluginConfig
 from models.resnet import ResNet, ResNetConfig
+from trialbook.settings import kind_tag
 
 # Name -> config class, module class; a module is made as Module(config, input_shape=, num_outputs=, rngs=).
 MODELS: dict[str, tuple[type, type]] = {
@@ -17,17 +18,11 @@ MODELS: dict[str, tuple[type, type]] = {
 }
 
 
-def _tag(value: Any) -> str | None:
-  """The member of the union that a model's settings, as a mapping or a config, belong to."""
-  name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-  return "module:Class" if isinstance(name, str) and ":" in name else name
-
-
 ModelConfig = Annotated[
   Annotated[MlpConfig, Tag("mlp")]
   | Annotated[ResNetConfig, Tag("resnet")]
   | Annotated[PluginConfig, Tag("module:Class")],
-  Discriminator(_tag),
+  Discriminator(kind_tag),
 ]
 
 

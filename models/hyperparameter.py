@@ -1,12 +1,13 @@
 """Settings that a layer reads while the compiled program runs, so that changing one never recompiles."""
 
-import difflib
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
+
+from trialbook.naming import nearest
 
 
 class SettingError(ValueError):
@@ -56,9 +57,7 @@ def fill(state: nnx.State, values: Mapping[str, ArrayLike]) -> nnx.State:
 
 
 def _missing(layer: str, setting: str, given: list[str]) -> str:
-  near = difflib.get_close_matches(setting, given, n=3)
-  hint = f"; or did the layer mean {' or '.join(map(repr, near))}?" if near else ""
   return (
     f"{layer} reads the model setting {setting!r}, which nobody gives: "
-    f"give it as model.traced.{setting}{hint} (given: {', '.join(sorted(given)) or 'none'})"
+    f"give it as model.traced.{setting}, or correct the layer{nearest(setting, given)}"
   )

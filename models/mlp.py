@@ -18,14 +18,16 @@ from trialbook.settings import Settings, Static, Traced
 class MlpConfig(Settings):
   """Hidden layers of `widths`, each linear → normalization → activation → dropout, then a linear layer.
 
-  `dropout_rate` None leaves the dropout layers out; `batch_norm_momentum` is the share of the moving
-  statistics that a step keeps.
+  `virtual_batch_size`, the examples that share statistics (None: the global batch), counts for batch
+  normalization only. `dropout_rate` None leaves the dropout layers out; `batch_norm_momentum` is the share of
+  the moving statistics that a step keeps.
   """
 
   name: Static[Literal["mlp"]] = "mlp"
   widths: Static[tuple[PositiveInt, ...]] = (256, 256)
   activation: Static[Activation] = "relu"
   normalization: Static[Literal["none", "batch", "layer"]] = "none"
+  virtual_batch_size: Static[PositiveInt | None] = None
   dropout_rate: Traced[float | None] = Field(default=None, ge=0, lt=1)
   batch_norm_momentum: Traced[float] = Field(default=0.9, ge=0, lt=1)
 
@@ -58,7 +60,7 @@ class HiddenLayer(nnx.Module):
       kernel_init=scaled_normal(2.0, "in"),
       rngs=rngs,
     )
-    self.norm = norm(config.normalization, outputs, rngs=rngs)
+    self.norm = norm(config.normalization, outputs, virtual_batch_size=config.virtual_batch_size, rngs=rngs)
     self.activation = ACTIVATIONS[config.activation]
     self.dropout = None if config.dropout_rate is None else Dropout("dropout_rate", rngs=rngs)
 

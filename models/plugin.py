@@ -1,6 +1,5 @@
 """Model classes from outside the repository, which need to import nothing of ours."""
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -8,12 +7,12 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 from flax import nnx
 from pydantic import Field, JsonValue
 
+from trialbook.naming import nearest
 from trialbook.settings import Settings, Static, Traced
 
 # What a constructor is given if it has a parameter of that name.
@@ -68,10 +67,7 @@ def import_attribute(field: str, path: str) -> Any:
     raise PluginError(f"{field} {path!r}: {_import_failure(module_name, error)}") from error
   if not hasattr(module, name):
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    raise PluginError(
-      f"{field} {path!r}: {module.__file__} has no {name!r}{_nearest(name, vars(module))};"
-      f" it defines: {', '.join(own) or 'nothing'}"
-    )
+    raise PluginError(f"{field} {path!r}: {module.__file__} has no {name!r}{nearest(name, own)}")
   return getattr(module, name)
 
 
@@ -121,7 +117,7 @@ def _import_failure(module: str, error: BaseException) -> str:
   here = [found.name for found in pkgutil.iter_modules([os.getcwd()])]
   looked = ", ".join(entry or os.getcwd() for entry in sys.path)
   return (
-    f"there is no module {missing!r}{_nearest(missing, here)}; "
+    f"there is no module {missing!r}{nearest(missing, here)}; "
     f"looked in {looked} (the current directory {os.getcwd()} is among them)"
   )
 
@@ -134,10 +130,7 @@ def _constructor_problems(model: type[nnx.Module], config: PluginConfig) -> list
     if name in GIVEN:
       found.append(f"model.kwargs.{name}: {name} is given to the model already; leave it out")
     elif name not in keywords and not takes_any:
-      found.append(
-        f"model.kwargs.{name}: {model.__name__} has no argument {name!r}{_nearest(name, settings)}; "
-        f"its settings: {', '.join(settings) or 'none'}"
-      )
+      found.append(f"model.kwargs.{name}: {model.__name__} has no argument {name!r}{nearest(name, settings)}")
   for name, parameter in _parameters(model).items():
     if parameter.default is not parameter.empty:
       continue
@@ -176,8 +169,3 @@ def _keywords(model: type[nnx.Module]) -> tuple[list[str], bool]:
 
 def _is_model(found: Any) -> TypeGuard[type[nnx.Module]]:
   return inspect.isclass(found) and issubclass(found, nnx.Module)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-  near = difflib.get_close_matches(name, list(known), n=3)
-  return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -25,8 +25,10 @@ class ResNetConfig(Settings):
 
   `stem` is a 3×3 convolution ("cifar") or a 7×7 convolution of stride 2 and a max pooling ("imagenet");
   `stage_sizes` counts the blocks of each stage, of which each but the first halves the image and doubles
-  `width`. `groups` counts for group normalization only. `zero_init_residual` starts the last scale of each
-  residual branch at zero (Goyal et al. 2017). Dropout, absent if its rate is None, is before the last layer.
+  `width`. `groups` counts for group normalization only, and `virtual_batch_size`, the examples that share
+  statistics (None: the global batch), for batch normalization only. `zero_init_residual` starts the last scale
+  of each residual branch at zero (Goyal et al. 2017). Dropout, absent if its rate is None, is before the last
+  layer.
   """
 
   name: Static[Literal["resnet"]] = "resnet"
@@ -37,6 +39,7 @@ class ResNetConfig(Settings):
   activation: Static[Activation] = "relu"
   normalization: Static[Literal["batch", "layer", "group"]] = "batch"
   groups: Static[PositiveInt] = 8
+  virtual_batch_size: Static[PositiveInt | None] = None
   zero_init_residual: Static[bool] = True
   dropout_rate: Traced[float | None] = Field(default=None, ge=0, lt=1)
   batch_norm_momentum: Traced[float] = Field(default=0.9, ge=0, lt=1)
@@ -140,7 +143,14 @@ class ConvNorm(nnx.Module):
       kernel_init=scaled_normal(2.0, "out"),
       rngs=rngs,
     )
-    self.norm = norm(config.normalization, outputs, groups=config.groups, zero_init_scale=zero_init_scale, rngs=rngs)
+    self.norm = norm(
+      config.normalization,
+      outputs,
+      groups=config.groups,
+      virtual_batch_size=config.virtual_batch_size,
+      zero_init_scale=zero_init_scale,
+      rngs=rngs,
+    )
 
   def __call__(
     self, x: Float[Array, "batch height width inputs"], *, train: bool

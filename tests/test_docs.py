@@ -1,6 +1,7 @@
 """The documentation is true: its commands run, its links lead somewhere, its names exist."""
 
 import ast
+import concurrent.futures
 import dataclasses
 import importlib
 import itertools
@@ -9,20 +10,27 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 from test_import_rules import ROOMS
 
-from trainer import load_config
+from trainer import exits, load_config
 from trainer.config_files import DEFAULT
 from trainer.overrides import parse_assignments
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "docs" / "tutorials"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PLAYED = sorted([ROOT / "README.md", *TUTORIALS.glob("*.md")], key=lambda page: page.stat().st_size, reverse=True)
+"""The longest first, so that two that are played at a time end together."""
+SECONDS = 300
+"""The longest that a command may take."""
 REFERENCES = [ROOT / "README.md", ROOT / "docs" / "design.md", ROOT / "docs" / "playbook.md"]
 # Every id that the project gives to what the playbook asks for.
 IDS = {
@@ -34,16 +42,21 @@ IDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """A fenced block: its language, whether it is to be run, its text."""
+  """A fenced block: its language, its text, and what is to be done with it.
+
+  Attributes:
+    how: "" to run it, "no-test" not to, "Ctrl-C" to run and interrupt it.
+  """
 
   language: str
-  runs: bool
+  how: str
   text: str
 
 
 def blocks(page: pathlib.Path) -> list[Block]:
   found = re.findall(r"^```(\w+)(.*)\n((?:.*\n)*?)^```$", page.read_text(), re.MULTILINE)
-  return [Block(language, rest.strip() != "no-test", text) for language, rest, text in found]
+  assert {rest.strip() for _, rest, _ in found} <= {"", "no-test", "Ctrl-C"}, name(page)
+  return [Block(language, rest.strip(), text) for language, rest, text in found]
 
 
 def prose(page: pathlib.Path) -> str:
@@ -68,13 +81,13 @@ def play(page: pathlib.Path, folder: pathlib.Path) -> None:
   }
 
   def run(command: list[str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, f"{name(page)}: {command[-1]}\n{done.stderr}"
     return done.stdout + done.stderr
 
   printed, model = "", folder / "my_net.py"
   for block in blocks(page):
-    if not block.runs:
+    if block.how == "no-test":
       continue
     file = re.match(r"# (\w+\.py)\n", block.text)
     if block.language == "python" and page.stem == "your_own_model" and not model.exists():
@@ -87,6 +100,8 @@ def play(page: pathlib.Path, folder: pathlib.Path) -> None:
       model.write_text(patched(model.read_text(), block.text))
       # What comes next shows what is compiled; in a cache that earlier tests have filled, nothing ever would be.
       environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
+    elif block.how == "Ctrl-C":
+      printed = interrupted(block.text, folder, environment)
     elif block.language == "sh":
       printed = "".join(run(["bash", "-c", line]) for line in block.text.splitlines())
     elif block.language == "text":
@@ -94,6 +109,32 @@ def play(page: pathlib.Path, folder: pathlib.Path) -> None:
       assert not missing, f"{name(page)}: not printed: {missing}, but:\n{printed}"
     else:
       pytest.fail(f"{name(page)}: a block of {block.language}")
+
+
+def interrupted(command: str, folder: pathlib.Path, environment: Mapping[str, str]) -> str:
+  """Starts a run, presses Ctrl-C when it has a checkpoint after step 0, and returns what it printed."""
+  checkpoints = folder / re.findall(r"--workdir=(\S+)", command)[0] / "checkpoints"
+  process = subprocess.Popen(
+    ["bash", "-c", command],
+    cwd=folder,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+  try:
+    latest = time.monotonic() + SECONDS
+    while process.poll() is None and not list(checkpoints.glob("[1-9]*[0-9]")) and time.monotonic() < latest:
+      time.sleep(0.01)
+    # As a terminal does: to the whole group.
+    if process.poll() is None:
+      os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=SECONDS)
+  finally:
+    process.kill()
+  assert process.returncode == exits.INTERRUPTED, f"{command}\n{output}"
+  return output
 
 
 def patched(text: str, diff: str) -> str:
@@ -108,32 +149,83 @@ def patched(text: str, diff: str) -> str:
   return "\n".join([*top, text])
 
 
-@pytest.mark.slow
-def test_the_readme_does_what_it_says(tmp_path: pathlib.Path):
-  play(ROOT / "README.md", tmp_path)
-  assert len(list(tmp_path.glob("runs/*/run.json"))) == 4
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], pathlib.Path]]:
+  """Plays all pages, two at a time, since most of it is starting up; gives the folder of a page by its name."""
+  folders = {page.stem: tmp_path_factory.mktemp(page.stem) for page in PLAYED}
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    playing = {page.stem: pool.submit(play, page, folders[page.stem]) for page in PLAYED}
+
+    def folder(stem: str) -> pathlib.Path:
+      playing[stem].result()
+      return folders[stem]
+
+    yield folder
+
+
+def record(run: pathlib.Path, file: str = "run.json") -> dict[str, Any]:
+  return json.loads((run / file).read_text())
 
 
 @pytest.mark.slow
-def test_a_first_run_does_what_it_says_and_leaves_what_the_design_says(tmp_path: pathlib.Path):
-  play(TUTORIALS / "first_run.md", tmp_path)
+def test_the_readme_does_what_it_says(played: Callable[[str], pathlib.Path]):
+  assert len(list(played("README").glob("runs/*/run.json"))) == 4
+
+
+@pytest.mark.slow
+def test_a_first_run_leaves_what_the_design_says(played: Callable[[str], pathlib.Path]):
+  runs = played("first_run") / "runs"
   design = (ROOT / "docs" / "design.md").read_text()
-  table = design[design.index("| field of `run.json`") :].partition("\n\n")[0]
-  documented = {word for row in table.splitlines()[2:] for word in re.findall(r"`(\w+)`", row.split("|")[1])}
-  record = json.loads((tmp_path / "runs" / "first" / "run.json").read_text())
-  assert set(record) == documented
-  lines = [json.loads(line) for line in (tmp_path / "runs" / "first" / "metrics.jsonl").read_text().splitlines()]
-  for metric in {metric for line in lines for metric in line} - {"step"}:
+  assert set(record(runs / "first")) == fields("run.json") - {"changed", "earlier"}
+  assert set(record(runs / "slower")) == fields("run.json")
+  assert set(record(runs / "first", "best.json")) == fields("best.json")
+  lines = [json.loads(line) for line in (runs / "first" / "metrics.jsonl").read_text().splitlines()]
+  metrics = {metric for line in lines for metric in line} | set(record(runs / "first", "best.json")["final"])
+  for metric in metrics - {"step"}:
     split, _, own = metric.rpartition("/")
     assert f"`{metric}`" in design or (f"`{split}/…`" in design and f"`{own}`" in design), f"{metric} is not described"
 
 
+def fields(file: str) -> set[str]:
+  """The fields of a file in the workdir by the design's table of them."""
+  design = (ROOT / "docs" / "design.md").read_text()
+  rows = design[design.index(f"\n| field of `{file}` |") :].strip().partition("\n\n")[0].splitlines()[2:]
+  return {word for row in rows for word in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
 @pytest.mark.slow
-def test_your_own_model_trains_and_another_traced_rate_compiles_nothing(tmp_path: pathlib.Path):
-  play(TUTORIALS / "your_own_model.md", tmp_path)
-  records = [json.loads((tmp_path / "runs" / run / "run.json").read_text()) for run in ("traced", "again")]
-  assert [record["compilation_cache_hits"] for record in records] == [0, 3]
-  traced, again = ((tmp_path / "runs" / run / "metrics.jsonl").read_text() for run in ("traced", "again"))
+def test_a_run_that_was_interrupted_has_gone_on(played: Callable[[str], pathlib.Path]):
+  resumed = record(played("first_run") / "runs" / "slower")
+  assert (resumed["status"], resumed["step"], resumed["restored_step"]) == ("complete", 400, 200)
+  assert [earlier["status"] for earlier in resumed["earlier"]] == ["stopped"]
+
+
+@pytest.mark.slow
+def test_every_file_in_a_workdir_is_in_the_table_of_the_design(played: Callable[[str], pathlib.Path]):
+  design = (ROOT / "docs" / "design.md").read_text()
+  table = design[design.index("\n## The workdir") :].partition("\n| file | holds |")[2].partition("\n\n")[0]
+  documented = {file.strip("/") for file in re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)}
+  workdirs = [*(played("first_run") / "runs").iterdir(), *(played("fine_tune") / "runs").iterdir()]
+  files = {path.name for workdir in workdirs for path in workdir.iterdir()}
+  assert {re.sub(r"(?<=tfevents\.).*", "*", file) for file in files} == documented
+
+
+@pytest.mark.slow
+def test_fine_tuning_freezes_and_forks_as_it_says(played: Callable[[str], pathlib.Path]):
+  runs = played("fine_tune") / "runs"
+  assert len((TUTORIALS / "fine_tune.md").read_text().splitlines()) < 60
+  forked, source = record(runs / "forked"), record(runs / "forked", "fork.json")
+  assert (forked["restored_step"], forked["step"], source["step"]) == (100, 150, 100)
+  assert source["source"] == str(runs / "source")
+  row = re.findall(r"^\| `fork.json` \|(.*)\|$", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+  assert set(source) == set(re.findall(r"`(\w+)`", row[0]))
+
+
+@pytest.mark.slow
+def test_your_own_model_trains_and_another_traced_rate_compiles_nothing(played: Callable[[str], pathlib.Path]):
+  runs = played("your_own_model") / "runs"
+  assert [record(runs / run)["compilation_cache_hits"] for run in ("traced", "again")] == [0, 3]
+  traced, again = ((runs / run / "metrics.jsonl").read_text() for run in ("traced", "again"))
   assert numbers(traced) != numbers(again)
 
 
@@ -196,6 +288,15 @@ def test_every_setting_is_accepted(page: pathlib.Path):
     load_config(DEFAULT).override(parse_assignments(settings))
 
 
+def test_every_benchmark_has_its_section():
+  page = (ROOT / "docs" / "benchmarks.md").read_text()
+  measured = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text()}
+  sections = [
+    re.findall(r"^python -m benchmarks\.(\w+)$", section, re.MULTILINE) for section in page.split("\n## ")[1:]
+  ]
+  assert sorted(sections) == sorted([one] for one in measured)
+
+
 def test_every_make_target_exists():
   targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
   for page in PAGES:
@@ -224,5 +325,5 @@ def test_the_table_of_rooms_is_the_one_that_is_enforced():
 def test_the_picture_is_of_the_experiment_as_it_is():
   picture = (ROOT / "docs" / "images" / "run.svg").read_text().replace("&#160;", " ")
   config = load_config(ROOT / "experiments" / "digits_resnet.py")
-  assert f"step {config.max_train_steps} (last)" in picture
+  assert f"complete after {config.max_train_steps} steps" in picture
   assert config.task.objective in picture

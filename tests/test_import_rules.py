@@ -11,6 +11,7 @@ ROOMS = {
   "models": {"trialbook"},
   "input_pipeline": {"trialbook"},
   "trainer": {"trialbook", "models", "input_pipeline"},
+  "launch": {"trialbook", "trainer"},
   "experiments": {"trialbook", "models", "input_pipeline", "trainer"},
 }
 OURS = {*ROOMS, "tests", "benchmarks"}

@@ -5,17 +5,19 @@
   python -m trainer --config=experiments/digits_resnet.py --print_config
 
 Every field of the config can be set by its path; --print_config lists them. The same command again goes on with
-a run that was interrupted. Exit codes: 0 done; 2 a mistake in the config, the data or the arguments, and nothing
-was written; 3 infeasible, the loss or the parameters stopped being finite; 75 try again.
+a run that was interrupted. Exit codes: 0 done; 2 a mistake in the config, the data or the arguments (or a full
+disk), nothing is lost; 3 infeasible, the loss or the parameters stopped being finite; 75 try again.
 """
 
-import os
 import pathlib
 import sys
 
+import jax
 from absl import flags, logging
 
-from trainer import exits
+from trainer import config_files, exits, overrides, preparation, summary, train
+
+_NO_WORKDIR = "--workdir is missing: name a folder for the run, for example --workdir=runs/first"
 
 FLAGS = flags.FLAGS
 
@@ -46,13 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     return _mistake([f"{error}; --help lists the flags"])
   if rest:
     return _mistake([f"unexpected argument {rest[0]!r}; flags are written --name=value, see --help"])
-  if _PLATFORM.value:
-    os.environ["JAX_PLATFORMS"] = _PLATFORM.value
   logging.use_absl_handler()
   logging.set_verbosity(logging.WARNING if FLAGS["verbosity"].using_default_value else FLAGS.verbosity)
-
-  # Imported here, so that --help and a mistyped flag answer at once.
-  from trainer import config_files, overrides, preparation, summary, train
 
   try:
     config = config_files.load_config(_CONFIG.value or config_files.DEFAULT)
@@ -60,12 +57,15 @@ def main(argv: list[str] | None = None) -> int:
     if _PRINT_CONFIG.value:
       summary.print_config(config)
       return exits.DONE
+    _use_platform(_PLATFORM.value)
     if not _WORKDIR.value:
-      return _mistake(["--workdir is missing: name a folder for the run, for example --workdir=runs/first"])
+      return _mistake([_NO_WORKDIR])
     result = train.run(config, _WORKDIR.value, progress=True, fork=_FORK.value)
   except overrides.UserError as error:
     found = error.problems
-    if isinstance(error, overrides.ConfigError) and error.rest is not None and _WORKDIR.value:
+    if not _WORKDIR.value:
+      found.append(_NO_WORKDIR)
+    elif isinstance(error, overrides.ConfigError) and error.rest is not None:
       found += preparation.problems(error.rest, pathlib.Path(_WORKDIR.value))
     return _mistake(list(dict.fromkeys(found)))
   except KeyboardInterrupt:
@@ -73,6 +73,17 @@ def main(argv: list[str] | None = None) -> int:
     return exits.INTERRUPTED
   summary.print_result(result)
   return result.exit_code
+
+
+def _use_platform(platform: str | None) -> None:
+  """Raises UserError if there is no such device here."""
+  if platform is None:
+    return
+  jax.config.update("jax_platforms", platform)
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    raise overrides.UserError(f"--platform={platform}: {str(error).splitlines()[0]}") from None
 
 
 def _mistake(problems: list[str]) -> int:

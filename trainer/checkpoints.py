@@ -18,11 +18,13 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import type_handlers
 
+from trainer import records
 from trainer.checksums import checksums
 from trainer.names import flatten
-from trainer.overrides import UserError
+from trainer.overrides import ConfigError, UserError
 
 _ARRAYS = "arrays"
+_LEFTOVERS = (".removed", ".incomplete")
 
 
 class DamagedCheckpointError(Exception):
@@ -39,17 +41,37 @@ def saved_steps(folder: pathlib.Path) -> list[int]:
   return sorted(int(name) for name in names if name.isdigit())
 
 
+def find_step(workdir: pathlib.Path, step: str | int) -> int:
+  """The step of a checkpoint by "best", "last" or number. Raises ConfigError, naming those there are."""
+  saved = saved_steps(workdir / "checkpoints")
+  best = (records.read_json(workdir / "best.json") or {}).get("step")
+  found = {"best": best, "last": saved[-1] if saved else None}.get(str(step), step)
+  if str(found) not in map(str, saved):
+    known = ", ".join(map(str, saved)) or "none"
+    raise ConfigError(f"{workdir} has no checkpoint {str(step)!r}; there are: {known}")
+  return int(str(found))
+
+
 class Saver:
   """Saves states in one background thread; the loop pays for a copy on the device.
 
   Args:
-    folder: of the run's checkpoints; made if absent.
-    to_keep: the steps among those given that are to stay; asked after each save, everything else goes.
+    folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
+    to_keep: the steps among those given that are to stay; asked after each evaluation, everything else goes.
+    tell: called in the thread with the steps that are committed, before any of them goes.
   """
 
-  def __init__(self, folder: pathlib.Path, to_keep: Callable[[list[int]], Iterable[int]]):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    to_keep: Callable[[list[int]], Iterable[int]],
+    tell: Callable[[list[int]], None],
+  ):
     folder.mkdir(exist_ok=True)
-    self._folder, self._to_keep = folder, to_keep
+    for path in folder.iterdir():
+      if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
+        shutil.rmtree(path, ignore_errors=True)
+    self._folder, self._to_keep, self._tell = folder, to_keep, tell
     self._checkpointer = ocp.AsyncCheckpointer(_handler())
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
@@ -64,6 +86,11 @@ class Saver:
     # The state's buffers are given to the next step, so what is written must be a copy.
     arrays, sums = _copy_with_checksums(flatten(state))
     self._saving = self._thread.submit(self._write, step, arrays, sums)
+
+  def skip(self) -> None:
+    """Tells of an evaluation whose state is not saved. Raises OSError as `save`."""
+    self.wait()
+    self._saving = self._thread.submit(self._settle)
 
   def wait(self) -> None:
     """Returns when what was started is committed. Raises OSError if it failed."""
@@ -85,17 +112,22 @@ class Saver:
       for (name, array), checksum in zip(arrays.items(), jax.device_get(sums), strict=True)
     }
     path = self._folder / str(step)
-    # A step is saved again only after a resume from an earlier one, because this one could not be read.
-    shutil.rmtree(path, ignore_errors=True)
     _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
     try:
       self._checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(arrays), custom_metadata={_ARRAYS: described})
       self._checkpointer.wait_until_finished()
     except Exception as error:
       raise _as_os_error(error, path) from error
-    kept = set(self._to_keep(saved_steps(self._folder)))
-    for other in set(saved_steps(self._folder)) - kept:
-      _remove(self._folder / str(other))
+    self._settle()
+
+  def _settle(self) -> None:
+    saved = saved_steps(self._folder)
+    self._tell(saved)
+    for other in set(saved) - set(self._to_keep(saved)):
+      # Renamed first, so that an interruption leaves no half of a checkpoint under a step's name.
+      doomed = self._folder / f"{other}.removed"
+      (self._folder / str(other)).rename(doomed)
+      shutil.rmtree(doomed)
 
 
 def describe(path: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -184,6 +216,15 @@ def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | Non
   return None
 
 
+def set_aside_after(folder: pathlib.Path, step: int) -> None:
+  """Renames the checkpoints of later steps, which could not be read: the run goes on another way from `step`."""
+  for later in saved_steps(folder):
+    if later > step:
+      damaged = folder / f"{later}.damaged"
+      shutil.rmtree(damaged, ignore_errors=True)
+      (folder / str(later)).rename(damaged)
+
+
 _checksums = jax.jit(checksums)
 
 
@@ -203,13 +244,6 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
   return ocp.PyTreeCheckpointHandler(
     type_handler_registry=type_handlers.create_type_handler_registry((jax.Array, handler))
   )
-
-
-def _remove(path: pathlib.Path) -> None:
-  """Renamed first, so that an interruption leaves no half of a checkpoint under a step's name."""
-  doomed = path.with_name(f"{path.name}.removed")
-  path.rename(doomed)
-  shutil.rmtree(doomed)
 
 
 def _check_room(folder: pathlib.Path, num_bytes: int) -> None:

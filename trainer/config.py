@@ -20,7 +20,8 @@ class Averaging(Settings):
   """Polyak averaging: an exponential moving average of parameters and statistics, one update a step.
 
   Attributes:
-    decay: the average is decay * average + (1 - decay) * current.
+    decay: the weight of each update before is `decay` times that of the one after; the initial parameters have
+      no weight (the average is corrected for its start, as Adam's moments are).
     evaluate: which of the two evaluations see.
   """
 
@@ -106,8 +107,8 @@ class Config(Settings):
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
     parameter_groups: parameters with a learning rate of their own, or frozen, by name.
     warm_start: where initial parameters come from; None: all are drawn.
-    compilation_cache: folder of the persistent compilation cache; None: off. jax's own setting
-      (`JAX_COMPILATION_CACHE_DIR`) goes first.
+    compilation_cache: folder of the persistent compilation cache; None: not turned on. A process keeps the one
+      that it had first, and jax's own setting (`JAX_COMPILATION_CACHE_DIR`) goes before all.
   """
 
   dataset: DatasetConfig = Digits()

@@ -8,7 +8,8 @@ import traceback
 import pydantic
 
 from trainer.config import Config
-from trainer.overrides import ConfigError, UserError, explain, nearest
+from trainer.overrides import ConfigError, UserError, explain
+from trialbook.naming import nearest
 from trialbook.settings import Settings
 
 DEFAULT = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "digits_resnet.py"
@@ -38,11 +39,11 @@ def load_config(path: str | pathlib.Path) -> Config:
     raise
   except pydantic.ValidationError as error:
     kind = next((kind for kind in _settings_classes() if kind.__name__ == error.title), Config)
-    problems = explain(error, kind, {})
+    problems = explain(error, kind)
     raise ConfigError([f"{path}: {error.title}: {problem}" for problem in problems]) from None
   except SyntaxError as error:
     raise ConfigError(f"{error.filename}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from None
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = f":{frames[-1].lineno}" if frames else ""
     raise ConfigError(f"{path}{line}: {type(error).__name__}: {error}") from None

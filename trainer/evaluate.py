@@ -15,11 +15,13 @@ import jax
 
 from input_pipeline import load
 from trainer import exits, sharding
+from trainer.checkpoints import find_step
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_weights
 from trainer.overrides import UserError
 from trainer.program import Programs, program_settings
-from trainer.trained import find_step, restore_weights
+from trainer.records import jsonable
+from trainer.trained import restore_weights
 from trainer.workdirs import stored_config
 
 
@@ -30,7 +32,8 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
   enable_compilation_cache(config.compilation_cache)
   mesh = sharding.make_mesh()
-  program, _ = Programs().get(config, config.task.build(), dataset.info, mesh)
+  program = Programs().get(config, config.task.build(), dataset.info, mesh)
+  program.compile()
   weights = restore_weights(workdir, number, evaluated_weights(config, program.state_template))
   settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
   return {"step": number, **evaluate(program, weights, settings, dataset, split, config)}
@@ -50,7 +53,7 @@ def main() -> int:
   except (UserError, ValueError) as error:
     sys.stderr.write(f"trainer.evaluate: {error}\n")
     return exits.USER_MISTAKE
-  sys.stdout.write(json.dumps(values) + "\n")
+  sys.stdout.write(json.dumps(jsonable(values), allow_nan=False) + "\n")
   return exits.DONE
 
 

@@ -27,11 +27,10 @@ def evaluation_steps(config: Config) -> list[int]:
 
 def checkpoint_due(config: Config, step: int) -> bool:
   """Whether the state of an evaluated step is saved."""
-  every = config.checkpointing.every_evaluations
-  steps = evaluation_steps(config)
-  if not every or step not in steps:
+  evaluations = config.checkpointing.every_evaluations
+  if evaluations == 0:
     return False
-  return step == steps[-1] or steps.index(step) % every == 0
+  return step == config.max_train_steps or step % (evaluations * config.evaluation.every_steps) == 0
 
 
 def evaluated_splits(config: Config) -> list[str]:

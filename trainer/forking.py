@@ -5,34 +5,57 @@ import shutil
 from typing import Any
 
 from trainer import checkpoints, records
-from trainer.overrides import ConfigError
+from trainer.overrides import UserError
 
 
-def problems(source: pathlib.Path, folder: pathlib.Path) -> list[str]:
-  """Why no run in `folder` can be forked from the run in `source`."""
-  found = []
-  if (folder / "config.json").exists():
-    found.append(f"--fork: workdir {folder} holds a run already; choose a new one")
-  if not checkpoints.saved_steps(source / "checkpoints"):
-    found.append(f"--fork={source}: there is no checkpoint")
-  return found
+def problems(source: pathlib.Path, workdir: pathlib.Path, max_train_steps: int) -> list[str]:
+  """Why no run in `workdir` can be forked from the run in `source`; none if it was, and may go on."""
+  if (workdir / "config.json").exists():
+    if _is_copied(source, workdir):
+      return []
+    return [f"--fork: workdir {workdir} holds a run already that is no fork of {source}; choose a new one"]
+  saved = checkpoints.saved_steps(source / "checkpoints")
+  if not saved or not (source / "metrics.jsonl").exists():
+    return [f"--fork={source}: there is no run with a checkpoint"]
+  if saved[-1] >= max_train_steps:
+    return [f"--fork={source}: its checkpoint is at step {saved[-1]}; set max_train_steps = {max_train_steps} to more"]
+  return []
 
 
-def copy(source: pathlib.Path, folder: pathlib.Path, template: Any) -> None:
-  """Copies the newest checkpoint that is whole, and the metrics up to its step.
+def check(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
+  """Raises OtherStateError if the newest checkpoint does not fit what this run trains."""
+  if not _is_copied(source, workdir):
+    newest = checkpoints.saved_steps(source / "checkpoints")[-1]
+    checkpoints.check(source / "checkpoints" / str(newest), template, whole=True)
+
+
+def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
+  """Copies the newest checkpoint that is whole, and the metrics up to its step, unless that was done before.
 
   Raises:
     UserError: if none can be read, or it does not fit what this run trains.
   """
+  if _is_copied(source, workdir):
+    return
   restored = checkpoints.restore_newest(source / "checkpoints", template)
   if restored is None:
-    raise ConfigError(f"--fork={source}: there is no checkpoint")
+    raise UserError(f"--fork={source}: there is no checkpoint")
   step, _ = restored
-  shutil.copy(source / "metrics.jsonl", folder / "metrics.jsonl")
-  records.cut_lines(folder / "metrics.jsonl", step)
-  records.write_json(folder / "fork.json", {"format": records.FORMAT, "source": str(source.resolve()), "step": step})
-  (folder / "checkpoints").mkdir(exist_ok=True)
-  incomplete = folder / "checkpoints" / f"{step}.incomplete"
+  shutil.copy(source / "metrics.jsonl", workdir / "metrics.jsonl")
+  records.cut_lines(workdir / "metrics.jsonl", step)
+  records.write_json(workdir / "fork.json", _record(source) | {"step": step})
+  (workdir / "checkpoints").mkdir(exist_ok=True)
+  incomplete = workdir / "checkpoints" / f"{step}.incomplete"
   shutil.rmtree(incomplete, ignore_errors=True)
   shutil.copytree(source / "checkpoints" / str(step), incomplete)
-  incomplete.rename(folder / "checkpoints" / str(step))
+  # The last act: from here on the workdir holds a run that was interrupted.
+  incomplete.rename(workdir / "checkpoints" / str(step))
+
+
+def _record(source: pathlib.Path) -> dict[str, Any]:
+  return {"format": records.FORMAT, "source": str(source.resolve())}
+
+
+def _is_copied(source: pathlib.Path, workdir: pathlib.Path) -> bool:
+  fork = records.read_json(workdir / "fork.json") or {}
+  return fork.get("source") == _record(source)["source"] and bool(checkpoints.saved_steps(workdir / "checkpoints"))

@@ -63,16 +63,10 @@ class Recorder:
     self.first_step_time: float | None = None
     self._pending: collections.deque[tuple[int, Array]] = collections.deque()
     self._rows: list[tuple[int, list[float]]] = []
+    self._latest: dict[str, float] = {}
     self._lines = StepLines(workdir / "metrics.jsonl", names)
     self._events = _Events(workdir, first_step) if config.logging.tensorboard else None
     self.restart_clock()
-
-  @property
-  def latest(self) -> dict[str, float]:
-    """The metrics of the newest step that has been read."""
-    return self._latest
-
-  _latest: dict[str, float] = {}  # noqa: RUF012 (replaced, never changed)
 
   def describe(self) -> str:
     """The newest loss and rate that are known, for the progress line."""
@@ -83,8 +77,9 @@ class Recorder:
     return f"train/loss {loss:.4g}" + (f"  {rate:,.0f} examples/s" if rate else "")
 
   def restart_clock(self) -> None:
-    """Rates are measured from now on: what came before was no training."""
+    """Training goes on: rates are measured from now on."""
     self._started, self._waited_before = time.perf_counter(), self._batches.wait_seconds
+    self._stopped = None
 
   def step(self, step: int, metrics: Float[Array, " K"]) -> None:
     """Takes the metrics of the update that led to `step`, and reads those of a few steps before.
@@ -105,15 +100,16 @@ class Recorder:
     self._lines.sync()
 
   def drain(self) -> None:
-    """Waits for all steps that were dispatched. Raises InfeasibleError as `step` does."""
+    """Waits for all steps that were dispatched; what follows is no training. Raises InfeasibleError as `step` does."""
     while self._pending:
       self._read()
+    self._stopped = self._stopped or (time.perf_counter(), self._batches.wait_seconds)
 
   def __enter__(self) -> "Recorder":
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-    self.close(suppress=OSError if kind is not None and not issubclass(kind, InfeasibleError) else ())
+    self.close(suppress=() if kind is None else OSError)
 
   def close(self, suppress: Any = ()) -> None:
     """Writes what has been read, and closes the files; after a failure, its own failures are no news."""
@@ -138,7 +134,7 @@ class Recorder:
     """Writes the rows; the last line also has the block's rates and the evaluation after it."""
     extra = dict(evaluation)
     if self._rows:
-      now, waited = time.perf_counter(), self._batches.wait_seconds
+      now, waited = self._stopped or (time.perf_counter(), self._batches.wait_seconds)
       seconds = max(now - self._started, 1e-9)
       rates = {
         "examples_per_second": round(len(self._rows) * self._batch_size / seconds, 1),

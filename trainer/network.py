@@ -5,9 +5,11 @@ A model's variables fall into four groups: parameters; settings that are filled 
 Parameters and others are nested dictionaries of arrays outside; the module exists only while tracing.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -64,13 +66,19 @@ class Network:
     return nnx.split(model, nnx.Param, nnx.RngState, Hyperparameter, ...)
 
   def _build(self, key: Array) -> nnx.Module:
-    rngs = nnx.Rngs(params=jax.random.fold_in(key, 0), dropout=jax.random.fold_in(key, 1))
-    return models.build(self.config.model, input_shape=self.info.input_shape, num_outputs=self.num_outputs, rngs=rngs)
+    streams = {name: jax.random.fold_in(key, index) for index, name in enumerate(("params", "dropout", "default"))}
+    rngs = nnx.Rngs(**streams)
+    config, input_shape = self.config.model, self.info.input_shape
+    with _explained(f"model {config.name!r} cannot be made for inputs of shape {input_shape}"):
+      return models.build(config, input_shape=input_shape, num_outputs=self.num_outputs, rngs=rngs)
 
   @functools.cached_property
   def _abstract(self) -> tuple[Any, ...]:
     """As `_split`, of shapes. Raises UserError where the config and the layers disagree on traced settings."""
+    name = self.config.model.name
     groups = self._split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+    if not jax.tree.leaves(groups[1]):
+      raise UserError(f"model {name!r} has no parameters (nnx.Param): there is nothing to train")
     read = {variable.get_metadata("setting") for _, variable in nnx.to_flat_state(groups[3])}
     given = getattr(self.config.model, "traced", {})
     if unread := sorted(set(given) - read):
@@ -111,10 +119,14 @@ class Network:
       _with_values(other_state, variables),
       copy=True,
     )
-    outputs = model(self._normalize(inputs), train=train)  # pyright: ignore[reportCallIssue]
+    name = self.config.model.name
+    with _explained(f"model {name!r} fails on inputs of shape {inputs.shape}"):
+      outputs = model(self._normalize(inputs), train=train)  # pyright: ignore[reportCallIssue]
+    if not isinstance(outputs, jax.Array):
+      raise UserError(f"model {name!r} returns a {type(outputs).__name__}; it must return one array of outputs")
     if outputs.ndim < 2 or (outputs.shape[0], outputs.shape[-1]) != (inputs.shape[0], self.num_outputs):
       raise UserError(
-        f"model {self.config.model.name!r} returns {list(outputs.shape)} for {inputs.shape[0]} examples;"
+        f"model {name!r} returns {list(outputs.shape)} for {inputs.shape[0]} examples;"
         f" the task needs [{inputs.shape[0]}, ..., {self.num_outputs}]"
       )
     return cast(outputs, "float32"), nnx.to_pure_dict(self._split(model)[4])
@@ -130,6 +142,21 @@ class Network:
       mean, std = (jnp.asarray(x, jnp.float32) for x in self.info.normalization)
       inputs = (inputs.astype(jnp.float32) - mean) / std
     return cast(inputs, self.config.precision.compute_dtype)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+  """Turns an error in a model's own code into a UserError that says where it was raised."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    if str(error).startswith("model."):  # Says by itself which field is wrong.
+      raise UserError(str(error)) from error
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    raise UserError(f"{what}: {type(error).__name__}: {error}{where}") from error
 
 
 def _with_values(state: nnx.State, values: Tree) -> nnx.State:

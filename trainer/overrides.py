@@ -6,17 +6,17 @@ trials and tests all use it.
 
 import ast
 import copy
-import difflib
+import dataclasses
 import json
-import re
-import types
+import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
 
-from trialbook.settings import Settings
+from trialbook.naming import nearest
+from trialbook.settings import Settings, kind_tag
 
 C = TypeVar("C", bound=Settings)
 
@@ -42,56 +42,63 @@ class ConfigError(UserError):
     self.rest = rest
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-  """`["a.b=0.1", "a.name=adam"]` -> `{"a.b": 0.1, "a.name": "adam"}`; a value that is no literal is a string.
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+  """Stands for the value of an assignment that cannot be read; `override` tells it together with what else is wrong."""
 
-  Raises:
-    ConfigError: for an assignment without `=`, and for a path that is set twice.
+  problem: str
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+  """`["a.b=0.1", "a.name=adam"]` -> `{"a.b": 0.1, "a.name": "adam"}`, changes for `override`.
+
+  A value that is no Python literal is a string. An assignment without `=`, or whose path is set twice, or whose
+  value cannot be, such as `{[]: 1}`, becomes an `Unreadable`.
   """
   words = {"true": True, "false": False, "none": None, "null": None}
   changes: dict[str, Any] = {}
-  problems = []
   for assignment in assignments:
     path, equals, text = (part.strip() for part in assignment.partition("="))
     if not equals or not path:
-      problems.append(f"--set {assignment}: write it as PATH=VALUE, for example --set optimizer.learning_rate=0.1")
-      continue
-    if path in changes:
-      problems.append(f"--set {path} is given twice")
-    try:
-      changes[path] = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-      changes[path] = text
-  if problems:
-    raise ConfigError(problems)
+      problem = f"--set {assignment}: write it as PATH=VALUE, for example --set optimizer.learning_rate=0.1"
+      changes[assignment] = Unreadable(problem)
+    elif path in changes:
+      changes[path] = Unreadable(f"--set {path} is given twice")
+    else:
+      changes[path] = words[text.lower()] if text.lower() in words else _literal(path, text)
   return changes
 
 
 def override(config: C, changes: Mapping[str, Any], cross_checks: Callable[[C], list[str]]) -> C:
   """A copy of `config` with `changes` (dotted path -> value) applied and everything checked.
 
-  Setting a `name` to another kind replaces that subtree by the new kind's defaults, before its siblings are
-  set. A path below an absent (None) subtree brings the subtree in.
+  Values are what JSON has, and beside that settings, tuples, and NumPy's or JAX's numbers and arrays; they are
+  copied. A whole subtree is set before what is below it. Setting the `name` that chooses among kinds to another
+  one replaces that subtree by the new kind's defaults, before its siblings are set. A path below an absent (None)
+  subtree brings the subtree in; entries of tuples are numbered from 0.
 
   Raises:
     ConfigError: with all problems: unknown paths, wrong types, values out of range, cross-field checks.
   """
   before = config.model_dump(mode="json")
   tree = copy.deepcopy(before)
-  problems = []
-  # Names first, the outermost first: they decide what their siblings may be.
-  for path in sorted(changes, key=lambda path: (path.rpartition(".")[2] != "name", path.count("."))):
-    problems += _assign(tree, path, changes[path])
   kind = type(config)
+  problems = []
+  for path in sorted(changes, key=lambda path: (path.count("."), path.rpartition(".")[2] != "name")):
+    try:
+      _assign(kind, tree, path, _plain(path, changes[path]))
+    except ConfigError as error:
+      problems += error.problems
   try:
-    changed = kind.model_validate_json(_to_json(tree))
+    changed = kind.model_validate_json(json.dumps(tree))
   except pydantic.ValidationError as error:
-    problems += explain(error, kind, tree)
+    problems += explain(error, kind)
     # The cross-field checks see the failing fields as they were before, so that all is told at once.
     for entry in error.errors():
-      _restore(tree, before, _path(kind, tree, entry["loc"]))
+      path, _ = _locate(kind, entry["loc"])
+      _restore(tree, before, path[:-1] if entry["type"] == "missing" else path)
     try:
-      changed = kind.model_validate_json(_to_json(tree))
+      changed = kind.model_validate_json(json.dumps(tree))
     except pydantic.ValidationError:
       raise ConfigError(problems) from None
   problems += cross_checks(changed)
@@ -100,57 +107,105 @@ def override(config: C, changes: Mapping[str, Any], cross_checks: Callable[[C], 
   return changed
 
 
-def explain(error: pydantic.ValidationError, kind: type[Settings], tree: Mapping[str, Any]) -> list[str]:
+def explain(error: pydantic.ValidationError, kind: type[Settings]) -> list[str]:
   """Pydantic's errors as sentences: the path, the value, what would be right, the nearest known names."""
   sentences = []
   for entry in error.errors():
-    path = _path(kind, tree, entry["loc"])
-    dotted, context = ".".join(path), entry.get("ctx", {})
+    path, kinds = _locate(kind, entry["loc"])
+    dotted, value = ".".join(path), entry["input"]
     if entry["type"] == "extra_forbidden":
-      known = sorted(_class_at(kind, tree, path[:-1]).model_fields)
-      sentences.append(f"unknown field {dotted!r}{nearest(path[-1], known)}")
-    elif entry["type"] in ("union_tag_invalid", "union_tag_not_found"):
-      known = re.findall(r"'([^']+)'", context.get("expected_tags", "")) or [context.get("expected_tags", "")]
-      name = context.get("tag", entry["input"].get("name") if isinstance(entry["input"], dict) else entry["input"])
-      sentences.append(f"unknown {path[-1]} {name!r}{nearest(str(name), known)}")
+      _, parent = _locate(kind, entry["loc"][:-1])
+      sentences.append(f"unknown field {dotted!r}{nearest(path[-1], next(iter(parent.values())).model_fields)}")
+    elif entry["type"] == "union_tag_invalid":
+      tag = entry.get("ctx", {})["tag"]
+      sentences.append(f"unknown {path[-1]} {tag!r}{nearest(tag, kinds)}")
+    elif entry["type"] == "union_tag_not_found" and isinstance(value, dict):
+      sentences.append(f"{dotted}.name is missing{nearest('', kinds)}")
+    elif entry["type"] == "missing":
+      sentences.append(f"{dotted} is missing")
+    elif kinds and entry["type"] != "tuple_type" and not isinstance(value, dict | Settings):
+      sentences.append(f"{dotted} = {value!r}: is a group of fields{_how_to_set(dotted, str(value), kinds)}")
     else:
       message = entry["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-      shown = "is missing" if entry["type"] == "missing" else f"= {entry['input']!r}: should be {message}"
-      sentences.append(f"{dotted} {shown}")
+      sentences.append(f"{dotted} = {value!r}: should be {message}")
   return sentences
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-  """`; did you mean 'adam'? available: adam, sgd` for an error about a name."""
-  known = sorted(known)
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  guess = f"; did you mean {close[0]!r}?" if close else ";"
-  return f"{guess} available: {', '.join(known)}"
+def _how_to_set(group: str, value: str, kinds: Mapping[str, type[Settings]]) -> str:
+  if value in kinds:
+    return f"; did you mean {group}.name={value}?"
+  if len(kinds) > 1:
+    return f"; set {group}.name{nearest(value, kinds)}"
+  return f": {', '.join(f'{group}.{name}' for kind in kinds.values() for name in kind.model_fields)}"
 
 
-def _assign(tree: dict[str, Any], path: str, value: Any) -> list[str]:
-  *parents, name = path.split(".")
+def _literal(path: str, text: str) -> Any:
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+  except (TypeError, MemoryError, RecursionError) as error:
+    return Unreadable(f"{path} = {text}: is no value ({error or type(error).__name__})")
+
+
+def _plain(path: str, value: Any) -> Any:
+  """A copy of a value in JSON's types. Raises ConfigError for what JSON has not."""
+  if isinstance(value, Unreadable):
+    raise ConfigError(value.problem)
+  if isinstance(value, Settings):
+    return value.model_dump(mode="json")
+  if hasattr(value, "tolist"):
+    value = value.tolist()
+  if isinstance(value, list | tuple):
+    return [_plain(f"{path}.{index}", entry) for index, entry in enumerate(value)]
+  if isinstance(value, Mapping):
+    if wrong := [key for key in value if not isinstance(key, str)]:
+      raise ConfigError(f"{path} has the key {wrong[0]!r}: keys should be strings")
+    return {key: _plain(f"{path}.{key}", entry) for key, entry in value.items()}
+  if isinstance(value, float) and not math.isfinite(value):
+    raise ConfigError(f"{path} = {value!r}: should be a finite number")
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  raise ConfigError(f"{path} = {value!r}: is a {type(value).__name__}; {_VALUES}")
+
+
+_VALUES = "should be a number, a string, True, False, None, a tuple, or a dict with strings as keys"
+
+
+def _assign(kind: type[Settings], tree: dict[str, Any], path: str, value: Any) -> None:
+  """Sets a value in a tree of JSON that describes a `kind`. Raises ConfigError if there is no such place."""
+  steps = path.split(".")
+  if "" in steps:
+    raise ConfigError(f"unknown field {path!r}: between dots there should be names")
   node: Any = tree
-  for depth, parent in enumerate(parents):
-    if isinstance(node, list):
-      if not parent.isdigit() or int(parent) >= len(node):
-        return [f"unknown field {path!r}: {'.'.join(parents[:depth])!r} has {len(node)} entries, counted from 0"]
-      node = node[int(parent)]
-    else:
-      if node.get(parent) is None:
-        node[parent] = {}
-      node = node[parent]
-    if not isinstance(node, dict | list):
-      return [f"unknown field {path!r}: {'.'.join(parents[: depth + 1])!r} has no fields"]
-  if isinstance(node, list):
-    return [f"unknown field {path!r}: name a field of an entry of {'.'.join(parents)!r}"]
-  if name == "name" and node.get("name") != value:
+  kinds: Mapping[str, type[Settings]] = {"": kind}
+  for depth, step in enumerate(steps[:-1]):
+    key = _key(node, steps, depth)
+    if isinstance(node, dict):
+      if node.get(key) is None:
+        node[key] = {}
+      kinds = _kinds_below(_chosen(kinds, node), step)
+    node = node[key]
+  key = _key(node, steps, len(steps) - 1)
+  # The name that chooses among kinds of settings; elsewhere `name` is a key like any other.
+  if key == "name" and len(kinds) > 1 and node.get("name") != value:
     node.clear()
-  node[name] = value
-  return []
+  node[key] = value
 
 
-def _restore(tree: dict[str, Any], before: Any, path: tuple[str, ...]) -> None:
+def _key(node: Any, steps: Sequence[str], depth: int) -> str | int:
+  """The step of a path as a key of the node that it is taken from. Raises ConfigError if it leads nowhere."""
+  step, path, here = steps[depth], ".".join(steps), ".".join(steps[:depth])
+  if isinstance(node, dict):
+    return step
+  if not isinstance(node, list):
+    raise ConfigError(f"unknown field {path!r}: {here!r} has no fields")
+  if not step.isdecimal() or int(step) >= len(node):
+    raise ConfigError(f"unknown field {path!r}: {here!r} has {len(node)} entries, counted from 0")
+  return int(step)
+
+
+def _restore(tree: dict[str, Any], before: Any, path: Sequence[str]) -> None:
   """Puts back the field at a path, of an entry of a tuple the whole field; one that was not there is taken away."""
   for position, name in enumerate(path):
     child = tree.get(name)
@@ -163,51 +218,38 @@ def _restore(tree: dict[str, Any], before: Any, path: tuple[str, ...]) -> None:
     tree, before = child, before.get(name) if isinstance(before, dict) else None
 
 
-def _to_json(tree: Mapping[str, Any]) -> str:
-  def unknown(value: Any) -> Any:
-    if isinstance(value, Settings):
-      return value.model_dump(mode="json")
-    if hasattr(value, "item"):
-      return value.item()
-    return repr(value)
-
-  return json.dumps(tree, default=unknown)
-
-
-def _path(kind: type[Settings], tree: Any, loc: tuple[str | int, ...]) -> tuple[str, ...]:
-  """Pydantic's location without the tags of unions, which are no part of a path."""
+def _locate(kind: type[Settings], loc: tuple[str | int, ...]) -> tuple[list[str], Mapping[str, type[Settings]]]:
+  """Pydantic's location as a path, without the tags of unions, and the kinds of settings that may stand there."""
   path: list[str] = []
-  for position, step in enumerate(loc):
-    here = _class_at(kind, tree, tuple(path)) if path else kind
-    if here is None or step in here.model_fields or position == len(loc) - 1:
-      path.append(str(step))
-  return tuple(path)
+  kinds: Mapping[str, type[Settings]] = {"": kind}
+  for step in loc:
+    if isinstance(step, str) and len(kinds) > 1:
+      kinds = {step: kinds[step]}
+      continue
+    path.append(str(step))
+    if isinstance(step, str):
+      kinds = _kinds_below(next(iter(kinds.values()), None), step)
+  return path, kinds
 
 
-def _class_at(kind: type[Settings], tree: Any, path: tuple[str, ...]) -> Any:
-  """The class of settings at a path of a tree, chosen among a union's by the `name` there; None for a leaf."""
-  for name in path:
-    field = kind.model_fields.get(name)
-    tree = tree.get(name) if isinstance(tree, dict) else None
-    if field is None:
-      return None
-    candidates = list(_settings_classes(field.annotation))
-    if not candidates:
-      return None
-    named = [c for c in candidates if isinstance(tree, dict) and _accepts_name(c, tree.get("name"))]
-    kind = (named or candidates)[0]
-  return kind
+def _chosen(kinds: Mapping[str, type[Settings]], node: Mapping[str, Any]) -> type[Settings] | None:
+  if len(kinds) == 1:
+    return next(iter(kinds.values()))
+  return kinds.get(str(kind_tag(node)))
 
 
-def _accepts_name(kind: type[Settings], name: Any) -> bool:
-  field = kind.model_fields.get("name")
-  return field is not None and name in typing.get_args(field.annotation)
+def _kinds_below(kind: type[Settings] | None, name: str) -> Mapping[str, type[Settings]]:
+  """The kinds of settings that a field can hold, by tag; none if it is a leaf or unknown."""
+  field = kind.model_fields.get(name) if kind else None
+  return dict(_kinds(field.annotation, None)) if field else {}
 
 
-def _settings_classes(annotation: Any) -> Iterable[type[Settings]]:
-  if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-    if issubclass(annotation, Settings):
-      yield annotation
-  else:
-    for argument in typing.get_args(annotation):
-      yield from _settings_classes(argument)
+def _kinds(annotation: Any, tag: str | None) -> Iterator[tuple[str, type[Settings]]]:
+  if isinstance(annotation, type) and issubclass(annotation, Settings):
+    name = annotation.model_fields.get("name")
+    names = (tag,) if tag else typing.get_args(name.annotation) if name else ()
+    yield from ((known, annotation) for known in names or (annotation.__name__,))
+  arguments = typing.get_args(annotation)
+  tag = next((argument.tag for argument in arguments if isinstance(argument, pydantic.Tag)), None)
+  for argument in arguments:
+    yield from _kinds(argument, tag)

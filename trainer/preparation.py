@@ -47,8 +47,8 @@ def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = 
 def _examine(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None) -> tuple[list[str], Prepared | None]:
   problems = [*configs.problems(config), *models.problems(config.model), *workdirs.problems(workdir, config.resolved())]
   if fork is not None:
-    problems += forking.problems(fork, workdir)
-  if config.warm_start is not None:
+    problems += forking.problems(fork, workdir, config.max_train_steps)
+  if config.warm_start is not None and not (workdir / "config.json").exists():
     try:
       warm_start.find(config.warm_start)
     except ConfigError as error:

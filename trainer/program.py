@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +35,7 @@ _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 class Program:
-  """The compiled functions of one static configuration, ready to be called.
+  """The functions of one static configuration: traced when made, so that shapes and names are known; then compiled.
 
   Attributes:
     init: (settings) -> state at step 0.
@@ -44,10 +45,17 @@ class Program:
     eval_names: names of the metrics of an evaluation, without the split.
     state_template: shapes, dtypes and shardings of the state.
     mesh: the devices.
-    compilations: how many times each function was compiled; 1 each.
+    compilations: how many times each function was compiled: not, or once.
     cache_hits: how many of these came out of the persistent compilation cache.
     seconds: wall time of tracing and compiling.
+
+  Raises:
+    UserError: if the model, the task and the config do not fit together.
   """
+
+  init: jax.stages.Compiled
+  train_step: jax.stages.Compiled
+  eval_step: jax.stages.Compiled
 
   def __init__(self, steps: Steps, config: Config, info: Info, mesh: Mesh):
     started = time.perf_counter()
@@ -68,62 +76,79 @@ class Program:
       self.metric_names = tuple(metrics)
       return state, jnp.stack(list(metrics.values()))
 
-    with _counting(_CACHE_HIT) as hits, jax.default_matmul_precision(config.precision.matmul_precision):
-      init = jax.jit(steps.init, in_shardings=everywhere, out_shardings=everywhere).trace(settings)
-      state = init.out_info
+    # Layers that normalize over parts of the batch ask the mesh of the trace how many replicas there are.
+    mesh_of_trace = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+    with mesh_of_trace, jax.default_matmul_precision(config.precision.matmul_precision):
+      state = jax.eval_shape(steps.init, settings)
       parameter_groups.check(config.parameter_groups, state["params"])
-      self.state_template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state
-      )
+      placed = sharding.state(mesh, state)
+      init = jax.jit(steps.init, in_shardings=everywhere, out_shardings=placed).trace(settings)
       train = jax.jit(
         train_step,
-        in_shardings=(everywhere, everywhere, split),
-        out_shardings=everywhere,
+        in_shardings=(placed, everywhere, split),
+        out_shardings=(placed, everywhere),
         donate_argnums=0,
       ).trace(state, settings, train_batch)
       evaluate = jax.jit(
-        steps.eval_step, in_shardings=(everywhere, everywhere, everywhere, split), out_shardings=everywhere
+        steps.eval_step,
+        in_shardings=(placed["params"], placed["variables"], everywhere, split),
+        out_shardings=everywhere,
       ).trace(state["params"], state["variables"], settings, eval_batch)
-      self.eval_names = tuple(name for name in evaluate.out_info if "/" not in name and name != "weights")
-      # XLA compiles without the interpreter's lock, so the three go side by side.
-      with concurrent.futures.ThreadPoolExecutor(3) as threads:
-        compiled = [
-          threads.submit(self._compile, name, traced.lower())
-          for name, traced in (("train_step", train), ("eval_step", evaluate), ("init", init))
-        ]
-        self.train_step, self.eval_step, self.init = (future.result() for future in compiled)
-    self.cache_hits = hits[0]
+    self._traced = {"train_step": train, "eval_step": evaluate, "init": init}
+    self.state_template = jax.tree.map(
+      lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, placed
+    )
+    self.eval_names = tuple(name for name in evaluate.out_info if "/" not in name and name != "weights")
+    self.cache_hits = 0
     self.seconds = time.perf_counter() - started
 
-  def _compile(self, name: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    self.compilations[name] += 1
-    return lowered.compile()
+  def compile(self) -> bool:
+    """Compiles what is not compiled yet; says whether that was to be done."""
+    if not self._traced:
+      return False
+    started = time.perf_counter()
+    with _counting(_CACHE_HIT) as hits, concurrent.futures.ThreadPoolExecutor(3) as threads:
+      # XLA compiles without the interpreter's lock, so the three go side by side.
+      compiled = {name: threads.submit(traced.lower().compile) for name, traced in self._traced.items()}
+    for name, future in compiled.items():
+      setattr(self, name, future.result())
+      self.compilations[name] += 1
+    self._traced = {}
+    self.cache_hits, self.seconds = hits[0], self.seconds + time.perf_counter() - started
+    return True
 
 
 class Programs:
   """A bounded cache of programs, passed along by whoever runs several trainings in one process.
 
-  Attributes:
-    compilations: compilations of each function over the life of the cache.
+  Threads may share one.
   """
 
   def __init__(self, capacity: int = 8):
     self._programs: collections.OrderedDict[Any, Program] = collections.OrderedDict()
-    self._capacity = capacity
-    self.compilations: collections.Counter[str] = collections.Counter()
+    self._capacity, self._lock = capacity, threading.Lock()
+    self._evicted: collections.Counter[str] = collections.Counter()
 
-  def get(self, config: Config, task: Task, info: Info, mesh: Mesh) -> tuple[Program, bool]:
-    """The program of a config, and whether it had to be made; the least recently used one makes room for it."""
+  @property
+  def compilations(self) -> collections.Counter[str]:
+    """Compilations of each function over the life of the cache."""
+    return sum((program.compilations for program in self._programs.values()), self._evicted)
+
+  def get(self, config: Config, task: Task, info: Info, mesh: Mesh) -> Program:
+    """The program of a config, traced at least; the least recently used one makes room for it.
+
+    Raises:
+      UserError: as `Program`.
+    """
     network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
     key = program_key(config, task, network, mesh)
-    made = key not in self._programs
-    if made:
-      self._programs[key] = Program(Steps(network=network, task=task), config, info, mesh)
-      self.compilations += self._programs[key].compilations
-    self._programs.move_to_end(key)
-    while len(self._programs) > self._capacity:
-      self._programs.popitem(last=False)
-    return self._programs[key], made
+    with self._lock:
+      program = self._programs.get(key) or Program(Steps(network=network, task=task), config, info, mesh)
+      self._programs[key] = program
+      self._programs.move_to_end(key)
+      while len(self._programs) > self._capacity:
+        self._evicted += self._programs.popitem(last=False)[1].compilations
+    return program
 
 
 def program_settings(config: Config) -> dict[str, Any]:
@@ -143,7 +168,12 @@ def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tup
     json.dumps([static, settings], sort_keys=True, default=repr),
     type(task),
     models.module_class(config.model),
-    (info.input_shape, str(info.input_dtype), info.normalization, network.num_outputs),
+    (info.input_shape, info.input_dtype, info.normalization, network.num_outputs),
+    tuple(
+      (name, spec.shape, str(spec.dtype))
+      for size in (config.batch_size, config.evaluation.batch_size)
+      for name, spec in task.initial_batch(info, size).items()
+    ),
     (mesh.axis_names, mesh.devices.shape, tuple(mesh.devices.flat)),
     tuple(jax.config.values[name] for name in _CODE_SETTINGS),
   )

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: one line with rate and time left, and a line for each evaluation."""
 
+import datetime
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class Progress:
       return
     self._due = now + self._interval
     rate = self._steps / (self._seconds + now - self._resumed)
-    left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / rate))
+    left = datetime.timedelta(seconds=round((self._total - step) / rate))
     line = f"step {step:,}/{self._total:,}  {rate:.1f} steps/s  {left} left  {describe()}"
     self._write(f"\r\033[K{line}" if self._terminal else f"{line}\n")
 

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trainer.overrides import UserError
+
 FORMAT = 1
 """Version of the workdir's layout and fields."""
 
@@ -41,8 +43,16 @@ def _replace(path: pathlib.Path, text: str) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:
-  """The object in a file; None if there is no such file."""
-  return json.loads(path.read_text()) if path.exists() else None
+  """The object in a file; None if there is no such file. Raises UserError, naming the file, if it is no JSON."""
+  try:
+    value = json.loads(path.read_text())
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from None
+  if not isinstance(value, dict):
+    raise UserError(f"{path} cannot be read: it holds no JSON object")
+  return value
 
 
 def number(value: Any) -> Any:
@@ -51,15 +61,26 @@ def number(value: Any) -> Any:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The objects of a JSON-lines file, in order; a last line that an interruption left unfinished is left out."""
-  lines = path.read_text().split("\n") if path.exists() else []
-  return [json.loads(line) for line in lines[:-1]]
+  """The objects of a JSON-lines file, in order; a last line that an interruption left unfinished is left out.
+
+  Raises:
+    UserError: naming file and line, if another line is no JSON.
+  """
+  lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+  values = []
+  for number, line in enumerate(lines[:-1], start=1):
+    try:
+      values.append(json.loads(line))
+    except ValueError as error:
+      raise UserError(f"{path}, line {number} cannot be read: {error}") from None
+  return values
 
 
 def cut_lines(path: pathlib.Path, last_step: int) -> None:
   """Takes away all lines after those of `last_step`, atomically."""
-  kept = [line for line in path.read_text().split("\n")[:-1] if json.loads(line)["step"] <= last_step]
-  _replace(path, "".join(f"{line}\n" for line in kept))
+  steps = [line["step"] for line in read_lines(path)]
+  lines = path.read_text(errors="replace").split("\n")
+  _replace(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
 
 
 class StepLines:

@@ -25,7 +25,7 @@ class RunResult:
     checkpoint: the selected checkpoint; None without checkpoints.
     note: what must be said beside `best`, if anything.
     notice: what must be said beside every number (synthetic data), if anything.
-    seconds: wall time of the last process that worked on the run.
+    seconds: wall time of the last process that worked on the run; None if it was killed.
   """
 
   workdir: pathlib.Path
@@ -38,7 +38,7 @@ class RunResult:
   checkpoint: pathlib.Path | None
   note: str | None
   notice: str | None
-  seconds: float
+  seconds: float | None
 
   @property
   def exit_code(self) -> int:
@@ -54,6 +54,7 @@ def read_result(workdir: pathlib.Path) -> RunResult:
   history = History.read(workdir / "metrics.jsonl", config.selection)
   last = {name: records.number(value) for name, value in (lines[-1] if lines else {}).items() if name != "step"}
   best_step = best.get("step")
+  final = {name: records.number(value) for name, value in best.get("final", {}).items()}
   return RunResult(
     workdir=workdir,
     status=record.get("status", "running"),
@@ -61,9 +62,9 @@ def read_result(workdir: pathlib.Path) -> RunResult:
     step=record.get("step", 0),
     metrics=last | history.latest,
     best_step=best_step,
-    best={**history.evaluations.get(best_step, {}), **best.get("final", {})} if best_step is not None else {},
+    best={} if best_step is None else {**history.evaluations.get(best_step, {}), **final},
     checkpoint=workdir / best["checkpoint"] if best.get("checkpoint") else None,
     note=best.get("note"),
     notice=record.get("notice"),
-    seconds=record.get("finished", 0.0) - record.get("started", 0.0),
+    seconds=record["finished"] - record["started"] if "finished" in record else None,
   )

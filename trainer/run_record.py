@@ -60,10 +60,11 @@ class RunRecord:
     """
     metrics = self._folder / "metrics.jsonl"
     earlier = records.read_json(self._folder / "run.json")
+    before = self._config if earlier is None else stored_config(self._folder)
     history = History.read(metrics, self._config.selection)
     if restored_step is None:
-      # A save waits for the one before it, so with three evaluations on record one must have been committed.
-      if sum(checkpoint_due(self._config, step) for step in history.evaluations) > 2:
+      # A save waits for the one before it, so with three of them due one must have been committed.
+      if sum(checkpoint_due(before, step) for step in history.evaluations) > 2:
         raise UserError(
           f"{self._folder} has the records of a run up to step {max(history.evaluations)}, and no checkpoint;"
           " remove the workdir to start from the beginning"
@@ -73,11 +74,18 @@ class RunRecord:
         f"{metrics} does not reach step {restored_step}, to which the checkpoint belongs;"
         " remove the workdir to start from the beginning"
       )
+    elif restored_step > self._config.max_train_steps:
+      raise UserError(
+        f"{self._folder} has been trained to step {restored_step}, beyond max_train_steps ="
+        f" {self._config.max_train_steps}"
+      )
     if metrics.exists():
       records.cut_lines(metrics, -1 if restored_step is None else restored_step)
     if earlier is not None:
-      changed = differences(stored_config(self._folder), self._config, kinds=("host",))
+      changed = differences(before, self._config, kinds=("host",))
       self._record["changed"] = {path: list(values) for path, values in changed.items()}
+      if earlier.get("git") == self._record["git"]:
+        earlier.pop("git", None)  # As it is now: a diff may be long.
       self._record["earlier"] = [*earlier.pop("earlier", []), earlier]
     self._record["restored_step"] = restored_step
     self.step = restored_step or 0

@@ -12,19 +12,17 @@ from input_pipeline import Dataset
 from trainer import records
 from trainer.checkpoints import DamagedCheckpointError, restore, saved_steps
 from trainer.config import Config, Selection
-from trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_weights
-from trainer.overrides import ConfigError, UserError, nearest
+from trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_splits, evaluated_weights
+from trainer.overrides import UserError, nearest
 from trainer.program import Program
 from trainer.train_step import State
 
 
-def check_selection(config: Config, eval_names: Iterable[str]) -> None:
-  """Raises ConfigError if no evaluation writes the metric that "best" is about."""
-  splits = ["validation", *([TRAIN_SUBSET] if config.evaluation.train_examples else [])]
-  known = [f"{split}/{name}" for split in splits for name in eval_names]
+def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
+  """Whether no evaluation writes the metric that "best" is about; `eval_names` are metrics without the split."""
+  known = [f"{split}/{name}" for split in evaluated_splits(config) for name in eval_names]
   metric = config.selection.metric or ""
-  if metric not in known:
-    raise ConfigError(f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}")
+  return [] if metric in known else [f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}"]
 
 
 class History:
@@ -44,16 +42,19 @@ class History:
     history = cls(selection)
     for line in records.read_lines(path) if path.exists() else []:
       values = {name: records.number(value) for name, value in line.items() if name.startswith(_EVALUATED)}
-      if history.metric in values:
+      if values:
         history.evaluations[line["step"]] = values
     return history
 
   def ranked(self, steps: Iterable[int] | None = None) -> list[int]:
     """The evaluated steps (among `steps`) with a finite value, the best first, the earlier one among equals."""
     sign = 1 if self.mode == "min" else -1
-    steps = self.evaluations if steps is None else [step for step in steps if step in self.evaluations]
-    finite = [step for step in steps if math.isfinite(self.evaluations[step][self.metric])]
-    return sorted(finite, key=lambda step: (sign * self.evaluations[step][self.metric], step))
+    values = {
+      step: sign * evaluation.get(self.metric, math.nan)
+      for step, evaluation in self.evaluations.items()
+      if steps is None or step in set(steps)
+    }
+    return sorted((step for step in values if math.isfinite(values[step])), key=lambda step: (values[step], step))
 
   @property
   def latest(self) -> dict[str, Any]:
@@ -69,7 +70,8 @@ class History:
 
   def add(self, step: int, values: Mapping[str, Any]) -> None:
     """Takes the evaluation after `step`."""
-    self.evaluations[step] = values
+    # Another dictionary, because the thread that saves may be reading the old one.
+    self.evaluations = {**self.evaluations, step: values}
 
   def to_keep(self, config: Config) -> Callable[[list[int]], set[int]]:
     """Which of the steps that have a checkpoint keep it: the latest, and the best."""
@@ -88,9 +90,11 @@ class History:
     best_evaluated = self.ranked()[:1]
     best = best_evaluated if off else self.ranked(saved)[:1]
     note = None
-    if off:
+    if not best_evaluated:
+      note = f"no evaluation has a finite {self.metric}"
+    elif off:
       note = "checkpoints are off, so the best evaluation has none"
-    elif best != best_evaluated and best_evaluated:
+    elif best != best_evaluated:
       note = f"not every evaluation has a checkpoint: step {best_evaluated[0]} was better than this one, which has"
     return {
       "format": records.FORMAT,
@@ -101,7 +105,11 @@ class History:
       "checkpoint": f"checkpoints/{best[0]}" if best and not off else None,
       "note": note,
       "final": final or {},
-      "evaluations": [{"step": step, "value": values[self.metric]} for step, values in self.evaluations.items()],
+      "evaluations": [
+        {"step": step, "value": values[self.metric]}
+        for step, values in self.evaluations.items()
+        if self.metric in values
+      ],
     }
 
 
@@ -128,6 +136,8 @@ def evaluate_selected(
   weights, usable = evaluated_weights(config, state), []
   if config.checkpointing.every_evaluations == 0:
     splits = splits[1:]
+  elif not history.ranked():
+    return history.record(config, [])
   else:
     folder = workdir / "checkpoints"
     weights, usable = _restore_best(folder, history, evaluated_weights(config, program.state_template))

@@ -1,10 +1,14 @@
 """The mesh of devices, and what lies on it how: batches are split over `data`, everything else is replicated."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from models.batch_norm import ROWS
+from trainer.names import map_named
 
 AXES = ("data",)
 
@@ -18,6 +22,12 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def state(mesh: Mesh, shapes: Any) -> Any:
+  """Where each array of a state lies: statistics that every replica has for itself on it, all others everywhere."""
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+  return map_named(lambda name, _: rows if name.rpartition("/")[2] in ROWS else replicated(mesh), shapes)
 
 
 def batch(mesh: Mesh) -> NamedSharding:

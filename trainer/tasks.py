@@ -1,12 +1,11 @@
 """Tasks: what a model needs from us to be trained. Initial batch (and so the batch's keys), loss, metrics.
 
-A task is any object with the members of `Task`; `CLASSES` lists ours, and `task.name="my_net:MyTask"` takes one
+A task is any object with the members of `Task`; `TaskConfig` lists ours, and `task.name="my_net:MyTask"` takes one
 that stands beside a model of the user's.
 """
 
-import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag
 
 from input_pipeline import Info
 from models import plugin
-from trialbook.settings import Settings, Static, Traced
+from trialbook.settings import Settings, Static, Traced, kind_tag
 
 Batch = Mapping[str, Array]
 
@@ -101,10 +100,9 @@ class PluginTask(Settings):
     """The task itself. Raises ValueError, naming what is missing, if it cannot be imported or is no task."""
     task = plugin.import_attribute("task.name", self.name)
     try:
-      inspect.signature(task).bind(**self.kwargs)
-    except TypeError as error:
-      raise ValueError(f"task.kwargs do not fit {self.name}: {error}") from None
-    task = task(**self.kwargs)
+      task = task(**self.kwargs)
+    except Exception as error:
+      raise ValueError(f"task.kwargs do not fit {self.name}: {type(error).__name__}: {error}") from error
     members = [member for member in vars(Task) if not member.startswith("_")]
     missing = sorted(member for member in members if not hasattr(task, member))
     if missing:
@@ -112,19 +110,11 @@ class PluginTask(Settings):
     return task
 
 
-CLASSES: dict[str, type[Settings]] = {"classification": Classification, "regression": Regression}
-
-
-def _tag(value: Any) -> str | None:
-  name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-  return "module:Class" if isinstance(name, str) and ":" in name else name
-
-
 TaskConfig = Annotated[
   Annotated[Classification, Tag("classification")]
   | Annotated[Regression, Tag("regression")]
   | Annotated[PluginTask, Tag("module:Class")],
-  Discriminator(_tag),
+  Discriminator(kind_tag),
 ]
 
 

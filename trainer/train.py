@@ -11,19 +11,19 @@ from jaxtyping import Array
 
 from input_pipeline import Prefetcher
 from trainer import config as configs
-from trainer import forking, records, sharding, warm_start, workdirs
-from trainer.checkpoints import Saver, restore_newest, saved_steps
+from trainer import forking, records, selection, sharding, warm_start, workdirs
+from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.config import Config
 from trainer.evaluation import checkpoint_due, evaluate, evaluated_splits, evaluated_weights, evaluation_steps
 from trainer.metrics import Recorder
-from trainer.overrides import ConfigError
+from trainer.overrides import ConfigError, UserError
 from trainer.preparation import prepare
 from trainer.program import Program, Programs, program_settings
 from trainer.progress import Progress
 from trainer.results import RunResult, read_result
 from trainer.run_record import RunRecord
-from trainer.selection import History, check_selection, evaluate_selected
+from trainer.selection import History, evaluate_selected
 from trainer.train_step import State
 
 
@@ -48,7 +48,7 @@ def run(
     fork: workdir of another run, from whose newest checkpoint this new one starts.
 
   Raises:
-    UserError: if the run cannot start, with all problems, nothing having been written; or if it cannot go on (no
+    UserError: if the run cannot start, with all problems, nothing having been recorded; or if it cannot go on (no
       checkpoint can be read, the disk is full), nothing that was committed being lost.
   """
   workdir, fork = pathlib.Path(workdir), None if fork is None else pathlib.Path(fork)
@@ -56,7 +56,10 @@ def run(
   config, dataset = prepared.config, prepared.dataset
   line = Progress(config.max_train_steps, enabled=progress)
   if workdirs.is_finished(workdir, config):
-    line.note(f"{workdir} holds this run, finished: there is nothing to do")
+    line.note(
+      f"{workdir} holds this run, finished: there is nothing to do"
+      " (python -m trainer.evaluate evaluates its checkpoints)"
+    )
     return read_result(workdir)
   for warning in configs.warnings(config):
     logging.warning("%s", warning)
@@ -65,24 +68,28 @@ def run(
   mesh = sharding.make_mesh()
   _check_divisible(config, mesh.size)
   programs = Programs() if programs is None else programs
-  program, is_new = programs.get(config, prepared.task, dataset.info, mesh)
-  check_selection(config, program.eval_names)
-  if config.warm_start is not None:
-    warm_start.sources(config.warm_start, program.state_template)
+  program = programs.get(config, prepared.task, dataset.info, mesh)
+  _check_names(config, workdir, fork, program)
+  is_new = program.compile()
 
-  with workdirs.locked(workdir), workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
+  with workdirs.disk_errors(workdir), workdirs.locked(workdir), contextlib.ExitStack() as stack:
     if fork is not None:
       forking.copy(fork, workdir, program.state_template)
     restored = restore_newest(workdir / "checkpoints", program.state_template)
     record = RunRecord(workdir, config, dataset.info, program if is_new else None)
     line.note(record.begin(None if restored is None else restored[0]))
+    if restored is not None:
+      set_aside_after(workdir / "checkpoints", restored[0])
     settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
     step, state = restored or (0, program.init(settings))
     if restored is None and config.warm_start is not None:
       state = warm_start.apply(config.warm_start, state, program.state_template)
     history = History.read(workdir / "metrics.jsonl", config.selection)
 
-    saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config)))
+    def tell(saved: list[int]) -> None:
+      records.write_json(workdir / "best.json", history.record(config, saved))
+
+    saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config), tell))
     put = lambda batch: jax.device_put(batch, sharding.batch(mesh))  # noqa: E731
     batches = stack.enter_context(Prefetcher(dataset.train_batch, put, step, config.max_train_steps))
     recorder = stack.enter_context(Recorder(workdir, program.metric_names, config, step + 1, batches))
@@ -103,7 +110,8 @@ def run(
       history.add(step, values)
       if checkpoint_due(config, step):
         saver.save(step, state)
-      records.write_json(workdir / "best.json", history.record(config, saved_steps(workdir / "checkpoints")))
+      else:
+        saver.skip()
       line.note(history.describe(step))
       recorder.restart_clock()
       line.resume()
@@ -131,6 +139,22 @@ def advance(
     recorder.step(step, metrics)
     line.step(step, recorder.describe)
   return state
+
+
+def _check_names(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, program: Program) -> None:
+  """What needs the names and shapes of the program's arrays and metrics to be checked. Raises ConfigError."""
+  problems = selection.problems(config, program.eval_names)
+  try:
+    if config.warm_start is not None and not (workdir / "config.json").exists():
+      warm_start.sources(config.warm_start, program.state_template)
+    if fork is not None:
+      forking.check(fork, workdir, program.state_template)
+  except UserError as error:
+    problems += error.problems
+  except DamagedCheckpointError as error:
+    problems.append(str(error))
+  if problems:
+    raise ConfigError(problems)
 
 
 def _check_divisible(config: Config, devices: int) -> None:

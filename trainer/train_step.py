@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from trainer import optimizers, parameter_groups, rng, schedules
 from trainer.network import Network, below, cast, own_settings
+from trainer.overrides import UserError
 from trainer.tasks import Task
 
 State = dict[str, Any]
@@ -68,7 +69,9 @@ class Steps:
         train=True,
         key=rng.key(settings["seed"], "dropout", step=step),
       )
-      loss = weighted_mean(self.task.loss(outputs, batch, own_settings(settings, "task")), batch)
+      losses = self.task.loss(outputs, batch, own_settings(settings, "task"))
+      _check_shapes({"loss": losses}, outputs.shape[:1], "one number for each example")
+      loss = weighted_mean(losses, batch)
       return loss, (outputs, variables)
 
     (loss, (outputs, variables)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(state["params"])
@@ -106,11 +109,11 @@ class Steps:
     """Weighted sums over a batch: each metric, each count, and the `weights` themselves."""
     outputs, _ = self.network.apply(params, variables, batch["inputs"], settings, train=False)
     weights = batch["weights"]
+    values, counted = self.task.metrics(outputs, batch), self.task.counts(outputs, batch)
+    _check_shapes(values, weights.shape, "one number for each example")
+    _check_shapes(counted, (*weights.shape, None), "a row of numbers for each example")
     # A weight of zero must also silence what is not a number: padding may be anything.
-    sums = {
-      name: jnp.sum(jnp.where(weights > 0, value * weights, 0))
-      for name, value in self.task.metrics(outputs, batch).items()
-    }
+    sums = {name: jnp.sum(jnp.where(weights > 0, value * weights, 0)) for name, value in values.items()}
     counts = {
       name: jnp.sum(value * weights[:, None], axis=0) for name, value in self.task.counts(outputs, batch).items()
     }
@@ -121,6 +124,13 @@ class Steps:
 
   def _optimizer(self, settings: SettingArrays, learning_rate: Array) -> optax.GradientTransformation:
     return optimizers.transformation(self.network.config.optimizer, below(settings, "optimizer"), learning_rate)
+
+
+def _check_shapes(values: Mapping[str, Array], shape: tuple[int | None, ...], what: str) -> None:
+  """Raises UserError where a task's numbers have another shape, which broadcasting would hide."""
+  for name, value in values.items():
+    if len(value.shape) != len(shape) or any(b not in (None, a) for a, b in zip(value.shape, shape, strict=True)):
+      raise UserError(f"task: {name!r} has shape {list(value.shape)}; it must be {what}, {list(shape)}")
 
 
 def weighted_mean(values: Float[Array, " B"], batch: Mapping[str, Array]) -> Float[Array, ""]:

@@ -63,7 +63,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   """
   workdir = pathlib.Path(workdir)
   config, info = stored_config(workdir), recorded_info(workdir)
-  number = find_step(workdir, step)
+  number = checkpoints.find_step(workdir, step)
   task = config.task.build()
   network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
   settings = program_settings(config)
@@ -90,16 +90,6 @@ def recorded_info(workdir: pathlib.Path) -> Info:
     return tuple(map(tuples, value)) if isinstance(value, list) else value
 
   return Info(**{name: tuples(value) for name, value in recorded.items()})
-
-
-def find_step(workdir: pathlib.Path, step: str | int) -> int:
-  """The step of a checkpoint by "best", "last" or number. Raises ConfigError, naming those there are."""
-  saved = checkpoints.saved_steps(workdir / "checkpoints")
-  best = (records.read_json(workdir / "best.json") or {}).get("step")
-  found = {"best": best, "last": saved[-1] if saved else None}.get(str(step), step)
-  if found is None or str(found) not in map(str, saved):
-    raise ConfigError(f"{workdir} has no checkpoint {step!r}; there are {', '.join(map(str, saved)) or 'none'}")
-  return int(found)
 
 
 def restore_weights(workdir: pathlib.Path, step: int, template: Any) -> Any:

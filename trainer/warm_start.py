@@ -1,6 +1,5 @@
 """A new run that begins with parameters of another one."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from trainer import checkpoints, records
+from trainer import checkpoints
 from trainer.names import flatten, map_named, matches
 from trainer.overrides import ConfigError, UserError, nearest
 from trialbook.settings import Settings, Static
@@ -39,18 +38,9 @@ def find(config: WarmStart) -> pathlib.Path:
   source = pathlib.Path(config.source).expanduser()
   if not source.is_dir():
     raise ConfigError(f"warm_start.source = {config.source!r}: there is no such folder")
-  if source.name.isdigit():
+  if source.name.isdigit() and not (source / "config.json").exists():
     return source
-  try:
-    saved = checkpoints.saved_steps(source / "checkpoints")
-    best = (records.read_json(source / "best.json") or {}).get("step")
-  except (OSError, json.JSONDecodeError) as error:
-    raise ConfigError(f"warm_start.source = {config.source!r}: {error}") from None
-  wanted = {"best": best, "last": saved[-1] if saved else None}.get(config.step, config.step)
-  if str(wanted) not in map(str, saved):
-    known = ", ".join(map(str, saved)) or "none"
-    raise ConfigError(f"warm_start: {source} has no checkpoint {config.step!r}; there are {known}")
-  return source / "checkpoints" / str(wanted)
+  return source / "checkpoints" / str(checkpoints.find_step(source, config.step))
 
 
 def sources(config: WarmStart, template: Any) -> dict[str, str]:
@@ -90,7 +80,7 @@ def sources(config: WarmStart, template: Any) -> dict[str, str]:
 
 
 def apply(config: WarmStart, state: Any, template: Any) -> Any:
-  """The state at step 0 with the arrays that `sources` names; their average, where there is one, starts there too.
+  """The state at step 0 with the arrays that `sources` names; so does the average, where there is one.
 
   Raises:
     UserError: as `sources`, or if the checkpoint is damaged.

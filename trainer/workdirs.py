@@ -20,29 +20,32 @@ from trialbook.settings import leaves
 
 def problems(workdir: pathlib.Path, config: Config) -> list[str]:
   """Why the run of `config` (resolved) may not be made in `workdir`; nothing is left there."""
+  if "://" in os.fspath(workdir) or ":/" in os.fspath(workdir):
+    return [f"workdir {os.fspath(workdir)} is no path of a file system here; object stores must be mounted"]
   existing = workdir
-  while not existing.exists() and existing != existing.parent:
-    existing = existing.parent
   try:
+    while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
+      existing = existing.parent
     if not existing.is_dir():
-      raise NotADirectoryError(f"{existing} is a file")
+      raise NotADirectoryError(f"{existing} is no folder")
     with tempfile.TemporaryFile(dir=existing):
       pass
   except OSError as error:
     reason = error.strerror or str(error)
     return [f"workdir {os.fspath(workdir)} cannot be written: {reason}; choose another with --workdir"]
-  if (workdir / ".lock").exists():
-    try:
+  try:
+    if (workdir / ".lock").exists():
       with (workdir / ".lock").open() as file:
         _lock(file, workdir)
-    except ConfigError as error:
-      return error.problems
-  if not (workdir / "config.json").exists():
-    return []
-  try:
+    if not (workdir / "config.json").exists():
+      return []
     stored = stored_config(workdir)
-  except ConfigError as error:
+    records.read_json(workdir / "run.json")
+    records.read_lines(workdir / "metrics.jsonl")
+  except UserError as error:
     return error.problems
+  except OSError as error:
+    return [f"workdir {os.fspath(workdir)} cannot be used: {error}"]
   differing = differences(stored, config, kinds=("static", "traced"))
   if not differing:
     return []

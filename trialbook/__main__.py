@@ -4,7 +4,7 @@ import os
 import runpy
 import sys
 
-_ROOMS = {"train": "trainer", "data": "input_pipeline"}
+_ROOMS = {"train": "trainer", "evaluate": "trainer.evaluate", "data": "input_pipeline", "launch": "launch"}
 
 
 def main() -> int:

@@ -44,6 +44,12 @@ class Settings(BaseModel):
         )
 
 
+def kind_tag(value: Any) -> str | None:
+  """For pydantic's `Discriminator`: the kind that settings, as a mapping or a record, name; a plug-in's has one tag."""
+  name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+  return "module:Class" if isinstance(name, str) and ":" in name else name
+
+
 def leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, FieldInfo, Any]]:
   """Yields (dotted path, kind, field, value) for each leaf of a tree of settings, in order of declaration."""
   for name, field in type(settings).model_fields.items():

@@ -14,6 +14,8 @@ from rich.terminal_theme import MONOKAI
 from trainer import load_config, run, summary
 
 COMMAND = "$ python -m trainer --config=experiments/digits_resnet.py --workdir=runs/demo"
+WIDTH = 96
+"""In characters; the longest line, which says what is in `best.json`, fits."""
 CHARACTER = 12.2
 """Width of a character in rich's drawing, in its units."""
 
@@ -27,9 +29,7 @@ def main() -> None:
     os.chdir(folder)
     result = run(config, "runs/demo")
     # Forced, because bold and lines are only recorded for a terminal.
-    console = Console(
-      record=True, file=nowhere, width=len(COMMAND) + 2, force_terminal=True, highlight=False, markup=False
-    )
+    console = Console(record=True, file=nowhere, width=WIDTH, force_terminal=True, highlight=False, markup=False)
     console.print(COMMAND, style="bold")
     summary.Console = lambda **_: console
     summary.print_result(result)

@@ -118,7 +118,12 @@ def test_traced_settings_reach_the_layers_of_ours_that_it_uses(write):
 @pytest.mark.parametrize(
   ("module", "code", "name", "expected"),
   [
-    ("outside_a", "", "outside_b:Net", r"no module 'outside_b'; did you mean 'outside_a'\?; looked in .*/"),
+    (
+      "outside_a",
+      "",
+      "outside_b:Net",
+      r"no module 'outside_b'; did you mean 'outside_a'\? available: .*; looked in .*/",
+    ),
     (
       "outside_a",
       "1 / 0",
@@ -130,7 +135,7 @@ def test_traced_settings_reach_the_layers_of_ours_that_it_uses(write):
     ("outside_a", "\nimport not_here", "outside_a:Net", r"No module named 'not_here' \(.*a\.py, line 2\)"),
     ("outside_a", "", "outside_a.part:Net", r"no module 'outside_a\.part'; 'outside_a' was found at .*a\.py"),
     ("models", "", "models.mine:Net", r"no module 'models\.mine'; 'models' was found at .*models"),
-    ("outside_a", NET, "outside_a:Met", r"has no 'Met'; did you mean 'Net'\?; it defines: Net"),
+    ("outside_a", NET, "outside_a:Met", r"has no 'Met'; did you mean 'Net'\? available: Net"),
     ("outside_a", "def Net(): ...", "outside_a:Net", r"not a class but a function"),
     ("outside_a", "class Net: ...", "outside_a:Net", r"must be a subclass of flax\.nnx\.Module$"),
     (
@@ -158,7 +163,7 @@ def test_a_class_that_cannot_be_loaded_is_explained(write, module, code, name, e
     (
       ", width=1, rngs=None",
       {"widht": 2},
-      ["model.kwargs.widht: Net has no argument 'widht'; did you mean 'width'?; its settings: width"],
+      ["model.kwargs.widht: Net has no argument 'widht'; did you mean 'width'? available: width"],
     ),
     (
       ", width, rngs",

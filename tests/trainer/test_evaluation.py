@@ -18,7 +18,8 @@ def evaluation(batch_size: int, split: str = "test") -> dict:
   dataset = load(config.dataset, seed=0, batch_size=16)
   # One device, so that a batch of one example is possible.
   mesh = sharding.make_mesh(jax.devices()[:1])
-  program, _ = Programs().get(config, config.task.build(), dataset.info, mesh)
+  program = Programs().get(config, config.task.build(), dataset.info, mesh)
+  program.compile()
   settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
   return evaluate(program, evaluated_weights(config, program.init(settings)), settings, dataset, split, config)
 

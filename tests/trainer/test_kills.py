@@ -15,14 +15,37 @@ import pytest
 from tiny import numbers, state_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The experiment's file runs in the process that is to be killed, so it can tell from inside what is going on.
 EXPERIMENT = """
+import pathlib
 import sys
 sys.path.insert(0, {tests!r})
 import tiny
+from trainer import program, train
+
+def telling(function, phase):
+  def call(*arguments):
+    pathlib.Path({phase!r}).write_text(phase)
+    result = function(*arguments)
+    pathlib.Path({phase!r}).write_text("")
+    return result
+  return call
+
+train.evaluate = telling(train.evaluate, "evaluating")
+program.Program.compile = telling(program.Program.compile, "compiling")
 
 def get_config():
   return tiny.{model}(**{changes!r})
 """
+
+
+def write_experiment(folder: pathlib.Path, model: str, changes: dict) -> pathlib.Path:
+  """An experiment's file; what its process is doing stands in the file `phase`."""
+  path, tests = folder / "experiment.py", str(pathlib.Path(__file__).parent)
+  path.write_text(EXPERIMENT.format(tests=tests, phase=str(folder / "phase"), model=model, changes=changes))
+  return path
+
+
 CASES = {
   "ResNet with dropout, augmentation, averaging": (
     "resnet",
@@ -67,38 +90,45 @@ def saving(workdir: pathlib.Path) -> bool:
   return any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
 
 
-def evaluating(workdir: pathlib.Path, interval: int) -> bool:
-  """All steps before an evaluation are dispatched, and its line is not written yet; seen from outside, by steps."""
-  path = workdir / "metrics.jsonl"
-  lines = path.read_text().split("\n")[:-1] if path.exists() else []
-  return bool(lines) and "validation/" in lines[-1] and json.loads(lines[-1])["step"] % interval == 0
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_ten_kills_change_no_bit_of_the_end(tmp_path: pathlib.Path, case: str):
   model, changes = CASES[case]
-  experiment = tmp_path / "experiment.py"
-  experiment.write_text(EXPERIMENT.format(tests=str(pathlib.Path(__file__).parent), model=model, changes=changes))
+  experiment = write_experiment(tmp_path, model, changes)
   undisturbed = start(experiment, tmp_path / "undisturbed")
   output, _ = undisturbed.communicate(timeout=300)
   assert undisturbed.returncode == 0, output
 
   rng, workdir = random.Random(os.environ.get("TRIALBOOK_KILL_SEED", case)), tmp_path / "killed"
-  moments = ["starting", "starting", "saving", "saving", "saving", "evaluated", "evaluated", "any", "any", "any"]
+  phase = tmp_path / "phase"
+  moments = [
+    "starting",
+    "compiling",
+    "saving",
+    "saving",
+    "saving",
+    "evaluating",
+    "evaluating",
+    "evaluating",
+    "any",
+    "any",
+  ]
   rng.shuffle(moments)
   for moment in moments:
     before = newest(workdir)
+    phase.write_text("")
     process = start(experiment, workdir)
-    if moment == "starting":  # Imports, compilation, restoring.
+    if moment == "starting":  # Imports, data, restoring.
       time.sleep(rng.uniform(0.5, 4))
+    elif moment == "compiling":
+      wait_for(process, lambda: phase.read_text() == "compiling")
     else:
       wait_for(process, lambda before=before: newest(workdir) > before)
       if moment == "saving":
         wait_for(process, lambda: saving(workdir))
         time.sleep(rng.uniform(0, 0.1))
-      elif moment == "evaluated":
-        wait_for(process, lambda: evaluating(workdir, changes["evaluation__every_steps"]))
+      elif moment == "evaluating":
+        wait_for(process, lambda: phase.read_text() == "evaluating")
       else:
         time.sleep(rng.uniform(0, 0.5))
     assert process.poll() is None, f"over before it could be killed ({moment}): {process.communicate()[0]}"
@@ -124,8 +154,7 @@ def test_ten_kills_change_no_bit_of_the_end(tmp_path: pathlib.Path, case: str):
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system of its own needs root to be mounted")
 def test_a_full_disk_ends_the_run_with_a_message_and_costs_nothing_that_was_committed(tmp_path: pathlib.Path):
   model, changes = "mlp", {"max_train_steps": 300, "evaluation__every_steps": 10, "model__widths": (400, 400)}
-  experiment = tmp_path / "experiment.py"
-  experiment.write_text(EXPERIMENT.format(tests=str(pathlib.Path(__file__).parent), model=model, changes=changes))
+  experiment = write_experiment(tmp_path, model, changes)
   whole = start(experiment, tmp_path / "whole")
   output, _ = whole.communicate(timeout=300)
   assert whole.returncode == 0, output

@@ -200,3 +200,55 @@ def test_print_config_and_help_explain(capsys: pytest.CaptureFixture[str]):
   assert done.returncode == 0
   for word in ("--config", "--workdir", "--set", "optimizer.learning_rate", "Exit codes"):
     assert word in done.stdout
+
+
+def test_a_truncated_file_of_a_dataset_is_named(tmp_path: pathlib.Path):
+  import gzip
+  import struct
+
+  folder = tmp_path / "fashion_mnist"
+  folder.mkdir()
+  for name, magic, shape in (
+    ("train-images-idx3-ubyte", 0x803, (60000, 28, 28)),
+    ("train-labels-idx1-ubyte", 0x801, (60000,)),
+    ("t10k-images-idx3-ubyte", 0x803, (10000, 28, 28)),
+    ("t10k-labels-idx1-ubyte", 0x801, (10000,)),
+  ):
+    (folder / f"{name}.gz").write_bytes(gzip.compress(struct.pack(f">i{len(shape)}i", magic, *shape) + bytes(100)))
+  changes = {"dataset.name": "fashion_mnist", "dataset.data_dir": str(tmp_path)}
+  with pytest.raises(ConfigError) as caught:
+    run(mlp().override(changes), tmp_path / "run")
+  assert "train-images-idx3-ubyte.gz" in str(caught.value)
+  assert "t10k-labels-idx1-ubyte.gz" in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_evaluate_command_prints_what_the_run_recorded(tmp_path: pathlib.Path):
+  done = command(f"--workdir={tmp_path / 'run'}", "--set", "model.name=mlp", "--set", "max_train_steps=60")
+  assert done.returncode == 0, done.stderr
+  evaluate = f"python -m trainer.evaluate {tmp_path / 'run'} --step=best --split=test"
+  assert evaluate in done.stdout
+  root = pathlib.Path(__file__).resolve().parents[2]
+
+  def evaluated(*arguments: str) -> subprocess.CompletedProcess[str]:
+    full = [sys.executable, "-m", "trainer.evaluate", *arguments]
+    return subprocess.run(full, cwd=root, capture_output=True, text=True, timeout=300)
+
+  done = evaluated(str(tmp_path / "run"), "--step=best")
+  assert done.returncode == 0, done.stderr
+  best = json.loads((tmp_path / "run" / "best.json").read_text())
+  printed = json.loads(done.stdout)
+  assert (printed["step"], printed["validation/error"]) == (best["step"], best["value"])
+  for arguments in ((str(tmp_path / "nowhere"),), (str(tmp_path / "run"), "--step=7")):
+    done = evaluated(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_platform_that_is_not_here_is_refused(tmp_path: pathlib.Path):
+  done = command(f"--workdir={tmp_path / 'run'}", "--platform=tpu")
+  assert done.returncode == 2
+  assert "--platform=tpu" in done.stderr
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,94 @@
+"""Starts the processes of a job and watches over them.
+
+  python -m launch local --hosts=2 --devices-per-host=2 -- -m trainer --workdir=runs/first
+
+What follows `--` are the arguments of the Python interpreter that each host runs. Exit codes are the job's: 0 done;
+2 the user's mistake and 3 infeasible, never retried; 75 try again, when restarting did not help or after SIGTERM;
+130 after Ctrl-C; anything else a bug.
+"""
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from launch import Patience, Restarts, run_local
+from trainer import UserError, exits
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    self.exit(exits.USER_MISTAKE, f"{self.prog}: {message}; --help lists the flags\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns its exit code."""
+  arguments = sys.argv[1:] if arguments is None else arguments
+  split = arguments.index("--") if "--" in arguments else len(arguments)
+  options = _parser().parse_args(arguments[:split])
+  try:
+    return run_local(
+      arguments[split + 1 :],
+      options.hosts,
+      options.devices_per_host,
+      workdir=options.workdir,
+      restarts=Restarts(
+        limit=options.max_restarts, first_delay=options.first_delay, longest_delay=options.longest_delay
+      ),
+      patience=Patience(grace=options.grace, kill_after=options.kill_after),
+    )
+  except UserError as error:
+    print(f"launch: {'; '.join(error.problems)}; the command follows `--`, see --help", file=sys.stderr)
+    return exits.USER_MISTAKE
+
+
+def _parser() -> argparse.ArgumentParser:
+  layout = argparse.RawDescriptionHelpFormatter
+  parser = _Parser(prog="python -m launch", description=__doc__, formatter_class=layout, allow_abbrev=False)
+  places = parser.add_subparsers(required=True, metavar="PLACE", parser_class=_Parser)
+  local = places.add_parser(
+    "local",
+    help="all hosts on this machine, one process each",
+    usage="python -m launch local [--hosts=N] [--devices-per-host=N] [flags] -- ARGUMENTS OF PYTHON",
+    description="Runs a job of several hosts on this machine (Linux), as a pod would, and leaves nothing behind.\n"
+    "The job is started again when it leaves with 75 (preempted, a host was lost).",
+    epilog="example: python -m launch local --hosts=2 -- -m trainer --workdir=runs/first",
+    formatter_class=layout,
+    allow_abbrev=False,
+  )
+
+  def flag(name: str, default: float | str | None, metavar: str, text: str) -> None:
+    kind = str if default is None else type(default)
+    shown = "" if default is None else f" (default {default:g})"
+    local.add_argument(name, type=_at_least_zero(kind), default=default, metavar=metavar, help=text + shown)
+
+  flag("--hosts", 1, "N", "number of hosts")
+  flag("--devices-per-host", 1, "N", "number of devices of each host")
+  flag("--workdir", None, "DIR", "the job's folder (default: the --workdir among the arguments after `--`)")
+  flag("--max-restarts", 10, "N", "number of restarts in all")
+  flag("--first-delay", 1.0, "SECONDS", "wait before the first restart, doubled for each that follows")
+  flag("--longest-delay", 60.0, "SECONDS", "longest wait before a restart")
+  flag("--grace", 10.0, "SECONDS", "time for the other hosts to leave when one has failed or a signal has come")
+  flag("--kill-after", 5.0, "SECONDS", "time from the SIGTERM that follows the grace to SIGKILL")
+  return parser
+
+
+def _at_least_zero(kind: type):
+  def parse(text: str):
+    value = kind(text)
+    if kind is not str and not 0 <= value < float("inf"):
+      raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return value
+
+  parse.__name__ = {int: "whole number", float: "number"}.get(kind, "text")
+  return parse
+
+
+if __name__ == "__main__":
+  status = main()
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Whoever read the output has gone; Python would replace the job's exit code by one about that.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(status)

@@ -1,0 +1,146 @@
+"""How a job ended: one exit code, one culprit and one reason out of the ends of all its hosts.
+
+When one host goes, the others go too: aborted by the coordination service, ended by the supervisor, or because
+they were told. What the job did is what its first host did, unless that was only a consequence.
+"""
+
+import json
+import math
+import pathlib
+import signal
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from trainer import exits
+
+ALL_ENDED = "all hosts ended with exit code 0"
+_VERDICTS = (exits.USER_MISTAKE, exits.INFEASIBLE)
+_MEANINGS = {
+  exits.USER_MISTAKE: "a mistake in the config, the data or the arguments",
+  exits.INFEASIBLE: "infeasible",
+  exits.TRY_AGAIN: "try again",
+  exits.INTERRUPTED: "interrupted",
+}
+_TRY_AGAIN_SIGNALS = {
+  signal.SIGKILL: "the host was lost",
+  signal.SIGTERM: "it was told to leave",
+  signal.SIGABRT: "a peer was lost or never came",
+}
+
+
+class JobExit(NamedTuple):
+  """How a job ended.
+
+  Attributes:
+    code: one of `trainer.exits`, or the code of a bug.
+    culprit: index of the host that the job ended for; None if all went well.
+    reason: what happened to it, for a person.
+  """
+
+  code: int
+  culprit: int | None
+  reason: str
+
+
+class Cause(NamedTuple):
+  """What a host wrote about its end before it left: `logs/host_i.exit.json`.
+
+  Attributes:
+    code: with which it meant to leave.
+    text: for a person.
+    time: seconds since the epoch.
+  """
+
+  code: int
+  text: str
+  time: float
+
+
+def job_exit(ends: Sequence[tuple[int, float]]) -> JobExit:
+  """Decides for what a job ended.
+
+  The host that ended abnormally first is the culprit, but for two things: exit codes 2 and 3 are a host's own
+  verdict, which no consequence outruns; and an abort (SIGABRT) is what the coordination service does to those who
+  lost a peer, so it is the cause only when there is no other.
+
+  Args:
+    ends: of each host, its return code as `subprocess` gives it (-9 or 137: killed by signal 9), and when it ended.
+
+  Returns:
+    Code 0 if all are; 2, 3, 75, 130 as they are; 75 for SIGKILL, SIGTERM and SIGABRT; anything else is a bug: its
+    exit code, or 1 for a signal.
+  """
+  abnormal = [(_rank(code), time, index) for index, (code, time) in enumerate(ends) if code]
+  if not abnormal:
+    return JobExit(exits.DONE, None, ALL_ENDED)
+  culprit = min(abnormal)[-1]
+  code = ends[culprit][0]
+  return JobExit(_job_code(code), culprit, describe(code))
+
+
+def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) -> JobExit:
+  """`job_exit`, sharpened by what the hosts wrote before they left.
+
+  Closing down takes time, in which the peers may leave first: a host that wrote its cause ended, for this purpose,
+  when it wrote it; and one that was aborted or killed on its way out ended with the code that it meant.
+  """
+  sharpened = list(ends)
+  for index, cause in causes.items():
+    code, time = ends[index]
+    if code:
+      sharpened[index] = (cause.code if signal_of(code) else code, min(time, cause.time))
+  verdict = job_exit(sharpened)
+  if verdict.culprit is None or not causes:
+    return verdict
+  if verdict.culprit in causes:
+    return verdict._replace(reason=causes[verdict.culprit].text)
+  witness = min(causes, key=lambda index: causes[index].time)
+  return verdict._replace(reason=f"{verdict.reason}; host {witness} reported: {causes[witness].text}")
+
+
+def read_causes(workdir: pathlib.Path, hosts: int, since: float) -> dict[int, Cause]:
+  """What the hosts wrote about abnormal ends, by index; only what is newer than `since` (seconds since the epoch).
+
+  A file that cannot be read tells nothing: a host may have been killed for a full disk.
+  """
+  causes = {}
+  for index in range(hosts):
+    try:
+      record = json.loads((workdir / "logs" / f"host_{index}.exit.json").read_text())
+      cause = Cause(int(record["code"]), str(record["cause"]), float(record["time"]))
+    except (OSError, ValueError, KeyError, TypeError):
+      continue
+    if cause.code and math.isfinite(cause.time) and cause.time >= since:
+      causes[index] = cause
+  return causes
+
+
+def describe(code: int) -> str:
+  """A return code in words."""
+  number = signal_of(code)
+  if number is None:
+    return f"exit code {code}: {_MEANINGS.get(code, 'a bug' if code else 'done')}"
+  if number == signal.SIGINT:
+    return f"ended by SIGINT: {_MEANINGS[exits.INTERRUPTED]}"
+  return f"ended by {number.name}: {_TRY_AGAIN_SIGNALS.get(number, 'a bug')}"
+
+
+def signal_of(code: int) -> signal.Signals | None:
+  """The signal that a return code stands for, -9 and a shell's 137 alike; None if it stands for none."""
+  number = -code if code < 0 else code - 128
+  return signal.Signals(number) if number in signal.valid_signals() else None
+
+
+def _rank(code: int) -> int:
+  if code in _VERDICTS:
+    return 0
+  return 2 if signal_of(code) == signal.SIGABRT else 1
+
+
+def _job_code(code: int) -> int:
+  number = signal_of(code)
+  if number is None:
+    return code
+  if number == signal.SIGINT:
+    return exits.INTERRUPTED
+  return exits.TRY_AGAIN if number in _TRY_AGAIN_SIGNALS else 1

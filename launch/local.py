@@ -1,0 +1,110 @@
+"""A job of several hosts on this machine: one process each, as a pod would have them."""
+
+import contextlib
+import os
+import pathlib
+import queue
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from launch.processes import HostEnd, HostProcess, guarded, write_line
+from launch.supervisor import Restarts, supervise
+from launch.watch import Events, Patience, signals_to, watch
+from trainer import UserError
+
+
+def run_local(
+  command: Sequence[str],
+  hosts: int,
+  devices_per_host: int = 1,
+  *,
+  workdir: str | os.PathLike[str] | None = None,
+  restarts: Restarts | None = None,
+  patience: Patience | None = None,
+  environment: Mapping[str, str] | None = None,
+  say: Callable[[str], None] | None = None,
+) -> int:
+  """Runs a command as a job of several hosts on this machine, again where that helps, until it is over.
+
+  Each host is a process in a session of its own. It finds in its environment TRIALBOOK_COORDINATOR (an address
+  with a port that is free, another for each attempt), TRIALBOOK_HOST_COUNT, TRIALBOOK_HOST_INDEX,
+  TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...) and, where unset, JAX_PLATFORMS=cpu. With several hosts
+  each line of their output gets the prefix `[host i] `, and Python's output is not buffered. When one host fails,
+  the others are made to leave. SIGTERM and SIGINT are passed on, if this is the main thread.
+
+  Args:
+    command: arguments for this Python's interpreter, such as `["-m", "trainer", "--workdir=runs/first"]`.
+    hosts: number of processes.
+    devices_per_host: of each.
+    workdir: where the job's record is; default: the `--workdir` among the command's arguments. Without one, or if
+      it is not a folder of this machine (`gs://...`), causes are not read and a crash loop is not seen.
+    restarts: how often and when.
+    patience: how long hosts that should leave are given.
+    environment: what the hosts' environment starts from; default: this process's.
+    say: tells a person what is done; default: a line on stderr.
+
+  Returns:
+    The job's exit code, see `job_exit`; 130 after SIGINT.
+
+  Raises:
+    UserError: for an empty command, or less than one host or device.
+  """
+  problems = [] if command else ["there is no command to run"]
+  problems += [
+    f"{name} is {count}; it must be at least 1"
+    for name, count in (("hosts", hosts), ("devices_per_host", devices_per_host))
+    if count < 1
+  ]
+  if problems:
+    raise UserError(problems)
+  events: Events = queue.SimpleQueue()
+  say = say or (lambda text: write_line(sys.stderr, f"launch: {text}"))
+  start_from = {"JAX_PLATFORMS": "cpu", **(os.environ if environment is None else environment)}
+  if hosts > 1:
+    # A pipe would make each host's Python keep its lines back, and lose the last ones when it is killed.
+    start_from.setdefault("PYTHONUNBUFFERED", "1")
+
+  def attempt(number: int) -> tuple[list[HostEnd], signal.Signals | None]:
+    job = {
+      **start_from,
+      "TRIALBOOK_COORDINATOR": f"127.0.0.1:{free_port()}",
+      "TRIALBOOK_HOST_COUNT": str(hosts),
+      "TRIALBOOK_LOCAL_DEVICES": str(devices_per_host),
+      "TRIALBOOK_ATTEMPT": str(number),
+    }
+    with contextlib.ExitStack() as stack:
+      started: list[HostProcess] = []
+      for index in range(hosts):
+        prefix = f"[host {index}] " if hosts > 1 else ""
+        host = HostProcess(index, command, {**job, "TRIALBOOK_HOST_INDEX": str(index)}, events, prefix)
+        stack.callback(host.close)
+        started.append(host)
+      stack.enter_context(guarded(started))
+      return watch(started, events, patience or Patience(), say)
+
+  with signals_to(events):
+    return supervise(attempt, _local_workdir(workdir, command), restarts or Restarts(), events, say)
+
+
+def free_port() -> int:
+  """A port of this machine that nobody listens on now."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def _local_workdir(workdir: str | os.PathLike[str] | None, command: Sequence[str]) -> pathlib.Path | None:
+  named = os.fspath(workdir) if workdir is not None else _named_workdir(command)
+  return pathlib.Path(named) if named and "://" not in named else None
+
+
+def _named_workdir(command: Sequence[str]) -> str | None:
+  """The value of `--workdir=DIR`, `--workdir DIR` or the same with one dash; as with absl, the last one counts."""
+  found = None
+  for argument, following in zip(command, [*command[1:], None], strict=True):
+    name, equals, value = argument.partition("=")
+    if name in ("--workdir", "-workdir"):
+      found = value if equals else following
+  return found

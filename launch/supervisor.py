@@ -1,0 +1,135 @@
+"""Running a job again for as long as that helps, and recording how each attempt ended."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import queue
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from launch.endings import JobExit, read_causes, with_causes
+from launch.processes import HostEnd
+from launch.watch import Events
+from trainer import exits
+
+_STALLED_ATTEMPTS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restarts:
+  """When a job that left with 75 is started again.
+
+  Attributes:
+    limit: number of restarts in all.
+    first_delay: seconds before the first restart; doubles with each.
+    longest_delay: seconds, where the doubling ends.
+  """
+
+  limit: int = 10
+  first_delay: float = 1.0
+  longest_delay: float = 60.0
+
+  def delay(self, restart: int) -> float:
+    """Seconds to wait before restart number `restart`, counted from 1."""
+    # 2**63 seconds are as good as any longer time, and a float can hold them.
+    return min(self.first_delay * 2.0 ** min(restart - 1, 63), self.longest_delay)
+
+
+def supervise(
+  attempt: Callable[[int], tuple[Sequence[HostEnd], signal.Signals | None]],
+  workdir: pathlib.Path | None,
+  restarts: Restarts,
+  events: Events,
+  say: Callable[[str], None],
+) -> int:
+  """Runs attempts of a job, numbered from 1, until one is final.
+
+  Final is every exit code but 75; a signal to the launcher; the last restart; and the second attempt in a row that
+  committed no new checkpoint (a crash loop). Without a workdir the last cannot be seen.
+
+  Args:
+    attempt: starts all hosts and returns how they ended, and the signal that was passed on to them, if any.
+    workdir: of the job.
+    restarts: how often and when.
+    events: where a signal appears while the supervisor waits.
+    say: tells a person.
+
+  Returns:
+    The job's exit code; 130 if it ended for SIGINT.
+  """
+  number, stalled = 1, 0
+  while True:
+    started, step, stamp = time.time(), newest_step(workdir), _run_stamp(workdir)
+    ends, passed = attempt(number)
+    verdict = with_causes(
+      [(end.returncode, end.time) for end in ends],
+      read_causes(workdir, len(ends), started) if workdir else {},
+    )
+    # A mistake that was found before the run began says nothing about the run that the workdir holds already.
+    if workdir and (verdict.code != exits.USER_MISTAKE or _run_stamp(workdir) != stamp):
+      record_exit(workdir, verdict, number, say)
+    if verdict.culprit is not None:
+      say(f"attempt {number} ended with {verdict.code} because of host {verdict.culprit}: {verdict.reason}")
+    if passed is not None:
+      return exits.INTERRUPTED if passed == signal.SIGINT else verdict.code
+    if verdict.code != exits.TRY_AGAIN:
+      return verdict.code
+
+    stalled = 0 if newest_step(workdir) > step else stalled + 1
+    if workdir and stalled == _STALLED_ATTEMPTS:
+      say(f"gives up: {stalled} attempts in a row committed no new checkpoint in {workdir / 'checkpoints'}")
+      return verdict.code
+    if number > restarts.limit:
+      say(f"gives up after {restarts.limit} restarts")
+      return verdict.code
+    delay = restarts.delay(number)
+    say(f"restart {number} of at most {restarts.limit} in {delay:g} s")
+    with contextlib.suppress(queue.Empty):
+      # Only a signal can come now: no host is there.
+      return exits.INTERRUPTED if events.get(timeout=delay) == signal.SIGINT else verdict.code
+    number += 1
+
+
+def newest_step(workdir: pathlib.Path | None) -> int:
+  """Step of the newest committed checkpoint of a run; -1 if there is none."""
+  try:
+    names = os.listdir(workdir / "checkpoints") if workdir else []
+  except OSError:
+    names = []
+  # While a checkpoint is being written its folder has another name.
+  return max((int(name) for name in names if name.isascii() and name.isdigit()), default=-1)
+
+
+def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Callable[[str], None]) -> None:
+  """Puts the end of an attempt into `run.json` under "exit", atomically; only while no host is running.
+
+  A file that is absent stays so; one that cannot be read or written is told of and left as it is.
+  """
+  path = workdir / "run.json"
+  temporary = path.with_name(f".{path.name}.exit.tmp")
+  try:
+    record = json.loads(path.read_text())
+    record["exit"] = {**verdict._asdict(), "attempt": attempt}
+    with temporary.open("w") as file:
+      file.write(json.dumps(record, indent=2) + "\n")
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.rename(path)
+  except FileNotFoundError:
+    pass
+  except (OSError, ValueError, TypeError) as error:
+    say(f"could not record the exit in {path}: {error}")
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+
+
+def _run_stamp(workdir: pathlib.Path | None) -> tuple[int, int] | None:
+  """Tells one version of `run.json` from another."""
+  try:
+    status = os.stat(workdir / "run.json") if workdir else None
+  except OSError:
+    return None
+  return (status.st_ino, status.st_mtime_ns) if status else None

@@ -1,0 +1,274 @@
+"""Situations that users get into: interrupted forks, lost files, changed intervals, broken plug-ins."""
+
+import itertools
+import json
+import pathlib
+import time
+
+import numpy as np
+import pytest
+from tiny import mlp, numbers
+
+from trainer import Config, Programs, UserError, checkpoints, evaluation, load, read_result, run, train
+from trainer.records import read_lines
+from trainer.schedules import Piecewise
+
+
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+  return Programs()
+
+
+def config(**changes) -> Config:
+  return mlp(max_train_steps=40, **changes)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, made: Config, workdir: pathlib.Path, programs: Programs, after: int):
+  """Runs until `after` splits have been evaluated."""
+  count = itertools.count()
+
+  def stop(*arguments):
+    if next(count) == after:
+      raise KeyboardInterrupt
+    return evaluation.evaluate(*arguments)
+
+  monkeypatch.setattr(train, "evaluate", stop)
+  with pytest.raises(KeyboardInterrupt):
+    run(made, workdir, programs=programs)
+  monkeypatch.setattr(train, "evaluate", evaluation.evaluate)
+
+
+def test_best_json_names_a_checkpoint_that_is_there_however_the_run_ended(tmp_path: pathlib.Path, programs: Programs):
+  diverging = config(checkpointing__keep_latest=1).model_copy(
+    update={"schedule": Piecewise(boundaries=(35,), factors=(1e30,))}
+  )
+  result = run(diverging, tmp_path / "run", programs=programs)
+  assert result.status == "infeasible"
+  best = json.loads((tmp_path / "run" / "best.json").read_text())
+  values = {entry["step"]: entry["value"] for entry in best["evaluations"]}
+  assert best["step"] == min(values, key=lambda step: (values[step], step))
+  assert best["note"] is None
+  assert result.checkpoint is not None
+  assert result.checkpoint.is_dir()
+  assert load(tmp_path / "run").step == best["step"]
+
+
+def test_an_interrupted_fork_goes_on_by_the_same_call(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  run(config(), tmp_path / "parent", programs=programs)
+  longer = config(seed=4).override({"max_train_steps": 80})
+  run(longer, tmp_path / "whole", programs=programs, fork=tmp_path / "parent")
+
+  count = itertools.count()
+
+  def stop(*arguments):
+    if next(count) == 4:
+      raise KeyboardInterrupt
+    return evaluation.evaluate(*arguments)
+
+  monkeypatch.setattr(train, "evaluate", stop)
+  with pytest.raises(KeyboardInterrupt):
+    run(longer, tmp_path / "child", programs=programs, fork=tmp_path / "parent")
+  monkeypatch.setattr(train, "evaluate", evaluation.evaluate)
+  run(longer, tmp_path / "child", programs=programs, fork=tmp_path / "parent")
+  assert numbers(tmp_path / "child") == numbers(tmp_path / "whole")
+
+
+def test_a_fork_or_a_resume_that_would_train_nothing_is_refused(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  run(config(), tmp_path / "parent", programs=programs)
+  with pytest.raises(UserError, match="its checkpoint is at step 40; set max_train_steps = 40 to more"):
+    run(config(seed=1), tmp_path / "child", programs=programs, fork=tmp_path / "parent")
+  assert not (tmp_path / "child").exists()
+  constant = config(schedule__name="constant")
+  interrupt(monkeypatch, constant, tmp_path / "run", programs, 7)
+  with pytest.raises(UserError, match="trained to step 20, beyond max_train_steps = 10"):
+    run(constant.override({"max_train_steps": 10}), tmp_path / "run", programs=programs)
+
+
+def test_checkpoints_may_be_turned_on_and_the_interval_and_the_metric_changed_on_resume(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  off = config(checkpointing__every_evaluations=0)
+  interrupt(monkeypatch, off, tmp_path / "off", programs, 7)
+  assert run(config(), tmp_path / "off", programs=programs).status == "complete"
+  interrupt(monkeypatch, config(evaluation__train_examples=0), tmp_path / "metric", programs, 3)
+  changed = config(evaluation__every_steps=8, selection__metric="train_subset/loss")
+  result = run(changed, tmp_path / "metric", programs=programs)
+  evaluated = [line["step"] for line in numbers(tmp_path / "metric") if "validation/loss" in line]
+  assert evaluated == [0, 10, 20, 24, 32, 40] or evaluated == [0, 10, 16, 24, 32, 40]
+  assert result.best_step in evaluated
+
+
+def test_checkpoints_that_could_not_be_read_are_set_aside(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+  kept = config(checkpointing__keep_latest=3)
+  interrupt(monkeypatch, kept, tmp_path / "run", programs, 8)
+  folder = tmp_path / "run" / "checkpoints"
+  for step in checkpoints.saved_steps(folder)[1:]:
+    (folder / str(step) / "_CHECKPOINT_METADATA").write_text("")
+  (folder / "99.removed").mkdir()
+  (folder / "99.orbax-checkpoint-tmp").mkdir()
+  run(kept, tmp_path / "run", programs=programs)
+  assert "damaged checkpoint" in caplog.text
+  assert {path.name for path in folder.glob("*.damaged")} == {"20.damaged", "30.damaged"}
+  assert set(checkpoints.saved_steps(folder)) >= {20, 30, 40}
+  assert not [path for path in folder.iterdir() if path.name.endswith((".removed", "-tmp"))]
+
+
+def test_rates_are_of_training_alone(tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch):
+  def slow(*arguments):
+    time.sleep(0.3)
+    return evaluation.evaluate(*arguments)
+
+  monkeypatch.setattr(train, "evaluate", slow)
+  run(config(), tmp_path / "run", programs=programs)
+  lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "examples_per_second" in line]
+  # Ten steps of 32 examples: with 0.6 s of evaluation among them there would be fewer than 600 a second.
+  assert [line["step"] for line in lines] == [10, 20, 30, 40]
+  assert all(line["examples_per_second"] > 640 for line in lines), [line["examples_per_second"] for line in lines]
+
+
+PLUGINS = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Net(nnx.Module):
+  def __init__(self, num_classes: int, rngs: nnx.Rngs, mode: str = "ok"):
+    if mode == "raises":
+      raise ValueError("this mode is not there")
+    self.linear = nnx.Linear(64, num_classes, rngs=rngs) if mode != "empty" else None
+    self.mode, self.noise = mode, rngs.noise() if mode == "noise" else None
+
+  def __call__(self, inputs, train: bool):
+    if self.mode == "empty":
+      return jnp.zeros((len(inputs), 10))
+    outputs = self.linear(inputs.reshape(len(inputs), -1))
+    return {"tuple": (outputs, outputs), "shape": outputs[:, 0], "call": None}.get(self.mode, outputs)
+
+from trainer.tasks import Classification
+
+class Wide:
+  def __init__(self, wrong: str):
+    self.wrong, self.task = wrong, Classification().build()
+  def __getattr__(self, name):
+    return getattr(self.task, name)
+  def num_outputs(self, info): return self.task.num_outputs(info)
+  def initial_batch(self, info, batch_size): return self.task.initial_batch(info, batch_size)
+  def loss(self, outputs, batch, settings):
+    losses = self.task.loss(outputs, batch, settings)
+    return losses[:, None] if self.wrong == "loss" else losses
+  def metrics(self, outputs, batch):
+    values = self.task.metrics(outputs, batch)
+    return {k: v[:, None] for k, v in values.items()} if self.wrong == "metrics" else values
+  def counts(self, outputs, batch):
+    return {"n": jnp.ones(len(outputs))} if self.wrong == "counts" else {}
+"""
+
+
+@pytest.mark.parametrize(
+  ("changes", "fragments"),
+  [
+    ({"model.kwargs": {"mode": "raises"}}, ["cannot be made", "this mode is not there", "plugins.py, line 8"]),
+    ({"model.kwargs": {"mode": "empty"}}, ["has no parameters"]),
+    ({"model.kwargs": {"mode": "tuple"}}, ["returns a tuple"]),
+    ({"model.kwargs": {"mode": "shape"}}, ["returns [32] for 32 examples; the task needs [32, ..., 10]"]),
+    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "loss"}}, ["'loss' has shape [32, 1]"]),
+    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "metrics"}}, ["has shape [256, 1]"]),
+    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "counts"}}, ["'n' has shape [256]"]),
+    ({"task.name": "plugins:Net", "task.kwargs": {"mode": "ok"}}, ["task.kwargs do not fit"]),
+  ],
+)
+def test_a_plugin_that_does_not_follow_the_contract_is_told_what_is_wrong(
+  tmp_path: pathlib.Path,
+  programs: Programs,
+  monkeypatch: pytest.MonkeyPatch,
+  changes: dict,
+  fragments: list[str],
+):
+  (tmp_path / "plugins.py").write_text(PLUGINS)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(__import__("sys").modules, "plugins", raising=False)
+  made = config().override({"model.name": "plugins:Net", **changes})
+  with pytest.raises(UserError) as caught:
+    run(made, tmp_path / "run", programs=programs)
+  for fragment in fragments:
+    assert fragment in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_plugin_may_draw_from_any_stream(tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch):
+  (tmp_path / "plugins.py").write_text(PLUGINS)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(__import__("sys").modules, "plugins", raising=False)
+  made = config().override({"model.name": "plugins:Net", "model.kwargs.mode": "default"})
+  assert run(made, tmp_path / "run", programs=programs).status == "complete"
+
+
+def test_tasks_with_other_batches_do_not_share_a_program(tmp_path: pathlib.Path, programs: Programs):
+  synthetic = {"dataset.name": "synthetic", "dataset.input_shape": (8,), "max_train_steps": 2}
+  small = mlp().override({**synthetic, "evaluation.every_steps": 2})
+  run(small, tmp_path / "classes", programs=programs)
+  targets = small.override({"dataset.kind": "regression", "task.name": "regression"})
+  assert run(targets, tmp_path / "targets", programs=programs).status == "complete"
+
+
+def test_an_evaluation_that_is_not_finite_is_told_and_not_taken_for_a_damaged_disk(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+  def broken(*arguments):
+    values = evaluation.evaluate(*arguments)
+    return {name: float("nan") if name.endswith("loss") else value for name, value in values.items()}
+
+  monkeypatch.setattr(train, "evaluate", broken)
+  result = run(config(selection__metric="validation/loss"), tmp_path / "run", programs=programs)
+  assert (result.status, result.best_step) == ("complete", None)
+  assert result.note == "no evaluation has a finite validation/loss"
+  assert np.isnan(result.metrics["validation/loss"])
+  from trainer.summary import print_result
+
+  print_result(result)
+  assert "no evaluation has a finite" in capsys.readouterr().out
+
+
+def test_a_source_of_a_warm_start_is_needed_only_at_the_start(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  run(config(), tmp_path / "7", programs=programs)  # A workdir may be named like a step.
+  warm = config(seed=2, warm_start__source=str(tmp_path / "7"))
+  interrupt(monkeypatch, warm, tmp_path / "run", programs, 5)
+  (tmp_path / "7").rename(tmp_path / "elsewhere")
+  assert run(warm, tmp_path / "run", programs=programs).status == "complete"
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "config.json"])
+def test_a_record_that_cannot_be_read_is_named(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, name: str
+):
+  interrupt(monkeypatch, config(), tmp_path / "run", programs, 5)
+  with (tmp_path / "run" / name).open("a") as file:
+    file.write("{broken\n{}\n")
+  with pytest.raises(UserError, match=f"{name}.* cannot be read"):
+    run(config(), tmp_path / "run", programs=programs)
+
+
+def test_a_run_that_was_killed_has_no_duration(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  run(config(), tmp_path / "run", programs=programs)
+  record = json.loads((tmp_path / "run" / "run.json").read_text())
+  del record["finished"]
+  (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"status": "running"}))
+  result = read_result(tmp_path / "run")
+  assert (result.status, result.seconds) == ("running", None)
+
+
+@pytest.mark.parametrize("workdir", ["gs://bucket/run", "{tmp}/file/run", "{tmp}/dangling", "{tmp}/" + "x" * 300])
+def test_a_workdir_that_cannot_be_is_refused(tmp_path: pathlib.Path, programs: Programs, workdir: str):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+  with pytest.raises(UserError, match="workdir"):
+    run(config(), workdir.replace("{tmp}", str(tmp_path)), programs=programs)
