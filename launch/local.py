@@ -30,7 +30,8 @@ def run_local(
 
   Each host is a process in a session of its own. It finds in its environment TRIALBOOK_COORDINATOR (an address
   with a port that is free, another for each attempt), TRIALBOOK_HOST_COUNT, TRIALBOOK_HOST_INDEX,
-  TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...) and, where unset, JAX_PLATFORMS=cpu. With several hosts
+  TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...) and, where unset, JAX_PLATFORMS=cpu and NPROC (the
+  size of XLA's thread pool, the same for every way to split the same devices over hosts). With several hosts
   each line of their output gets the prefix `[host i] `, and Python's output is not buffered. When one host fails,
   the others are made to leave. SIGTERM and SIGINT are passed on, if this is the main thread.
 
@@ -61,7 +62,10 @@ def run_local(
     raise UserError(problems)
   events: Events = queue.SimpleQueue()
   say = say or (lambda text: write_line(sys.stderr, f"launch: {text}"))
-  start_from = {"JAX_PLATFORMS": "cpu", **(os.environ if environment is None else environment)}
+  # XLA's threads are as many as the cores, or as the devices of the process if those are more, and it cuts
+  # reductions by their number. The same number on every topology of the same devices gives the same bits.
+  threads = max(os.cpu_count() or 1, hosts * devices_per_host)
+  start_from = {"JAX_PLATFORMS": "cpu", "NPROC": str(threads), **(os.environ if environment is None else environment)}
   if hosts > 1:
     # A pipe would make each host's Python keep its lines back, and lose the last ones when it is killed.
     start_from.setdefault("PYTHONUNBUFFERED", "1")

@@ -15,7 +15,7 @@ import sys
 import jax
 from absl import flags, logging
 
-from trainer import config_files, exits, overrides, preparation, summary, train
+from trainer import config_files, exits, hosts, overrides, preparation, summary, train
 
 _NO_WORKDIR = "--workdir is missing: name a folder for the run, for example --workdir=runs/first"
 
@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
   logging.set_verbosity(logging.WARNING if FLAGS["verbosity"].using_default_value else FLAGS.verbosity)
 
   try:
+    here = hosts.initialize()
     config = config_files.load_config(_CONFIG.value or config_files.DEFAULT)
     config = config.override(overrides.parse_assignments(_SET.value))
     if _PRINT_CONFIG.value:
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return exits.INTERRUPTED
-  summary.print_result(result)
+  if here.is_lead:
+    summary.print_result(result)
   return result.exit_code
 
 

@@ -59,6 +59,7 @@ class Saver:
     folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
     to_keep: the steps among those given that are to stay; asked after each evaluation, everything else goes.
     tell: called in the thread with the steps that are committed, before any of them goes.
+    lead: whether this is the host that decides and removes; all hosts save.
   """
 
   def __init__(
@@ -66,12 +67,15 @@ class Saver:
     folder: pathlib.Path,
     to_keep: Callable[[list[int]], Iterable[int]],
     tell: Callable[[list[int]], None],
+    *,
+    lead: bool = True,
   ):
-    folder.mkdir(exist_ok=True)
-    for path in folder.iterdir():
+    if lead:
+      folder.mkdir(exist_ok=True)
+    for path in folder.iterdir() if lead else ():
       if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
         shutil.rmtree(path, ignore_errors=True)
-    self._folder, self._to_keep, self._tell = folder, to_keep, tell
+    self._folder, self._to_keep, self._tell, self._lead = folder, to_keep, tell, lead
     self._checkpointer = ocp.AsyncCheckpointer(_handler())
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
@@ -85,7 +89,12 @@ class Saver:
     self.wait()
     # The state's buffers are given to the next step, so what is written must be a copy.
     arrays, sums = _copy_with_checksums(flatten(state))
-    self._saving = self._thread.submit(self._write, step, arrays, sums)
+    if jax.process_count() == 1:
+      self._saving = self._thread.submit(self._write, step, arrays, sums)
+    else:
+      # Orbax begins with a collective among the hosts, which must not fall between those of the training.
+      self._begin(step, arrays, sums)
+      self._saving = self._thread.submit(self._finish, step)
 
   def skip(self) -> None:
     """Tells of an evaluation whose state is not saved. Raises OSError as `save`."""
@@ -107,6 +116,10 @@ class Saver:
     self._checkpointer.close()
 
   def _write(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
+    self._begin(step, arrays, sums)
+    self._finish(step)
+
+  def _begin(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
     described = {
       name: {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": int(checksum)}
       for (name, array), checksum in zip(arrays.items(), jax.device_get(sums), strict=True)
@@ -115,12 +128,19 @@ class Saver:
     _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
     try:
       self._checkpointer.save(path.resolve(), args=ocp.args.PyTreeSave(arrays), custom_metadata={_ARRAYS: described})
-      self._checkpointer.wait_until_finished()
     except Exception as error:
       raise _as_os_error(error, path) from error
+
+  def _finish(self, step: int) -> None:
+    try:
+      self._checkpointer.wait_until_finished()
+    except Exception as error:
+      raise _as_os_error(error, self._folder / str(step)) from error
     self._settle()
 
   def _settle(self) -> None:
+    if not self._lead:
+      return
     saved = saved_steps(self._folder)
     self._tell(saved)
     for other in set(saved) - set(self._to_keep(saved)):
@@ -159,8 +179,8 @@ def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
     if saved.get(name) != wanted.get(name)
   ]
   if differences:
-    more = [f"and {len(differences) - 5} more arrays"] if len(differences) > 5 else []
-    raise OtherStateError([f"{path} was saved by another model or optimizer", *differences[:5], *more])
+    more = f"; and {len(differences) - 5} more arrays" if len(differences) > 5 else ""
+    raise OtherStateError(f"{path} was saved by another model or optimizer: {'; '.join(differences[:5])}{more}")
 
 
 def restore(path: pathlib.Path, template: Any) -> Any:

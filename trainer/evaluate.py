@@ -11,8 +11,6 @@ import pathlib
 import sys
 from typing import Any
 
-import jax
-
 from input_pipeline import load
 from trainer import exits, sharding
 from trainer.checkpoints import find_step
@@ -35,7 +33,7 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   program = Programs().get(config, config.task.build(), dataset.info, mesh)
   program.compile()
   weights = restore_weights(workdir, number, evaluated_weights(config, program.state_template))
-  settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
+  settings = sharding.put_replicated(mesh, program_settings(config))
   return {"step": number, **evaluate(program, weights, settings, dataset, split, config)}
 
 

@@ -79,9 +79,8 @@ def evaluate(
   def make(index: int) -> dict[str, np.ndarray]:
     return dataset.eval_batch(index, source, batch_size, examples)
 
-  split_over_devices = sharding.batch(program.mesh)
   batches = dataset.num_eval_batches(source, batch_size, examples)
-  with Prefetcher(make, lambda batch: jax.device_put(batch, split_over_devices), 0, batches) as prefetcher:
+  with Prefetcher(make, lambda batch: sharding.put_batch(program.mesh, batch), 0, batches) as prefetcher:
     for _, batch in prefetcher:
       pending.append(program.eval_step(params, variables, settings, batch))
       if len(pending) > AHEAD:

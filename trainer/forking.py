@@ -17,9 +17,10 @@ def problems(source: pathlib.Path, workdir: pathlib.Path, max_train_steps: int) 
   saved = checkpoints.saved_steps(source / "checkpoints")
   if not saved or not (source / "metrics.jsonl").exists():
     return [f"--fork={source}: there is no run with a checkpoint"]
-  if saved[-1] >= max_train_steps:
-    return [f"--fork={source}: its checkpoint is at step {saved[-1]}; set max_train_steps = {max_train_steps} to more"]
-  return []
+  if saved[-1] < max_train_steps:
+    return []
+  nothing = f"so max_train_steps = {max_train_steps} leaves nothing to train"
+  return [f"--fork={source}: its checkpoint is at step {saved[-1]}, {nothing}"]
 
 
 def check(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:

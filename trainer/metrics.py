@@ -49,13 +49,21 @@ class Recorder:
     config: whose `logging` says how many steps make a block. A block is written at once; TensorBoard gets its mean.
     first_step: the first step that will be recorded.
     batches: says how long the loop has waited for data.
+    writes: whether this is the host that writes; the others only watch.
 
   Attributes:
     first_step_time: when the first step of this process was read, in seconds since the epoch.
   """
 
   def __init__(
-    self, workdir: pathlib.Path, names: Sequence[str], config: Config, first_step: int, batches: WaitingSource
+    self,
+    workdir: pathlib.Path,
+    names: Sequence[str],
+    config: Config,
+    first_step: int,
+    batches: WaitingSource,
+    *,
+    writes: bool = True,
   ):
     self._names, self._batch_size, self._every_steps = tuple(names), config.batch_size, config.logging.every_steps
     self._watched = [self._names.index(name) for name in WATCHED if name in self._names]
@@ -64,8 +72,8 @@ class Recorder:
     self._pending: collections.deque[tuple[int, Array]] = collections.deque()
     self._rows: list[tuple[int, list[float]]] = []
     self._latest: dict[str, float] = {}
-    self._lines = StepLines(workdir / "metrics.jsonl", names)
-    self._events = _Events(workdir, first_step) if config.logging.tensorboard else None
+    self._lines = StepLines(workdir / "metrics.jsonl", names) if writes else None
+    self._events = _Events(workdir, first_step) if config.logging.tensorboard and writes else None
     self.restart_clock()
 
   def describe(self) -> str:
@@ -97,7 +105,8 @@ class Recorder:
     """Writes all that came before, and the values of an evaluation on the line of `step`, durably."""
     self.drain()
     self._write_block(values, step)
-    self._lines.sync()
+    if self._lines is not None:
+      self._lines.sync()
 
   def drain(self) -> None:
     """Waits for all steps that were dispatched; what follows is no training. Raises InfeasibleError as `step` does."""
@@ -116,7 +125,8 @@ class Recorder:
     with contextlib.suppress(suppress):
       if self._rows:
         self._write_block({})
-      self._lines.close()
+      if self._lines is not None:
+        self._lines.close()
     if self._events is not None:
       self._events.close()
 
@@ -132,30 +142,35 @@ class Recorder:
 
   def _write_block(self, evaluation: Mapping[str, Any], step: int | None = None) -> None:
     """Writes the rows; the last line also has the block's rates and the evaluation after it."""
+    rows, self._rows = self._rows, []
     extra = dict(evaluation)
-    if self._rows:
-      now, waited = self._stopped or (time.perf_counter(), self._batches.wait_seconds)
-      seconds = max(now - self._started, 1e-9)
-      rates = {
-        "examples_per_second": round(len(self._rows) * self._batch_size / seconds, 1),
-        "data_wait_fraction": round((waited - self._waited_before) / seconds, 4),
-      }
-      self._started, self._waited_before = now, waited
-      extra = rates | extra
-      self._latest = dict(zip(self._names, self._rows[-1][1], strict=True)) | rates
-      for row_step, row in self._rows[:-1]:
-        self._lines.write(row_step, row, {})
-      step, last = self._rows[-1]
-      self._lines.write(step, last, extra)
-      if self._events is not None:
-        mean = np.mean([row for _, row in self._rows], axis=0)
-        extra = dict(zip(self._names, mean.tolist(), strict=True)) | extra
+    if rows:
+      extra = self._rates(len(rows)) | extra
+      self._latest = dict(zip(self._names, rows[-1][1], strict=True)) | extra
+    if self._lines is None:
+      return
+    for row_step, row in rows[:-1]:
+      self._lines.write(row_step, row, {})
+    if rows:
+      self._lines.write(*rows[-1], extra)
+      mean = np.mean([row for _, row in rows], axis=0)
+      step, extra = rows[-1][0], dict(zip(self._names, mean.tolist(), strict=True)) | extra
     elif step is not None:
       self._lines.write(step, (), extra)
     if self._events is not None and step is not None:
       self._events.write(step, extra)
     self._lines.flush()
-    self._rows = []
+
+  def _rates(self, steps: int) -> dict[str, float]:
+    """Of the block that ends now, or ended when the training stopped; the next one begins there."""
+    now, waited = self._stopped or (time.perf_counter(), self._batches.wait_seconds)
+    seconds = max(now - self._started, 1e-9)
+    rates = {
+      "examples_per_second": round(steps * self._batch_size / seconds, 1),
+      "data_wait_fraction": round((waited - self._waited_before) / seconds, 4),
+    }
+    self._started, self._waited_before = now, waited
+    return rates
 
 
 class _Events:

@@ -6,7 +6,7 @@ import pathlib
 import models
 from input_pipeline import DataError, Dataset, load
 from trainer import config as configs
-from trainer import forking, warm_start, workdirs
+from trainer import forking, hosts, warm_start, workdirs
 from trainer.config import Config
 from trainer.overrides import ConfigError
 from trainer.tasks import Task
@@ -53,13 +53,20 @@ def _examine(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None) -
       warm_start.find(config.warm_start)
     except ConfigError as error:
       problems += error.problems
+  here = hosts.current()
   task = dataset = None
   try:
     task = config.task.build()
   except ValueError as error:
     problems.append(str(error))
   try:
-    dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
+    dataset = load(
+      config.dataset,
+      seed=config.seed,
+      batch_size=config.batch_size,
+      host_index=here.index,
+      host_count=here.count,
+    )
   except DataError as error:
     problems += str(error).splitlines()
   if dataset is not None:

@@ -16,11 +16,16 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyd
 _MAX_DIFF = 1_000_000
 
 
+def versions() -> dict[str, str]:
+  """Of the project, Python, and the libraries that a result may depend on."""
+  ours = {"trialbook": trialbook.__version__, "python": platform.python_version()}
+  return ours | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
 def describe() -> dict[str, Any]:
   """Versions, git state of the working directory, command, machine and devices, as JSON values."""
   return {
-    "versions": {"trialbook": trialbook.__version__, "python": platform.python_version()}
-    | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    "versions": versions(),
     "git": git_state(),
     "command": shlex.join(sys.orig_argv),
     "host": {

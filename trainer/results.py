@@ -55,14 +55,17 @@ def read_result(workdir: pathlib.Path) -> RunResult:
   last = {name: records.number(value) for name, value in (lines[-1] if lines else {}).items() if name != "step"}
   best_step = best.get("step")
   final = {name: records.number(value) for name, value in best.get("final", {}).items()}
+  evaluated = history.evaluations.get(best_step, {}) if best_step is not None else {}
+  # Without a checkpoint, what was evaluated after the run is of its last state.
+  last_final, best_final = ({}, final) if best.get("checkpoint") else (final, {})
   return RunResult(
     workdir=workdir,
     status=record.get("status", "running"),
     reason=record.get("reason"),
     step=record.get("step", 0),
-    metrics=last | history.latest,
+    metrics=last | history.latest | last_final,
     best_step=best_step,
-    best={} if best_step is None else {**history.evaluations.get(best_step, {}), **final},
+    best={**evaluated, **best_final},
     checkpoint=workdir / best["checkpoint"] if best.get("checkpoint") else None,
     note=best.get("note"),
     notice=record.get("notice"),

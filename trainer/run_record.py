@@ -87,7 +87,7 @@ class RunRecord:
       if earlier.get("git") == self._record["git"]:
         earlier.pop("git", None)  # As it is now: a diff may be long.
       self._record["earlier"] = [*earlier.pop("earlier", []), earlier]
-    self._record["restored_step"] = restored_step
+    self._record |= {"restored_step": restored_step, "step": restored_step or 0}
     self.step = restored_step or 0
     config = {"format": records.FORMAT, **self._config.model_dump(mode="json")}
     records.write_json(self._folder / "config.json", config)
@@ -97,7 +97,7 @@ class RunRecord:
     return "starts from the beginning" + ("" if earlier is None else ": no checkpoint had been committed")
 
   @contextlib.contextmanager
-  def ending(self, recorder: Recorder) -> Iterator[None]:
+  def ending(self, recorder: Recorder, *, writes: bool) -> Iterator[None]:
     """Records how what is inside ended; an infeasible run ends here, everything else goes on."""
     status, reason = "failed", None
     try:
@@ -121,7 +121,8 @@ class RunRecord:
       }
       # On a full disk the record of the failure may not fit; the failure itself is what must be told.
       with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
-        self._write()
+        if writes:
+          self._write()
 
   def _write(self) -> None:
     records.write_json(self._folder / "run.json", self._record)

@@ -1,17 +1,19 @@
 """One run, from top to bottom: a config goes in, a trained, evaluated, checkpointed model comes out."""
 
 import contextlib
+import dataclasses
+import functools
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 from absl import logging
 from jaxtyping import Array
 
 from input_pipeline import Prefetcher
 from trainer import config as configs
-from trainer import forking, records, selection, sharding, warm_start, workdirs
+from trainer import forking, hosts, provenance, records, selection, sharding, warm_start, workdirs
 from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.config import Config
@@ -54,13 +56,22 @@ def run(
   workdir, fork = pathlib.Path(workdir), None if fork is None else pathlib.Path(fork)
   prepared = prepare(config, workdir, fork)
   config, dataset = prepared.config, prepared.dataset
-  line = Progress(config.max_train_steps, enabled=progress)
+  lead = hosts.current().is_lead
+  line = Progress(config.max_train_steps, enabled=progress and lead)
   if workdirs.is_finished(workdir, config):
     line.note(
       f"{workdir} holds this run, finished: there is nothing to do"
       " (python -m trainer.evaluate evaluates its checkpoints)"
     )
     return read_result(workdir)
+  hosts.check_agreement(
+    {
+      "config": config.model_dump(mode="json"),
+      "versions": provenance.versions(),
+      "dataset": dataclasses.asdict(dataset.info),
+      "workdir": os.fspath(workdir),
+    }
+  )
   for warning in configs.warnings(config):
     logging.warning("%s", warning)
   enable_compilation_cache(config.compilation_cache)
@@ -71,16 +82,25 @@ def run(
   program = programs.get(config, prepared.task, dataset.info, mesh)
   _check_names(config, workdir, fork, program)
   is_new = program.compile()
+  # The first collective gives the others 30 seconds, and compiling takes each host a time of its own.
+  hosts.barrier("compiled")
 
-  with workdirs.disk_errors(workdir), workdirs.locked(workdir), contextlib.ExitStack() as stack:
-    if fork is not None:
-      forking.copy(fork, workdir, program.state_template)
-    restored = restore_newest(workdir / "checkpoints", program.state_template)
+  with workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
     record = RunRecord(workdir, config, dataset.info, program if is_new else None)
-    line.note(record.begin(None if restored is None else restored[0]))
-    if restored is not None:
-      set_aside_after(workdir / "checkpoints", restored[0])
-    settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
+    if lead:
+      stack.enter_context(workdirs.locked(workdir))
+      if fork is not None:
+        forking.copy(fork, workdir, program.state_template)
+    hosts.barrier("the lead has opened the workdir")
+    restored = restore_newest(workdir / "checkpoints", program.state_template)
+    restored_step = None if restored is None else restored[0]
+    hosts.check_agreement({"the newest checkpoint": restored_step})
+    if lead:
+      line.note(record.begin(restored_step))
+      if restored_step is not None:
+        set_aside_after(workdir / "checkpoints", restored_step)
+    hosts.barrier("the lead has cut the records back")
+    settings = sharding.put_replicated(mesh, program_settings(config))
     step, state = restored or (0, program.init(settings))
     if restored is None and config.warm_start is not None:
       state = warm_start.apply(config.warm_start, state, program.state_template)
@@ -89,14 +109,16 @@ def run(
     def tell(saved: list[int]) -> None:
       records.write_json(workdir / "best.json", history.record(config, saved))
 
-    saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config), tell))
-    put = lambda batch: jax.device_put(batch, sharding.batch(mesh))  # noqa: E731
+    saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config), tell, lead=lead))
+    hosts.barrier("the folder of checkpoints is there")
+    put = functools.partial(sharding.put_batch, mesh)
     batches = stack.enter_context(Prefetcher(dataset.train_batch, put, step, config.max_train_steps))
-    recorder = stack.enter_context(Recorder(workdir, program.metric_names, config, step + 1, batches))
-    stack.enter_context(record.ending(recorder))
+    recorder = Recorder(workdir, program.metric_names, config, step + 1, batches, writes=lead)
+    stack.enter_context(recorder)
+    stack.enter_context(record.ending(recorder, writes=lead))
 
     for boundary in evaluation_steps(config):
-      if restored is not None and boundary <= restored[0]:
+      if restored_step is not None and boundary <= restored_step:
         continue
       state = advance(program, state, settings, batches, step, boundary, recorder, line)
       recorder.drain()
@@ -116,8 +138,11 @@ def run(
       recorder.restart_clock()
       line.resume()
     saver.wait()
+    hosts.barrier("the last checkpoint is committed")
     best = evaluate_selected(workdir, history, program, settings, dataset, config, state)
-    records.write_json(workdir / "best.json", best)
+    if lead:
+      records.write_json(workdir / "best.json", best)
+  hosts.barrier("the lead has written its records")
   return read_result(workdir)
 
 

@@ -110,6 +110,8 @@ def test_rarer_checkpoints_say_what_best_is_about(tmp_path: pathlib.Path, progra
   assert checkpoints.saved_steps(tmp_path / "off" / "checkpoints") == []
   assert "checkpoints are off" in (off.note or "")
   assert off.checkpoint is None
+  assert "test/error" in off.metrics
+  assert "test/error" not in off.best
 
 
 def test_the_test_set_is_evaluated_on_the_selected_checkpoint(tmp_path: pathlib.Path, programs: Programs):

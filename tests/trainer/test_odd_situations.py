@@ -79,7 +79,7 @@ def test_a_fork_or_a_resume_that_would_train_nothing_is_refused(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
   run(config(), tmp_path / "parent", programs=programs)
-  with pytest.raises(UserError, match="its checkpoint is at step 40; set max_train_steps = 40 to more"):
+  with pytest.raises(UserError, match="at step 40, so max_train_steps = 40 leaves nothing to train"):
     run(config(seed=1), tmp_path / "child", programs=programs, fork=tmp_path / "parent")
   assert not (tmp_path / "child").exists()
   constant = config(schedule__name="constant")

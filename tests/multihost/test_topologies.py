@@ -1,0 +1,87 @@
+"""The same experiment on any split of the same devices over hosts gives the same bits, with real processes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny import numbers, state_of
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+EXPERIMENT = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT / "tests" / "trainer")!r})
+import tiny
+
+def get_config():
+  return tiny.resnet(
+    max_train_steps=int(os.environ.get("STEPS", "20")), evaluation__every_steps=10, evaluation__batch_size=256,
+    schedule__decay_steps=18, seed=int(os.environ["TRIALBOOK_HOST_INDEX"]) if "DISAGREE" in os.environ else 0,
+  )
+"""
+
+
+def launch(folder: pathlib.Path, workdir: str, hosts: int, devices: int, **environment: str) -> tuple[int, str]:
+  experiment = folder / "experiment.py"
+  experiment.write_text(EXPERIMENT)
+  command = [sys.executable, "-m", "launch", "local", f"--hosts={hosts}", f"--devices-per-host={devices}"]
+  command += ["--max-restarts=0", "--grace=5", "--kill-after=1", "--", "-m", "trainer"]
+  command += [f"--config={experiment}", f"--workdir={folder / workdir}"]
+  done = subprocess.run(
+    command,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    timeout=240,
+    env=os.environ | environment,
+  )
+  return done.returncode, done.stdout
+
+
+def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
+  assert numbers(one) == numbers(other)
+  first, second = state_of(one), state_of(other)
+  assert first.keys() == second.keys()
+  for name, array in first.items():
+    np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_one_two_and_four_hosts_with_four_devices_give_the_same_bits(tmp_path: pathlib.Path):
+  for hosts in (1, 2, 4):
+    code, output = launch(tmp_path, f"hosts{hosts}", hosts, 4 // hosts)
+    assert code == 0, output
+  assert_same(tmp_path / "hosts1", tmp_path / "hosts2")
+  assert_same(tmp_path / "hosts1", tmp_path / "hosts4")
+  # Half of the run on two hosts, the rest on one: as if nothing had happened.
+  code, output = launch(tmp_path, "moved", 2, 2, STEPS="10")
+  assert code == 0, output
+  code, output = launch(tmp_path, "moved", 1, 4)
+  assert code == 0, output
+  assert "continues from the checkpoint of step 10" in output
+  assert_same(tmp_path / "hosts1", tmp_path / "moved")
+
+
+@pytest.mark.slow
+def test_hosts_that_disagree_all_leave_with_2_and_name_what_differs(tmp_path: pathlib.Path):
+  code, output = launch(tmp_path, "run", 2, 1, DISAGREE="1")
+  assert code == 2, output
+  assert "[host 0]   - host 1 disagrees on config" in output
+  assert "[host 1]   - host 1 disagrees on config" in output
+  assert not (tmp_path / "run" / "config.json").exists()
+  assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_only_the_lead_writes(tmp_path: pathlib.Path):
+  code, output = launch(tmp_path, "run", 2, 1, STEPS="10")
+  assert code == 0, output
+  assert len(list((tmp_path / "run").glob("events.*"))) == 1
+  assert [line["step"] for line in numbers(tmp_path / "run")] == list(range(11))
+  assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"
+  assert output.count("complete after 10 steps") == 1
