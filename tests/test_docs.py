@@ -122,6 +122,8 @@ def interrupted(command: str, folder: pathlib.Path, environment: Mapping[str, st
     stderr=subprocess.STDOUT,
     text=True,
     start_new_session=True,
+    # Where the tests run in the background, shells have them ignore Ctrl-C, and their children with them.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   try:
     latest = time.monotonic() + SECONDS
