@@ -327,5 +327,5 @@ def test_the_table_of_rooms_is_the_one_that_is_enforced():
 def test_the_picture_is_of_the_experiment_as_it_is():
   picture = (ROOT / "docs" / "images" / "run.svg").read_text().replace("&#160;", " ")
   config = load_config(ROOT / "experiments" / "digits_resnet.py")
-  assert f"complete after {config.max_train_steps} steps" in picture
+  assert f"complete after {config.max_train_steps:,} steps" in picture
   assert config.task.objective in picture
