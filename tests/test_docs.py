@@ -111,19 +111,25 @@ def play(page: pathlib.Path, folder: pathlib.Path) -> None:
       pytest.fail(f"{name(page)}: a block of {block.language}")
 
 
+# Where the tests run in the background, shells have them ignore Ctrl-C, and so their children.
+HEARING_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp("bash", ["bash", "-c", sys.argv[1]])
+"""
+
+
 def interrupted(command: str, folder: pathlib.Path, environment: Mapping[str, str]) -> str:
   """Starts a run, presses Ctrl-C when it has a checkpoint after step 0, and returns what it printed."""
   checkpoints = folder / re.findall(r"--workdir=(\S+)", command)[0] / "checkpoints"
   process = subprocess.Popen(
-    ["bash", "-c", command],
+    [sys.executable, "-c", HEARING_CTRL_C, command],
     cwd=folder,
     env=environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
     start_new_session=True,
-    # Where the tests run in the background, shells have them ignore Ctrl-C, and their children with them.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   try:
     latest = time.monotonic() + SECONDS
