@@ -49,10 +49,11 @@ class History:
   def ranked(self, steps: Iterable[int] | None = None) -> list[int]:
     """The evaluated steps (among `steps`) with a finite value, the best first, the earlier one among equals."""
     sign = 1 if self.mode == "min" else -1
+    chosen = self.evaluations.keys() if steps is None else set(steps)
     values = {
       step: sign * evaluation.get(self.metric, math.nan)
       for step, evaluation in self.evaluations.items()
-      if steps is None or step in set(steps)
+      if step in chosen
     }
     return sorted((step for step in values if math.isfinite(values[step])), key=lambda step: (values[step], step))
 
