@@ -25,6 +25,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.checkpoint
+	$(BIN)/python -m benchmarks.topology
 
 .venv/ready: requirements.lock setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

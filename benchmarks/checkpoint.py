@@ -20,6 +20,7 @@ from trainer import load_config
 from trainer.checkpoints import Saver, restore, saved_steps
 from trainer.config_files import DEFAULT
 from trainer.evaluation import evaluate, evaluated_weights
+from trainer.guard import Guard
 from trainer.metrics import Recorder
 from trainer.progress import Progress
 from trainer.train import advance
@@ -51,7 +52,7 @@ def saving(measured: Setup, folder: pathlib.Path) -> dict[str, str]:
       nonlocal state, steps_done
       line = Progress(interval, enabled=False)
       source, stop = measured.source(), steps_done + interval
-      state = advance(program, state, measured.settings, source, steps_done, stop, recorder, line)
+      _, state = advance(program, state, measured.settings, source, steps_done, stop, recorder, line, Guard())
       steps_done = stop
       recorder.drain()
       weights = evaluated_weights(measured.config, state)

@@ -16,6 +16,7 @@ import jax
 from benchmarks.measured_loop import NeverWaiting, Setup, in_turns, median_ratio, setup
 from models import MlpConfig, ResNetConfig
 from trainer import Config
+from trainer.guard import Guard
 from trainer.metrics import Recorder
 from trainer.optimizers import Momentum
 from trainer.progress import Progress
@@ -54,7 +55,7 @@ def compare_loops(measured: Setup, steps: int) -> tuple[list[float], list[float]
     def ours() -> int:
       nonlocal state, done
       line = Progress(steps, enabled=True)
-      state = advance(program, state, settings, measured.source(), done, done + steps, recorder, line)
+      _, state = advance(program, state, settings, measured.source(), done, done + steps, recorder, line, Guard())
       done += steps
       recorder.drain()
       jax.block_until_ready(state)

@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from trainer import exits
@@ -49,28 +49,31 @@ class Cause(NamedTuple):
     code: with which it meant to leave.
     text: for a person.
     time: seconds since the epoch.
+    host: index of the host that it is about: another one, where this one was told to leave.
   """
 
   code: int
   text: str
   time: float
+  host: int
 
 
-def job_exit(ends: Sequence[tuple[int, float]]) -> JobExit:
+def job_exit(ends: Sequence[tuple[int, float]], told: Collection[int] = ()) -> JobExit:
   """Decides for what a job ended.
 
   The host that ended abnormally first is the culprit, but for two things: exit codes 2 and 3 are a host's own
   verdict, which no consequence outruns; and an abort (SIGABRT) is what the coordination service does to those who
-  lost a peer, so it is the cause only when there is no other.
+  lost a peer, so it is the cause only when there is no other, as is the end of a host that was told to leave.
 
   Args:
     ends: of each host, its return code as `subprocess` gives it (-9 or 137: killed by signal 9), and when it ended.
+    told: the hosts that left because of another one.
 
   Returns:
     Code 0 if all are; 2, 3, 75, 130 as they are; 75 for SIGKILL, SIGTERM and SIGABRT; anything else is a bug: its
     exit code, or 1 for a signal.
   """
-  abnormal = [(_rank(code), time, index) for index, (code, time) in enumerate(ends) if code]
+  abnormal = [(2 if index in told else _rank(code), time, index) for index, (code, time) in enumerate(ends) if code]
   if not abnormal:
     return JobExit(exits.DONE, None, ALL_ENDED)
   culprit = min(abnormal)[-1]
@@ -89,7 +92,7 @@ def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) 
     code, time = ends[index]
     if code:
       sharpened[index] = (cause.code if signal_of(code) else code, min(time, cause.time))
-  verdict = job_exit(sharpened)
+  verdict = job_exit(sharpened, [index for index, cause in causes.items() if cause.host != index])
   if verdict.culprit is None or not causes:
     return verdict
   if verdict.culprit in causes:
@@ -107,7 +110,7 @@ def read_causes(workdir: pathlib.Path, hosts: int, since: float) -> dict[int, Ca
   for index in range(hosts):
     try:
       record = json.loads((workdir / "logs" / f"host_{index}.exit.json").read_text())
-      cause = Cause(int(record["code"]), str(record["cause"]), float(record["time"]))
+      cause = Cause(int(record["code"]), str(record["cause"]), float(record["time"]), int(record["host"]))
     except (OSError, ValueError, KeyError, TypeError):
       continue
     if cause.code and math.isfinite(cause.time) and cause.time >= since:

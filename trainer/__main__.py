@@ -11,11 +11,15 @@ disk), nothing is lost; 3 infeasible, the loss or the parameters stopped being f
 
 import pathlib
 import sys
+import traceback
 
 import jax
 from absl import flags, logging
 
-from trainer import config_files, exits, hosts, overrides, preparation, summary, train
+from trainer import config_files, exits, overrides, preparation, summary, train
+from trainer.channel import TryAgainError
+from trainer.config import Config
+from trainer.guard import Guard
 
 _NO_WORKDIR = "--workdir is missing: name a folder for the run, for example --workdir=runs/first"
 
@@ -33,6 +37,11 @@ _PRINT_CONFIG = flags.DEFINE_bool(
 )
 _FORK = flags.DEFINE_string("fork", None, "Workdir of another run, from whose newest checkpoint this new run starts.")
 _PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "cuda", "tpu"], "Kind of devices. Default: jax's choice.")
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of the lead host. Default: from the environment, or the cluster that jax detects."
+)
+_HOST_COUNT = flags.DEFINE_integer("host_count", None, "Number of hosts; with --coordinator.", lower_bound=1)
+_HOST_INDEX = flags.DEFINE_integer("host_index", None, "Index of this host, from 0; with --coordinator.", lower_bound=0)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,41 +60,68 @@ def main(argv: list[str] | None = None) -> int:
   logging.use_absl_handler()
   logging.set_verbosity(logging.WARNING if FLAGS["verbosity"].using_default_value else FLAGS.verbosity)
 
+  config, problem = None, None
   try:
-    here = hosts.initialize()
     config = config_files.load_config(_CONFIG.value or config_files.DEFAULT)
     config = config.override(overrides.parse_assignments(_SET.value))
     if _PRINT_CONFIG.value:
       summary.print_config(config)
       return exits.DONE
-    _use_platform(_PLATFORM.value)
     if not _WORKDIR.value:
-      return _mistake([_NO_WORKDIR])
-    result = train.run(config, _WORKDIR.value, progress=True, fork=_FORK.value)
+      raise overrides.UserError(_NO_WORKDIR)
+  except overrides.UserError as error:
+    problem = error
+  with Guard(config and config.job) as guard:
+    code, cause = _train(config, problem, guard)
+    guard.leave(code, cause)
+  return code
+
+
+def _train(config: Config | None, problem: overrides.UserError | None, guard: Guard) -> tuple[int, str]:
+  """Joins the other hosts, and trains; returns the exit code and what it is for."""
+  try:
+    if _PLATFORM.value:
+      jax.config.update("jax_platforms", _PLATFORM.value)
+    here = guard.join(coordinator=_COORDINATOR.value, count=_HOST_COUNT.value, index=_HOST_INDEX.value)
+    with guard.ending():
+      if problem is not None:
+        raise problem
+      _check_platform()
+    if here.count > 1:
+      devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
+      print(f"host {here.index} of {here.count}, found by {here.found_by}, devices: {devices}", file=sys.stderr)
+    assert config is not None
+    result = train.run(config, str(_WORKDIR.value), progress=True, fork=_FORK.value, guard=guard)
   except overrides.UserError as error:
     found = error.problems
     if not _WORKDIR.value:
       found.append(_NO_WORKDIR)
     elif isinstance(error, overrides.ConfigError) and error.rest is not None:
-      found += preparation.problems(error.rest, pathlib.Path(_WORKDIR.value))
-    return _mistake(list(dict.fromkeys(found)))
+      found += preparation.problems(error.rest, pathlib.Path(_WORKDIR.value), None, guard.hosts)
+    found = list(dict.fromkeys(found))
+    return _mistake(found), "; ".join(found)
+  except TryAgainError as error:
+    print(f"trainer: {error}", file=sys.stderr)
+    return exits.TRY_AGAIN, str(error)
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
-    return exits.INTERRUPTED
+    return exits.INTERRUPTED, "interrupted"
+  except Exception as error:
+    traceback.print_exc()
+    return 1, f"{type(error).__name__}: {error}"
   if here.is_lead:
     summary.print_result(result)
-  return result.exit_code
+  return result.exit_code, result.reason or result.status
 
 
-def _use_platform(platform: str | None) -> None:
+def _check_platform() -> None:
   """Raises UserError if there is no such device here."""
-  if platform is None:
-    return
-  jax.config.update("jax_platforms", platform)
   try:
     jax.devices()
   except RuntimeError as error:
-    raise overrides.UserError(f"--platform={platform}: {str(error).splitlines()[0]}") from None
+    if _PLATFORM.value is None:
+      raise
+    raise overrides.UserError(f"--platform={_PLATFORM.value}: {str(error).splitlines()[0]}") from None
 
 
 def _mistake(problems: list[str]) -> int:

@@ -9,7 +9,7 @@ import concurrent.futures
 import errno
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +18,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import type_handlers
 
+from models.batch_norm import spread
 from trainer import records
 from trainer.checksums import checksums
 from trainer.names import flatten
 from trainer.overrides import ConfigError, UserError
+from trainer.sharding import is_rows, replicated
 
 _ARRAYS = "arrays"
 _LEFTOVERS = (".removed", ".incomplete")
@@ -171,20 +173,46 @@ def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
     OtherStateError: with the differences.
     DamagedCheckpointError: if its metadata cannot be read.
   """
-  saved = {name: (tuple(array["shape"]), array["dtype"]) for name, array in describe(path).items()}
-  wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in flatten(template).items()}
+  saved, wanted = describe(path), flatten(template)
   differences = [
-    f"{name}: the checkpoint has {_shown(saved.get(name))}, wanted is {_shown(wanted.get(name))}"
+    f"{name}: the checkpoint has {shown(saved.get(name))}, wanted is {shown(wanted.get(name))}"
     for name in sorted(wanted.keys() | (saved.keys() if whole else set()))
-    if saved.get(name) != wanted.get(name)
+    if name not in wanted or not fits(name, saved.get(name), wanted[name])
   ]
   if differences:
-    more = f"; and {len(differences) - 5} more arrays" if len(differences) > 5 else ""
-    raise OtherStateError(f"{path} was saved by another model or optimizer: {'; '.join(differences[:5])}{more}")
+    raise OtherStateError(f"{path} was saved by another model or optimizer: {'; '.join(first_few(differences))}")
+
+
+def fits(name: str, saved: Mapping[str, Any] | None, wanted: Any) -> bool:
+  """Whether an array as `describe` tells of it can be restored as one of the wanted shape and dtype.
+
+  Statistics that every replica has for itself (`ROWS`) may be those of another number of replicas.
+  """
+  if saved is None or saved["dtype"] != str(wanted.dtype):
+    return False
+  shape = tuple(saved["shape"])
+  return shape == wanted.shape or (is_rows(name) and shape[1:] == wanted.shape[1:])
+
+
+def shown(array: Any) -> str:
+  """Dtype and shape of an array, one that `describe` tells of or a `jax.ShapeDtypeStruct`; None is no array."""
+  if array is None:
+    return "no such array"
+  dtype, shape = (array["dtype"], array["shape"]) if isinstance(array, Mapping) else (array.dtype, array.shape)
+  return f"{dtype}{list(shape)}"
+
+
+def first_few(differences: list[str]) -> list[str]:
+  """At most five, and how many more there are."""
+  more = len(differences) - 5
+  return [*differences[:5], f"and {more} more arrays"] if more > 0 else differences
 
 
 def restore(path: pathlib.Path, template: Any) -> Any:
   """A state, or a part of one, from a checkpoint, laid out as the template says, every checksum verified.
+
+  Any layout is restored from any other. Rows of another number of replicas are replaced by their mean, by
+  `models.batch_norm.spread`, after they were verified.
 
   Args:
     path: the checkpoint.
@@ -196,21 +224,39 @@ def restore(path: pathlib.Path, template: Any) -> Any:
   """
   check(path, template, whole=False)
   described, wanted = describe(path), flatten(template)
+  # As they were saved, and whole: another number of replicas need not divide the devices.
+  strange = {
+    name: jax.ShapeDtypeStruct(described[name]["shape"], leaf.dtype, sharding=replicated(leaf.sharding.mesh))
+    for name, leaf in wanted.items()
+    if tuple(described[name]["shape"]) != leaf.shape
+  }
+  asked = wanted | strange
   arguments = ocp.args.PyTreeRestore(
-    wanted,
-    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-    partial_restore=len(wanted) < len(described),
+    asked,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(asked),
+    partial_restore=len(asked) < len(described),
   )
   try:
     arrays = _checkpointer().restore(path.resolve(), args=arguments)
   except Exception as error:
     raise DamagedCheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
-  arrays = {name: arrays[name] for name in wanted}
+  arrays = {name: arrays[name] for name in asked}
   sums = jax.device_get(_checksums(arrays))
   wrong = [name for name, value in zip(arrays, sums, strict=True) if int(value) != described[name]["checksum"]]
   if wrong:
     raise DamagedCheckpointError(f"{path}: the checksum of {', '.join(wrong[:3])} differs from the one saved")
+  if strange:
+    arrays |= _spread({name: arrays[name] for name in strange}, {name: wanted[name] for name in strange})
   return jax.tree.unflatten(jax.tree.structure(template), list(arrays.values()))
+
+
+def _spread(saved: dict[str, jax.Array], wanted: dict[str, Any]) -> dict[str, jax.Array]:
+  """Rows for the wanted numbers of replicas, where they are wanted."""
+
+  def spread_all(saved: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: spread(rows, wanted[name].shape[0]) for name, rows in saved.items()}
+
+  return jax.jit(spread_all, out_shardings={name: leaf.sharding for name, leaf in wanted.items()})(saved)
 
 
 def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | None:
@@ -272,10 +318,6 @@ def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
   if free < needed:
     text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
     raise OSError(errno.ENOSPC, text)
-
-
-def _shown(array: tuple[tuple[int, ...], str] | None) -> str:
-  return "no such array" if array is None else f"{array[1]}{list(array[0])}"
 
 
 def _first_line(error: BaseException) -> str:

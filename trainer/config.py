@@ -11,6 +11,7 @@ from trainer import overrides, schedules
 from trainer.optimizers import Nesterov, OptimizerConfig
 from trainer.parameter_groups import ParameterGroup
 from trainer.schedules import Cosine, ScheduleConfig
+from trainer.sharding import MeshSettings
 from trainer.tasks import Classification, TaskConfig
 from trainer.warm_start import WarmStart
 from trialbook.settings import Complement, Host, Settings, Static, Traced
@@ -97,6 +98,26 @@ class Logging(Settings):
   tensorboard: Host[bool] = True
 
 
+class Job(Settings):
+  """The hosts of a job, and how long what should happen may take; then the job ends with 75, to be tried again.
+
+  Attributes:
+    hosts: how many there must be; None: as many as there are.
+    startup_seconds: for all hosts to come, and later for the last of them wherever they wait for each other.
+    heartbeat_seconds: after which a machine that is silent counts as lost; the end of a process is seen at once.
+    step_seconds: for one training step, its data included.
+    evaluation_seconds: for one batch of an evaluation.
+    checkpoint_seconds: for one checkpoint to be committed.
+  """
+
+  hosts: Host[int | None] = Field(default=None, ge=1)
+  startup_seconds: Host[float] = Field(default=900.0, gt=0)
+  heartbeat_seconds: Host[float] = Field(default=100.0, ge=1)
+  step_seconds: Host[float] = Field(default=600.0, gt=0)
+  evaluation_seconds: Host[float] = Field(default=600.0, gt=0)
+  checkpoint_seconds: Host[float] = Field(default=1800.0, gt=0)
+
+
 class Config(Settings):
   """One run.
 
@@ -124,10 +145,12 @@ class Config(Settings):
   parameter_groups: tuple[ParameterGroup, ...] = ()
   warm_start: WarmStart | None = None
   precision: Precision = Precision()
+  mesh: MeshSettings = MeshSettings()
   evaluation: Evaluation = Evaluation()
   selection: Selection = Selection()
   checkpointing: Checkpointing = Checkpointing()
   logging: Logging = Logging()
+  job: Job = Job()
   compilation_cache: Host[str | None] = "~/.cache/trialbook/compilation"
 
   def override(self, changes: Mapping[str, Any]) -> "Config":

@@ -11,6 +11,8 @@ import pathlib
 import sys
 from typing import Any
 
+import jax
+
 from input_pipeline import load
 from trainer import exits, sharding
 from trainer.checkpoints import find_step
@@ -29,8 +31,11 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   number = find_step(workdir, step)
   dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
   enable_compilation_cache(config.compilation_cache)
-  mesh = sharding.make_mesh()
-  program = Programs().get(config, config.task.build(), dataset.info, mesh)
+  # Here may be other devices than those of the run; how the parameters lie does not change what they are.
+  fits = jax.device_count() % config.mesh.fsdp == 0
+  mesh = sharding.make_mesh(config.mesh if fits else sharding.MeshSettings())
+  sharding.check_divisible(config, mesh, training=False)
+  program = Programs().get(config, config.task.build(), dataset.info, mesh, training=False)
   program.compile()
   weights = restore_weights(workdir, number, evaluated_weights(config, program.state_template))
   settings = sharding.put_replicated(mesh, program_settings(config))

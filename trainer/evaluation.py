@@ -11,6 +11,7 @@ from jaxtyping import Array
 from input_pipeline import Dataset, Prefetcher
 from trainer import sharding
 from trainer.config import Config
+from trainer.guard import Guard, PreemptedError
 from trainer.metrics import AHEAD
 from trainer.program import Program
 from trainer.train_step import State
@@ -52,6 +53,7 @@ def evaluate(
   dataset: Dataset,
   split: str,
   config: Config,
+  guard: Guard | None = None,
 ) -> dict[str, Any]:
   """Metrics of one split by `split/name`: floats, and lists of counts by class.
 
@@ -65,6 +67,10 @@ def evaluate(
     dataset: where the split is.
     split: "validation", "test", or "train_subset".
     config: the run's.
+    guard: asked before each batch whether to go on; None: nobody is.
+
+  Raises:
+    PreemptedError: if all hosts have agreed to stop.
   """
   params, variables = (weights.get("average", weights)[name] for name in ("params", "variables"))
   batch_size = config.evaluation.batch_size
@@ -82,6 +88,8 @@ def evaluate(
   batches = dataset.num_eval_batches(source, batch_size, examples)
   with Prefetcher(make, lambda batch: sharding.put_batch(program.mesh, batch), 0, batches) as prefetcher:
     for _, batch in prefetcher:
+      if guard is not None and guard.poll():
+        raise PreemptedError(guard.cause)
       pending.append(program.eval_step(params, variables, settings, batch))
       if len(pending) > AHEAD:
         add(pending.popleft())

@@ -104,7 +104,21 @@ class Recorder:
   def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes all that came before, and the values of an evaluation on the line of `step`, durably."""
     self.drain()
-    self._write_block(values, step)
+    if step > 0 and not self._rows and self._lines is not None:
+      # The process before this one was stopped between the step and its evaluation.
+      self._lines.extend_last(values)
+      if self._events is not None:
+        self._events.write(step, values)
+    else:
+      self._write_block(values, step)
+    if self._lines is not None:
+      self._lines.sync()
+
+  def sync(self) -> None:
+    """Writes all steps that were dispatched, durably. Raises InfeasibleError as `step` does."""
+    self.drain()
+    if self._rows:
+      self._write_block({})
     if self._lines is not None:
       self._lines.sync()
 

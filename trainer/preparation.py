@@ -6,10 +6,13 @@ import pathlib
 import models
 from input_pipeline import DataError, Dataset, load
 from trainer import config as configs
-from trainer import forking, hosts, warm_start, workdirs
+from trainer import forking, warm_start, workdirs
 from trainer.config import Config
+from trainer.hosts import Hosts
 from trainer.overrides import ConfigError
 from trainer.tasks import Task
+
+ALONE = Hosts()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,24 +30,26 @@ class Prepared:
   dataset: Dataset
 
 
-def prepare(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None) -> Prepared:
+def prepare(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> Prepared:
   """Checks a config together with its model, task, data and workdirs, and loads what is needed for that.
 
   Raises:
     ConfigError: with all the problems that were found.
   """
-  problems, prepared = _examine(config, workdir, fork)
+  problems, prepared = _examine(config, workdir, fork, here)
   if prepared is None:
     raise ConfigError(problems)
   return prepared
 
 
-def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None) -> list[str]:
+def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> list[str]:
   """What `prepare` would refuse."""
-  return _examine(config, workdir, fork)[0]
+  return _examine(config, workdir, fork, here)[0]
 
 
-def _examine(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None) -> tuple[list[str], Prepared | None]:
+def _examine(
+  config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, here: Hosts
+) -> tuple[list[str], Prepared | None]:
   problems = [*configs.problems(config), *models.problems(config.model), *workdirs.problems(workdir, config.resolved())]
   if fork is not None:
     problems += forking.problems(fork, workdir, config.max_train_steps)
@@ -53,7 +58,6 @@ def _examine(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None) -
       warm_start.find(config.warm_start)
     except ConfigError as error:
       problems += error.problems
-  here = hosts.current()
   task = dataset = None
   try:
     task = config.task.build()

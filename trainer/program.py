@@ -29,13 +29,15 @@ from trialbook.settings import leaves, traced_values, without_traced_numbers
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
 _CODE_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
-# Parts of a config that act on the host: what they bring about in a program enters its key by shapes.
-_OUTSIDE = ("dataset.", "warm_start")
+# Parts of a config that act on the host: what they bring about in a program enters its key by shapes, or by the mesh.
+_OUTSIDE = ("dataset.", "warm_start", "mesh.")
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 class Program:
   """The functions of one static configuration: traced when made, so that shapes and names are known; then compiled.
+
+  One that is not for training has an `eval_step` only, so its devices need not be able to share a training batch.
 
   Attributes:
     init: (settings) -> state at step 0.
@@ -57,7 +59,7 @@ class Program:
   train_step: jax.stages.Compiled
   eval_step: jax.stages.Compiled
 
-  def __init__(self, steps: Steps, config: Config, info: Info, mesh: Mesh):
+  def __init__(self, steps: Steps, config: Config, info: Info, mesh: Mesh, *, training: bool = True):
     started = time.perf_counter()
     self.mesh = mesh
     self.compilations: collections.Counter[str] = collections.Counter()
@@ -72,9 +74,13 @@ class Program:
     eval_batch["weights"] = jax.ShapeDtypeStruct((config.evaluation.batch_size,), jnp.float32)
 
     def train_step(state: State, settings: Any, batch: Any) -> tuple[State, Float[Array, " K"]]:
-      state, metrics = steps.train_step(state, settings, batch)
+      whole = {name: sharding.gathered(mesh, state[name]) for name in ("params", "variables")}
+      state, metrics = steps.train_step(state | whole, settings, batch)
       self.metric_names = tuple(metrics)
       return state, jnp.stack(list(metrics.values()))
+
+    def eval_step(params: Any, variables: Any, settings: Any, batch: Any) -> dict[str, Array]:
+      return steps.eval_step(sharding.gathered(mesh, params), sharding.gathered(mesh, variables), settings, batch)
 
     # Layers that normalize over parts of the batch ask the mesh of the trace how many replicas there are.
     mesh_of_trace = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
@@ -82,19 +88,20 @@ class Program:
       state = jax.eval_shape(steps.init, settings)
       parameter_groups.check(config.parameter_groups, state["params"])
       placed = sharding.state(mesh, state)
-      init = jax.jit(steps.init, in_shardings=everywhere, out_shardings=placed).trace(settings)
-      train = jax.jit(
-        train_step,
-        in_shardings=(placed, everywhere, split),
-        out_shardings=(placed, everywhere),
-        donate_argnums=0,
-      ).trace(state, settings, train_batch)
-      evaluate = jax.jit(
-        steps.eval_step,
+      self._traced = {}
+      if training:
+        self._traced["train_step"] = jax.jit(
+          train_step,
+          in_shardings=(placed, everywhere, split),
+          out_shardings=(placed, everywhere),
+          donate_argnums=0,
+        ).trace(state, settings, train_batch)
+        self._traced["init"] = jax.jit(steps.init, in_shardings=everywhere, out_shardings=placed).trace(settings)
+      evaluate = self._traced["eval_step"] = jax.jit(
+        eval_step,
         in_shardings=(placed["params"], placed["variables"], everywhere, split),
         out_shardings=everywhere,
       ).trace(state["params"], state["variables"], settings, eval_batch)
-    self._traced = {"train_step": train, "eval_step": evaluate, "init": init}
     self.state_template = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, placed
     )
@@ -134,16 +141,18 @@ class Programs:
     """Compilations of each function over the life of the cache."""
     return sum((program.compilations for program in self._programs.values()), self._evicted)
 
-  def get(self, config: Config, task: Task, info: Info, mesh: Mesh) -> Program:
+  def get(self, config: Config, task: Task, info: Info, mesh: Mesh, *, training: bool = True) -> Program:
     """The program of a config, traced at least; the least recently used one makes room for it.
 
     Raises:
       UserError: as `Program`.
     """
     network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
-    key = program_key(config, task, network, mesh)
+    key = (program_key(config, task, network, mesh), training)
     with self._lock:
-      program = self._programs.get(key) or Program(Steps(network=network, task=task), config, info, mesh)
+      program = self._programs.get(key)
+      if program is None:
+        program = Program(Steps(network=network, task=task), config, info, mesh, training=training)
       self._programs[key] = program
       self._programs.move_to_end(key)
       while len(self._programs) > self._capacity:

@@ -1,7 +1,9 @@
 """Where a run came from: versions, code, command, machine."""
 
+import hashlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 import shlex
 import subprocess
@@ -11,8 +13,10 @@ from typing import Any
 import jax
 
 import trialbook
+from trainer.config import Config
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic", "scikit-learn")
+_ROOMS = ("trialbook", "models", "input_pipeline", "trainer")
 _MAX_DIFF = 1_000_000
 
 
@@ -20,6 +24,17 @@ def versions() -> dict[str, str]:
   """Of the project, Python, and the libraries that a result may depend on."""
   ours = {"trialbook": trialbook.__version__, "python": platform.python_version()}
   return ours | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def code(config: Config) -> dict[str, str]:
+  """A digest of each file that a run's numbers may depend on: the rooms, and where the user's own classes stand."""
+  rooms = pathlib.Path(trialbook.__file__).parent.parent
+  files = {str(path.relative_to(rooms)): path for room in _ROOMS for path in sorted((rooms / room).rglob("*.py"))}
+  for name in (config.model.name, config.task.name):
+    module = sys.modules.get(name.partition(":")[0]) if ":" in name else None
+    if module is not None and module.__file__:
+      files[name] = pathlib.Path(module.__file__)
+  return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()}
 
 
 def describe() -> dict[str, Any]:

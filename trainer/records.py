@@ -106,6 +106,15 @@ class StepLines:
     rest = json.dumps(jsonable(extra), allow_nan=False)[1:-1] if extra else ""
     self._file.write(f"{line}, {rest}}}\n" if rest else f"{line}}}\n")
 
+  def extend_last(self, extra: Mapping[str, Any]) -> None:
+    """Adds to the last line of the file, atomically."""
+    self.close()
+    path = pathlib.Path(self._file.name)
+    *lines, last, _ = path.read_text().split("\n")
+    last = json.dumps(jsonable({**json.loads(last), **extra}), allow_nan=False)
+    _replace(path, "".join(f"{line}\n" for line in [*lines, last]))
+    self._file = path.open("a")
+
   def flush(self) -> None:
     """Hands what is buffered to the operating system."""
     self._file.flush()

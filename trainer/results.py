@@ -16,8 +16,9 @@ class RunResult:
 
   Attributes:
     workdir: where everything lies.
-    status: "complete", "infeasible"; "running", "failed" or "stopped" for a run that did not come to an end.
-    reason: of an infeasible run: what was not finite, and at which step.
+    status: "complete", "infeasible", or "preempted"; "running", "failed" or "stopped" for a run that did not come
+      to an end otherwise.
+    reason: of an infeasible run: what was not finite, and at which step; of a preempted one: what happened.
     step: number of updates applied.
     metrics: the last evaluation of each split, and the last step's metrics.
     best_step: the step of the selected checkpoint (without checkpoints: of the best evaluation).
@@ -43,7 +44,7 @@ class RunResult:
   @property
   def exit_code(self) -> int:
     """What the command leaves with."""
-    return exits.INFEASIBLE if self.status == "infeasible" else exits.DONE
+    return {"infeasible": exits.INFEASIBLE, "preempted": exits.TRY_AGAIN}.get(self.status, exits.DONE)
 
 
 def read_result(workdir: pathlib.Path) -> RunResult:

@@ -11,6 +11,7 @@ from input_pipeline import Info
 from trainer import provenance, records
 from trainer.config import Config
 from trainer.evaluation import checkpoint_due
+from trainer.guard import PreemptedError
 from trainer.metrics import InfeasibleError, Recorder
 from trainer.overrides import UserError
 from trainer.program import Program
@@ -69,7 +70,7 @@ class RunRecord:
           f"{self._folder} has the records of a run up to step {max(history.evaluations)}, and no checkpoint;"
           " remove the workdir to start from the beginning"
         )
-    elif restored_step not in history.evaluations:
+    elif restored_step > max((line["step"] for line in records.read_lines(metrics)), default=-1):
       raise UserError(
         f"{metrics} does not reach step {restored_step}, to which the checkpoint belongs;"
         " remove the workdir to start from the beginning"
@@ -82,7 +83,7 @@ class RunRecord:
     if metrics.exists():
       records.cut_lines(metrics, -1 if restored_step is None else restored_step)
     if earlier is not None:
-      changed = differences(before, self._config, kinds=("host",))
+      changed = differences(before, self._config, kinds=("host",), layout=True)
       self._record["changed"] = {path: list(values) for path, values in changed.items()}
       if earlier.get("git") == self._record["git"]:
         earlier.pop("git", None)  # As it is now: a diff may be long.
@@ -98,13 +99,15 @@ class RunRecord:
 
   @contextlib.contextmanager
   def ending(self, recorder: Recorder, *, writes: bool) -> Iterator[None]:
-    """Records how what is inside ended; an infeasible run ends here, everything else goes on."""
+    """Records how what is inside ended; an infeasible or preempted run ends here, everything else goes on."""
     status, reason = "failed", None
     try:
       yield
       status = "complete"
     except InfeasibleError as error:
       status, reason, self.step = "infeasible", str(error), error.step
+    except PreemptedError as error:
+      status, reason = "preempted", str(error)
     except KeyboardInterrupt:
       status = "stopped"
       raise

@@ -13,6 +13,7 @@ from trainer import records
 from trainer.checkpoints import DamagedCheckpointError, restore, saved_steps
 from trainer.config import Config, Selection
 from trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_splits, evaluated_weights
+from trainer.guard import Guard
 from trainer.overrides import UserError, nearest
 from trainer.program import Program
 from trainer.train_step import State
@@ -75,9 +76,17 @@ class History:
     self.evaluations = {**self.evaluations, step: values}
 
   def to_keep(self, config: Config) -> Callable[[list[int]], set[int]]:
-    """Which of the steps that have a checkpoint keep it: the latest, and the best."""
+    """Which of the steps that have a checkpoint keep it: the latest, and the best.
+
+    What a preemption saved between two evaluations stays until there is something newer.
+    """
     keep = config.checkpointing
-    return lambda steps: {*steps[-keep.keep_latest :], *self.ranked(steps)[: keep.keep_best]}
+
+    def chosen(steps: list[int]) -> set[int]:
+      evaluated = [step for step in steps if step in self.evaluations]
+      return {*steps[-1:], *evaluated[-keep.keep_latest :], *self.ranked(steps)[: keep.keep_best]}
+
+    return chosen
 
   def record(self, config: Config, saved: Sequence[int], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What `best.json` says.
@@ -122,6 +131,7 @@ def evaluate_selected(
   dataset: Dataset,
   config: Config,
   state: State,
+  guard: Guard,
 ) -> dict[str, Any]:
   """Evaluates the selected checkpoint as it lies on the disk: on validation again, on test when asked (PB-43).
 
@@ -132,6 +142,7 @@ def evaluate_selected(
 
   Raises:
     UserError: if no checkpoint can be read.
+    PreemptedError: as `evaluate`.
   """
   splits = ["validation", *(["test"] if config.evaluation.test else [])]
   weights, usable = evaluated_weights(config, state), []
@@ -144,7 +155,7 @@ def evaluate_selected(
     weights, usable = _restore_best(folder, history, evaluated_weights(config, program.state_template))
   values: dict[str, Any] = {}
   for split in splits:
-    values |= evaluate(program, weights, settings, dataset, split, config)
+    values |= evaluate(program, weights, settings, dataset, split, config, guard)
   return history.record(config, usable, values)
 
 

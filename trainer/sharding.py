@@ -1,23 +1,75 @@
-"""The mesh of devices, and what lies on it how: batches are split over `data`, everything else is replicated."""
+"""The mesh of devices, and what lies on it how.
 
+Batches are split over both axes, `data` and `fsdp`; large arrays of the state over `fsdp`; all else is replicated.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
+from pydantic import Field
 
-from models.batch_norm import ROWS
-from trainer.names import map_named
+from models.batch_norm import DATA_AXES, ROWS
+from trainer.names import flatten, map_named
+from trainer.overrides import ConfigError, UserError
+from trialbook.settings import Settings, Static
 
-AXES = ("data",)
+if TYPE_CHECKING:
+  from trainer.config import Config
+
+# All of them split batches; an axis that splits the work inside a layer would come last, among nearest neighbours.
+AXES = DATA_AXES
+SMALLEST_SPLIT = 2**14
+"""Elements of the smallest array that is split: to gather less takes longer than a copy is worth."""
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """All devices in one row along `data`."""
-  devices = jax.devices() if devices is None else devices
-  return Mesh(np.asarray(devices), AXES, axis_types=(AxisType.Auto,))
+class MeshSettings(Settings):
+  """How the devices are divided among the axes of the mesh; those that no other axis takes go to `data`.
+
+  Attributes:
+    fsdp: devices over which parameters and optimizer state are split; 1: every device has all of them.
+  """
+
+  fsdp: Static[int] = Field(default=1, ge=1)
+
+
+_REPLICATED = MeshSettings()
+
+
+def make_mesh(settings: MeshSettings = _REPLICATED, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """All devices, in rows of `fsdp` neighbours.
+
+  Each host's devices stay together, in the order of hosts: replica i, counted along `data` first, has slice i of
+  a batch, so a host has the slice that it reads, and parameters are split inside a host if they can be.
+
+  Raises:
+    UserError: if `fsdp` does not divide the devices.
+  """
+  devices = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
+  count = len(devices)
+  if count % settings.fsdp:
+    fitting = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
+    raise UserError(f"mesh.fsdp = {settings.fsdp} does not divide the {count} devices; these do: {fitting}")
+  return Mesh(np.asarray(devices).reshape(-1, settings.fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_divisible(config: "Config", mesh: Mesh, *, training: bool = True) -> None:
+  """Raises ConfigError where batches (in training, or of evaluations only) cannot be split over the devices."""
+  sizes = {"evaluation.batch_size": config.evaluation.batch_size}
+  if training:
+    sizes = {"batch_size": config.batch_size} | sizes
+  problems = []
+  for path, size in sizes.items():
+    if size % mesh.size:
+      below = size - size % mesh.size
+      nearest = f"{below} and {below + mesh.size} can" if below else f"the smallest that can is {mesh.size}"
+      problems.append(f"{path} = {size} cannot be split over {mesh.size} devices; {nearest}")
+  if problems:
+    raise ConfigError(problems)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -26,9 +78,90 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state(mesh: Mesh, shapes: Any) -> Any:
-  """Where each array of a state lies: statistics that every replica has for itself on it, all others everywhere."""
-  rows = NamedSharding(mesh, PartitionSpec("data"))
-  return map_named(lambda name, _: rows if name.rpartition("/")[2] in ROWS else replicated(mesh), shapes)
+  """Where each array of a state lies, by its name and shape.
+
+  Statistics that every replica has for itself (`ROWS`) lie on it. With `fsdp`, an array of `SMALLEST_SPLIT`
+  elements or more is split over it along the largest axis that it divides, the first among equals; so what an
+  optimizer or an average keeps of a parameter lies where the parameter does. All else is on every device.
+  """
+
+  def place(name: str, leaf: Any) -> NamedSharding:
+    return batch(mesh) if is_rows(name) else NamedSharding(mesh, _split(leaf.shape, mesh.shape))
+
+  return map_named(place, shapes)
+
+
+def gathered(mesh: Mesh, tree: Any) -> Any:
+  """Parameters or variables as a model needs them, whole on every device but for `ROWS`; for use inside jit.
+
+  Without it XLA may gather activations instead, and split layers where batches should be.
+  """
+  if mesh.shape["fsdp"] == 1:
+    return tree
+
+  def gather(name: str, array: Array) -> Array:
+    return array if is_rows(name) else jax.lax.with_sharding_constraint(array, replicated(mesh))
+
+  return map_named(gather, tree)
+
+
+def is_rows(name: str) -> bool:
+  """Whether the array of that name has a row for each replica."""
+  return name.rpartition("/")[2] in ROWS
+
+
+def _split(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+  fitting = [axis for axis, size in enumerate(shape) if size % sizes["fsdp"] == 0]
+  if sizes["fsdp"] == 1 or math.prod(shape) < SMALLEST_SPLIT or not fitting:
+    return PartitionSpec()
+  chosen = max(fitting, key=lambda axis: shape[axis])
+  return PartitionSpec(*[None] * chosen, "fsdp")
+
+
+def bytes_per_device(mesh: Mesh, shapes: Any) -> int:
+  """Bytes of a state on each device."""
+  return sum(array.here for array in _placed(mesh, shapes))
+
+
+def table(mesh: Mesh, shapes: Any) -> list[str]:
+  """Lines that tell a person how a state lies: a row for each part of it and way to lie, the largest first."""
+  arrays = [array for array in _placed(mesh, shapes) if array.name != "step"]
+  groups: dict[tuple[str, str], list[_Placed]] = {}
+  for array in arrays:
+    groups.setdefault((array.name.partition("/")[0], array.lies), []).append(array)
+  largest_first = sorted(groups.items(), key=lambda group: -sum(array.total for array in group[1]))
+  rows = [("part", "lies", "arrays", "MB", "MB a device", "largest")]
+  for (part, lies), members in [*largest_first, (("all", ""), arrays)]:
+    total, here = (f"{sum(sizes) / 1e6:,.2f}" for sizes in zip(*((a.total, a.here) for a in members), strict=True))
+    largest = max(members, key=lambda array: array.total)
+    rows.append((part, lies, f"{len(members):,}", total, here, f"{largest.name} {list(largest.shape)}" if lies else ""))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+  return [
+    f"mesh of {mesh.size} devices: {sizes}",
+    *("  ".join(f"{cell:{'<<>>><'[i]}{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in rows),
+  ]
+
+
+class _Placed(NamedTuple):
+  """An array of a state: how it lies in words, and its bytes in all and on each device."""
+
+  name: str
+  shape: tuple[int, ...]
+  lies: str
+  total: int
+  here: int
+
+
+def _placed(mesh: Mesh, shapes: Any) -> list[_Placed]:
+  arrays, places = flatten(shapes), flatten(state(mesh, shapes))
+
+  def one(name: str, leaf: Any, place: NamedSharding) -> _Placed:
+    axes = [axis for entry in place.spec if entry is not None for axis in np.atleast_1d(entry)]
+    total, here = (math.prod(s) * leaf.dtype.itemsize for s in (leaf.shape, place.shard_shape(leaf.shape)))
+    return _Placed(name, leaf.shape, f"split over {', '.join(axes)}" if axes else "on every device", total, here)
+
+  return [one(name, leaf, places[name]) for name, leaf in arrays.items()]
 
 
 def put_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
@@ -50,4 +183,4 @@ def put_replicated(mesh: Mesh, values: Mapping[str, np.ndarray]) -> dict[str, Ar
 
 def batch(mesh: Mesh) -> NamedSharding:
   """The leading axis split over the replicas."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+  return NamedSharding(mesh, PartitionSpec(DATA_AXES))

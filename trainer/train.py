@@ -8,16 +8,19 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 from absl import logging
 from jaxtyping import Array
 
-from input_pipeline import Prefetcher
+from input_pipeline import Dataset, Prefetcher
 from trainer import config as configs
-from trainer import forking, hosts, provenance, records, selection, sharding, warm_start, workdirs
+from trainer import forking, provenance, records, selection, sharding, warm_start, workdirs
 from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.config import Config
 from trainer.evaluation import checkpoint_due, evaluate, evaluated_splits, evaluated_weights, evaluation_steps
+from trainer.guard import Guard, PreemptedError
+from trainer.host_log import log
 from trainer.metrics import Recorder
 from trainer.overrides import ConfigError, UserError
 from trainer.preparation import prepare
@@ -27,6 +30,7 @@ from trainer.results import RunResult, read_result
 from trainer.run_record import RunRecord
 from trainer.selection import History, evaluate_selected
 from trainer.train_step import State
+from trialbook.settings import leaves
 
 
 def run(
@@ -36,6 +40,7 @@ def run(
   programs: Programs | None = None,
   progress: bool = False,
   fork: str | pathlib.Path | None = None,
+  guard: Guard | None = None,
 ) -> RunResult:
   """Trains by `config`; everything that is recorded goes into `workdir`.
 
@@ -48,58 +53,75 @@ def run(
     programs: compiled programs of earlier runs, which this one may use and adds to.
     progress: whether progress is printed to standard error.
     fork: workdir of another run, from whose newest checkpoint this new one starts.
+    guard: hears SIGTERM and the other hosts; None: there are none, and signals are the caller's.
 
   Raises:
     UserError: if the run cannot start, with all problems, nothing having been recorded; or if it cannot go on (no
       checkpoint can be read, the disk is full), nothing that was committed being lost.
   """
-  workdir, fork = pathlib.Path(workdir), None if fork is None else pathlib.Path(fork)
-  prepared = prepare(config, workdir, fork)
+  guard = Guard() if guard is None else guard
+  with guard.ending():
+    return _run(config, pathlib.Path(workdir), programs, progress, None if fork is None else pathlib.Path(fork), guard)
+
+
+def _run(
+  config: Config,
+  workdir: pathlib.Path,
+  programs: Programs | None,
+  progress: bool,
+  fork: pathlib.Path | None,
+  guard: Guard,
+) -> RunResult:
+  guard.enter("start-up")
+  hosts = guard.hosts
+  prepared = prepare(config, workdir, fork, hosts)
   config, dataset = prepared.config, prepared.dataset
-  lead = hosts.current().is_lead
-  line = Progress(config.max_train_steps, enabled=progress and lead)
+  mesh = sharding.make_mesh(config.mesh)
+  _check_alike(config, workdir, dataset, guard)
+  line = Progress(config.max_train_steps, enabled=progress and hosts.is_lead)
   if workdirs.is_finished(workdir, config):
     line.note(
       f"{workdir} holds this run, finished: there is nothing to do"
       " (python -m trainer.evaluate evaluates its checkpoints)"
     )
     return read_result(workdir)
-  hosts.check_agreement(
-    {
-      "config": config.model_dump(mode="json"),
-      "versions": provenance.versions(),
-      "dataset": dataclasses.asdict(dataset.info),
-      "workdir": os.fspath(workdir),
-    }
-  )
   for warning in configs.warnings(config):
     logging.warning("%s", warning)
   enable_compilation_cache(config.compilation_cache)
-
-  mesh = sharding.make_mesh()
-  _check_divisible(config, mesh.size)
+  sharding.check_divisible(config, mesh)
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
   _check_names(config, workdir, fork, program)
+  guard.enter("compilation")
   is_new = program.compile()
   # The first collective gives the others 30 seconds, and compiling takes each host a time of its own.
-  hosts.barrier("compiled")
+  hosts.barrier("the end of compilation")
+  guard.enter("start-up")
 
   with workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
     record = RunRecord(workdir, config, dataset.info, program if is_new else None)
-    if lead:
+    if hosts.is_lead:
       stack.enter_context(workdirs.locked(workdir))
       if fork is not None:
         forking.copy(fork, workdir, program.state_template)
-    hosts.barrier("the lead has opened the workdir")
+    hosts.barrier("the opening of the workdir")
+    stack.enter_context(guard.logging(workdir / "logs"))
+
+    def note(text: str) -> None:
+      log.info("%s", text)
+      line.note(text)
+
+    log.info("host %d of %d, found by %s", hosts.index, hosts.count, hosts.found_by)
+    for text in sharding.table(mesh, program.state_template):
+      (note if config.mesh.fsdp > 1 else log.info)(text)
     restored = restore_newest(workdir / "checkpoints", program.state_template)
-    restored_step = None if restored is None else restored[0]
-    hosts.check_agreement({"the newest checkpoint": restored_step})
-    if lead:
-      line.note(record.begin(restored_step))
-      if restored_step is not None:
-        set_aside_after(workdir / "checkpoints", restored_step)
-    hosts.barrier("the lead has cut the records back")
+    saved = None if restored is None else restored[0]
+    hosts.agree({"the newest checkpoint": saved})
+    if hosts.is_lead:
+      note(record.begin(saved))
+      if saved is not None:
+        set_aside_after(workdir / "checkpoints", saved)
+    hosts.barrier("the cutting back of the records")
     settings = sharding.put_replicated(mesh, program_settings(config))
     step, state = restored or (0, program.init(settings))
     if restored is None and config.warm_start is not None:
@@ -109,41 +131,63 @@ def run(
     def tell(saved: list[int]) -> None:
       records.write_json(workdir / "best.json", history.record(config, saved))
 
-    saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config), tell, lead=lead))
-    hosts.barrier("the folder of checkpoints is there")
+    saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config), tell, lead=hosts.is_lead))
+    hosts.barrier("the folder of checkpoints")
     put = functools.partial(sharding.put_batch, mesh)
     batches = stack.enter_context(Prefetcher(dataset.train_batch, put, step, config.max_train_steps))
-    recorder = Recorder(workdir, program.metric_names, config, step + 1, batches, writes=lead)
+    recorder = Recorder(workdir, program.metric_names, config, step + 1, batches, writes=hosts.is_lead)
     stack.enter_context(recorder)
-    stack.enter_context(record.ending(recorder, writes=lead))
+    stack.enter_context(record.ending(recorder, writes=hosts.is_lead))
+    stack.enter_context(guard.ending())
 
-    for boundary in evaluation_steps(config):
-      if restored_step is not None and boundary <= restored_step:
-        continue
-      state = advance(program, state, settings, batches, step, boundary, recorder, line)
-      recorder.drain()
-      line.pause()
-      step = record.step = boundary
-      values: dict[str, Any] = {}
-      for split in evaluated_splits(config):
-        values |= evaluate(program, evaluated_weights(config, state), settings, dataset, split, config)
-      # The metrics are on the disk before the state is: a resume finds all lines up to its step.
-      recorder.evaluation(step, values)
-      history.add(step, values)
-      if checkpoint_due(config, step):
+    try:
+      for boundary in evaluation_steps(config):
+        if boundary < step or boundary in history.evaluations:
+          continue
+        guard.enter("step")
+        step, state = advance(program, state, settings, batches, step, boundary, recorder, line, guard)
+        recorder.drain()
+        line.pause()
+        record.step = step
+        if step < boundary:
+          raise PreemptedError(guard.cause)
+        guard.enter("evaluation")
+        values: dict[str, Any] = {}
+        for split in evaluated_splits(config):
+          values |= evaluate(program, evaluated_weights(config, state), settings, dataset, split, config, guard)
+        # The metrics are on the disk before the state is: a resume finds all lines up to its step.
+        recorder.evaluation(step, values)
+        history.add(step, values)
+        guard.enter("checkpoint")
+        if checkpoint_due(config, step) and step != saved:
+          saver.save(step, state)
+          saved = step
+        else:
+          saver.skip()
+        note(history.describe(step))
+        recorder.restart_clock()
+        line.resume()
+      guard.enter("checkpoint")
+      saver.wait()
+      hosts.barrier("the last checkpoint")
+      guard.enter("evaluation")
+      best = evaluate_selected(workdir, history, program, settings, dataset, config, state, guard)
+    except PreemptedError as error:
+      guard.enter("checkpoint")
+      recorder.sync()
+      if step not in (0, saved) and config.checkpointing.every_evaluations > 0:
         saver.save(step, state)
-      else:
-        saver.skip()
-      line.note(history.describe(step))
-      recorder.restart_clock()
-      line.resume()
-    saver.wait()
-    hosts.barrier("the last checkpoint is committed")
-    best = evaluate_selected(workdir, history, program, settings, dataset, config, state)
-    if lead:
+        saved = step
+      saver.wait()
+      hosts.barrier("the checkpoint of the preemption")
+      note(f"{error}: stops at step {step:,}; {'nothing' if saved is None else f'step {saved:,}'} is saved")
+      raise
+    if hosts.is_lead:
       records.write_json(workdir / "best.json", best)
-  hosts.barrier("the lead has written its records")
-  return read_result(workdir)
+  hosts.barrier("the end of the records")
+  result = read_result(workdir)
+  guard.record(result.exit_code, result.reason or result.status)
+  return result
 
 
 def advance(
@@ -155,15 +199,43 @@ def advance(
   stop: int,
   recorder: Recorder,
   line: Progress,
-) -> State:
-  """Steps `start` to `stop`, dispatched without waiting for the device but to stay a few steps ahead of it."""
+  guard: Guard,
+) -> tuple[int, State]:
+  """Steps `start` to `stop`, dispatched without waiting for the device but to stay a few steps ahead of it.
+
+  Returns:
+    `stop`, or the step before at which all hosts have agreed to stop, and the state there.
+  """
   train_step = program.train_step
   for step in range(start + 1, stop + 1):
+    if guard.poll():
+      return step - 1, state
     _, batch = next(batches)
     state, metrics = train_step(state, settings, batch)
     recorder.step(step, metrics)
     line.step(step, recorder.describe)
-  return state
+  return stop, state
+
+
+def _check_alike(config: Config, workdir: pathlib.Path, dataset: Dataset, guard: Guard) -> None:
+  """Raises UserError, on all hosts, where they are not about to do the same."""
+  hosts = guard.hosts
+  if hosts.count != jax.process_count():
+    raise UserError(
+      f"jax has {jax.process_count()} processes, and {hosts.count} of them joined; use trainer.guard.Guard.join"
+      " instead of jax.distributed.initialize, and pass the guard to run"
+    )
+  if hosts.count == 1:
+    return
+  hosts.agree(
+    {f"config {path}": value for path, _, _, value in leaves(config)}
+    | {f"the version of {package}": version for package, version in provenance.versions().items()}
+    | {f"the code of {file}": digest for file, digest in provenance.code(config).items()}
+    | {f"dataset {name}": value for name, value in dataclasses.asdict(dataset.info).items()}
+    | {"the number of its devices": jax.local_device_count(), "the kind of its devices": jax.devices()[0].device_kind}
+    | {"the workdir": os.fspath(workdir)}
+  )
+  hosts.check_shared(workdir)
 
 
 def _check_names(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, program: Program) -> None:
@@ -178,18 +250,5 @@ def _check_names(config: Config, workdir: pathlib.Path, fork: pathlib.Path | Non
     problems += error.problems
   except DamagedCheckpointError as error:
     problems.append(str(error))
-  if problems:
-    raise ConfigError(problems)
-
-
-def _check_divisible(config: Config, devices: int) -> None:
-  problems = [
-    f"{path} = {size} cannot be split over {devices} devices: choose a multiple of {devices}"
-    for path, size in (
-      ("batch_size", config.batch_size),
-      ("evaluation.batch_size", config.evaluation.batch_size),
-    )
-    if size % devices
-  ]
   if problems:
     raise ConfigError(problems)

@@ -68,7 +68,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
   settings = program_settings(config)
   template = jax.eval_shape(Steps(network=network, task=task).init, settings)
-  everywhere = sharding.replicated(sharding.make_mesh(jax.local_devices()[:1]))
+  everywhere = sharding.replicated(sharding.make_mesh(devices=jax.local_devices()[:1]))
   template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), template)
   weights = restore_weights(workdir, number, evaluated_weights(config, template))
 

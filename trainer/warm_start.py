@@ -66,16 +66,16 @@ def sources(config: WarmStart, template: Any) -> dict[str, str]:
     if not matches(short, config.include) or matches(short, config.exclude):
       continue
     there = saved.get(prefix + name)
-    if there is None or (tuple(there["shape"]), there["dtype"]) != (leaf.shape, str(leaf.dtype)):
-      has = "no such array" if there is None else f"{there['dtype']}{there['shape']}"
-      problems.append(f"{short}: {path} has {has}, the model {leaf.dtype}{list(leaf.shape)}")
+    if not checkpoints.fits(name, there, leaf):
+      has, wanted = checkpoints.shown(there), checkpoints.shown(leaf)
+      problems.append(f"{short}: {path} has {has}, the model {wanted}")
     chosen[name] = prefix + name
   if not chosen:
     names = [name.partition("/")[2] for name in own]
     raise UserError(f"warm_start.include = {config.include!r} fits no parameter{nearest(config.include[0], names)}")
   if problems:
-    more = [f"and {len(problems) - 5} more arrays"] if len(problems) > 5 else []
-    raise UserError([*problems[:5], *more, "narrow warm_start.include, or name these in warm_start.exclude"])
+    remedy = "narrow warm_start.include, or name these in warm_start.exclude"
+    raise UserError([*checkpoints.first_few(problems), remedy])
   return chosen
 
 

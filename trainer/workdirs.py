@@ -36,7 +36,8 @@ def problems(workdir: pathlib.Path, config: Config) -> list[str]:
   try:
     if (workdir / ".lock").exists():
       with (workdir / ".lock").open() as file:
-        _lock(file, workdir)
+        # Shared, because the hosts of a job look at the same time.
+        _lock(file, workdir, fcntl.LOCK_SH)
     if not (workdir / "config.json").exists():
       return []
     stored = stored_config(workdir)
@@ -46,7 +47,7 @@ def problems(workdir: pathlib.Path, config: Config) -> list[str]:
     return error.problems
   except OSError as error:
     return [f"workdir {os.fspath(workdir)} cannot be used: {error}"]
-  differing = differences(stored, config, kinds=("static", "traced"))
+  differing = differences(stored, config, kinds=("static", "traced"), layout=False)
   if not differing:
     return []
   return [
@@ -76,9 +77,19 @@ def stored_config(workdir: pathlib.Path) -> Config:
     raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def differences(old: Config, new: Config, kinds: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
-  """Path -> (old, new) of the fields of these kinds that differ; None stands for a field that is not there."""
-  before, after = ({path: v for path, kind, _, v in leaves(config) if kind in kinds} for config in (old, new))
+def differences(old: Config, new: Config, kinds: tuple[str, ...], *, layout: bool) -> dict[str, tuple[Any, Any]]:
+  """Path -> (old, new) of the fields that differ, of these kinds, or of the layout on devices (`mesh`) or not.
+
+  The layout changes the program and not what it computes, so a run may go on with another one. None stands for a
+  field that is not there.
+  """
+
+  def chosen(config: Config) -> dict[str, Any]:
+    return {
+      path: value for path, kind, _, value in leaves(config) if (layout if path.startswith("mesh.") else kind in kinds)
+    }
+
+  before, after = chosen(old), chosen(new)
   return {
     path: (before.get(path), after.get(path))
     for path in dict.fromkeys([*before, *after])
@@ -95,16 +106,16 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
   """
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / ".lock").open("a+") as file:
-    _lock(file, workdir)
+    _lock(file, workdir, fcntl.LOCK_EX)
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
     yield
 
 
-def _lock(file: IO[str], workdir: pathlib.Path) -> None:
+def _lock(file: IO[str], workdir: pathlib.Path, kind: int) -> None:
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, kind | fcntl.LOCK_NB)
   except BlockingIOError:
     file.seek(0)
     owner = file.read().strip() or "unknown"

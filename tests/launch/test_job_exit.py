@@ -48,23 +48,23 @@ def test_the_reason_says_what_happened_to_the_culprit():
 
 
 def test_the_host_that_wrote_its_cause_first_is_the_culprit_even_if_it_left_last():
-  causes = {0: Cause(1, "host 1: KeyError: 'x'", 5.1), 1: Cause(1, "KeyError: 'x'", 5.0)}
+  causes = {0: Cause(1, "KeyError: 'x'", 4.9, host=1), 1: Cause(1, "KeyError: 'x'", 5.0, host=1)}
   assert with_causes([(1, 6.0), (1, 9.0)], causes) == (1, 1, "KeyError: 'x'")
 
 
 def test_a_host_that_was_aborted_on_its_way_out_ended_with_the_code_it_meant():
-  verdict = with_causes([(-6, 6.0), (134, 6.0)], {1: Cause(2, "the workdir is not shared", 5.0)})
+  verdict = with_causes([(-6, 6.0), (134, 6.0)], {1: Cause(2, "the workdir is not shared", 5.0, host=1)})
   assert verdict == (2, 1, "the workdir is not shared")
 
 
 def test_of_a_host_that_could_not_say_anything_a_witness_is_heard():
-  causes = {0: Cause(75, "host 2 is gone", 8.0), 1: Cause(75, "lost a peer", 9.0)}
+  causes = {0: Cause(75, "host 2 is gone", 8.0, host=2), 1: Cause(75, "host 2 is gone", 9.0, host=2)}
   verdict = with_causes([(75, 8.5), (75, 9.5), (-9, 1.0)], causes)
   assert verdict == (75, 2, "ended by SIGKILL: the host was lost; host 0 reported: host 2 is gone")
 
 
 def test_a_cause_does_not_spoil_a_good_end():
-  assert with_causes([(0, 6.0)], {0: Cause(75, "preempted", 5.0)}).code == 0
+  assert with_causes([(0, 6.0)], {0: Cause(75, "preempted", 5.0, host=0)}).code == 0
 
 
 def test_only_whole_causes_of_this_attempt_are_read(tmp_path: pathlib.Path):
@@ -77,4 +77,4 @@ def test_only_whole_causes_of_this_attempt_are_read(tmp_path: pathlib.Path):
   (logs / "host_3.exit.json").write_text(json.dumps(record | {"code": 0}))
   (logs / "host_4.exit.json").write_text("[]")
   (logs / "host_6.exit.json").write_text(json.dumps(record))
-  assert read_causes(tmp_path, hosts=6, since=99.5) == {0: Cause(75, "preempted", 100.0)}
+  assert read_causes(tmp_path, hosts=6, since=99.5) == {0: Cause(75, "preempted", 100.0, host=0)}

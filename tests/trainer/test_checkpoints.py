@@ -4,18 +4,21 @@ import itertools
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import mlp, numbers, read_arrays, state_of
+from small_transformer import transformer
+from tiny import mlp, numbers, read_arrays, resnet, state_of
 
-from trainer import Config, ConfigError, Programs, UserError, checkpoints, load, run, train
+from trainer import Config, ConfigError, Programs, UserError, checkpoints, load, run, sharding, train
 from trainer.checksums import checksums
 from trainer.evaluate import evaluate_checkpoint
 from trainer.evaluation import evaluate
-from trainer.sharding import make_mesh
+from trainer.names import flatten
+from trainer.sharding import MeshSettings, make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +184,13 @@ def lose_metadata(path: pathlib.Path) -> None:
   (path / "_CHECKPOINT_METADATA").unlink()
 
 
-def spoil_weights(path: pathlib.Path) -> None:
-  """A checkpoint that Orbax finds in order, with one wrong weight in it."""
+def spoil_weights(path: pathlib.Path, ending: str = "kernel") -> None:
+  """A checkpoint that Orbax finds in order, with one wrong number in it."""
   import orbax.checkpoint as ocp
 
   described = checkpoints.describe(path)
   arrays = read_arrays(path)
-  name = next(name for name in arrays if name.startswith("params/") and name.endswith("kernel"))
+  name = next(name for name in arrays if name.startswith(("params/", "variables/")) and name.endswith(ending))
   arrays[name] = arrays[name].copy()
   arrays[name].flat[3] *= np.float32(1 + 2e-7)
   shutil.rmtree(path)
@@ -261,3 +264,129 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path:
   assert "was saved by another model or optimizer" in str(caught.value)
   assert "float32[64, 32], wanted is float32[64, 16]" in str(caught.value)
   assert not (tmp_path / "child" / "config.json").exists()
+
+
+def template(config: Config, fsdp: int = 1, devices: int = 2) -> Any:
+  from input_pipeline import load as load_data
+
+  config, mesh = config.resolved(), make_mesh(MeshSettings(fsdp=fsdp), jax.devices()[:devices])
+  info = load_data(config.dataset, seed=0, batch_size=config.batch_size).info
+  return Programs().get(config, config.task.build(), info, mesh, training=False).state_template
+
+
+@pytest.mark.parametrize(("fsdp", "other"), [(2, 1), (1, 2)])
+def test_a_state_is_restored_to_the_bit_however_it_was_split_and_is_to_be(
+  tmp_path: pathlib.Path, fsdp: int, other: int
+):
+  config, rng = transformer(model__kwargs={"depth": 1}), np.random.default_rng(0)
+  state = jax.tree.map(
+    lambda leaf: jax.device_put(rng.normal(size=leaf.shape).astype(leaf.dtype), leaf.sharding), template(config, fsdp)
+  )
+  path, wanted = tmp_path / "checkpoints" / "7", template(config, other)
+  with checkpoints.Saver(tmp_path / "checkpoints", to_keep=lambda steps: steps, tell=lambda steps: None) as saver:
+    saver.save(7, state)
+    saver.wait()
+  saved = flatten(state)
+  restored = flatten(checkpoints.restore(path, wanted))
+  for (name, array), place in zip(restored.items(), flatten(wanted).values(), strict=True):
+    assert array.sharding == place.sharding
+    np.testing.assert_array_equal(array, saved[name], err_msg=name)
+  assert any(not array.sharding.is_fully_replicated for array in restored.values()) == (other == 2)
+  spoil_weights(path)
+  with pytest.raises(checkpoints.DamagedCheckpointError, match=r"checksum of params/.*kernel differs"):
+    checkpoints.restore(path, wanted)
+
+
+def ghost(**changes) -> Config:
+  """Has rows for each replica, in the variables and in the average."""
+  return resnet(**{"model__virtual_batch_size": 4, "schedule__decay_steps": 5, **changes})
+
+
+@pytest.fixture(scope="module")
+def ghost_run(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> pathlib.Path:
+  """A run of `ghost()` on two devices."""
+  workdir = tmp_path_factory.mktemp("ghost") / "run"
+  run(ghost(checkpointing__keep_latest=9), workdir, programs=programs)
+  return workdir
+
+
+def rows_of(arrays: dict[str, Any]) -> list[str]:
+  return [name for name in arrays if name.rpartition("/")[2].startswith("replica_")]
+
+
+def test_rows_of_replicas_are_kept_for_as_many_and_replaced_by_their_mean_for_others(ghost_run: pathlib.Path):
+  path = ghost_run / "checkpoints" / "6"
+  saved = read_arrays(path)
+  rows = rows_of(saved)
+  assert {name.split("/")[0] for name in rows} == {"variables", "average"}
+  for devices in (1, 2):
+    restored = flatten(checkpoints.restore(path, template(ghost(), devices=devices)))
+    for name, array in restored.items():
+      if devices == 1 and name in rows:
+        assert not np.array_equal(saved[name][0], saved[name][1]), name
+        mean = saved[name].astype(np.float64).mean(0, keepdims=True)
+        np.testing.assert_allclose(array, mean, rtol=1e-6, atol=1e-9, err_msg=name)
+      else:
+        np.testing.assert_array_equal(array, saved[name], err_msg=name)
+  other = template(ghost(model__width=4), devices=1)
+  with pytest.raises(
+    UserError, match=r"variables/stem/norm/replica_mean: .* float32\[2, 8\], wanted .*\[1, 4\]"
+  ) as caught:
+    checkpoints.restore(path, {"variables": other["variables"]})
+  assert "params" not in str(caught.value)
+
+
+def test_what_was_saved_is_verified_before_rows_are_replaced_by_their_mean(
+  tmp_path: pathlib.Path, ghost_run: pathlib.Path
+):
+  path = tmp_path / "6"
+  shutil.copytree(ghost_run / "checkpoints" / "6", path)
+  spoil_weights(path, "replica_var")
+  with pytest.raises(checkpoints.DamagedCheckpointError, match=r"checksum of variables/.*/replica_var differs"):
+    checkpoints.restore(path, template(ghost(), devices=1))
+
+
+def test_a_model_with_rows_of_two_replicas_predicts_on_one_device_what_was_evaluated(ghost_run: pathlib.Path):
+  from input_pipeline import load as load_data
+
+  recorded = numbers(ghost_run)[-1]
+  assert evaluate_checkpoint(ghost_run, "last", "validation").items() <= recorded.items()
+  batch = load_data(ghost().dataset, seed=0, batch_size=16).eval_batch(0, "validation", 250)
+  logits = load(ghost_run, step="last").predict(batch["inputs"]).astype(np.float64)
+  likelihoods = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  loss = -np.mean(likelihoods[np.arange(250), batch["labels"]])
+  assert loss == pytest.approx(recorded["validation/loss"], rel=1e-5)
+  right = [np.sum((np.argmax(logits, -1) == batch["labels"]) & (batch["labels"] == k)) for k in range(10)]
+  assert right == recorded["validation/class_correct"]
+
+
+def test_checkpoints_in_the_middle_change_no_bit_of_a_run_with_rows(
+  tmp_path: pathlib.Path, programs: Programs, ghost_run: pathlib.Path
+):
+  run(ghost(checkpointing__every_evaluations=5), tmp_path / "once", programs=programs)
+  assert checkpoints.saved_steps(tmp_path / "once" / "checkpoints") == [0, 6]
+  assert checkpoints.saved_steps(ghost_run / "checkpoints") == [0, 3, 6]
+  assert numbers(tmp_path / "once") == numbers(ghost_run)
+  once, often = state_of(tmp_path / "once"), state_of(ghost_run)
+  for name, array in often.items():
+    np.testing.assert_array_equal(once[name], array, err_msg=name)
+
+
+def test_a_run_with_rows_goes_on_and_is_a_warm_start_on_another_number_of_devices(
+  tmp_path: pathlib.Path, programs: Programs, ghost_run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+  run(ghost(max_train_steps=3), tmp_path / "moved", programs=programs)
+  saved = read_arrays(tmp_path / "moved" / "checkpoints" / "3")
+  monkeypatch.setattr(sharding, "make_mesh", lambda settings: make_mesh(settings, jax.devices()[:1]))
+  run(ghost(), tmp_path / "moved", programs=programs)
+  for one, other in zip(numbers(tmp_path / "moved"), numbers(ghost_run), strict=True):
+    for name in sorted(one.keys() & {"train/loss", "validation/loss"}):
+      assert one[name] == pytest.approx(other[name], rel=1e-4), (name, one["step"])
+  assert {array.shape[0] for name, array in state_of(tmp_path / "moved").items() if name in rows_of(saved)} == {1}
+
+  source = tmp_path / "moved" / "checkpoints" / "3"
+  run(ghost(warm_start__source=str(source), max_train_steps=2), tmp_path / "warm", programs=programs)
+  first = read_arrays(tmp_path / "warm" / "checkpoints" / "0")
+  for name in rows_of(first):
+    mean = saved["average/" + name.removeprefix("average/")].astype(np.float64).mean(0, keepdims=True)
+    np.testing.assert_allclose(first[name], mean, rtol=1e-6, atol=1e-9, err_msg=name)

@@ -17,7 +17,7 @@ def evaluation(batch_size: int, split: str = "test") -> dict:
   config = resnet(evaluation__batch_size=batch_size, evaluation__train_examples=333).resolved()
   dataset = load(config.dataset, seed=0, batch_size=16)
   # One device, so that a batch of one example is possible.
-  mesh = sharding.make_mesh(jax.devices()[:1])
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
   program = Programs().get(config, config.task.build(), dataset.info, mesh)
   program.compile()
   settings = jax.device_put(program_settings(config), sharding.replicated(mesh))
