@@ -43,7 +43,7 @@ class JobExit(NamedTuple):
 
 
 class Cause(NamedTuple):
-  """What a host wrote about its end before it left: `logs/host_i.exit.json`.
+  """What a host wrote about its end before it left, in `host_i.exit.json`.
 
   Attributes:
     code: with which it meant to leave.
@@ -101,7 +101,7 @@ def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) 
   return verdict._replace(reason=f"{verdict.reason}; host {witness} reported: {causes[witness].text}")
 
 
-def read_causes(workdir: pathlib.Path, hosts: int, since: float) -> dict[int, Cause]:
+def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cause]:
   """What the hosts wrote about abnormal ends, by index; only what is newer than `since` (seconds since the epoch).
 
   A file that cannot be read tells nothing: a host may have been killed for a full disk.
@@ -109,7 +109,7 @@ def read_causes(workdir: pathlib.Path, hosts: int, since: float) -> dict[int, Ca
   causes = {}
   for index in range(hosts):
     try:
-      record = json.loads((workdir / "logs" / f"host_{index}.exit.json").read_text())
+      record = json.loads((folder / f"host_{index}.exit.json").read_text())
       cause = Cause(int(record["code"]), str(record["cause"]), float(record["time"]), int(record["host"]))
     except (OSError, ValueError, KeyError, TypeError):
       continue

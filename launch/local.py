@@ -7,12 +7,14 @@ import queue
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 from launch.processes import HostEnd, HostProcess, guarded, write_line
 from launch.supervisor import Restarts, supervise
 from launch.watch import Events, Patience, signals_to, watch
 from trainer import UserError
+from trainer.host_log import EXITS
 
 
 def run_local(
@@ -28,12 +30,13 @@ def run_local(
 ) -> int:
   """Runs a command as a job of several hosts on this machine, again where that helps, until it is over.
 
-  Each host is a process in a session of its own. It finds in its environment TRIALBOOK_COORDINATOR (an address
-  with a port that is free, another for each attempt), TRIALBOOK_HOST_COUNT, TRIALBOOK_HOST_INDEX,
-  TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...) and, where unset, JAX_PLATFORMS=cpu and NPROC (the
-  size of XLA's thread pool, the same for every way to split the same devices over hosts). With several hosts
-  each line of their output gets the prefix `[host i] `, and Python's output is not buffered. When one host fails,
-  the others are made to leave. SIGTERM and SIGINT are passed on, if this is the main thread.
+  Each host is a process in a session of its own. It finds in its environment TRIALBOOK_COORDINATOR (an address with
+  a port that is free, another for each attempt), TRIALBOOK_HOST_COUNT, TRIALBOOK_HOST_INDEX,
+  TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...), TRIALBOOK_EXITS (a folder) and, where unset,
+  JAX_PLATFORMS=cpu and NPROC (the size of XLA's thread pool, the same for every way to split the same devices over
+  hosts). With several hosts each line of their output gets the prefix `[host i] `, and Python's output is not
+  buffered. When one host fails, the others are made to leave. SIGTERM and SIGINT are passed on, if this is the main
+  thread.
 
   Args:
     command: arguments for this Python's interpreter, such as `["-m", "trainer", "--workdir=runs/first"]`.
@@ -88,8 +91,10 @@ def run_local(
       stack.enter_context(guarded(started))
       return watch(started, events, patience or Patience(), say)
 
-  with signals_to(events):
-    return supervise(attempt, _local_workdir(workdir, command), restarts or Restarts(), events, say)
+  with signals_to(events), tempfile.TemporaryDirectory(prefix="trialbook-exits-") as exit_folder:
+    start_from[EXITS] = exit_folder
+    local = _local_workdir(workdir, command)
+    return supervise(attempt, local, pathlib.Path(exit_folder), restarts or Restarts(), events, say)
 
 
 def free_port() -> int:

@@ -41,6 +41,7 @@ class Restarts:
 def supervise(
   attempt: Callable[[int], tuple[Sequence[HostEnd], signal.Signals | None]],
   workdir: pathlib.Path | None,
+  exit_folder: pathlib.Path,
   restarts: Restarts,
   events: Events,
   say: Callable[[str], None],
@@ -53,6 +54,7 @@ def supervise(
   Args:
     attempt: starts all hosts and returns how they ended, and the signal that was passed on to them, if any.
     workdir: of the job.
+    exit_folder: where hosts write why they leave as long as they have not opened the workdir.
     restarts: how often and when.
     events: where a signal appears while the supervisor waits.
     say: tells a person.
@@ -66,7 +68,9 @@ def supervise(
     ends, passed = attempt(number)
     verdict = with_causes(
       [(end.returncode, end.time) for end in ends],
-      read_causes(workdir, len(ends), started) if workdir else {},
+      # What a host wrote into the workdir is of a later time than the opening of that.
+      read_causes(exit_folder, len(ends), started)
+      | (read_causes(workdir / "logs", len(ends), started) if workdir else {}),
     )
     # A mistake that was found before the run began says nothing about the run that the workdir holds already.
     if workdir and (verdict.code != exits.USER_MISTAKE or _run_stamp(workdir) != stamp):

@@ -57,6 +57,8 @@ class Channel:
   ):
     self._index, self._count, self._hear = index, count, hear
     self._state = threading.RLock()
+    # All hosts hear messages in one order, so the lead passes on one at a time.
+    self._telling = threading.RLock()
     self._names: Counter[str] = Counter()
     self._waiting: dict[str, concurrent.futures.Future[list[Any]]] = {}
     self._gathered: dict[str, tuple[float, str, dict[int, Any]]] = {}
@@ -81,6 +83,11 @@ class Channel:
     else:
       self._send(0, {"kind": "value", "key": key, "value": value, "seconds": seconds})
     return future
+
+  @property
+  def is_waiting(self) -> bool:
+    """Whether this host waits for others, for which there is a limit of its own."""
+    return bool(self._waiting)
 
   def tell(self, message: Message) -> None:
     """Makes all hosts hear a message, this one included; what the lead tells comes in the same order to all."""
@@ -115,9 +122,10 @@ class Channel:
     self._waiting.pop(key).set_result(everyone)
 
   def _tell_all(self, message: Message) -> None:
-    for peer in self._peers:
-      self._send(peer, {"kind": "tell", "message": message})
-    self._hear(message)
+    with self._telling:
+      for peer in self._peers:
+        self._send(peer, {"kind": "tell", "message": message})
+      self._hear(message)
 
   def _send(self, peer: int, message: Message) -> None:
     # A peer that cannot be reached is found lost by the reading thread.
@@ -172,7 +180,12 @@ class Channel:
     deadline, there = time.monotonic() + seconds, {}
     with open_port(port) as listening, contextlib.ExitStack() as on_failure:
       on_failure.callback(lambda: [made.close() for made in there.values()])
-      while len(there) < self._count - 1:
+      while True:
+        # One that is gone may be started again, and come again, while others are awaited.
+        for index in [index for index, made in there.items() if _is_gone(made)]:
+          there.pop(index).close()
+        if len(there) == self._count - 1:
+          break
         listening.settimeout(max(0.0, deadline - time.monotonic()))
         try:
           made, _ = listening.accept()
@@ -187,19 +200,22 @@ class Channel:
           continue
         problem = self._misfit(hello, there)
         if problem is not None:
-          _refuse([*there.values(), made], exits.USER_MISTAKE, problem)
+          with made:
+            _refuse([*there.values(), made], exits.USER_MISTAKE, problem)
           raise UserError(problem)
+        if lost := there.get(hello["index"]):
+          lost.close()
         there[hello["index"]] = made
+        _say([made], {"kind": "wait", "seconds": deadline - time.monotonic()})
       on_failure.pop_all()
-    for made in there.values():
-      made.sendall(b'{"kind": "welcome"}\n')
+    _say(there.values(), {"kind": "welcome"})
     return there
 
   def _misfit(self, hello: Message, there: Mapping[int, Any]) -> str | None:
     index, count = hello["index"], hello["count"]
     if count != self._count:
       return f"host {index} was told that there are {count} hosts, host 0 that there are {self._count}"
-    if index in there or not 0 < index < count:
+    if not 0 < index < count or (index in there and not _is_gone(there[index])):
       return f"two processes say that they are host {index} of {count}; each needs an index of its own"
     return None
 
@@ -216,8 +232,10 @@ class Channel:
         continue
       with contextlib.suppress(OSError):
         made.sendall(hello)
-        # The lead may wait as long as all others; if it is gone, the connection ends.
+        # If the lead is gone, the connection ends. One that came later than this host waits for longer.
         answer = _line(made, deadline - time.monotonic() + _HELLO_SECONDS)
+        if answer is not None and answer.get("kind") == "wait":
+          answer = _line(made, answer["seconds"] + _HELLO_SECONDS)
         if answer is not None and answer.get("kind") == "welcome":
           return {0: made}
         if answer is not None and answer.get("kind") == "refused":
@@ -245,7 +263,9 @@ def open_port(port: int) -> socket.socket:
   """Listens on a port of this host. Raises UserError where another process does: its job would be aborted by ours."""
   try:
     # Without SO_REUSEPORT, which jax's service sets, so that two of them would share the port.
-    return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    if socket.has_dualstack_ipv6():
+      return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    return socket.create_server(("", port), backlog=1024)
   except OSError as error:
     raise UserError(
       f"the coordinator's port {port} cannot be opened on this host, the lead: {error.strerror};"
@@ -295,17 +315,17 @@ def _hosts(indices: list[int]) -> str:
 
 
 def _line(made: socket.socket, seconds: float) -> Message | None:
-  """The first line that comes, if it is a message; reads not a byte more."""
-  made.settimeout(seconds)
-  data = b""
+  """The first line that comes within `seconds`, if it is a message; reads not a byte more. Raises OSError."""
+  deadline, data = time.monotonic() + seconds, b""
   while not data.endswith(b"\n") and len(data) < 2**16:
+    made.settimeout(max(0.001, deadline - time.monotonic()))
     received = made.recv(1)
     if not received:
       return None
     data += received
   try:
     message = json.loads(data)
-  except ValueError:
+  except (ValueError, RecursionError):
     return None
   return message if isinstance(message, dict) else None
 
@@ -324,7 +344,23 @@ def _greeting(made: socket.socket) -> Message | None:
 
 
 def _refuse(connections: Iterable[socket.socket], code: int, reason: str) -> None:
-  message = json.dumps({"kind": "refused", "code": code, "reason": reason}).encode() + b"\n"
+  _say(connections, {"kind": "refused", "code": code, "reason": reason})
+
+
+def _say(connections: Iterable[socket.socket], message: Message) -> None:
+  data = json.dumps(message).encode() + b"\n"
   for made in connections:
+    # One that cannot be reached will be found lost.
     with contextlib.suppress(OSError):
-      made.sendall(message)
+      made.sendall(data)
+
+
+def _is_gone(made: socket.socket) -> bool:
+  """Whether the other end has closed the connection; it says nothing of itself while it waits."""
+  made.setblocking(False)
+  try:
+    return made.recv(1, socket.MSG_PEEK) == b""
+  except BlockingIOError:
+    return False
+  except OSError:
+    return True

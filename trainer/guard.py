@@ -29,12 +29,12 @@ import jax
 from trainer import exits, hosts
 from trainer.channel import END, Message, TryAgainError, end
 from trainer.config import Job
-from trainer.host_log import HostLog
+from trainer.host_log import EXITS, HostLog, write_exit
 from trainer.hosts import AgreedError, Hosts
 from trainer.metrics import InfeasibleError
 from trainer.overrides import UserError
 
-Phase = Literal["start-up", "compilation", "step", "evaluation", "checkpoint"]
+Phase = Literal["joining", "start-up", "compilation", "step", "evaluation", "checkpoint"]
 
 _STOP = "stop"
 # A host that has told of its failure may close its files for so long.
@@ -81,8 +81,14 @@ class Guard:
 
   def join(self, *, coordinator: str | None = None, count: int | None = None, index: int | None = None) -> Hosts:
     """Joins the other hosts; see `hosts.initialize`."""
-    self.hosts = hosts.initialize(self._job, self._hear, coordinator=coordinator, count=count, index=index)
+    self.enter("joining")  # Which has limits of its own, and names who is missing.
+    known = {"coordinator": coordinator, "count": count, "index": index}
+    self._join(hosts.initialize(self._job, self._hear, self._join, **known))
+    self.enter("start-up")
     return self.hosts
+
+  def _join(self, here: Hosts) -> None:
+    self.hosts = here
 
   @contextlib.contextmanager
   def logging(self, folder: pathlib.Path) -> Iterator[None]:
@@ -200,6 +206,8 @@ class Guard:
   def _watch(self) -> None:
     limits = self._limits
     while not self._over.wait(min(1.0, *(limit / 4 for limit in limits.values()))):
+      if self.hosts.channel is not None and self.hosts.channel.is_waiting:
+        self._beat = time.monotonic()
       phase, beat = self._phase, self._beat
       limit = limits.get(phase)
       if limit is not None and time.monotonic() - beat > limit:
@@ -245,15 +253,20 @@ class Guard:
     self._start("leaving", go)
 
   def record(self, code: int, cause: str, about: int | None = None) -> None:
-    """Records how this host ends, if it has files to do so; only the first time counts.
+    """Records how this host ends: in the workdir once it is open, before that where the launcher looks for it.
+
+    Only the first time counts.
 
     Args:
       code: with which it leaves.
       cause: for a person.
       about: index of the host that the cause lies with; None: this one.
     """
+    about = self.hosts.index if about is None else about
     if self._log is not None:
-      self._log.end(code, cause, self.hosts.index if about is None else about)
+      self._log.end(code, cause, about)
+    elif folder := os.environ.get(EXITS):
+      write_exit(pathlib.Path(folder) / f"host_{self.hosts.index}.exit.json", code, cause, about)
 
   def _exit(self, code: int) -> None:
     for stream in (sys.stdout, sys.stderr):

@@ -1,9 +1,11 @@
 """What each host writes for itself in a workdir: `logs/host_i.log`, and `logs/host_i.exit.json` at its end."""
 
+import contextlib
 import logging
 import pathlib
 import threading
 import time
+from collections.abc import Iterator
 
 from trainer import records
 
@@ -12,6 +14,19 @@ log = logging.getLogger("trialbook")
 log.setLevel(logging.INFO)
 log.propagate = False
 log.addHandler(logging.NullHandler())
+
+
+EXITS = "TRIALBOOK_EXITS"
+"""Environment variable: a folder for `host_i.exit.json` as long as there is none in a workdir."""
+
+
+def write_exit(path: pathlib.Path, code: int, cause: str, about: int) -> None:
+  """Records that a host leaves with `code`, for a cause that lies with the host `about`."""
+  value = {"format": records.FORMAT, "code": code, "cause": cause, "time": time.time(), "host": about}
+  try:
+    records.write_json(path, value)
+  except OSError as error:
+    log.warning("could not write %s: %s", path, error)
 
 
 class HostLog:
@@ -30,6 +45,7 @@ class HostLog:
     self.path = folder / f"host_{host}.log"
     self._exit = folder / f"host_{host}.exit.json"
     self._exit.unlink(missing_ok=True)
+    self._closed = False
     self._ended, self._lock = False, threading.Lock()
     self._handler = logging.FileHandler(self.path)
     self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -42,15 +58,26 @@ class HostLog:
       if self._ended:
         return
       self._ended = True
-    log.info("leaves with %d: %s", code, cause)
+    with self._open():
+      log.info("leaves with %d: %s", code, cause)
+    write_exit(self._exit, code, cause, about)
+
+  @contextlib.contextmanager
+  def _open(self) -> Iterator[None]:
+    """The file as a part of logging, for what is said after `close` too: a run ends when its files are closed."""
+    if not self._closed:
+      yield
+      return
+    log.addHandler(self._handler)
     try:
-      value = {"format": records.FORMAT, "code": code, "cause": cause, "time": time.time(), "host": about}
-      records.write_json(self._exit, value)
-    except OSError as error:
-      log.warning("could not write %s: %s", self._exit, error)
+      yield
+    finally:
+      log.removeHandler(self._handler)
+      self._handler.close()
 
   def close(self) -> None:
     """Takes the file out of logging."""
+    self._closed = True
     for logger in (log, logging.getLogger()):
       logger.removeHandler(self._handler)
     self._handler.close()

@@ -125,6 +125,7 @@ class Hosts:
 def initialize(
   job: Job,
   hear: Callable[[Message], None],
+  joining: Callable[[Hosts], None] = lambda hosts: None,
   *,
   coordinator: str | None = None,
   count: int | None = None,
@@ -139,6 +140,7 @@ def initialize(
   Args:
     job: how many hosts are expected, and how long they wait.
     hear: called with the messages that hosts tell to all, see `Channel`.
+    joining: called as soon as this host knows which it is, before it hears anything; and when all are there.
     coordinator: address of the lead, "host:port".
     count: number of hosts.
     index: of this host.
@@ -176,8 +178,10 @@ def initialize(
   # SIGTERM is ours: jax would swallow it.
   jax.config.update("jax_enable_preemption_service", False)
   limits = {"seconds": job.startup_seconds, "silence": job.heartbeat_seconds}
+  joining(here)
   if count > 1:
     here = dataclasses.replace(here, channel=Channel(coordinator, index, count, hear, **limits))
+    joining(here)
   else:
     open_port(split(coordinator)[1]).close()
   jax.distributed.initialize(

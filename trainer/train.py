@@ -74,6 +74,9 @@ def _run(
 ) -> RunResult:
   guard.enter("start-up")
   hosts = guard.hosts
+  if hosts.count > 1:
+    # Each host's share is checked with the data; what devices can share is the stronger condition.
+    sharding.check_divisible(config, sharding.make_mesh(config.mesh))
   prepared = prepare(config, workdir, fork, hosts)
   config, dataset = prepared.config, prepared.dataset
   mesh = sharding.make_mesh(config.mesh)

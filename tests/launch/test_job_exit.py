@@ -77,4 +77,4 @@ def test_only_whole_causes_of_this_attempt_are_read(tmp_path: pathlib.Path):
   (logs / "host_3.exit.json").write_text(json.dumps(record | {"code": 0}))
   (logs / "host_4.exit.json").write_text("[]")
   (logs / "host_6.exit.json").write_text(json.dumps(record))
-  assert read_causes(tmp_path, hosts=6, since=99.5) == {0: Cause(75, "preempted", 100.0, host=0)}
+  assert read_causes(logs, hosts=6, since=99.5) == {0: Cause(75, "preempted", 100.0, host=0)}

@@ -1,0 +1,274 @@
+"""Jobs whose hosts do not fit together end before their first step, naming what is wrong and where."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from launch.local import free_port
+from trainer import exits
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MARK = "TRIALBOOK_TEST_FOLDER"
+EXPERIMENT = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT / "tests" / "trainer")!r})
+import tiny
+
+host = os.environ.get("TRIALBOOK_HOST_INDEX", "0")
+if host == os.environ.get("FAILS_ON"):
+  raise ZeroDivisionError("a bug in the experiment")
+
+def get_config():
+  seed = int(host) if "OTHER_SEED" in os.environ else 0
+  return tiny.mlp(max_train_steps=2, batch_size=8, evaluation__every_steps=2, seed=seed)
+"""
+# Each host runs the trainer, and host 1 does so in a world of its own.
+OTHER_WORLD = """
+import os, runpy, sys
+if os.environ["TRIALBOOK_HOST_INDEX"] == "1":
+  {change}
+runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+"""
+OTHER_CODE_VERSION_AND_DEVICES = """
+  sys.path.insert(0, {tree!r})
+  import importlib.metadata
+  version = importlib.metadata.version
+  importlib.metadata.version = lambda name: "0.0.1" if name == "optax" else version(name)
+  os.environ["TRIALBOOK_LOCAL_DEVICES"] = "3"
+"""
+OTHER_FILES = """
+  import ctypes
+  libc = ctypes.CDLL(None, use_errno=True)
+  new_mounts, private_and_below, path = 0x20000, 0x44000, {folder!r}.encode()
+  assert libc.unshare(new_mounts) == 0
+  assert libc.mount(b"none", b"/", None, private_and_below, None) == 0
+  assert libc.mount(b"tmpfs", path, b"tmpfs", 0, None) == 0
+  import trainer.hosts
+  trainer.hosts._SHARED_SECONDS = 1.0
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+  path = tmp_path / "experiment.py"
+  path.write_text(EXPERIMENT)
+  yield path
+  # A test that fails may not leave its job behind either.
+  for pid in running(tmp_path):
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(pid, signal.SIGKILL)
+
+
+def running(folder: pathlib.Path) -> list[int]:
+  """Processes of a folder's jobs."""
+  found = []
+  for process in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):
+      if f"{MARK}={folder}\0".encode() in (process / "environ").read_bytes():
+        found.append(int(process.name))
+  return found
+
+
+def start(experiment: pathlib.Path, command: list[str], *flags: str, **environment: str) -> subprocess.Popen[str]:
+  """Starts a command of Python's; `flags` follow those that every training has."""
+  folder = experiment.parent
+  return subprocess.Popen(
+    [sys.executable, *command, f"--config={experiment}", f"--workdir={folder / 'files' / 'run'}", *flags],
+    cwd=ROOT,
+    env={"JAX_PLATFORMS": "cpu", **os.environ, MARK: str(folder), **environment},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def launch(
+  experiment: pathlib.Path, *flags: str, devices: int = 1, script: str = "", **environment: str
+) -> tuple[int, str]:
+  """A job of two hosts; returns exit code and output. Nothing of it is left."""
+  command = [
+    "-m",
+    "launch",
+    "local",
+    "--hosts=2",
+    f"--devices-per-host={devices}",
+    "--max-restarts=0",
+    "--grace=6",
+    "--kill-after=1",
+    "--",
+  ]
+  process = start(experiment, [*command, *(["-c", script] if script else ["-m", "trainer"])], *flags, **environment)
+  output, _ = process.communicate(timeout=240)
+  assert not running(experiment.parent)
+  return process.returncode, output
+
+
+def assert_refused(experiment: pathlib.Path, code: int, output: str) -> None:
+  """A mistake that was found before anything was done."""
+  assert code == exits.USER_MISTAKE, output
+  assert "Traceback" not in output
+  assert "sends SIG" not in output, f"some host did not leave by itself:\n{output}"
+  files = experiment.parent / "files"
+  assert not files.exists() or not [path for path in files.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_another_seed_code_version_or_number_of_devices_on_one_host_is_named_by_all(experiment: pathlib.Path):
+  tree = experiment.parent / "tree"
+  for room in ("trialbook", "models", "input_pipeline", "trainer"):
+    for path in (ROOT / room).rglob("*.py"):
+      copy = tree / path.relative_to(ROOT)
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      copy.write_text(path.read_text() + ("# Changed.\n" if path.name == "rng.py" else ""))
+  script = OTHER_WORLD.format(change=OTHER_CODE_VERSION_AND_DEVICES.format(tree=str(tree)).strip())
+  code, output = launch(experiment, script=script, OTHER_SEED="1")
+  assert_refused(experiment, code, output)
+  for host in (0, 1):
+    said = [line for line in output.splitlines() if line.startswith(f"[host {host}]   - ")]
+    for fact in (
+      "config seed: it has 1, host 0 has 0",
+      "the code of trainer/rng.py: it has ",
+      'the version of optax: it has "0.0.1", host 0 has "',
+      "the number of its devices: it has 3, host 0 has 1",
+    ):
+      assert any(f"host 1 disagrees on {fact}" in line for line in said), (fact, output)
+    assert len(said) == 4, output
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_refused(experiment: pathlib.Path):
+  probe = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x20000) != 0)"
+  if subprocess.run([sys.executable, "-c", probe]).returncode:
+    pytest.skip("a mount namespace of its own is not allowed here")
+  files = experiment.parent / "files"
+  files.mkdir()
+  code, output = launch(experiment, script=OTHER_WORLD.format(change=OTHER_FILES.format(folder=str(files)).strip()))
+  assert_refused(experiment, code, output)
+  for host in (0, 1):
+    assert (
+      f"[host {host}]   - the workdir is not shared: host 1 cannot see a file that host 0 has written into" in output
+    )
+  assert f"{files}; --workdir must lie on a file system that all hosts mount" in output
+  assert not list(files.iterdir())
+
+
+@pytest.mark.slow
+def test_batches_that_the_devices_cannot_share_are_refused_and_sizes_that_fit_are_named(experiment: pathlib.Path):
+  # On six devices; 8 would fit the two hosts only.
+  code, output = launch(experiment, "--set=batch_size=9", "--set=evaluation.batch_size=20", devices=3)
+  assert_refused(experiment, code, output)
+  assert "batch_size = 9 cannot be split over 6 devices; 6 and 12 can" in output
+  assert "evaluation.batch_size = 20 cannot be split over 6 devices; 18 and 24 can" in output
+
+
+@pytest.mark.slow
+def test_another_number_of_hosts_than_the_config_expects_is_refused_by_all(experiment: pathlib.Path):
+  code, output = launch(experiment, "--set=job.hosts=3")
+  assert_refused(experiment, code, output)
+  said = r"job\.hosts = 3 are expected, and there are 2, found by TRIALBOOK_COORDINATOR=127\.0\.0\.1:\d+"
+  for host in (0, 1):
+    assert re.search(rf"\[host {host}\]   - {said}", output), output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails_on", ["0", "1"])
+def test_a_config_file_that_fails_on_one_host_ends_all(experiment: pathlib.Path, fails_on: str):
+  started = time.monotonic()
+  code, output = launch(experiment, FAILS_ON=fails_on)
+  assert_refused(experiment, code, output)
+  assert time.monotonic() - started < 60
+  other = 1 - int(fails_on)
+  assert f"[host {fails_on}]   - " in output
+  assert "a bug in the experiment" in output
+  assert f"[host {other}] trainer: leaves with 2: host {fails_on} ended the job: " in output
+  assert f"launch: attempt 1 ended with 2 because of host {fails_on}: " in output
+
+
+JAX_JOB = """
+import sys, jax
+from jax._src import distributed
+jax.distributed.initialize("127.0.0.1:{port}", 1, 0, cluster_detection_method="deactivate")
+print("up", flush=True)
+sys.stdin.read()
+distributed.global_state.client.key_value_set("key", "value")
+print(distributed.global_state.client.blocking_key_value_get("key", 2000), flush=True)
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_port_of_another_job_is_refused_and_that_job_stays_well(experiment: pathlib.Path):
+  port = free_port()
+  job = subprocess.Popen(
+    [sys.executable, "-c", JAX_JOB.format(port=port)],
+    env={**os.environ, MARK: str(experiment.parent)},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  assert job.stdout is not None
+  assert job.stdout.readline() == "up\n"
+  flags = [f"--coordinator=127.0.0.1:{port}", "--host_count=2", "--set=job.startup_seconds=3"]
+  hosts = [start(experiment, ["-m", "trainer"], *flags, f"--host_index={index}") for index in (0, 1)]
+  outputs = [host.communicate(timeout=120)[0] for host in hosts]
+  assert [host.returncode for host in hosts] == [exits.USER_MISTAKE, exits.TRY_AGAIN], outputs
+  assert f"the coordinator's port {port} cannot be opened on this host, the lead" in outputs[0]
+  assert f"host 0, the lead, did not answer at 127.0.0.1:{port} within 3 s" in outputs[1]
+  for output in outputs:
+    assert "Traceback" not in output
+  assert not (experiment.parent / "files").exists()
+  assert job.communicate("", timeout=60)[0] == "value\n"
+  assert job.returncode == 0
+
+
+@pytest.mark.slow
+def test_hosts_that_never_come_are_named_and_the_others_leave_with_75(experiment: pathlib.Path):
+  without_lead, without_follower = free_port(), free_port()
+  flags = ["--host_count=3", "--set=job.startup_seconds=3"]
+  started = time.monotonic()
+  hosts = [
+    start(experiment, ["-m", "trainer"], *flags, f"--coordinator=127.0.0.1:{port}", f"--host_index={index}")
+    for port, index in ((without_lead, 1), (without_follower, 0), (without_follower, 2))
+  ]
+  outputs = [host.communicate(timeout=120)[0] for host in hosts]
+  assert [host.returncode for host in hosts] == [exits.TRY_AGAIN] * 3, outputs
+  assert time.monotonic() - started < 60
+  assert f"host 0, the lead, did not answer at 127.0.0.1:{without_lead} within 3 s" in outputs[0]
+  for output in outputs[1:]:
+    assert f"host 1 of 3 did not come within 3 s to 127.0.0.1:{without_follower}" in output, outputs
+  for output in outputs:
+    assert "Traceback" not in output
+    assert "no progress" not in output
+  assert not (experiment.parent / "files").exists()
+
+
+@pytest.mark.slow
+def test_hosts_that_slurm_started_find_each_other_and_train(experiment: pathlib.Path):
+  slurm = {
+    "SLURM_JOB_ID": str(free_port()),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_NTASKS": "2",
+    "JAX_COORDINATOR_PORT": str(free_port()),
+  }
+  hosts = [
+    start(experiment, ["-m", "trainer"], "--set=job.hosts=2", **slurm, SLURM_PROCID=index, SLURM_LOCALID=index)
+    for index in ("0", "1")
+  ]
+  outputs = [host.communicate(timeout=240)[0] for host in hosts]
+  assert [host.returncode for host in hosts] == [exits.DONE] * 2, outputs
+  for index, output in enumerate(outputs):
+    assert f"host {index} of 2, found by jax's cluster detection, devices: 1 x cpu" in output
+  assert "complete after 2 steps" in outputs[0]
+  record = json.loads((experiment.parent / "files" / "run" / "run.json").read_text())
+  assert (record["status"], len(record["devices"])) == ("complete", 2)
