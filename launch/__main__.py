@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
   flag("--max-restarts", 10, "N", "number of restarts in all")
   flag("--first-delay", 1.0, "SECONDS", "wait before the first restart, doubled for each that follows")
   flag("--longest-delay", 60.0, "SECONDS", "longest wait before a restart")
-  flag("--grace", 10.0, "SECONDS", "time for the other hosts to leave when one has failed or a signal has come")
+  flag("--grace", 30.0, "SECONDS", "time for the other hosts to leave when one has failed or a signal has come")
   flag("--kill-after", 5.0, "SECONDS", "time from the SIGTERM that follows the grace to SIGKILL")
   return parser
 

@@ -25,7 +25,7 @@ class Patience:
     kill_after: seconds from the SIGTERM that follows to SIGKILL.
   """
 
-  grace: float = 10.0
+  grace: float = 30.0
   kill_after: float = 5.0
 
 

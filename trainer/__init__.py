@@ -4,8 +4,19 @@ from trainer import Config, run
 result = run(Config().override({"optimizer.learning_rate": 0.1}), "runs/first")
 """
 
-from trainer.config import Averaging, Checkpointing, Config, Evaluation, Logging, Precision, Selection, prepend_warmup
+from trainer.config import (
+  Averaging,
+  Checkpointing,
+  Config,
+  Evaluation,
+  Job,
+  Logging,
+  Precision,
+  Selection,
+  prepend_warmup,
+)
 from trainer.config_files import load_config
+from trainer.guard import Guard
 from trainer.overrides import ConfigError, UserError
 from trainer.parameter_groups import ParameterGroup
 from trainer.program import Programs
@@ -20,6 +31,8 @@ __all__ = [
   "Config",
   "ConfigError",
   "Evaluation",
+  "Guard",
+  "Job",
   "Logging",
   "ParameterGroup",
   "Precision",

@@ -71,8 +71,8 @@ class Channel:
   def gather(self, name: str, value: Any, seconds: float) -> "concurrent.futures.Future[list[Any]]":
     """The values of all hosts, in their order, as soon as all have given theirs.
 
-    All hosts gather the same names in the same order (of each name). If one does not within `seconds` after the
-    first, the job ends with 75, and those who are missing are named.
+    All hosts gather the same names in the same order (of each name). If one does not within `seconds` (which may
+    be infinite) after the first, the job ends with 75, and those who are missing are named.
     """
     with self._state:
       self._names[name] += 1
@@ -138,12 +138,15 @@ class Channel:
         selector.register(connection.socket, selectors.EVENT_READ, index)
       while selector.get_map():
         for key, _ in selector.select(_TICK_SECONDS):
-          messages = self._peers[key.data].receive()
+          try:
+            messages = self._peers[key.data].receive()
+            for message in messages or ():
+              self._take(key.data, message)
+          except (KeyError, TypeError, ValueError):
+            messages = None  # Not ours: as good as gone.
           if messages is None:
             selector.unregister(key.fileobj)
             self._lose(key.data)
-          for message in messages or ():
-            self._take(key.data, message)
         self._end_what_is_overdue()
 
   def _take(self, peer: int, message: Message) -> None:

@@ -103,19 +103,20 @@ class Job(Settings):
 
   Attributes:
     hosts: how many there must be; None: as many as there are.
-    startup_seconds: for all hosts to come, and later for the last of them wherever they wait for each other.
+    startup_seconds: for all hosts to come; for compilation there is no limit.
     heartbeat_seconds: after which a machine that is silent counts as lost; the end of a process is seen at once.
-    step_seconds: for one training step, its data included.
-    evaluation_seconds: for one batch of an evaluation.
-    checkpoint_seconds: for one checkpoint to be committed.
+    step_seconds: for one training step, its data included; None: 600 with other hosts, no limit without, since
+      nobody waits and a debugger may.
+    evaluation_seconds: for one batch of an evaluation; None as before.
+    checkpoint_seconds: for one checkpoint to be committed; None: 1800 with other hosts, no limit without.
   """
 
   hosts: Host[int | None] = Field(default=None, ge=1)
   startup_seconds: Host[float] = Field(default=900.0, gt=0)
   heartbeat_seconds: Host[float] = Field(default=100.0, ge=1)
-  step_seconds: Host[float] = Field(default=600.0, gt=0)
-  evaluation_seconds: Host[float] = Field(default=600.0, gt=0)
-  checkpoint_seconds: Host[float] = Field(default=1800.0, gt=0)
+  step_seconds: Host[float | None] = Field(default=None, gt=0)
+  evaluation_seconds: Host[float | None] = Field(default=None, gt=0)
+  checkpoint_seconds: Host[float | None] = Field(default=None, gt=0)
 
 
 class Config(Settings):

@@ -14,6 +14,7 @@ Three things end a job from outside of its loop, and each must end all hosts ali
 
 import contextlib
 import faulthandler
+import math
 import os
 import pathlib
 import signal
@@ -23,8 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal
-
-import jax
 
 from trainer import exits, hosts
 from trainer.channel import END, Message, TryAgainError, end
@@ -36,11 +35,12 @@ from trainer.overrides import UserError
 
 Phase = Literal["joining", "start-up", "compilation", "step", "evaluation", "checkpoint"]
 
-_STOP = "stop"
+_STOP, _WHERE, _HERE = "stop", "where", "here"
 # A host that has told of its failure may close its files for so long.
 _CLOSING_SECONDS = 5.0
 _LEAVING_SECONDS = 2.0
-_NEWS_SECONDS = 2.0
+_NEWS_SECONDS = 1.0
+_ANSWER_SECONDS = 1.0
 
 
 class PreemptedError(Exception):
@@ -63,15 +63,11 @@ class Guard:
     self.hosts = Hosts()
     self.cause: str | None = None
     self._job = job
-    self._limits: dict[Phase, float] = {
-      "start-up": job.startup_seconds,
-      "step": job.step_seconds,
-      "evaluation": job.evaluation_seconds,
-      "checkpoint": job.checkpoint_seconds,
-    }
     self._log: HostLog | None = None
-    self._phase: Phase = "start-up"
-    self._beat = time.monotonic()
+    # The phase, and what changes with each sign of progress in it.
+    self._progress: tuple[Phase | None, object] = (None, None)
+    self._about: int | None = None
+    self._answers: dict[int, int] = {}
     # The polls passed so far are the same sequence on every host, so their number is a place all can agree on.
     self._gate = threading.Condition()
     self._passed, self._stop_at, self._closed = 0, None, False
@@ -110,15 +106,15 @@ class Guard:
     with self._gate:
       while self._closed and self._stop_at is None:
         self._gate.wait()
-      self._beat = time.monotonic()
       if self._stop_at is not None and self._passed >= self._stop_at:
         return True
       self._passed += 1
+      self._progress = (self._progress[0], self._passed)
       return False
 
-  def enter(self, phase: Phase) -> None:
-    """A phase begins, with its own limit; compilation has none."""
-    self._phase, self._beat = phase, time.monotonic()
+  def enter(self, phase: Phase | None) -> None:
+    """A phase begins, with its own limit; compilation has none, and None is no phase of a run."""
+    self._progress = (phase, object())
 
   @contextlib.contextmanager
   def ending(self) -> Iterator[None]:
@@ -128,8 +124,9 @@ class Guard:
     except (InfeasibleError, PreemptedError, AgreedError):
       raise  # All hosts have come to it.
     except BaseException as error:
-      if isinstance(error, jax.errors.JaxRuntimeError) and self.hosts.channel is not None:
-        # Collectives fail where a peer is lost, and that is the cause; its news may come a moment later.
+      if not isinstance(error, UserError | KeyboardInterrupt) and self.hosts.channel is not None:
+        # Where a peer is lost, collectives fail, under many names, and the loss is the cause. Its news may come a
+        # moment later; it ends this process.
         time.sleep(_NEWS_SECONDS)
       self._announce(exit_code(error), f"{type(error).__name__}: {error}")
       raise
@@ -144,7 +141,6 @@ class Guard:
       self.hosts.channel.close()
 
   def __enter__(self) -> "Guard":
-    self._beat = time.monotonic()
     self._start("watchdog", self._watch)
     if threading.current_thread() is threading.main_thread():
       # The handler of Python runs in the main thread, which may hang in a collective; a byte in a socket is
@@ -162,7 +158,8 @@ class Guard:
     self._over.set()
     if self._wake is not None:
       signal.set_wakeup_fd(self._wakeup_before)
-      signal.signal(signal.SIGTERM, self._handler_before)
+      if self._handler_before is not None:  # Else it was not installed from Python.
+        signal.signal(signal.SIGTERM, self._handler_before)
       self._wake.close()
 
   def _start(self, name: str, target: Callable[[], None]) -> None:
@@ -183,6 +180,11 @@ class Guard:
   def _hear(self, message: Message) -> None:
     if message["kind"] == _STOP:
       self._agree_where_to_stop(message["host"])
+    elif message["kind"] == _WHERE and self.hosts.channel is not None:
+      answer = {"kind": _HERE, "host": self.hosts.index, "passed": self._passed}
+      self._start("answer", lambda: self._tell(answer))
+    elif message["kind"] == _HERE:
+      self._answers[message["host"]] = message["passed"]
     elif message["kind"] == END and not self._announced:
       self._leave_now(message["code"], message["cause"], message["host"])
 
@@ -192,32 +194,68 @@ class Guard:
         return
       self._closed = True
       passed = self._passed
+    self._about = host
     self.cause = f"SIGTERM came to host {host}" if self.hosts.count > 1 else "SIGTERM came"
     self.hosts.gather(_STOP, passed).add_done_callback(lambda places: self._stop(max(places.result())))
 
   def _stop(self, place: int) -> None:
     if place == 0:
-      self._leave_now(exits.TRY_AGAIN, f"{self.cause} before the first step: there is nothing to save")
+      self._leave_now(exits.TRY_AGAIN, f"{self.cause} before the first step: there is nothing to save", self._about)
       return
     with self._gate:
       self._stop_at = place
       self._gate.notify_all()
 
+  def _limit(self, phase: Phase | None) -> float:
+    """Seconds without progress that a phase may take."""
+    job, several = self._job, self.hosts.count > 1
+    match phase:
+      case "start-up":
+        return job.startup_seconds
+      case "step":
+        given, default = job.step_seconds, 600.0
+      case "evaluation":
+        given, default = job.evaluation_seconds, 600.0
+      case "checkpoint":
+        given, default = job.checkpoint_seconds, 1800.0
+      case _:
+        return math.inf
+    return given if given is not None else default if several else math.inf
+
   def _watch(self) -> None:
-    limits = self._limits
-    while not self._over.wait(min(1.0, *(limit / 4 for limit in limits.values()))):
-      if self.hosts.channel is not None and self.hosts.channel.is_waiting:
-        self._beat = time.monotonic()
-      phase, beat = self._phase, self._beat
-      limit = limits.get(phase)
-      if limit is not None and time.monotonic() - beat > limit:
-        place = self._write_stacks()
-        cause = (
-          f"no progress for {limit:g} s ({phase}, after {self._passed} steps and batches of this process); {place}"
-        )
-        self._announce(exits.TRY_AGAIN, cause, seconds=_LEAVING_SECONDS)
-        self._leave_now(exits.TRY_AGAIN, cause)
+    quiet, before, last = 0.0, time.monotonic(), self._progress
+    while not self._over.wait(tick := min(1.0, self._limit(self._progress[0]) / 4)):
+      then, before = before, time.monotonic()
+      if self._progress != last or (self.hosts.channel is not None and self.hosts.channel.is_waiting):
+        quiet, last = 0.0, self._progress
+        continue
+      # A process that was stopped as a whole (Ctrl-Z, a paused machine) has not been quiet in that time.
+      quiet += min(before - then, 2 * tick)
+      phase = last[0]
+      if quiet > (limit := self._limit(phase)):
+        about, whose = self._slowest()
+        cause = f"no progress for {limit:g} s ({phase}{whose}); {self._write_stacks()}"
+        self._announce(exits.TRY_AGAIN, cause, about, seconds=_LEAVING_SECONDS)
+        self._leave_now(exits.TRY_AGAIN, cause, about)
         return
+
+  def _slowest(self) -> tuple[int, str]:
+    """The host that is behind, or does not even answer, and what is to be said of it."""
+    mine = self.hosts.index
+    if self.hosts.channel is None:
+      return mine, f", after {self._passed} steps and batches of this process"
+    self._answers = {}
+    self.hosts.channel.tell({"kind": _WHERE, "host": mine})
+    time.sleep(_ANSWER_SECONDS)
+    answers = {**self._answers, mine: self._passed}
+    silent = sorted(set(range(self.hosts.count)) - answers.keys())
+    if silent:
+      return silent[0], f": host {', '.join(map(str, silent))} does not answer"
+    behind = min(answers, key=lambda host: answers[host])
+    ahead = max(answers.values())
+    if answers[behind] == ahead:
+      return mine, f", all hosts after {ahead} steps and batches"
+    return behind, f": host {behind} is at {answers[behind]} steps and batches, others at {ahead}"
 
   def _write_stacks(self) -> str:
     if self._log is None:
@@ -227,15 +265,15 @@ class Guard:
       faulthandler.dump_traceback(file=file, all_threads=True)
     return f"the stacks of all threads are in {self._log.path}"
 
-  def _announce(self, code: int, cause: str, seconds: float = _CLOSING_SECONDS) -> None:
+  def _announce(self, code: int, cause: str, about: int | None = None, seconds: float = _CLOSING_SECONDS) -> None:
     """Tells the others; from here on this process has `seconds` to close its files."""
     with self._ending:
       if self._announced:
         return
       self._announced = True
-    self.record(code, cause)
+    self.record(code, cause, about)
     if self.hosts.channel is not None:
-      self.hosts.channel.tell(end(code, cause, self.hosts.index))
+      self.hosts.channel.tell(end(code, cause, self.hosts.index if about is None else about))
       timer = threading.Timer(seconds, self._exit, [code])
       timer.daemon = True
       timer.start()
@@ -260,8 +298,9 @@ class Guard:
     Args:
       code: with which it leaves.
       cause: for a person.
-      about: index of the host that the cause lies with; None: this one.
+      about: index of the host that the cause lies with; None: the one that SIGTERM came to, or else this one.
     """
+    about = self._about if about is None else about
     about = self.hosts.index if about is None else about
     if self._log is not None:
       self._log.end(code, cause, about)

@@ -55,21 +55,25 @@ class Hosts:
     """Whether this is the host that writes what belongs to all."""
     return self.index == 0
 
-  def gather(self, name: str, value: Any) -> "concurrent.futures.Future[list[Any]]":
-    """The values (JSON) of all hosts, in their order; see `Channel.gather`."""
+  def gather(self, name: str, value: Any, seconds: float | None = None) -> "concurrent.futures.Future[list[Any]]":
+    """The values (JSON) of all hosts, in their order; see `Channel.gather`. `seconds` None: `patience`."""
     if self.channel is not None:
-      return self.channel.gather(name, value, self.patience)
+      return self.channel.gather(name, value, self.patience if seconds is None else seconds)
     future: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
     future.set_result([value])
     return future
 
-  def exchange(self, name: str, value: Any) -> list[Any]:
+  def exchange(self, name: str, value: Any, seconds: float | None = None) -> list[Any]:
     """As `gather`, waiting for the others. Whoever does not come ends the job."""
-    return self.gather(name, value).result()
+    return self.gather(name, value, seconds).result()
 
-  def barrier(self, name: str) -> None:
+  def from_lead(self, name: str, value: Any) -> Any:
+    """The lead's value, for what hosts would otherwise read alone from files that may reach them late."""
+    return self.exchange(name, value if self.is_lead else None)[0]
+
+  def barrier(self, name: str, seconds: float | None = None) -> None:
     """Returns when all hosts are here."""
-    self.exchange(name, None)
+    self.exchange(name, None, seconds)
 
   def agree(self, facts: Mapping[str, Any]) -> None:
     """Compares what must be the same on all hosts with the lead's.

@@ -28,7 +28,7 @@ from trainer.train_step import State, Steps
 from trialbook.settings import leaves, traced_values, without_traced_numbers
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
-_CODE_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+CODE_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 # Parts of a config that act on the host: what they bring about in a program enters its key by shapes, or by the mesh.
 _OUTSIDE = ("dataset.", "warm_start", "mesh.")
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
@@ -74,13 +74,9 @@ class Program:
     eval_batch["weights"] = jax.ShapeDtypeStruct((config.evaluation.batch_size,), jnp.float32)
 
     def train_step(state: State, settings: Any, batch: Any) -> tuple[State, Float[Array, " K"]]:
-      whole = {name: sharding.gathered(mesh, state[name]) for name in ("params", "variables")}
-      state, metrics = steps.train_step(state | whole, settings, batch)
+      state, metrics = steps.train_step(state, settings, batch)
       self.metric_names = tuple(metrics)
       return state, jnp.stack(list(metrics.values()))
-
-    def eval_step(params: Any, variables: Any, settings: Any, batch: Any) -> dict[str, Array]:
-      return steps.eval_step(sharding.gathered(mesh, params), sharding.gathered(mesh, variables), settings, batch)
 
     # Layers that normalize over parts of the batch ask the mesh of the trace how many replicas there are.
     mesh_of_trace = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
@@ -98,7 +94,7 @@ class Program:
         ).trace(state, settings, train_batch)
         self._traced["init"] = jax.jit(steps.init, in_shardings=everywhere, out_shardings=placed).trace(settings)
       evaluate = self._traced["eval_step"] = jax.jit(
-        eval_step,
+        steps.eval_step,
         in_shardings=(placed["params"], placed["variables"], everywhere, split),
         out_shardings=everywhere,
       ).trace(state["params"], state["variables"], settings, eval_batch)
@@ -184,7 +180,7 @@ def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tup
       for name, spec in task.initial_batch(info, size).items()
     ),
     (mesh.axis_names, mesh.devices.shape, tuple(mesh.devices.flat)),
-    tuple(jax.config.values[name] for name in _CODE_SETTINGS),
+    tuple(jax.config.values[name] for name in CODE_SETTINGS),
   )
 
 

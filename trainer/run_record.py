@@ -97,6 +97,12 @@ class RunRecord:
       return f"continues from the checkpoint of step {restored_step:,}"
     return "starts from the beginning" + ("" if earlier is None else ": no checkpoint had been committed")
 
+  def preempted_steps(self, config: Config) -> set[int]:
+    """Where processes before this one were stopped and saved, without a checkpoint being due."""
+    record = records.read_json(self._folder / "run.json") or {}
+    steps = {entry["step"] for entry in record.get("earlier", []) if entry.get("status") == "preempted"}
+    return {step for step in steps if not checkpoint_due(config, step)}
+
   @contextlib.contextmanager
   def ending(self, recorder: Recorder, *, writes: bool) -> Iterator[None]:
     """Records how what is inside ended; an infeasible or preempted run ends here, everything else goes on."""

@@ -31,11 +31,14 @@ class History:
 
   Attributes:
     evaluations: step -> values, in order of steps.
+    passing: steps whose checkpoint a preemption left, where none was due: they are not selected among, so that the
+      result is that of a run which nobody disturbed.
   """
 
   def __init__(self, selection: Selection):
     self.metric, self.mode = str(selection.metric), selection.mode
     self.evaluations: dict[int, Mapping[str, Any]] = {}
+    self.passing: set[int] = set()
 
   @classmethod
   def read(cls, path: pathlib.Path, selection: Selection) -> "History":
@@ -50,7 +53,7 @@ class History:
   def ranked(self, steps: Iterable[int] | None = None) -> list[int]:
     """The evaluated steps (among `steps`) with a finite value, the best first, the earlier one among equals."""
     sign = 1 if self.mode == "min" else -1
-    chosen = self.evaluations.keys() if steps is None else set(steps)
+    chosen = self.evaluations.keys() if steps is None else set(steps) - self.passing
     values = {
       step: sign * evaluation.get(self.metric, math.nan)
       for step, evaluation in self.evaluations.items()
@@ -83,7 +86,7 @@ class History:
     keep = config.checkpointing
 
     def chosen(steps: list[int]) -> set[int]:
-      evaluated = [step for step in steps if step in self.evaluations]
+      evaluated = [step for step in steps if step in self.evaluations and step not in self.passing]
       return {*steps[-1:], *evaluated[-keep.keep_latest :], *self.ranked(steps)[: keep.keep_best]}
 
     return chosen
@@ -152,16 +155,17 @@ def evaluate_selected(
     return history.record(config, [])
   else:
     folder = workdir / "checkpoints"
-    weights, usable = _restore_best(folder, history, evaluated_weights(config, program.state_template))
+    saved = guard.hosts.from_lead("the checkpoints that are kept", saved_steps(folder))
+    weights, usable = _restore_best(folder, saved, history, evaluated_weights(config, program.state_template))
   values: dict[str, Any] = {}
   for split in splits:
     values |= evaluate(program, weights, settings, dataset, split, config, guard)
   return history.record(config, usable, values)
 
 
-def _restore_best(folder: pathlib.Path, history: History, template: Any) -> tuple[Any, list[int]]:
+def _restore_best(folder: pathlib.Path, saved: Sequence[int], history: History, template: Any) -> tuple[Any, list[int]]:
   """The best checkpoint that is whole, and the steps of those that may be: itself and worse ones."""
-  ranked = history.ranked(saved_steps(folder))
+  ranked = history.ranked(saved)
   for position, step in enumerate(ranked):
     try:
       return restore(folder / str(step), template), ranked[position:]

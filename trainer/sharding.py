@@ -3,6 +3,7 @@
 Batches are split over both axes, `data` and `fsdp`; large arrays of the state over `fsdp`; all else is replicated.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,18 +92,36 @@ def state(mesh: Mesh, shapes: Any) -> Any:
   return map_named(place, shapes)
 
 
-def gathered(mesh: Mesh, tree: Any) -> Any:
+def gathered(tree: Any) -> Any:
   """Parameters or variables as a model needs them, whole on every device but for `ROWS`; for use inside jit.
 
-  Without it XLA may gather activations instead, and split layers where batches should be.
+  Without it XLA may gather activations instead, and split layers where batches should be. The gradient of what is
+  gathered here is split again as soon as it is there. The mesh is that of the trace.
   """
-  if mesh.shape["fsdp"] == 1:
+  sizes = jax.sharding.get_abstract_mesh().shape
+  if sizes.get("fsdp", 1) == 1:
     return tree
 
   def gather(name: str, array: Array) -> Array:
-    return array if is_rows(name) else jax.lax.with_sharding_constraint(array, replicated(mesh))
+    return array if is_rows(name) else _gather(_split(array.shape, sizes), array)
 
   return map_named(gather, tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(spec: PartitionSpec, array: Array) -> Array:
+  return jax.lax.with_sharding_constraint(array, PartitionSpec())
+
+
+def _gather_forward(spec: PartitionSpec, array: Array) -> tuple[Array, None]:
+  return _gather(spec, array), None
+
+
+def _gather_backward(spec: PartitionSpec, _: None, gradient: Array) -> tuple[Array]:
+  return (jax.lax.with_sharding_constraint(gradient, spec),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def is_rows(name: str) -> bool:

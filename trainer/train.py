@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from jaxtyping import Array
 from input_pipeline import Dataset, Prefetcher
 from trainer import config as configs
 from trainer import forking, provenance, records, selection, sharding, warm_start, workdirs
+from trainer.channel import TryAgainError
 from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.config import Config
@@ -24,7 +26,7 @@ from trainer.host_log import log
 from trainer.metrics import Recorder
 from trainer.overrides import ConfigError, UserError
 from trainer.preparation import prepare
-from trainer.program import Program, Programs, program_settings
+from trainer.program import CODE_SETTINGS, Program, Programs, program_settings
 from trainer.progress import Progress
 from trainer.results import RunResult, read_result
 from trainer.run_record import RunRecord
@@ -60,8 +62,12 @@ def run(
       checkpoint can be read, the disk is full), nothing that was committed being lost.
   """
   guard = Guard() if guard is None else guard
-  with guard.ending():
-    return _run(config, pathlib.Path(workdir), programs, progress, None if fork is None else pathlib.Path(fork), guard)
+  fork = None if fork is None else pathlib.Path(fork)
+  try:
+    with guard.ending():
+      return _run(config, pathlib.Path(workdir), programs, progress, fork, guard)
+  finally:
+    guard.enter(None)
 
 
 def _run(
@@ -82,7 +88,7 @@ def _run(
   mesh = sharding.make_mesh(config.mesh)
   _check_alike(config, workdir, dataset, guard)
   line = Progress(config.max_train_steps, enabled=progress and hosts.is_lead)
-  if workdirs.is_finished(workdir, config):
+  if hosts.from_lead("whether the run is finished", workdirs.is_finished(workdir, config)):
     line.note(
       f"{workdir} holds this run, finished: there is nothing to do"
       " (python -m trainer.evaluate evaluates its checkpoints)"
@@ -98,7 +104,7 @@ def _run(
   guard.enter("compilation")
   is_new = program.compile()
   # The first collective gives the others 30 seconds, and compiling takes each host a time of its own.
-  hosts.barrier("the end of compilation")
+  hosts.barrier("the end of compilation", math.inf)
   guard.enter("start-up")
 
   with workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
@@ -107,7 +113,7 @@ def _run(
       stack.enter_context(workdirs.locked(workdir))
       if fork is not None:
         forking.copy(fork, workdir, program.state_template)
-    hosts.barrier("the opening of the workdir")
+    hosts.barrier("the opening of the workdir", math.inf)
     stack.enter_context(guard.logging(workdir / "logs"))
 
     def note(text: str) -> None:
@@ -119,7 +125,10 @@ def _run(
       (note if config.mesh.fsdp > 1 else log.info)(text)
     restored = restore_newest(workdir / "checkpoints", program.state_template)
     saved = None if restored is None else restored[0]
-    hosts.agree({"the newest checkpoint": saved})
+    newest = hosts.exchange("the newest checkpoint", saved)
+    if len(set(newest)) > 1:
+      # A file system that is slow to show what is there, or a read that failed: it may be otherwise the next time.
+      raise TryAgainError(f"hosts cannot read the same checkpoints; their newest are {newest}, by host")
     if hosts.is_lead:
       note(record.begin(saved))
       if saved is not None:
@@ -130,6 +139,10 @@ def _run(
     if restored is None and config.warm_start is not None:
       state = warm_start.apply(config.warm_start, state, program.state_template)
     history = History.read(workdir / "metrics.jsonl", config.selection)
+    # One truth for all: the lead has just written the file.
+    known = [list(history.evaluations.items()), sorted(record.preempted_steps(config))]
+    evaluated, passing = hosts.from_lead("the evaluations so far", known)
+    history.evaluations, history.passing = dict(evaluated), set(passing)
 
     def tell(saved: list[int]) -> None:
       records.write_json(workdir / "best.json", history.record(config, saved))
@@ -172,7 +185,7 @@ def _run(
         line.resume()
       guard.enter("checkpoint")
       saver.wait()
-      hosts.barrier("the last checkpoint")
+      hosts.barrier("the last checkpoint", math.inf)
       guard.enter("evaluation")
       best = evaluate_selected(workdir, history, program, settings, dataset, config, state, guard)
     except PreemptedError as error:
@@ -182,13 +195,15 @@ def _run(
         saver.save(step, state)
         saved = step
       saver.wait()
-      hosts.barrier("the checkpoint of the preemption")
+      hosts.barrier("the checkpoint of the preemption", math.inf)
       note(f"{error}: stops at step {step:,}; {'nothing' if saved is None else f'step {saved:,}'} is saved")
       raise
     if hosts.is_lead:
       records.write_json(workdir / "best.json", best)
   hosts.barrier("the end of the records")
   result = read_result(workdir)
+  status, reason = hosts.from_lead("the result", [result.status, result.reason])
+  result = dataclasses.replace(result, status=status, reason=reason)
   guard.record(result.exit_code, result.reason or result.status)
   return result
 
@@ -236,6 +251,8 @@ def _check_alike(config: Config, workdir: pathlib.Path, dataset: Dataset, guard:
     | {f"the code of {file}": digest for file, digest in provenance.code(config).items()}
     | {f"dataset {name}": value for name, value in dataclasses.asdict(dataset.info).items()}
     | {"the number of its devices": jax.local_device_count(), "the kind of its devices": jax.devices()[0].device_kind}
+    | {f"jax's setting {name}": jax.config.values[name] for name in CODE_SETTINGS}
+    | {f"the environment's {name}": os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
     | {"the workdir": os.fspath(workdir)}
   )
   hosts.check_shared(workdir)

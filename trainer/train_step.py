@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from trainer import optimizers, parameter_groups, rng, schedules
+from trainer import optimizers, parameter_groups, rng, schedules, sharding
 from trainer.network import Network, below, cast, own_settings
 from trainer.overrides import UserError
 from trainer.tasks import Task
@@ -62,8 +62,8 @@ class Steps:
 
     def loss_and_rest(params: Any) -> tuple[Array, tuple[Array, Any]]:
       outputs, variables = self.network.apply(
-        parameter_groups.stop_frozen(config.parameter_groups, params),
-        state["variables"],
+        sharding.gathered(parameter_groups.stop_frozen(config.parameter_groups, params)),
+        sharding.gathered(state["variables"]),
         batch["inputs"],
         settings,
         train=True,
@@ -107,6 +107,7 @@ class Steps:
     self, params: Any, variables: Any, settings: SettingArrays, batch: Mapping[str, Array]
   ) -> dict[str, Array]:
     """Weighted sums over a batch: each metric, each count, and the `weights` themselves."""
+    params, variables = sharding.gathered(params), sharding.gathered(variables)
     outputs, _ = self.network.apply(params, variables, batch["inputs"], settings, train=False)
     weights = batch["weights"]
     values, counted = self.task.metrics(outputs, batch), self.task.counts(outputs, batch)

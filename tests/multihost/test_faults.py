@@ -71,7 +71,7 @@ FAULTS = {
   "SIGKILL to another host": (kill(1), 75, "the lead, by its connection", "host 1: ended by SIGKILL", False),
   "SIGKILL during a save": (kill_while(0, "saving"), 75, "the other hosts, by its connection", "SIGKILL", False),
   "SIGKILL during an evaluation": (kill_while(1, "evaluating"), 75, "the lead, by its connection", "SIGKILL", False),
-  "SIGSTOP: a host is stuck": (stop, 75, "the watchdogs of the others", "no progress for 8 s", False),
+  "SIGSTOP: a host is stuck": (stop, 75, "the watchdogs of the others", ": host 1 does not answer", False),
   "an exception on one host": (raise_on_one, 1, "the host", "ZeroDivisionError: a planted bug", False),
 }
 rows: list[str] = []
@@ -124,7 +124,6 @@ def test_faults_at_random_moments_end_soon_with_their_cause_and_change_no_bit_of
   attempt = job.start(1, 2)
   assert attempt.end() == 0, job.output()
   assert re.search(r"continues from the checkpoint of step \d+", job.output())
-  rows.append("| a restart on half of the hosts, the same devices | | | 0 | 0 |")
   assert_same(job.workdir, undisturbed)
   record = json.loads((job.workdir / "run.json").read_text())
   assert record["status"] == "complete"

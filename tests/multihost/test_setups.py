@@ -44,6 +44,7 @@ OTHER_CODE_VERSION_AND_DEVICES = """
   version = importlib.metadata.version
   importlib.metadata.version = lambda name: "0.0.1" if name == "optax" else version(name)
   os.environ["TRIALBOOK_LOCAL_DEVICES"] = "3"
+  os.environ["JAX_THREEFRY_PARTITIONABLE"] = "0"
 """
 OTHER_FILES = """
   import ctypes
@@ -139,9 +140,10 @@ def test_another_seed_code_version_or_number_of_devices_on_one_host_is_named_by_
       "the code of trainer/rng.py: it has ",
       'the version of optax: it has "0.0.1", host 0 has "',
       "the number of its devices: it has 3, host 0 has 1",
+      "jax's setting jax_threefry_partitionable: it has false, host 0 has true",
     ):
       assert any(f"host 1 disagrees on {fact}" in line for line in said), (fact, output)
-    assert len(said) == 4, output
+    assert len(said) == 5, output
 
 
 @pytest.mark.slow

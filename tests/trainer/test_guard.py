@@ -290,7 +290,7 @@ def test_the_missing_host_is_named_and_not_the_one_that_waits_for_it(tmp_path: p
 def _wait_in_vain() -> None:
   made = Pair(seconds=1.0)
   lead = made.guards[0]
-  lead._limits["start-up"] = lead.hosts.patience  # As they are by default, the same setting being both.
+  lead._job = Job(startup_seconds=lead.hosts.patience)  # As they are by default, the same setting being both.
   with lead:
     lead.enter("start-up")
     time.sleep(0.2)  # What a host does before it waits, such as loading data.

@@ -211,3 +211,16 @@ def test_what_a_preemption_saved_between_rare_checkpoints_is_where_the_run_goes_
   first, second = state_of(runs.folder / "rare"), state_of(runs.folder / "undisturbed")
   for name, array in second.items():
     np.testing.assert_array_equal(first[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_what_a_preemption_saved_where_no_checkpoint_was_due_is_not_selected(runs: Runs):
+  flags = ("--set=checkpointing.every_evaluations=2",)
+  assert runs.train("due", "never", 0, *flags) == 0, runs.output
+  # In the evaluation of step 60, which is saved for the preemption only: 79 batches of an evaluation come before.
+  assert runs.train("not due", "evaluating", 79 + 20, *flags) == exits.TRY_AGAIN, runs.output
+  assert runs.record("not due")["step"] == 60
+  assert runs.train("not due", "never", 0, *flags) == 0, runs.output
+  runs.assert_same("not due", "due")
+  kept = [sorted(path.name for path in (runs.folder / name / "checkpoints").iterdir()) for name in ("due", "not due")]
+  assert kept[0] == kept[1]
