@@ -1,22 +1,28 @@
-"""python -m benchmarks.input: training batches per second from memory, ours beside grain's.
+"""python -m benchmarks.input: training examples per second from memory and from files, ours beside grain's.
 
 Both give shuffled batches of 128 from the same arrays, as large as Fashion-MNIST (60,000 uint8 images
 28x28x1), with and without augmentation (crop with padding 4, flip with probability 1/2). Grain works record
 by record, as its users write it:
 `MapDataset.source(...).seed().shuffle().repeat().random_map(...).batch(128).to_iter_dataset()`, with its
-default read options (16 threads, a buffer of 500), with 1 and 0 threads, and with 2 worker processes. All
-take turns, so that a busy machine disturbs them alike; ratios are formed within a turn, and their median is
-reported.
+default read options (16 threads, a buffer of 500), with 1 and 0 threads, and with 2 worker processes. Then the
+same examples from the same ArrayRecord files, unaugmented: ours read by batch, in this process and by 2 workers;
+grain's record by record, as its `ArrayRecordDataSource` gives them, decoded by `np.frombuffer`, too. All take turns,
+so that a busy machine disturbs them alike; ratios are formed within a turn, and their median is reported.
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
+import json
 import os
+import pathlib
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 # Nothing here computes on a device; libraries that start jax must not look for one.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -26,7 +32,7 @@ import numpy as np
 from absl import flags
 
 import input_pipeline
-from input_pipeline import Augmentation, Synthetic
+from input_pipeline import ArrayRecord, Augmentation, Synthetic
 
 BATCH_SIZE = 128
 # Worker processes need about so long until all of them deliver.
@@ -45,6 +51,14 @@ GRAIN_SETTINGS: dict[str, tuple[int | None, int]] = {
   "grain, 1 thread": (1, 0),
   "grain, 0 threads": (0, 0),
   "grain, 2 worker processes": (1, 2),
+}
+
+FILES = f"{OURS}, ArrayRecord"
+FILES_WORKERS = f"{OURS}, ArrayRecord, 2 workers"
+GRAIN_FILES = {
+  "grain, ArrayRecord, default settings (16 threads)": (None, 0),
+  "grain, ArrayRecord, 0 threads": (0, 0),
+  "grain, ArrayRecord, 2 worker processes": (1, 2),
 }
 
 
@@ -86,10 +100,46 @@ def grain_batches(arrays: Mapping[str, np.ndarray], augmented: bool, threads: in
   return iter(batches)
 
 
-def our_batches(augmented: bool) -> Iterator:
+@dataclasses.dataclass(frozen=True)
+class Decode:
+  """A record of `input_pipeline.write_array_record` as a dict of arrays."""
+
+  fields: np.dtype
+
+  def __call__(self, record: bytes) -> dict[str, np.ndarray]:
+    row = np.frombuffer(record, self.fields)[0]
+    return {name: row[name] for name in self.fields.names or ()}
+
+
+def grain_file_batches(folder: pathlib.Path, threads: int | None, workers: int) -> Iterator:
+  """An endless grain iterator over the train files."""
+  about = json.loads((folder / "dataset.json").read_text())
+  fields = np.dtype([(name, dtype, tuple(shape)) for name, dtype, shape in about["fields"]])
+  source: Any = grain.sources.ArrayRecordDataSource([str(folder / name) for name, _ in about["splits"]["train"]])
+  records = grain.MapDataset.source(source).seed(0).shuffle().repeat(None).map(Decode(fields))
+  options = grain.ReadOptions() if threads is None else grain.ReadOptions(num_threads=threads)
+  batches = records.batch(BATCH_SIZE).to_iter_dataset(options)
+  if workers:
+    batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+  return iter(batches)
+
+
+class OurBatches:
   """An endless iterator over `train_batch`, in this thread."""
-  config = DATA.model_copy(update={"augmentation": AUGMENTATION if augmented else None})
-  return map(input_pipeline.load(config, seed=0, batch_size=BATCH_SIZE).train_batch, itertools.count())
+
+  def __init__(self, config: input_pipeline.AnyDataset):
+    self._dataset = input_pipeline.load(config, seed=0, batch_size=BATCH_SIZE)
+    self._steps = itertools.count()
+
+  def __iter__(self) -> Iterator:
+    return self
+
+  def __next__(self) -> input_pipeline.Batch:
+    return self._dataset.train_batch(next(self._steps))
+
+  def close(self) -> None:
+    """Ends the worker processes, if there are any."""
+    self._dataset.close()
 
 
 def examples_per_second(start: Callable[[], Iterator], seconds: float) -> float:
@@ -127,18 +177,32 @@ def main() -> None:
   print("| augmentation | loader | examples/s | ours is faster by | in the worst turn |")
   print("|---|---|---:|---:|---:|")
   for augmented in (False, True):
-    loaders: dict[str, Callable[[], Iterator]] = {OURS: functools.partial(our_batches, augmented)}
+    config = DATA.model_copy(update={"augmentation": AUGMENTATION if augmented else None})
+    loaders: dict[str, Callable[[], Iterator]] = {OURS: functools.partial(OurBatches, config)}
     for name, (threads, workers) in GRAIN_SETTINGS.items():
       loaders[name] = functools.partial(grain_batches, arrays, augmented, threads, workers)
-    turns = [
-      {name: examples_per_second(start, options.seconds) for name, start in loaders.items()}
-      for _ in range(options.turns)
-    ]
-    for name in loaders:
-      ratios = [turn[OURS] / turn[name] for turn in turns]
-      compared = "| |" if name == OURS else f"{statistics.median(ratios):.1f}x | {min(ratios):.1f}x |"
-      speed = statistics.median(turn[name] for turn in turns)
-      print(f"| {'crop, flip' if augmented else 'none'} | {name} | {speed:,.0f} | {compared}", flush=True)
+    compare("crop, flip" if augmented else "none", loaders, options.turns, options.seconds)
+  with tempfile.TemporaryDirectory() as folder:
+    path = input_pipeline.write_array_record(
+      pathlib.Path(folder, "data"), DATA.read().arrays, num_classes=DATA.num_outputs, records_per_file=10_000
+    )
+    files = ArrayRecord(path=str(path))
+    with_workers = files.model_copy(update={"workers": 2})
+    loaders = {FILES: functools.partial(OurBatches, files), FILES_WORKERS: functools.partial(OurBatches, with_workers)}
+    for name, (threads, workers) in GRAIN_FILES.items():
+      loaders[name] = functools.partial(grain_file_batches, path, threads, workers)
+    compare("none", loaders, options.turns, options.seconds)
+
+
+def compare(augmentation: str, loaders: Mapping[str, Callable[[], Iterator]], turns: int, seconds: float) -> None:
+  """Prints a row for each loader; the first one is ours, which the others are compared with."""
+  measured = [{name: examples_per_second(start, seconds) for name, start in loaders.items()} for _ in range(turns)]
+  ours = next(iter(loaders))
+  for name in loaders:
+    ratios = [turn[ours] / turn[name] for turn in measured]
+    compared = "| |" if name == ours else f"{statistics.median(ratios):.1f}x | {min(ratios):.1f}x |"
+    speed = statistics.median(turn[name] for turn in measured)
+    print(f"| {augmentation} | {name} | {speed:,.0f} | {compared}", flush=True)
 
 
 if __name__ == "__main__":

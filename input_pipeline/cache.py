@@ -15,8 +15,8 @@ def root(data_dir: str | None = None) -> pathlib.Path:
   return pathlib.Path(chosen).expanduser()
 
 
-def install(dataset: str, files: Mapping[str, pathlib.Path], data_dir: str | None = None) -> pathlib.Path:
-  """Copies files (by their names there) into the dataset's folder, each whole or not at all.
+def install(dataset: str, files: Mapping[str, pathlib.Path | bytes], data_dir: str | None = None) -> pathlib.Path:
+  """Copies files, or writes contents, by their names there into the dataset's folder, each whole or not at all.
 
   Raises:
     DataError: the folder cannot be written; what it held is unchanged, unless the disk failed while renaming.
@@ -27,8 +27,11 @@ def install(dataset: str, files: Mapping[str, pathlib.Path], data_dir: str | Non
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, hence on the same file system, where a rename is atomic.
     staging = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{dataset}."))
-    for name, path in files.items():
-      shutil.copyfile(path, staging / name)
+    for name, content in files.items():
+      if isinstance(content, bytes):
+        (staging / name).write_bytes(content)
+      else:
+        shutil.copyfile(content, staging / name)
       with open(staging / name, "rb") as file:
         os.fsync(file.fileno())
     folder.mkdir(exist_ok=True)

@@ -3,36 +3,46 @@
 Words: a *global position* counts training examples over all epochs and hosts; batch t of B examples holds
 positions t*B to (t+1)*B - 1. *Epoch* e of N train examples is the positions e*N to (e+1)*N - 1, so a batch
 may span epochs. The example at a position is given by a permutation keyed by (seed, epoch), its augmentation
-by (seed, position). Nothing else enters: no iterator, no host, no history.
+by (seed, position). Nothing else enters: no iterator, no host, no history. Where a dataset is sharded by
+files, the host does enter, in place of the global position: see `input_pipeline.order`.
 """
 
-from collections.abc import Mapping
+import dataclasses
+import threading
+import time
 from typing import NamedTuple
 
 import numpy as np
 
 from input_pipeline import hashing
-from input_pipeline.augmentation import augment
+from input_pipeline.augmentation import Augmentation, augment, mix
+from input_pipeline.checked import Checked
 from input_pipeline.errors import DataError
+from input_pipeline.order import Order
 from input_pipeline.permutation import permute
+from input_pipeline.record_files import RecordFiles
 from input_pipeline.registry import AnyDataset
-from input_pipeline.source import Info, Source
+from input_pipeline.source import Arrays, Batch, Info, Source
+from input_pipeline.split import stratified_order
+from input_pipeline.workers import Workers
 
 # So many positions are computed together, since a NumPy call on 128 numbers costs about as much as on 1,000.
 _BLOCK_POSITIONS = 4096
 _MAX_POSITION = 2**62
 
-Batch = dict[str, np.ndarray]
-
 
 class _Block(NamedTuple):
   number: int
+  places_KxB: np.ndarray
   positions_KxB: np.ndarray
   indices_KxB: np.ndarray
 
 
 class Dataset:
   """Batches of one dataset for one host. Made by `load`; safe to use from several threads.
+
+  Worker processes, where the config asks for them, start at the first training batch and end with `close`, or at
+  the end of a `with` block.
 
   Attributes:
     info: the facts of the dataset.
@@ -41,37 +51,78 @@ class Dataset:
   def __init__(
     self, source: Source, config: AnyDataset, *, seed: int, batch_size: int, host_index: int, host_count: int
   ):
-    self.info: Info = source.info
-    self._arrays = source.arrays
+    mixes = config.augmentation is not None and config.augmentation.mixup_alpha is not None
+    has_labels = source.info.num_classes is not None
+    self.info: Info = dataclasses.replace(source.info, mixes_labels=mixes and has_labels)
+    self._splits = source.splits
     self._augmentation = config.augmentation
     self._seed = seed
     self._batch_size = batch_size
     self._host_index = host_index
     self._host_count = host_count
-    self._order_key = hashing.stream_key(seed, "order")
+    self._order = Order(
+      size=source.info.examples["train"],
+      seed=seed,
+      batch_size=batch_size,
+      host_index=host_index,
+      host_count=host_count,
+      by_files=getattr(config, "sharding", "global") == "files",
+    )
     self._steps_per_block = max(1, _BLOCK_POSITIONS // (batch_size // host_count))
     # A memory of the last block, no state: replaced in one assignment, and recomputed the same at any time.
     self._block = self._make_block(0)
+    self._subsets: dict[tuple[str, int], np.ndarray] = {}
+    self._workers: Workers | None = None
+    self._starting = threading.Lock()
+    self._closed = False
+    self._num_workers: int = getattr(config, "workers", 0)
+    self._load_again = {
+      "config": config.model_copy(update={"workers": 0}) if self._num_workers else config,
+      "seed": seed,
+      "batch_size": batch_size,
+      "host_index": host_index,
+      "host_count": host_count,
+    }
 
   def train_batch(self, step: int) -> Batch:
     """This host's contiguous slice of global batch `step`, in O(batch) from anywhere.
 
     Returns:
-      "inputs" [batch_size / host_count, *input_shape], and "labels" int32 [batch_size / host_count] or
-      "targets" float32 [batch_size / host_count, num_targets]. The arrays are new at each call and never
-      written to later.
+      "inputs" [batch_size / host_count, *input_shape], and "labels" int32 [batch_size / host_count, *label_shape]
+      or "targets" float32 [batch_size / host_count, num_targets]; with mixup of labels also "mixed_labels", like
+      "labels", and "mixing" float32 [batch_size / host_count]: see `Augmentation.mixup_alpha`. The arrays are new
+      at each call and never written to later.
 
     Raises:
       ValueError: the step is negative, or so large that positions would not fit 63 bits.
+      DataError: an example cannot be read.
+      RuntimeError: a worker process died.
     """
-    number, row = divmod(int(step), self._steps_per_block)
-    block = self._block
-    if block.number != number:
-      block = self._block = self._make_block(number)
-    batch = _gather(self._arrays["train"], block.indices_KxB[row])
+    if self._num_workers:
+      return self._started_workers().train_batch(int(step))
+    indices, positions, own = self._drawn(int(step))
+    return self._augmented(self._splits["train"].read(indices), positions, own)
+
+  def timed_batch(self, step: int) -> tuple[Batch, dict[str, float]]:
+    """As `train_batch`, made in this process, and how many seconds each stage took: read, decode, augment.
+
+    Stages that there are not are left out: only what comes out of record files is decoded apart from being read.
+    """
+    split = self._splits["train"]
+    files: RecordFiles | None = getattr(split.split if isinstance(split, Checked) else split, "files", None)
+    indices, positions, own = self._drawn(step)
+    in_files, started = files.read_seconds if files else 0.0, time.perf_counter()
+    batch = split.read(indices)
+    whole = time.perf_counter() - started
+    seconds = {"read": whole}
+    if files:
+      seconds["read"] = files.read_seconds - in_files
+      seconds["decode"] = whole - seconds["read"]
     if self._augmentation is not None:
-      batch["inputs"] = augment(batch["inputs"], self._augmentation, self._seed, block.positions_KxB[row])
-    return batch
+      started = time.perf_counter()
+      batch = self._augmented(batch, positions, own)
+      seconds["augment"] = time.perf_counter() - started
+    return batch, seconds
 
   def num_eval_batches(self, split: str, batch_size: int, examples: int | None = None) -> int:
     """How many evaluation batches the split has, the same on every host; see `eval_batch`."""
@@ -89,7 +140,8 @@ class Dataset:
       split: "train", "validation" or "test".
       batch_size: global, a multiple of the number of hosts; may be larger than the split.
       examples: evaluate this many examples of the split only, a random choice that is always the same,
-        whatever the seed, and of which a smaller one is a part. All of them, if the split has no more.
+        whatever the seed, and of which a smaller one is a part; where a split in memory has classes, each class
+        has its share to within one example. All of them, if the split has no more.
 
     Returns:
       As `train_batch`, and "weights" float32: 1 for an example, 0 for padding.
@@ -108,24 +160,83 @@ class Dataset:
     order = np.arange(min(start, count), min(start + local, count))
     size = self.info.examples[split]
     if count < size:
-      order = permute(order, size, hashing.stream_key(0, f"subset/{split}"))
-    batch = _gather(self._arrays[split], order)
+      order = self._subset(split, count)[order]
+    batch = self._splits[split].read(order)
     batch["weights"] = np.ones(len(order), np.float32)
     missing = local - len(order)
     return {key: _fill_up(value, missing) for key, value in batch.items()} if missing else batch
+
+  def fixed_examples(self, split: str, count: int) -> tuple[np.ndarray, Batch]:
+    """Indices int64 [n] and examples [n, ...] of the fixed part of a split that `eval_batch` has for so many."""
+    count = self._num_eval_examples(split, count)
+    whole = count == self.info.examples[split]
+    indices = np.arange(count) if whole else self._subset(split, count)
+    return indices, self._splits[split].read(indices)
 
   def _make_block(self, number: int) -> _Block:
     first_step = number * self._steps_per_block
     if first_step < 0 or (first_step + self._steps_per_block) * self._batch_size > _MAX_POSITION:
       last = _MAX_POSITION // self._batch_size - self._steps_per_block
       raise ValueError(f"step {first_step} is out of range: there are training batches 0 to about {last}")
-    local = self._batch_size // self._host_count
-    batch_start_K = (first_step + np.arange(self._steps_per_block)) * self._batch_size
-    positions_KxB = batch_start_K[:, None] + (self._host_index * local + np.arange(local))
-    epochs, places = np.divmod(positions_KxB.ravel(), self.info.examples["train"])
-    keys = hashing.bits(self._order_key, epochs.astype(np.uint64))
-    indices = permute(places, self.info.examples["train"], keys)
-    return _Block(number, positions_KxB, indices.reshape(positions_KxB.shape))
+    places_KxB = self._order.places(first_step, self._steps_per_block)
+    indices, positions = self._order.examples(places_KxB.ravel())
+    return _Block(number, places_KxB, positions.reshape(places_KxB.shape), indices.reshape(places_KxB.shape))
+
+  def _drawn(self, step: int) -> tuple[np.ndarray, np.ndarray, slice]:
+    """Indices and global positions of the examples that a batch needs, and which of them are its own."""
+    number, row = divmod(step, self._steps_per_block)
+    block = self._block
+    if block.number != number:
+      block = self._block = self._make_block(number)
+    if self._augmentation is None or self._augmentation.mixup_alpha is None:
+      return block.indices_KxB[row], block.positions_KxB[row], slice(None)
+    # Pairs are the places 2k and 2k + 1; a slice that begins or ends within one needs the other half, too.
+    places = block.places_KxB[row]
+    first, stop = int(places[0]), int(places[-1]) + 1
+    indices, positions = self._order.examples(np.arange(first - first % 2, stop + stop % 2))
+    return indices, positions, slice(first % 2, first % 2 + len(places))
+
+  def _augmented(self, batch: Batch, positions: np.ndarray, own: slice) -> Batch:
+    if self._augmentation is None:
+      return batch
+    batch["inputs"] = augment(batch["inputs"], self._augmentation, self._seed, positions)
+    if self._augmentation.mixup_alpha is None:
+      return batch
+    mixed = mix(batch, self._augmentation.mixup_alpha, self._seed, positions)
+    return {key: value[own] for key, value in mixed.items()}
+
+  def _subset(self, split: str, count: int) -> np.ndarray:
+    """Indices int64 [count] of the fixed part of a split."""
+    found = self._subsets.get((split, count))
+    if found is None:
+      examples, size = self._splits[split], self.info.examples[split]
+      if isinstance(examples, Arrays) and "labels" in examples.arrays and self.info.label_shape == ():
+        found = stratified_order(examples.arrays["labels"], f"subset/{split}", count)
+      else:
+        found = permute(np.arange(count), size, hashing.stream_key(0, f"subset/{split}"))
+      self._subsets[split, count] = found
+    return found
+
+  def _started_workers(self) -> Workers:
+    with self._starting:
+      if self._closed:
+        raise RuntimeError(f"dataset {self.info.name} was asked for a batch after it had been closed")
+      if self._workers is None:
+        self._workers = Workers(self._num_workers, **self._load_again)
+      return self._workers
+
+  def close(self) -> None:
+    """Ends the worker processes, if there are any; may be repeated."""
+    with self._starting:
+      self._closed = True
+      if self._workers is not None:
+        self._workers.close()
+
+  def __enter__(self) -> "Dataset":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
 
   def _num_eval_examples(self, split: str, examples: int | None) -> int:
     if split not in self.info.examples:
@@ -137,7 +248,7 @@ class Dataset:
 
 
 def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0, host_count: int = 1) -> Dataset:
-  """Reads a dataset into memory.
+  """Reads a dataset into memory, or opens its files where it need not fit.
 
   Args:
     config: which one.
@@ -154,16 +265,24 @@ def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0,
   if not 0 <= host_index < host_count:
     raise ValueError(f"host index {host_index} of {host_count} hosts")
   source = config.read()
-  if config.augmentation is not None and len(source.info.input_shape) != 3:
-    raise DataError(
-      f"dataset.augmentation: inputs of {source.info.name} have shape {source.info.input_shape}; only images "
-      "(height, width, channels) can be augmented; set it to None"
-    )
+  if config.augmentation is not None:
+    _check_augmentation(config.augmentation, source.info)
+  if getattr(config, "sharding", "global") == "files" and source.info.examples["train"] < host_count:
+    examples = source.info.examples["train"]
+    raise DataError(f"dataset {source.info.name}: {examples} train examples cannot be shared among {host_count} hosts")
   return Dataset(source, config, seed=seed, batch_size=batch_size, host_index=host_index, host_count=host_count)
 
 
-def _gather(arrays: Mapping[str, np.ndarray], indices: np.ndarray) -> Batch:
-  return {key: array.take(indices, axis=0) for key, array in arrays.items()}
+def _check_augmentation(augmentation: Augmentation, info: Info) -> None:
+  problem = None
+  if augmentation.changes_images and len(info.input_shape) != 3:
+    problem = "only images (height, width, channels) can be cropped, flipped and erased"
+  elif augmentation.mixup_alpha is not None and info.input_dtype not in ("uint8", "float32"):
+    problem = f"mixup needs numbers, not symbols ({info.input_dtype})"
+  if problem:
+    raise DataError(
+      f"dataset.augmentation: inputs of {info.name} have shape {info.input_shape}; {problem}; set it to None"
+    )
 
 
 def _fill_up(array: np.ndarray, missing: int) -> np.ndarray:

@@ -64,7 +64,7 @@ class FashionMnist(Settings):
     )
 
 
-def prepare(found_in: pathlib.Path, data_dir: str | None = None) -> pathlib.Path:
+def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathlib.Path:
   """Verifies the four files, which may lie anywhere below `found_in`, and copies them into the data
   directory.
 
@@ -77,6 +77,8 @@ def prepare(found_in: pathlib.Path, data_dir: str | None = None) -> pathlib.Path
   Raises:
     DataError: one message with all problems; nothing was written.
   """
+  if found_in is None:
+    raise DataError(f"prepare fashion_mnist: give --from=DIR, where the four files are\n{HOW_TO_GET}")
   if not found_in.is_dir():
     raise DataError(f"prepare fashion_mnist: --from={found_in} is not a directory\n{HOW_TO_GET}")
   paths, problems = {}, []

@@ -1,29 +1,60 @@
 """The datasets there are.
 
 To add one: a module with a `Settings` class that has a literal `name`, an `augmentation` and a method
-`read() -> Source`; its class in `AnyDataset`; and, if its files must be fetched first, its `prepare` in
-`PREPARE`.
+`read() -> Source`; its class in `AnyDataset` and `DatasetConfig`; and, if its files must be fetched first, its
+`prepare` in `PREPARE`. Outside the repository: `dataset.name=my_data:build`, see `input_pipeline.plugin`.
 """
 
 import pathlib
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Tag
 
-from input_pipeline import fashion_mnist
+from input_pipeline import fashion_mnist, text
+from input_pipeline.array_record import ArrayRecord
 from input_pipeline.digits import Digits
 from input_pipeline.fashion_mnist import FashionMnist
+from input_pipeline.plugin import PluginDataset
 from input_pipeline.synthetic import Synthetic
-from trialbook.settings import Settings
+from input_pipeline.table import Table
+from input_pipeline.text import Shakespeare, Text
+from input_pipeline.tfds import Tfds
+from trialbook.settings import Settings, kind_tag
 
-AnyDataset = Digits | FashionMnist | Synthetic
-DatasetConfig = Annotated[AnyDataset, Field(discriminator="name")]
+AnyDataset = ArrayRecord | Digits | FashionMnist | PluginDataset | Shakespeare | Synthetic | Table | Text | Tfds
 
-PREPARE: Mapping[str, Callable[[pathlib.Path, str | None], pathlib.Path]] = {"fashion_mnist": fashion_mnist.prepare}
+
+def dataset_tag(value: Any) -> str | None:
+  """For pydantic's `Discriminator`: the kind of dataset that settings name; TFDS and plug-ins have one tag each."""
+  name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+  if isinstance(name, str) and name.startswith("tfds:"):
+    return "tfds:NAME"
+  # Elsewhere a plug-in is a class, here it is a function.
+  return "module:function" if kind_tag(value) == "module:Class" else name
+
+
+DatasetConfig = Annotated[
+  Annotated[ArrayRecord, Tag("array_record")]
+  | Annotated[Digits, Tag("digits")]
+  | Annotated[FashionMnist, Tag("fashion_mnist")]
+  | Annotated[Shakespeare, Tag("shakespeare")]
+  | Annotated[Synthetic, Tag("synthetic")]
+  | Annotated[Table, Tag("table")]
+  | Annotated[Text, Tag("text")]
+  | Annotated[Tfds, Tag("tfds:NAME")]
+  | Annotated[PluginDataset, Tag("module:function")],
+  Discriminator(dataset_tag),
+]
+
+PREPARE: Mapping[str, Callable[[pathlib.Path | None, str | None], pathlib.Path]] = {
+  "fashion_mnist": fashion_mnist.prepare,
+  "shakespeare": text.prepare,
+}
 
 
 def datasets() -> dict[str, type[Settings]]:
-  """The config class of each dataset, by name."""
-  return {kind.model_fields["name"].default: kind for kind in typing.get_args(AnyDataset)}
+  """The config class of each dataset of ours, by name."""
+  kinds = {kind.model_fields["name"].default: kind for kind in typing.get_args(AnyDataset)}
+  return {name: kind for name, kind in kinds.items() if isinstance(name, str)}

@@ -1,28 +1,35 @@
-"""What a dataset is once it is in memory: its arrays and the facts about them."""
+"""What a dataset is once it can be read: its splits and the facts about them."""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
 
+Batch = dict[str, np.ndarray]
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Info:
-  """The facts of a dataset. They depend only on the static fields of its config.
+  """The facts of a dataset. They depend only on the static fields of its config, and on its files.
 
   Attributes:
     name: the name in the config.
     input_shape: shape of one input, without the batch axis; images are (height, width, channels).
-    input_dtype: "uint8" for images as stored, else "float32".
+    input_dtype: "uint8" for images as stored, "int32" for text, else "float32".
     num_classes: number of classes, or None for regression.
     num_targets: length of a target vector, or None for classification.
     examples: number of examples of each split.
-    normalization: (mean, standard deviation) of the inputs, one number per channel, in units of the stored
-      inputs, from the train split only; None where the inputs need none. The compiled step applies it. The
-      deviation of a constant channel is given as 1.
+    normalization: (mean, standard deviation) of the inputs, one number per channel (index of the last axis), in
+      units of the stored inputs, from the train split only; None where the inputs need none. The compiled step
+      applies it. The deviation of a constant channel is given as 1.
     notice: what every output about this dataset must say, or an empty string.
+    label_shape: shape of one example's labels: () for a class per example, (length,) for one per position, as in
+      text; () for regression, too.
+    mixes_labels: whether training batches also have "mixed_labels" and "mixing"; see `Augmentation.mixup_alpha`.
   """
 
   name: str
@@ -31,17 +38,52 @@ class Info:
   num_classes: int | None
   num_targets: int | None
   examples: Mapping[str, int] = dataclasses.field(hash=False)
-  normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+  normalization: Normalization | None
   notice: str = ""
+  label_shape: tuple[int, ...] = ()
+  mixes_labels: bool = False
+
+
+class Split(Protocol):
+  """Examples that can be read at random."""
+
+  def __len__(self) -> int:
+    """Number of examples."""
+    ...
+
+  def read(self, indices: np.ndarray) -> Batch:
+    """The examples at indices int64 [n], in that order: new arrays [n, ...], "inputs" and "labels" or "targets".
+
+    Called from several threads.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+  """A split in memory: {"inputs": [n, ...], "labels": int32 [n, ...]}, or "targets": float32 [n, num_targets]."""
+
+  arrays: Mapping[str, np.ndarray]
+
+  def __len__(self) -> int:
+    return len(self.arrays["inputs"])
+
+  def read(self, indices: np.ndarray) -> Batch:
+    """The examples at these indices."""
+    return {key: array.take(indices, axis=0) for key, array in self.arrays.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-  """Whole splits in memory: `arrays["train"]` is {"inputs": [n, ...], "labels": int32 [n]} for
-  classification, or "targets": float32 [n, num_targets] in place of the labels for regression."""
+  """The splits of a dataset, in memory (`Arrays`) or read as they are needed. "train" and "validation" are there."""
 
   info: Info
-  arrays: Mapping[str, Mapping[str, np.ndarray]]
+  splits: Mapping[str, Split]
+
+  @property
+  def arrays(self) -> dict[str, Mapping[str, np.ndarray]]:
+    """The arrays of the splits that are in memory."""
+    return {name: split.arrays for name, split in self.splits.items() if isinstance(split, Arrays)}
 
 
 def classification(
@@ -50,51 +92,68 @@ def classification(
   labels: Mapping[str, np.ndarray],
   num_classes: int,
   notice: str = "",
+  normalization: Normalization | None = None,
 ) -> Source:
-  """A source from the inputs [n, ...] and integer labels [n] of each split."""
-  arrays = {split: {"inputs": inputs[split], "labels": labels[split].astype(np.int32)} for split in SPLITS}
-  return Source(info=_info(name, inputs, notice, num_classes=num_classes), arrays=arrays)
+  """A source from the inputs [n, ...] and integer labels [n] of each split; bytes are normalized unasked."""
+  splits = {split: Arrays({"inputs": inputs[split], "labels": labels[split].astype(np.int32)}) for split in inputs}
+  return Source(info=_info(name, splits, notice, normalization, num_classes=num_classes), splits=splits)
 
 
 def regression(
-  name: str, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], notice: str = ""
+  name: str,
+  inputs: Mapping[str, np.ndarray],
+  targets: Mapping[str, np.ndarray],
+  notice: str = "",
+  normalization: Normalization | None = None,
 ) -> Source:
-  """A source from the inputs [n, ...] and targets [n, num_targets] of each split."""
-  arrays = {split: {"inputs": inputs[split], "targets": targets[split].astype(np.float32)} for split in SPLITS}
-  return Source(info=_info(name, inputs, notice, num_targets=targets["train"].shape[1]), arrays=arrays)
+  """A source from the inputs [n, ...] and targets [n, num_targets] of each split; bytes are normalized unasked."""
+  splits = {split: Arrays({"inputs": inputs[split], "targets": targets[split].astype(np.float32)}) for split in inputs}
+  info = _info(name, splits, notice, normalization, num_targets=targets["train"].shape[1])
+  return Source(info=info, splits=splits)
 
 
 def _info(
   name: str,
-  inputs: Mapping[str, np.ndarray],
+  splits: Mapping[str, Arrays],
   notice: str,
+  normalization: Normalization | None,
   num_classes: int | None = None,
   num_targets: int | None = None,
 ) -> Info:
-  train = inputs["train"]
+  train = splits["train"].arrays["inputs"]
+  if normalization is None and train.dtype == np.uint8:
+    normalization = byte_statistics(train)
   return Info(
     name=name,
     input_shape=train.shape[1:],
     input_dtype=str(train.dtype),
     num_classes=num_classes,
     num_targets=num_targets,
-    examples={split: len(inputs[split]) for split in SPLITS},
-    normalization=byte_statistics(train) if train.dtype == np.uint8 else None,
+    examples={split: len(examples) for split, examples in splits.items()},
+    normalization=normalization,
     notice=notice,
   )
 
 
-def byte_statistics(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def byte_statistics(inputs: np.ndarray) -> Normalization:
   """Mean and standard deviation of each channel (the last axis) of uint8 inputs.
 
   They come from a histogram, so they are exact to float64, the same on every machine, and cheap.
   """
-  channels = inputs.shape[-1]
-  histogram = np.zeros((channels, 256), np.int64)
+  histogram = np.zeros((inputs.shape[-1], 256), np.int64)
   for start in range(0, len(inputs), 1000):
-    chunk = inputs[start : start + 1000]
-    for channel in range(channels):
-      histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    add_to_histogram(histogram, inputs[start : start + 1000])
+  return histogram_statistics(histogram)
+
+
+def add_to_histogram(histogram: np.ndarray, inputs: np.ndarray) -> None:
+  """Counts the values of uint8 inputs [..., channels] into the histogram, int64 [channels, 256]."""
+  for channel in range(len(histogram)):
+    histogram[channel] += np.bincount(inputs[..., channel].ravel(), minlength=256)
+
+
+def histogram_statistics(histogram: np.ndarray) -> Normalization:
+  """Mean and standard deviation of each channel of which the values were counted, int64 [channels, 256]."""
   values = np.arange(256.0)
   count = histogram.sum(axis=1)
   mean = histogram @ values / count

@@ -1,5 +1,8 @@
 """Fixed splits of the examples of a dataset that comes without a validation set."""
 
+import heapq
+import itertools
+
 import numpy as np
 
 from input_pipeline import hashing
@@ -39,3 +42,36 @@ def stratified(
 def _evenly(n: int, count: int) -> np.ndarray:
   """`count` distinct numbers at even distances in [0, n)."""
   return (2 * np.arange(count) + 1) * n // (2 * max(count, 1))
+
+
+def stratified_order(labels: np.ndarray, name: str, count: int) -> np.ndarray:
+  """Indices int64 [count] of examples in a fixed random order of which every beginning is stratified.
+
+  Among the first k, a class with share p of all examples has more than p*k - 1 and fewer than p*k + 1. The order
+  depends on `name` only. Each next example of a class has a first and a last place that keep this, and the one with
+  the earliest last place comes first, which always succeeds (Baruah, Cohen, Plaxton and Varvel, "Proportionate
+  progress: a notion of fairness in resource allocation", 1996).
+
+  Args:
+    labels: integers [n].
+    name: what the order is for.
+    count: at most n.
+  """
+  n = len(labels)
+  rank = permute(np.arange(n), n, hashing.stream_key(0, name))
+  by_class = np.lexsort((rank, labels))
+  starts = np.concatenate([[0], np.flatnonzero(np.diff(labels[by_class])) + 1, [n]]).tolist()
+  sizes = [stop - start for start, stop in itertools.pairwise(starts)]
+  # (first place, class, number taken) of what must wait, and (last place, class, number taken) of what may come.
+  waiting = [(0, number, 0) for number in range(len(sizes))]
+  ready: list[tuple[int, int, int]] = []
+  chosen = []
+  for place in range(count):
+    while waiting and waiting[0][0] <= place:
+      _, number, taken = heapq.heappop(waiting)
+      heapq.heappush(ready, (-(-(taken + 1) * n // sizes[number]), number, taken))
+    _, number, taken = heapq.heappop(ready)
+    chosen.append(starts[number] + taken)
+    if taken + 1 < sizes[number]:
+      heapq.heappush(waiting, ((taken + 1) * n // sizes[number], number, taken + 1))
+  return by_class[chosen]

@@ -5,22 +5,34 @@ from typing import Annotated
 from flax import nnx
 from pydantic import Discriminator, Tag
 
-from models import plugin, resnet
+from models import cnn, mlp, plugin, resnet, transformer, vit, wide_resnet
+from models.cnn import Cnn, CnnConfig
 from models.mlp import Mlp, MlpConfig
 from models.plugin import PluginConfig
 from models.resnet import ResNet, ResNetConfig
+from models.transformer import Transformer, TransformerConfig
+from models.vit import Vit, VitConfig
+from models.wide_resnet import WideResNet, WideResNetConfig
 from trialbook.settings import kind_tag
 
 # Name -> config class, module class; a module is made as Module(config, input_shape=, num_outputs=, rngs=).
 MODELS: dict[str, tuple[type, type]] = {
   "mlp": (MlpConfig, Mlp),
+  "cnn": (CnnConfig, Cnn),
   "resnet": (ResNetConfig, ResNet),
+  "wide_resnet": (WideResNetConfig, WideResNet),
+  "vit": (VitConfig, Vit),
+  "transformer": (TransformerConfig, Transformer),
 }
 
 
 ModelConfig = Annotated[
   Annotated[MlpConfig, Tag("mlp")]
+  | Annotated[CnnConfig, Tag("cnn")]
   | Annotated[ResNetConfig, Tag("resnet")]
+  | Annotated[WideResNetConfig, Tag("wide_resnet")]
+  | Annotated[VitConfig, Tag("vit")]
+  | Annotated[TransformerConfig, Tag("transformer")]
   | Annotated[PluginConfig, Tag("module:Class")],
   Discriminator(kind_tag),
 ]
@@ -31,23 +43,33 @@ def problems(config: ModelConfig) -> list[str]:
   match config:
     case PluginConfig():
       return plugin.problems(config)
+    case MlpConfig():
+      return mlp.problems(config)
+    case CnnConfig():
+      return cnn.problems(config)
     case ResNetConfig():
       return resnet.problems(config)
-    case _:
-      return []
+    case WideResNetConfig():
+      return wide_resnet.problems(config)
+    case VitConfig():
+      return vit.problems(config)
+    case TransformerConfig():
+      return transformer.problems(config)
 
 
 def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs) -> nnx.Module:
   """Makes the model that a config names, with float32 parameters; meant for `jax.jit` or `nnx.eval_shape`.
 
   It is called `model(inputs, train=bool) -> outputs` with float inputs [batch, *input_shape] and outputs
-  [batch, num_outputs], and computes in the dtype that its inputs and parameters share. Its `Hyperparameter`s
-  are to be filled first. Nothing here reads the value of a traced setting, only whether it is None.
+  [batch, num_outputs], and computes in the dtype that its inputs and parameters share. A transformer's inputs
+  are integers, tokens [batch, length], its outputs [batch, length, num_outputs], and it computes in its
+  parameters' dtype. The `Hyperparameter`s are to be filled first. Nothing here reads the value of a traced
+  setting, only whether it is None.
 
   Args:
     config: the model's settings.
     input_shape: of one example.
-    num_outputs: classes, or regression targets.
+    num_outputs: classes, regression targets, or tokens of the vocabulary.
     rngs: the streams `params` and `dropout`.
 
   Raises:
@@ -56,6 +78,8 @@ def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int
   shapes = {"input_shape": input_shape, "num_outputs": num_outputs}
   if isinstance(config, PluginConfig):
     return plugin.build(config, **shapes, rngs=rngs)
+  if found := problems(config):
+    raise ValueError("\n".join(found))
   _, module = MODELS[config.name]
   return module(config, **shapes, rngs=rngs)
 

@@ -4,6 +4,8 @@ All compute their statistics in float32 whatever the dtype of x, and in two pass
 cancels; the result has x's dtype. The variance is the biased one, the mean of squared deviations.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -104,3 +106,13 @@ def norm(
       return GroupNorm(features, groups=groups, zero_init_scale=zero_init_scale, rngs=rngs)
     case "none":
       return Identity()
+
+
+def group_problems(groups: int, field: str, widths: Sequence[int]) -> list[str]:
+  """What is wrong with a number of groups for layers of these widths, of which `field` says where they are set."""
+  common = math.gcd(*widths)
+  if common % groups == 0:
+    return []
+  divisors = [str(n) for n in range(1, common + 1) if common % n == 0]
+  uneven = f"model.groups: {groups} groups do not divide {field} {', '.join(map(str, widths))}"
+  return [f"{uneven}; these do: {', '.join(divisors)}"]

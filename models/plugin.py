@@ -1,18 +1,13 @@
 """Model classes from outside the repository, which need to import nothing of ours."""
 
-import importlib
-import importlib.util
 import inspect
-import os
-import pkgutil
-import sys
-import traceback
 from typing import Any, TypeGuard
 
 from flax import nnx
 from pydantic import Field, JsonValue
 
 from trialbook.naming import nearest
+from trialbook.plugin import PluginError, import_attribute
 from trialbook.settings import Settings, Static, Traced
 
 # What a constructor is given if it has a parameter of that name.
@@ -33,10 +28,6 @@ class PluginConfig(Settings):
   traced: Traced[dict[str, float]] = Field(default_factory=dict)
 
 
-class PluginError(ValueError):
-  """A plug-in cannot be loaded; the text says what would be right."""
-
-
 def load(config: PluginConfig) -> type[nnx.Module]:
   """Imports the class, looking in the current directory after everything else.
 
@@ -51,24 +42,6 @@ def load(config: PluginConfig) -> type[nnx.Module]:
     hint = " (it is a flax.linen module; flax.nnx.bridge can wrap it in one)" if linen else ""
     raise PluginError(f"model.name {config.name!r}: must be a subclass of flax.nnx.Module{hint}")
   return found
-
-
-def import_attribute(field: str, path: str) -> Any:
-  """What "module:name" names, looking in the current directory after everything else; `field` is who asks.
-
-  Raises:
-    PluginError: the module is missing or raises, or has no such name.
-  """
-  module_name, _, name = path.partition(":")
-  _search_current_directory()
-  try:
-    module = importlib.import_module(module_name)
-  except (Exception, SystemExit) as error:
-    raise PluginError(f"{field} {path!r}: {_import_failure(module_name, error)}") from error
-  if not hasattr(module, name):
-    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    raise PluginError(f"{field} {path!r}: {module.__file__} has no {name!r}{nearest(name, own)}")
-  return getattr(module, name)
 
 
 def problems(config: PluginConfig) -> list[str]:
@@ -92,34 +65,6 @@ def build(config: PluginConfig, *, input_shape: tuple[int, ...], num_outputs: in
   given = {"num_classes": num_outputs, "input_shape": input_shape, "rngs": rngs}
   keywords, takes_any = _keywords(model)
   return model(**config.kwargs, **{name: given[name] for name in GIVEN if takes_any or name in keywords})
-
-
-def _search_current_directory() -> None:
-  """Last, so that a user's `models/` cannot shadow ours, and for good, since a model may import lazily."""
-  directory = os.getcwd()
-  if "" not in sys.path and directory not in sys.path:
-    sys.path.append(directory)
-  importlib.invalidate_caches()
-
-
-def _import_failure(module: str, error: BaseException) -> str:
-  missing = error.name if isinstance(error, ModuleNotFoundError) else None
-  if missing is None or not f"{module}.".startswith(f"{missing}."):
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
-    return f"importing {module!r} failed: {type(error).__name__}: {error}{where}"
-  package = module.partition(".")[0]
-  if missing != package:
-    # Another package of that name may come first on the path, ours included.
-    spec = importlib.util.find_spec(package)
-    places = spec and (spec.submodule_search_locations or [spec.origin])
-    return f"there is no module {missing!r}; {package!r} was found at {', '.join(map(str, places or []))}"
-  here = [found.name for found in pkgutil.iter_modules([os.getcwd()])]
-  looked = ", ".join(entry or os.getcwd() for entry in sys.path)
-  return (
-    f"there is no module {missing!r}{nearest(missing, here)}; "
-    f"looked in {looked} (the current directory {os.getcwd()} is among them)"
-  )
 
 
 def _constructor_problems(model: type[nnx.Module], config: PluginConfig) -> list[str]:

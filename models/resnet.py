@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt
 
 from models.activation import ACTIVATIONS, Activation
+from models.convolution import check_images, convolution
 from models.dropout import Dropout
 from models.initializer import scaled_normal
-from models.normalization import norm
+from models.normalization import group_problems, norm
 from trialbook.settings import Settings, Static, Traced
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
@@ -47,11 +48,7 @@ class ResNetConfig(Settings):
 
 def problems(config: ResNetConfig) -> list[str]:
   """The problems of several settings together; the width of every layer is a multiple of `width`."""
-  if config.normalization == "group" and config.width % config.groups:
-    divisors = [str(n) for n in range(1, config.width + 1) if config.width % n == 0]
-    uneven = f"model.groups: {config.groups} groups do not divide model.width {config.width}"
-    return [f"{uneven}; these do: {', '.join(divisors)}"]
-  return []
+  return group_problems(config.groups, "model.width", (config.width,)) if config.normalization == "group" else []
 
 
 class ResNet(nnx.Module):
@@ -62,8 +59,7 @@ class ResNet(nnx.Module):
   """
 
   def __init__(self, config: ResNetConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs):
-    if len(input_shape) != 3:
-      raise ValueError(f"a resnet needs images of shape (height, width, channels); the inputs are {input_shape}")
+    check_images("resnet", input_shape)
     kernel, stride = (3, 1) if config.stem == "cifar" else (7, 2)
     self.stem = ConvNorm(config, input_shape[-1], config.width, kernel, stride, rngs=rngs)
     self.pool_stem = config.stem == "imagenet"
@@ -132,17 +128,7 @@ class ConvNorm(nnx.Module):
     zero_init_scale: bool = False,
     rngs: nnx.Rngs,
   ):
-    pad = (kernel // 2, kernel // 2)
-    self.conv = nnx.Conv(
-      inputs,
-      outputs,
-      (kernel, kernel),
-      strides=stride,
-      padding=(pad, pad),
-      use_bias=False,
-      kernel_init=scaled_normal(2.0, "out"),
-      rngs=rngs,
-    )
+    self.conv = convolution(inputs, outputs, kernel, stride, rngs=rngs)
     self.norm = norm(
       config.normalization,
       outputs,

@@ -4,7 +4,14 @@ import os
 import runpy
 import sys
 
-_ROOMS = {"train": "trainer", "evaluate": "trainer.evaluate", "data": "input_pipeline", "launch": "launch"}
+_ROOMS = {
+  "train": "trainer",
+  "evaluate": "trainer.evaluate",
+  "export": "trainer.export",
+  "profile": "trainer.profile",
+  "data": "input_pipeline",
+  "launch": "launch",
+}
 
 
 def main() -> int:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from input_pipeline import Augmentation
-from input_pipeline.augmentation import augment
+from input_pipeline import Augmentation, Digits, load
+from input_pipeline.augmentation import augment, mix
 
 _MASK = 2**64 - 1
 
@@ -90,7 +90,96 @@ def test_the_input_images_are_not_written_to():
   augment(images, Augmentation(crop_padding=2, flip_probability=1.0), 0, np.arange(10))
 
 
-@pytest.mark.parametrize("values", [{"crop_padding": -1}, {"flip_probability": 1.5}, {"flip_probability": -0.1}])
+@pytest.mark.parametrize(
+  "values", [{"crop_padding": -1}, {"flip_probability": 1.5}, {"erasing_probability": -0.1}, {"mixup_alpha": -1.0}]
+)
 def test_impossible_strengths_are_refused(values):
   with pytest.raises(ValidationError):
     Augmentation(**values)
+
+
+def test_an_erased_rectangle_is_zero_and_the_rest_is_as_it_was():
+  n, height, width = 400, 16, 12
+  images = _images(n, (height, width, 2))
+  erased = augment(images, Augmentation(erasing_probability=0.5), 3, np.arange(n))
+  assert erased.dtype == images.dtype
+  changed = (erased != images).any(axis=-1)
+  assert not erased[changed].any()
+  assert 0.4 < changed.any(axis=(1, 2)).mean() < 0.6
+  for mask in changed[changed.any(axis=(1, 2))]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    assert mask.sum() == (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+    assert 1 <= mask.sum() <= 0.33 * height * width + height
+  # Everywhere in the image, the middle more often.
+  assert (changed.mean(axis=0) > 0).all()
+
+
+def test_erasing_depends_on_seed_and_position_only():
+  images, config = _images(30, (8, 8, 1)), Augmentation(erasing_probability=1.0)
+  together = augment(images, config, 3, np.arange(30))
+  assert np.array_equal(augment(images[17:18], config, 3, np.array([17])), together[17:18])
+  assert not np.array_equal(augment(images, config, 4, np.arange(30)), together)
+  everywhere = augment(np.ones((2000, 8, 8, 1), np.float32), config, 0, np.arange(2000))
+  assert 0.1 < (everywhere == 0).mean() < 0.25
+
+
+def _mixed(alpha: float | None, seed: int = 1, batch_size: int = 12, **hosts: int):
+  augmentation = Augmentation(crop_padding=1, flip_probability=0.5, mixup_alpha=alpha)
+  return load(Digits(augmentation=augmentation), seed=seed, batch_size=batch_size, **hosts)
+
+
+@pytest.mark.parametrize("step", [0, 5, 108, 10**9])
+def test_mixup_is_the_weighted_mean_of_the_two_of_a_pair_and_their_labels_are_both_given(step):
+  plain, mixed = _mixed(None).train_batch(step), _mixed(0.3).train_batch(step)
+  assert (_mixed(None).info.mixes_labels, _mixed(0.3).info.mixes_labels) == (False, True)
+  assert {key: (value.shape, str(value.dtype)) for key, value in mixed.items()} == {
+    "inputs": ((12, 8, 8, 1), "uint8"),
+    "labels": ((12,), "int32"),
+    "mixed_labels": ((12,), "int32"),
+    "mixing": ((12,), "float32"),
+  }
+  pair = np.arange(12) ^ 1
+  weight = mixed["mixing"].astype(np.float64)[:, None, None, None]
+  expected = np.rint(weight * plain["inputs"] + (1 - weight) * plain["inputs"][pair])
+  assert abs(mixed["inputs"] - expected).max() <= 1
+  assert (mixed["inputs"] != expected).mean() < 0.001
+  assert np.array_equal(mixed["labels"], plain["labels"])
+  assert np.array_equal(mixed["mixed_labels"], plain["labels"][pair])
+
+
+@pytest.mark.parametrize(("batch_size", "host_count"), [(12, 4), (12, 2), (12, 12), (15, 5), (9, 3)])
+def test_mixup_is_the_same_on_any_number_of_hosts_also_where_a_border_cuts_a_pair(batch_size, host_count):
+  single = _mixed(0.3, batch_size=batch_size)
+  hosts = [_mixed(0.3, batch_size=batch_size, host_index=i, host_count=host_count) for i in range(host_count)]
+  for step in (0, 1, 86, 108):
+    slices = [host.train_batch(step) for host in hosts]
+    for key, value in single.train_batch(step).items():
+      assert np.array_equal(np.concatenate([one[key] for one in slices]), value)
+
+
+def test_mixup_of_strength_zero_changes_nothing_but_has_the_same_shapes():
+  plain, zero, some = (_mixed(alpha).train_batch(3) for alpha in (None, 0.0, 0.3))
+  assert np.array_equal(zero["inputs"], plain["inputs"])
+  assert np.array_equal(zero["labels"], plain["labels"])
+  assert (zero["mixing"] == 1).all()
+  shapes = [{key: (value.shape, value.dtype) for key, value in batch.items()} for batch in (zero, some)]
+  assert shapes[0] == shapes[1]
+  floats = {"inputs": np.random.default_rng(0).standard_normal((6, 3), np.float32), "labels": np.arange(6)}
+  assert np.array_equal(mix(floats, 0.0, 0, np.arange(6))["inputs"], floats["inputs"])
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_weights_of_mixup_are_beta_distributed(alpha):
+  from scipy import stats
+
+  n = 20_000
+  weights = mix({"inputs": np.zeros((n, 1), np.float32), "labels": np.zeros(n)}, alpha, 0, np.arange(n))["mixing"]
+  assert ((weights >= 0) & (weights <= 1)).all()
+  # Not at the ends: with alpha = 0.2, a weight within 3e-8 of 1, which float32 rounds to 1, has probability 0.016.
+  grid = np.linspace(0.001, 0.999, 200)
+  drawn = np.searchsorted(np.sort(weights), grid) / n
+  assert abs(drawn - stats.beta(alpha, alpha).cdf(grid)).max() < 0.015
+
+
+def test_mixup_is_not_applied_to_evaluation_batches():
+  assert _mixed(0.3).eval_batch(0, "train", 8).keys() == {"inputs", "labels", "weights"}

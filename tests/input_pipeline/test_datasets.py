@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from input_pipeline import SPLITS, DatasetConfig, Digits, Synthetic, load
 from input_pipeline.registry import PREPARE, datasets
-from input_pipeline.split import stratified
+from input_pipeline.split import stratified, stratified_order
 from trialbook.settings import Settings, leaves
 
 
@@ -92,6 +92,26 @@ def test_stratified_splits_have_each_class_in_proportion_and_no_overlap():
     assert abs(np.bincount(labels[part], minlength=5) - np.bincount(labels) * count / 1000).max() <= 2
   again = stratified(labels, "anything", validation=100, test=50)
   assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [[10, 100, 200, 300, 390], [1] * 40 + [960], [7, 7, 7], [5], [2, 999]])
+def test_every_beginning_of_a_stratified_order_has_each_class_to_within_one_example(sizes):
+  labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+  order = stratified_order(labels, "anything", len(labels))
+  assert np.array_equal(np.sort(order), np.arange(len(labels)))
+  counts = np.cumsum(np.eye(len(sizes))[labels[order]], axis=0)
+  shares = np.arange(1, len(labels) + 1)[:, None] * np.array(sizes) / len(labels)
+  assert abs(counts - shares).max() < 1
+  assert np.array_equal(stratified_order(labels, "anything", 5), order[:5])
+
+
+def test_within_a_class_a_stratified_order_is_random():
+  labels = np.repeat(np.arange(2), 500)
+  order = stratified_order(labels, "anything", 200)
+  for number in range(2):
+    chosen = order[labels[order] == number] - 500 * number
+    assert abs(chosen.mean() - 249.5) < 5 * 500 / np.sqrt(12 * 100)
+    assert (np.diff(chosen) < 0).any()
 
 
 def test_synthetic_data_can_be_learned_and_says_what_it_is():

@@ -61,6 +61,14 @@ def test_a_part_of_the_train_split_is_random_fixed_and_grows():
   assert thirds.min() > 70
 
 
+def test_a_part_of_a_split_has_each_class_in_proportion():
+  whole = np.bincount(CONFIG.read().arrays["validation"]["labels"], minlength=10)
+  for examples in (10, 37, 100):
+    part = _all(_dataset(), "validation", 10, examples)
+    counts = np.bincount(part["labels"][part["weights"] == 1], minlength=10)
+    assert abs(counts - whole * examples / 250).max() < 1
+
+
 def test_more_examples_than_there_are_means_all_of_them():
   assert _dataset().num_eval_batches("test", 100, 10_000) == 3
   assert _all(_dataset(), "test", 100, 10_000)["weights"].sum() == 250

@@ -220,7 +220,7 @@ def test_the_prepare_command_lists_all_problems_and_ends_with_2(tmp_path):
     ),
     (["prepare", "digits", "--from=."], "dataset digits needs no preparation"),
     (["prepare", "fashion_mnist", "--from=/nowhere"], "--from=/nowhere is not a directory"),
-    (["prepare", "fashion_mnist"], "--from"),
+    (["prepare", "fashion_mnist"], "give --from=DIR"),
     ([], "COMMAND"),
   ],
 )

@@ -134,9 +134,18 @@ def test_all_problems_are_told_at_once_with_the_nearest_names():
     ({"task": "regression"}, "task = 'regression': is a group of fields; did you mean task.name=regression?"),
     ({"optimizer": "adam"}, "optimizer = 'adam': is a group of fields; did you mean optimizer.name=adam?"),
     ({"optimizer": "adm"}, "is a group of fields; set optimizer.name; did you mean 'adam'? available: adam, adamw"),
-    ({"model": None}, "is a group of fields; set model.name; available: mlp, module:Class, resnet"),
-    ({"model": {"widths": (3,)}}, "model.name is missing; available: mlp, module:Class, resnet"),
-    ({"model.name": None}, "model.name is missing; available: mlp, module:Class, resnet"),
+    (
+      {"model": None},
+      "is a group of fields; set model.name; available: cnn, mlp, module:Class, resnet, ",
+    ),
+    (
+      {"model": {"widths": (3,)}},
+      "model.name is missing; available: cnn, mlp, module:Class, resnet, ",
+    ),
+    (
+      {"model.name": None},
+      "model.name is missing; available: cnn, mlp, module:Class, resnet, ",
+    ),
     ({"averaging": 0.9}, "averaging = 0.9: is a group of fields: averaging.decay, averaging.evaluate"),
     ({"model.kwargs": {"sizes": {1, 2}}}, "model.kwargs.sizes = {1, 2}: is a set; should be a number"),
     ({"averaging": {(1, 2): 3}}, "averaging has the key (1, 2): keys should be strings"),

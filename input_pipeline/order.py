@@ -1,0 +1,63 @@
+"""Which training example stands at which place.
+
+*Places* are what shuffling counts. Globally, they are the global positions: one order over all examples, the same
+on any number of hosts. By files, each host counts its own: place q of a host is entry q % (B/H) of its slice of
+batch q // (B/H), and the examples come from its own share of the records.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from input_pipeline import hashing
+from input_pipeline.permutation import permute
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+  """The order of training for one host.
+
+  Attributes:
+    size: number of train examples.
+    seed: the run's.
+    batch_size: global, a multiple of `host_count`.
+    host_index: which slice of a batch is meant.
+    host_count: how many slices there are.
+    by_files: whether the host takes its examples from its own contiguous share of the records, shuffled with a key
+      of its own. The shares of H hosts differ by at most one example, and over all hosts hold each example once, so
+      an epoch (each host having gone through its share) gives each example exactly once. What is given up: an
+      example never leaves its host, and the order depends on the number of hosts, so a run cannot be continued on
+      another number with the order that it would have had. It is still a function of (seed, step, host, hosts).
+  """
+
+  size: int
+  seed: int
+  batch_size: int
+  host_index: int
+  host_count: int
+  by_files: bool = False
+
+  @functools.cached_property
+  def share(self) -> tuple[int, int]:
+    """First example, and one past the last, that this host ever draws."""
+    if not self.by_files:
+      return 0, self.size
+    return self.host_index * self.size // self.host_count, (self.host_index + 1) * self.size // self.host_count
+
+  def places(self, first_step: int, steps: int) -> np.ndarray:
+    """The places int64 [steps, batch_size / host_count] of this host's slices of so many batches."""
+    local = self.batch_size // self.host_count
+    starts = (first_step + np.arange(steps)) * (local if self.by_files else self.batch_size)
+    return starts[:, None] + (np.arange(local) + (0 if self.by_files else self.host_index * local))
+
+  def examples(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The example's index and the global position, int64 [n] each, at each place int64 [n]."""
+    first, stop = self.share
+    epochs, rest = np.divmod(places, stop - first)
+    key = hashing.stream_key(self.seed, f"order/{self.host_index}/{self.host_count}" if self.by_files else "order")
+    indices = first + permute(rest, stop - first, hashing.bits(key, epochs.astype(np.uint64)))
+    if not self.by_files:
+      return indices, places
+    local = self.batch_size // self.host_count
+    return indices, places // local * self.batch_size + self.host_index * local + places % local

@@ -1,0 +1,78 @@
+"""A decoder-only transformer: a language model over whole-number tokens."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models import transformer_block
+from models.dropout import Dropout
+from models.embedding import Embedding
+from models.initializer import scaled_normal
+from models.transformer_block import BlockConfig
+from trialbook.settings import Static
+
+
+class TransformerConfig(BlockConfig):
+  """A causal language model; the width, depth and so on of its blocks are `BlockConfig`'s.
+
+  `positions` are "rotary" (Su et al. 2021), which turn queries and keys and have no parameters, or "learned", a
+  vector for each. `tie_embeddings` uses the tokens' vectors as the output layer too (Press & Wolf 2017).
+  """
+
+  name: Static[Literal["transformer"]] = "transformer"
+  positions: Static[Literal["rotary", "learned"]] = "rotary"
+  tie_embeddings: Static[bool] = True
+
+
+def problems(config: TransformerConfig) -> list[str]:
+  """The problems of settings that are each in their range."""
+  if found := transformer_block.problems(config):
+    return found
+  features = config.width // config.heads
+  if config.positions == "rotary" and features % 2:
+    pairs = f"rotary turns pairs of features, and a head has {features} (model.width / model.heads)"
+    return [f"model.positions: {pairs}; choose an even number of them, or learned positions"]
+  return []
+
+
+class Transformer(nnx.Module):
+  """Maps tokens [batch, length] to logits [batch, length, num_outputs], those of the token after each.
+
+  A token is a whole number in [0, num_outputs); another one gives NaN. The logits at a position depend on the tokens
+  up to it. Inputs may be shorter than `input_shape` says. Tables of vectors start as normal numbers with
+  standard deviation 0.02 (Radford et al. 2019).
+
+  Raises:
+    ValueError: `input_shape` is not (length,); or, at a call, tokens are no integers, or more than there are
+      learned positions.
+  """
+
+  def __init__(self, config: TransformerConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs):
+    if len(input_shape) != 1:
+      raise ValueError(f"a transformer needs rows of tokens, of shape (length,); the inputs are {input_shape}")
+    self.embedding = Embedding(num_outputs, config.width, std=0.02, rngs=rngs)
+    rotary = config.positions == "rotary"
+    table = None if rotary else 0.02 * jax.random.normal(rngs.params(), (*input_shape, config.width), jnp.float32)
+    self.positions = None if table is None else nnx.Param(table)
+    self.dropout = None if config.dropout_rate is None else Dropout("dropout_rate", rngs=rngs)
+    self.blocks = transformer_block.blocks(config, causal=True, rotary=rotary, rngs=rngs)
+    self.norm = transformer_block.last_norm(config, rngs=rngs)
+    head = None
+    if not config.tie_embeddings:
+      head = nnx.Linear(config.width, num_outputs, use_bias=False, kernel_init=scaled_normal(1.0, "in"), rngs=rngs)
+    self.output = head
+
+  def __call__(self, tokens: Int[Array, "batch length"], *, train: bool) -> Float[Array, "batch length vocabulary"]:
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+      raise ValueError(f"a transformer's inputs must be integers, they are {tokens.dtype}: is the dataset text?")
+    x = self.embedding(tokens)
+    if self.positions is not None:
+      if tokens.shape[1] > self.positions.shape[0]:
+        raise ValueError(f"{tokens.shape[1]} tokens, but {self.positions.shape[0]} learned positions")
+      x = x + self.positions[: tokens.shape[1]]
+    x = x if self.dropout is None else self.dropout(x, train=train)
+    x = self.norm(self.blocks(x, train=train), train=train)
+    return self.embedding.similarity(x) if self.output is None else self.output(x)

@@ -1,0 +1,95 @@
+"""The block that all transformers here are made of: attention, then a feed-forward network, each a residual branch."""
+
+from typing import Literal
+
+from flax import nnx
+from jaxtyping import Array, Float
+from pydantic import Field, PositiveInt
+
+from models.activation import ACTIVATIONS
+from models.attention import Attention
+from models.dropout import Dropout
+from models.initializer import scaled_normal
+from models.normalization import LayerNorm, Norm, norm
+from models.stack import Stack
+from trialbook.settings import Settings, Static, Traced
+
+# Gated units (Shazeer 2020): the activation of one linear map, times another one.
+GATED = {"geglu": "gelu", "swiglu": "silu"}
+
+
+class BlockConfig(Settings):
+  """What the transformers' settings have in common.
+
+  `depth` blocks of `width` features; `heads` divides `width`. The feed-forward network's hidden layer has
+  `mlp_ratio` times `width` features; the gated activations "geglu" and "swiglu" have three matrices instead
+  of two, so that 2/3 of the ratio has as many parameters. `norm_placement` is "pre", x + f(norm(x)), or "post",
+  norm(x + f(x)), as in Vaswani et al. (2017), which needs warmup and fails in deep networks (Xiong et al. 2020).
+  `zero_init_residual` starts the last matrix of each branch f at zero. `remat` computes a block's intermediate
+  results again in the backward pass instead of keeping them. Dropout, absent if its rate is None, is on the
+  embeddings and at the end of each branch.
+  """
+
+  width: Static[PositiveInt] = 256
+  depth: Static[PositiveInt] = 6
+  heads: Static[PositiveInt] = 4
+  mlp_ratio: Static[float] = Field(default=4.0, gt=0)
+  activation: Static[Literal["relu", "gelu", "silu", "tanh", "geglu", "swiglu"]] = "gelu"
+  norm_placement: Static[Literal["pre", "post"]] = "pre"
+  zero_init_residual: Static[bool] = False
+  remat: Static[bool] = False
+  dropout_rate: Traced[float | None] = Field(default=None, ge=0, lt=1)
+
+
+def problems(config: BlockConfig) -> list[str]:
+  """The problems of settings that are each in their range."""
+  if config.width % config.heads == 0:
+    return []
+  divisors = [str(n) for n in range(1, config.width + 1) if config.width % n == 0]
+  uneven = f"model.heads: {config.heads} heads do not divide model.width {config.width}"
+  return [f"{uneven}; these do: {', '.join(divisors)}"]
+
+
+def blocks(config: BlockConfig, *, causal: bool = False, rotary: bool = False, rngs: nnx.Rngs) -> Stack:
+  """All blocks of a transformer; what they give still needs `last_norm`."""
+
+  def make(rngs: nnx.Rngs) -> nnx.Module:
+    return Block(config, causal=causal, rotary=rotary, rngs=rngs)
+
+  return Stack(make, config.depth, remat=config.remat, rngs=rngs)
+
+
+def last_norm(config: BlockConfig, *, rngs: nnx.Rngs) -> Norm:
+  """What normalizes the sum of all branches: with "post", the last block did."""
+  return norm("layer" if config.norm_placement == "pre" else "none", config.width, rngs=rngs)
+
+
+class Block(nnx.Module):
+  """Adds attention's result to its input, then that of a feed-forward network."""
+
+  def __init__(self, config: BlockConfig, *, causal: bool, rotary: bool, rngs: nnx.Rngs):
+    last = nnx.initializers.zeros if config.zero_init_residual else scaled_normal(1.0, "in")
+    width = config.width
+    self.attention = Attention(width, config.heads, causal=causal, rotary=rotary, output_init=last, rngs=rngs)
+    self.attention_norm = LayerNorm(width, rngs=rngs)
+    hidden = max(1, round(config.mlp_ratio * width))
+    gated = config.activation in GATED
+    self.gate = nnx.Linear(width, hidden, kernel_init=scaled_normal(1.0, "in"), rngs=rngs) if gated else None
+    self.hidden = nnx.Linear(width, hidden, kernel_init=scaled_normal(1.0, "in"), rngs=rngs)
+    self.activation = ACTIVATIONS[GATED.get(config.activation, config.activation)]
+    self.output = nnx.Linear(hidden, width, kernel_init=last, rngs=rngs)
+    self.feed_forward_norm = LayerNorm(width, rngs=rngs)
+    self.dropout = None if config.dropout_rate is None else Dropout("dropout_rate", rngs=rngs)
+    self.pre_norm = config.norm_placement == "pre"
+
+  def __call__(self, x: Float[Array, "batch length width"], *, train: bool) -> Float[Array, "batch length width"]:
+    for branch, normalize in ((self.attention, self.attention_norm), (self._feed_forward, self.feed_forward_norm)):
+      y = branch(normalize(x, train=train) if self.pre_norm else x)
+      x = x + (y if self.dropout is None else self.dropout(y, train=train))
+      x = x if self.pre_norm else normalize(x, train=train)
+    return x
+
+  def _feed_forward(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+    hidden = self.hidden(x)
+    gated = self.activation(hidden) if self.gate is None else self.activation(self.gate(x)) * hidden
+    return self.output(gated)

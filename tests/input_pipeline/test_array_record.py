@@ -1,0 +1,234 @@
+"""ArrayRecord files give the batches that the same examples in memory give; what is broken is named."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from input_pipeline import SPLITS, ArrayRecord, Augmentation, DataError, Digits, load, write_array_record
+from input_pipeline.order import Order
+from input_pipeline.record_files import array_record_module, count_records
+
+AUGMENTATION = Augmentation(crop_padding=1, flip_probability=0.5, mixup_alpha=0.4)
+
+
+def _numbered(n: int, start: int = 0) -> dict[str, np.ndarray]:
+  return {"inputs": np.arange(start, start + n, dtype=np.float32)[:, None], "labels": np.arange(n) % 5}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+  """The digits in several files."""
+  path = tmp_path_factory.mktemp("data") / "digits"
+  write_array_record(path, Digits().read().arrays, num_classes=10, records_per_file=400)
+  return str(path)
+
+
+@pytest.fixture
+def numbers(tmp_path: pathlib.Path) -> str:
+  """37 train examples in files of 10, of which the input is the example's number."""
+  splits = {"train": _numbered(37), "validation": _numbered(6, 100)}
+  return str(write_array_record(tmp_path / "numbers", splits, num_classes=5, records_per_file=10))
+
+
+def test_its_batches_are_those_of_the_same_examples_in_memory(digits):
+  memory = load(Digits(augmentation=AUGMENTATION), seed=5, batch_size=64)
+  files = load(ArrayRecord(path=digits, augmentation=AUGMENTATION), seed=5, batch_size=64)
+  assert files.info.normalization == memory.info.normalization
+  assert dict(files.info.examples) == dict(memory.info.examples)
+  for step in (0, 1, 20, 21, 10**9):
+    one, other = memory.train_batch(step), files.train_batch(step)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[key], other[key]) and one[key].dtype == other[key].dtype for key in one)
+  for split in SPLITS:
+    one, other = memory.eval_batch(1, split, 128), files.eval_batch(1, split, 128)
+    assert all(np.array_equal(one[key], other[key]) and one[key].dtype == other[key].dtype for key in one)
+
+
+def test_arrays_read_from_files_can_be_written_to(digits):
+  batch = load(ArrayRecord(path=digits), seed=0, batch_size=8).train_batch(0)
+  for array in batch.values():
+    array[...] = 0
+
+
+def test_examples_may_be_written_one_by_one(tmp_path):
+  examples = ({"inputs": np.full((2, 3), i, np.float64), "targets": [i, -i]} for i in range(7))
+  path = write_array_record(
+    tmp_path / "x", {"train": examples, "validation": [{"inputs": np.ones((2, 3)), "targets": [0, 1]}]}
+  )
+  dataset = load(ArrayRecord(path=str(path)), seed=0, batch_size=1)
+  assert (dataset.info.input_dtype, dataset.info.num_targets, dataset.info.normalization) == ("float32", 2, None)
+  assert dataset.eval_batch(0, "train", 7)["targets"].tolist() == [[i, -i] for i in range(7)]
+
+
+@pytest.mark.parametrize(
+  ("splits", "options", "problem"),
+  [
+    ({"train": _numbered(3), "validation": []}, {}, "validation: is empty"),
+    ({"train": _numbered(3)}, {"num_classes": 2}, "train, example 2: labels must be 0 to 1"),
+    ({"train": _numbered(3)}, {"num_classes": None}, "num_classes must be given"),
+    ({"tarin": _numbered(3)}, {}, "unknown split 'tarin'"),
+    ({"train": [{"inputs": [1.0]}]}, {}, "train, example 0: must have 'inputs' and either"),
+    (
+      {"train": [{"inputs": [1.0], "labels": 0}, {"inputs": [1.0, 2.0], "labels": 0}]},
+      {},
+      r"example 1: is inputs float32\[2\], labels int32\[\]; the first example is inputs float32\[1\]",
+    ),
+  ],
+)
+def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path, splits, options, problem):
+  with pytest.raises(DataError, match=problem):
+    write_array_record(tmp_path / "x", splits, **{"num_classes": 5, **options})
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(numbers):
+  with pytest.raises(DataError, match="is there already"):
+    write_array_record(numbers, {"train": _numbered(3)}, num_classes=5)
+
+
+def decode_csv(record: bytes) -> dict[str, object]:
+  *inputs, label = record.decode().split(",")
+  return {"inputs": np.array(inputs, np.float32), "labels": int(label), "unused": "x" * 100}
+
+
+def _write_csv(path: pathlib.Path, rows: list[str]) -> None:
+  writer = array_record_module().ArrayRecordWriter(str(path), "group_size:4")
+  for row in rows:
+    writer.write(row.encode())
+  writer.close()
+
+
+def test_ones_own_files_are_read_with_ones_own_decoder(tmp_path):
+  _write_csv(tmp_path / "b", ["6,7,1", "8,9,0"])
+  _write_csv(tmp_path / "a", ["0,1,0", "2,3,1", "4,5,0"])
+  _write_csv(tmp_path / "held", ["1,1,1"])
+  config = ArrayRecord(
+    path=str(tmp_path),
+    files={"train": "[ab]", "validation": "held"},
+    decode="test_array_record:decode_csv",
+    num_classes=2,
+    normalization=((1.0,), (2.0,)),
+  )
+  dataset = load(config, seed=0, batch_size=2)
+  batch = dataset.eval_batch(0, "train", 5)
+  assert batch["inputs"].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+  assert batch["labels"].tolist() == [0, 1, 0, 1, 0]
+  assert dataset.info.normalization == ((1.0,), (2.0,))
+
+
+def test_a_record_that_cannot_be_decoded_is_named_with_its_file(tmp_path):
+  _write_csv(tmp_path / "a", ["0,1,0"] * 3)
+  _write_csv(tmp_path / "b", ["0,1,0", "0,broken,0"])
+  _write_csv(tmp_path / "held", ["1,1,1"])
+  config = ArrayRecord(
+    path=str(tmp_path),
+    files={"train": "[ab]", "validation": "held"},
+    decode="test_array_record:decode_csv",
+    num_classes=2,
+  )
+  with pytest.raises(DataError, match=r"train, example 4: .*/b, record 1: cannot be decoded: ValueError: .*broken"):
+    load(config, seed=0, batch_size=2).eval_batch(0, "train", 5)
+
+
+def test_a_damaged_record_is_named_with_its_file(numbers):
+  path = next(pathlib.Path(numbers).glob("train-00002*"))
+  content = path.read_bytes()
+  # Of input 27.0 and its label, in the record with the number 7.
+  place = content.index(np.float32(27).tobytes() + np.int32(27 % 5).tobytes())
+  path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+  dataset = load(ArrayRecord(path=numbers), seed=0, batch_size=1)
+  with pytest.raises(DataError, match=rf"train, example 27: {path}, record 7: cannot be read"):
+    dataset.eval_batch(0, "train", 37)
+
+
+def test_files_that_are_missing_or_none_of_ours_are_named(numbers, tmp_path):
+  folder = pathlib.Path(numbers)
+  path = next(folder.glob("train-00001*"))
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
+  dataset = load(ArrayRecord(path=numbers), seed=0, batch_size=1)
+  with pytest.raises(DataError, match=r"train-00001\S+: is not an ArrayRecord file, or was not written to its end"):
+    dataset.eval_batch(0, "train", 37)
+  path.unlink()
+  with pytest.raises(DataError, match="missing train-00001-of-00004"):
+    ArrayRecord(path=numbers).read()
+  with pytest.raises(DataError, match="cannot be read: No such file"):
+    count_records(path)
+  about = json.loads((folder / "dataset.json").read_text())
+  (folder / "dataset.json").write_text(json.dumps({**about, "format": 2}))
+  with pytest.raises(DataError, match="has format 2, this version reads 1"):
+    ArrayRecord(path=numbers).read()
+  (folder / "dataset.json").unlink()
+  with pytest.raises(DataError, match=r"has no dataset\.json, so the records need a decoder"):
+    ArrayRecord(path=numbers).read()
+  for config, problem in (
+    (ArrayRecord(), r"set dataset\.path"),
+    (ArrayRecord(path=f"{tmp_path}/no"), "is not a directory"),
+    (ArrayRecord(path=numbers, decode="a:b"), r"set dataset\.files"),
+    (ArrayRecord(path=numbers, decode="a:b", files={"train": "z*"}), "no file in .* fits"),
+  ):
+    with pytest.raises(DataError, match=problem):
+      config.read()
+
+
+@pytest.mark.parametrize("host_count", [1, 2, 4])
+def test_by_files_each_example_comes_once_an_epoch_over_all_hosts(numbers, host_count):
+  config = ArrayRecord(path=numbers, sharding="files")
+  epochs: list[list[set[int]]] = []
+  for index in range(host_count):
+    dataset = load(config, seed=1, batch_size=4, host_index=index, host_count=host_count)
+    first, stop = dataset._order.share
+    drawn = [int(x) for step in range(100) for x in dataset.train_batch(step)["inputs"][:, 0]]
+    size = stop - first
+    assert abs(size - 37 / host_count) < 1
+    rounds = [drawn[start : start + size] for start in range(0, 2 * size, size)]
+    assert all(len(set(one)) == size for one in rounds)
+    assert rounds[0] != rounds[1]
+    resumed = load(config, seed=1, batch_size=4, host_index=index, host_count=host_count)
+    assert resumed.train_batch(90)["inputs"][:, 0].tolist() == drawn[90 * (4 // host_count) :][: 4 // host_count]
+    epochs.append([set(one) for one in rounds])
+  for number in range(2):
+    assert sorted(x for host in epochs for x in host[number]) == list(range(37))
+
+
+def test_by_files_a_host_reads_its_own_files_only(numbers):
+  opened = []
+  for index in range(2):
+    dataset = load(ArrayRecord(path=numbers, sharding="files"), seed=0, batch_size=4, host_index=index, host_count=2)
+    files = dataset._splits["train"].split.files  # type: ignore[attr-defined]
+    files._readers.clear()
+    for step in range(30):
+      dataset.train_batch(step)
+    opened.append({path.name[:11] for path in files._readers})
+  assert opened == [{"train-00000", "train-00001"}, {"train-00001", "train-00002", "train-00003"}]
+
+
+def test_by_files_positions_are_still_shared_by_no_two_hosts():
+  orders = [Order(size=40, seed=0, batch_size=8, host_index=i, host_count=4, by_files=True) for i in range(4)]
+  positions = [order.examples(order.places(3, 2).ravel())[1] for order in orders]
+  assert sorted(np.concatenate(positions)) == list(range(24, 40))
+  assert np.array_equal(positions[1], [26, 27, 34, 35])
+
+
+def test_by_files_hosts_shuffle_differently():
+  orders = [Order(size=40, seed=0, batch_size=8, host_index=i, host_count=4, by_files=True) for i in range(4)]
+  within = [tuple(order.examples(np.arange(10))[0] - order.share[0]) for order in orders]
+  assert len(set(within)) == 4
+
+
+def test_by_files_the_order_depends_on_the_number_of_hosts(numbers):
+  config = ArrayRecord(path=numbers, sharding="files")
+
+  def first_batch(host_count: int) -> list[float]:
+    hosts = [load(config, seed=1, batch_size=4, host_index=i, host_count=host_count) for i in range(host_count)]
+    return np.concatenate([host.train_batch(0)["inputs"][:, 0] for host in hosts]).tolist()
+
+  assert first_batch(1) != first_batch(2)
+
+
+def test_more_hosts_than_examples_is_an_error(tmp_path):
+  path = write_array_record(tmp_path / "x", {"train": _numbered(3), "validation": _numbered(3)}, num_classes=5)
+  with pytest.raises(DataError, match="3 train examples cannot be shared among 4 hosts"):
+    load(ArrayRecord(path=str(path), sharding="files"), seed=0, batch_size=4, host_index=0, host_count=4)

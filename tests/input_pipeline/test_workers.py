@@ -1,0 +1,143 @@
+"""Worker processes change nothing but who does the work; one that dies is an error; none is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from input_pipeline import ArrayRecord, Augmentation, DataError, Dataset, Digits, load, write_array_record
+
+AUGMENTATION = Augmentation(crop_padding=1, flip_probability=0.5)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ArrayRecord:
+  path = tmp_path_factory.mktemp("data") / "digits"
+  write_array_record(path, Digits().read().arrays, num_classes=10)
+  return ArrayRecord(path=str(path), augmentation=AUGMENTATION)
+
+
+def _with_workers(config: ArrayRecord, count: int = 2) -> Dataset:
+  return load(config.model_copy(update={"workers": count}), seed=5, batch_size=32)
+
+
+def _processes(dataset: Dataset) -> list[subprocess.Popen]:
+  assert dataset._workers is not None
+  return dataset._workers._workers
+
+
+def test_batches_are_the_same_in_order_out_of_order_and_again(config):
+  alone = load(config, seed=5, batch_size=32)
+  with _with_workers(config) as dataset:
+    for step in (*range(12), 700, 701, 3, 4, 4, 10**9):
+      one, other = alone.train_batch(step), dataset.train_batch(step)
+      assert one.keys() == other.keys()
+      assert all(np.array_equal(one[key], other[key]) and one[key].dtype == other[key].dtype for key in one)
+      for array in other.values():
+        array[...] = 0
+
+
+def test_several_threads_may_ask(config):
+  alone = load(config, seed=5, batch_size=32)
+  failures = []
+
+  def ask(steps: range) -> None:
+    for step in steps:
+      if not np.array_equal(dataset.train_batch(step)["inputs"], alone.train_batch(step)["inputs"]):
+        failures.append(step)
+
+  with _with_workers(config) as dataset:
+    threads = [threading.Thread(target=ask, args=(range(start, 30, 3),)) for start in range(3)]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+  assert not failures
+
+
+def test_a_worker_that_dies_is_named_and_ends_the_others(config):
+  with _with_workers(config) as dataset:
+    dataset.train_batch(0)
+    processes = _processes(dataset)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    message = rf"data worker 1 of 2 \(process {processes[1].pid}\) died by signal SIGKILL"
+    with pytest.raises(RuntimeError, match=message):
+      list(map(dataset.train_batch, range(1, 8)))
+    assert all(process.poll() is not None for process in processes)
+    with pytest.raises(RuntimeError, match="have ended"):
+      dataset.train_batch(1)
+
+
+def test_closing_ends_the_processes_and_may_be_repeated(config):
+  dataset = _with_workers(config)
+  dataset.close()
+  with pytest.raises(RuntimeError, match="after it had been closed"):
+    dataset.train_batch(0)
+  with _with_workers(config) as dataset:
+    dataset.train_batch(0)
+    processes = _processes(dataset)
+  assert all(process.poll() is not None for process in processes)
+  dataset.close()
+
+
+def decode(record: bytes) -> dict[str, np.ndarray]:
+  sys.stdout.write("this must not mix with the batches\n")
+  if record == b"5":
+    raise ValueError("five")
+  return {"inputs": np.array([float(record)]), "targets": np.array(0.0)}
+
+
+def test_what_is_raised_in_a_worker_is_raised_here_and_printing_does_no_harm(tmp_path, capfd):
+  from input_pipeline.record_files import array_record_module
+
+  for name in ("train", "held"):
+    writer = array_record_module().ArrayRecordWriter(str(tmp_path / name), "group_size:1")
+    for number in range(6 if name == "train" else 1):
+      writer.write(str(number).encode())
+    writer.close()
+  config = ArrayRecord(
+    path=str(tmp_path), files={"train": "train", "validation": "held"}, decode="test_workers:decode", workers=1
+  )
+  with load(config, seed=0, batch_size=1) as dataset:
+    numbers, failures = [], []
+    for step in range(6):
+      try:
+        numbers.append(dataset.train_batch(step)["inputs"].item())
+      except DataError as error:
+        failures.append(str(error))
+  assert sorted(numbers) == [0, 1, 2, 3, 4]
+  assert len(failures) == 1
+  assert "train, record 5: cannot be decoded: ValueError: five" in failures[0]
+
+
+def test_workers_end_when_their_parent_is_killed(config):
+  code = f"""
+import time
+from input_pipeline import ArrayRecord, load
+dataset = load(ArrayRecord(path={config.path!r}, workers=2), seed=0, batch_size=8)
+dataset.train_batch(0)
+print(*[process.pid for process in dataset._workers._workers], flush=True)
+time.sleep(60)
+"""
+  with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    assert parent.stdout is not None
+    workers = [int(number) for number in parent.stdout.readline().split()]
+    parent.kill()
+  assert len(workers) == 2
+  deadline = time.monotonic() + 10
+  while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}/cmdline") and _alive(pid) for pid in workers):
+    time.sleep(0.02)
+  assert not any(_alive(pid) for pid in workers)
+
+
+def _alive(pid: int) -> bool:
+  try:
+    with open(f"/proc/{pid}/stat") as file:
+      return file.read().rpartition(")")[2].split()[0] != "Z"
+  except FileNotFoundError:
+    return False
