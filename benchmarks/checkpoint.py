@@ -20,10 +20,9 @@ from trainer import load_config
 from trainer.checkpoints import Saver, restore, saved_steps
 from trainer.config_files import DEFAULT
 from trainer.evaluation import evaluate, evaluated_weights
-from trainer.guard import Guard
 from trainer.metrics import Recorder
 from trainer.progress import Progress
-from trainer.train import advance
+from trainer.train import Loop, advance
 
 SAVES = 20
 
@@ -52,7 +51,8 @@ def saving(measured: Setup, folder: pathlib.Path) -> dict[str, str]:
       nonlocal state, steps_done
       line = Progress(interval, enabled=False)
       source, stop = measured.source(), steps_done + interval
-      _, state = advance(program, state, measured.settings, source, steps_done, stop, recorder, line, Guard())
+      loop = Loop(program=program, settings=measured.settings, batches=source, recorder=recorder, line=line)
+      _, state = advance(loop, state, steps_done, stop)
       steps_done = stop
       recorder.drain()
       weights = evaluated_weights(measured.config, state)

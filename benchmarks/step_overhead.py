@@ -16,11 +16,10 @@ import jax
 from benchmarks.measured_loop import NeverWaiting, Setup, in_turns, median_ratio, setup
 from models import MlpConfig, ResNetConfig
 from trainer import Config
-from trainer.guard import Guard
 from trainer.metrics import Recorder
 from trainer.optimizers import Momentum
 from trainer.progress import Progress
-from trainer.train import advance
+from trainer.train import Loop, advance
 
 CASES = {
   "MLP, 270k parameters": (MlpConfig(widths=(400, 400, 200)), 128, 1000),
@@ -55,7 +54,8 @@ def compare_loops(measured: Setup, steps: int) -> tuple[list[float], list[float]
     def ours() -> int:
       nonlocal state, done
       line = Progress(steps, enabled=True)
-      _, state = advance(program, state, settings, measured.source(), done, done + steps, recorder, line, Guard())
+      loop = Loop(program=program, settings=settings, batches=measured.source(), recorder=recorder, line=line)
+      _, state = advance(loop, state, done, done + steps)
       done += steps
       recorder.drain()
       jax.block_until_ready(state)

@@ -16,7 +16,7 @@ import traceback
 import jax
 from absl import flags, logging
 
-from trainer import config_files, exits, overrides, preparation, summary, train
+from trainer import config_files, exits, overrides, preparation, stopwatch, summary, train
 from trainer.channel import TryAgainError
 from trainer.config import Config
 from trainer.guard import Guard
@@ -37,6 +37,10 @@ _PRINT_CONFIG = flags.DEFINE_bool(
 )
 _FORK = flags.DEFINE_string("fork", None, "Workdir of another run, from whose newest checkpoint this new run starts.")
 _PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "cuda", "tpu"], "Kind of devices. Default: jax's choice.")
+_DEBUG = flags.DEFINE_string(
+  "debug", None, "Examine the config instead of training: data, model, loss, learning rate. --debug=eager: without jit."
+)
+_PROFILE = flags.DEFINE_string("profile", None, "START:STOP, the steps of which a trace is written to WORKDIR/profile.")
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of the lead host. Default: from the environment, or the cluster that jax detects."
 )
@@ -51,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     print(__doc__)
     print(FLAGS.module_help(sys.modules[__name__]))
     return exits.DONE
+  # absl's strings need a value.
+  arguments = ["--debug=" if argument in ("--debug", "-debug") else argument for argument in arguments]
   try:
     rest = FLAGS(arguments)[1:]
   except flags.Error as error:
@@ -67,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     if _PRINT_CONFIG.value:
       summary.print_config(config)
       return exits.DONE
+    if _DEBUG.value is not None:
+      return _debug(config)
     if not _WORKDIR.value:
       raise overrides.UserError(_NO_WORKDIR)
   except overrides.UserError as error:
@@ -91,7 +99,8 @@ def _train(config: Config | None, problem: overrides.UserError | None, guard: Gu
       devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
       print(f"host {here.index} of {here.count}, found by {here.found_by}, devices: {devices}", file=sys.stderr)
     assert config is not None
-    result = train.run(config, str(_WORKDIR.value), progress=True, fork=_FORK.value, guard=guard)
+    steps = stopwatch.parse_range(_PROFILE.value, config.max_train_steps) if _PROFILE.value else range(0)
+    result = train.run(config, str(_WORKDIR.value), progress=True, fork=_FORK.value, guard=guard, profile=steps)
   except overrides.UserError as error:
     found = error.problems
     if not _WORKDIR.value:
@@ -112,6 +121,17 @@ def _train(config: Config | None, problem: overrides.UserError | None, guard: Gu
   if here.is_lead:
     summary.print_result(result)
   return result.exit_code, result.reason or result.status
+
+
+def _debug(config: Config) -> int:
+  if _DEBUG.value not in ("", "eager"):
+    raise overrides.UserError(f"--debug={_DEBUG.value}: must be --debug or --debug=eager")
+  if _PLATFORM.value:
+    jax.config.update("jax_platforms", _PLATFORM.value)
+    _check_platform()
+  from trainer import debug  # Not needed to train.
+
+  return debug.main(config, _DEBUG.value == "eager")
 
 
 def _check_platform() -> None:

@@ -52,12 +52,20 @@ class Evaluation(Settings):
     batch_size: examples in an evaluation batch over all devices; the last one is padded with zero weights.
     train_examples: size of the fixed subset of the training set that is evaluated as `train_subset`; 0: none.
     test: whether the selected checkpoint is evaluated on the test split too, once, at the end (PB-43).
+    validation_examples: periodic evaluations see a fixed part of the validation set of this size, with each class's
+      share of it (PB-68); None: all of it. The selected checkpoint is evaluated on all at the end.
+    predictions: of how many fixed validation examples each evaluation saves the outputs (PB-67); 0: none.
+    metrics: functions "module:function" of a whole split, called with its outputs [N, ...] and a mapping of what
+      else its batches have, such as labels [N]; each returns a number, which is named as the function.
   """
 
   every_steps: Host[int] = Field(default=200, ge=1)
   batch_size: Static[int] = Field(default=512, ge=1)
   train_examples: Host[int] = Field(default=512, ge=0)
   test: Host[bool] = False
+  validation_examples: Host[int | None] = Field(default=None, ge=1)
+  predictions: Static[int] = Field(default=16, ge=0)
+  metrics: Static[tuple[str, ...]] = ()
 
 
 class Selection(Settings):
@@ -92,10 +100,13 @@ class Logging(Settings):
   Attributes:
     every_steps: steps in a block; TensorBoard gets the mean over each block.
     tensorboard: whether event files are written.
+    writers: entry points (group `trialbook.writers`) of packages that get the same numbers; see
+      `trainer.writers.Writer`.
   """
 
   every_steps: Host[int] = Field(default=100, ge=1)
   tensorboard: Host[bool] = True
+  writers: Host[tuple[str, ...]] = ()
 
 
 class Job(Settings):
@@ -126,9 +137,12 @@ class Config(Settings):
     max_train_steps: number of updates, fixed in advance (PB-61).
     batch_size: examples in a training batch over all devices.
     seed: of everything random in the run: initialization, order of the data, augmentation, dropout.
+    gradient_accumulation: each batch is taken in so many parts, one after the other (PB-08): the same gradient with
+      less memory, and no throughput gained. Batch norm normalizes each part, and dropout draws for each.
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
     parameter_groups: parameters with a learning rate of their own, or frozen, by name.
     warm_start: where initial parameters come from; None: all are drawn.
+    export: whether the selected checkpoint is exported at the end (PB-67), see `trainer.export`.
     compilation_cache: folder of the persistent compilation cache; None: not turned on. A process keeps the one
       that it had first, and jax's own setting (`JAX_COMPILATION_CACHE_DIR`) goes before all.
   """
@@ -141,6 +155,7 @@ class Config(Settings):
   max_train_steps: Host[int] = Field(default=1000, ge=1, lt=2**31)
   batch_size: Static[int] = Field(default=128, ge=1)
   seed: Traced[int] = Field(default=0, ge=0, lt=2**32)
+  gradient_accumulation: Static[int] = Field(default=1, ge=1)
   clip_norm: Traced[float | None] = Field(default=None, gt=0)
   averaging: Averaging | None = None
   parameter_groups: tuple[ParameterGroup, ...] = ()
@@ -152,6 +167,7 @@ class Config(Settings):
   checkpointing: Checkpointing = Checkpointing()
   logging: Logging = Logging()
   job: Job = Job()
+  export: Host[bool] = True
   compilation_cache: Host[str | None] = "~/.cache/trialbook/compilation"
 
   def override(self, changes: Mapping[str, Any]) -> "Config":

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array
 
 from input_pipeline import Dataset, Prefetcher
-from trainer import sharding
+from trainer import sharding, split_metrics
 from trainer.config import Config
 from trainer.guard import Guard, PreemptedError
 from trainer.metrics import AHEAD
 from trainer.program import Program
-from trainer.train_step import State
+from trainer.tasks import OfSplit
+from trainer.train_step import ROW, State
 
 TRAIN_SUBSET = "train_subset"
 """Name under which a fixed part of the training set is evaluated."""
@@ -54,6 +55,8 @@ def evaluate(
   split: str,
   config: Config,
   guard: Guard | None = None,
+  *,
+  sampled: bool = False,
 ) -> dict[str, Any]:
   """Metrics of one split by `split/name`: floats, and lists of counts by class.
 
@@ -68,6 +71,7 @@ def evaluate(
     split: "validation", "test", or "train_subset".
     config: the run's.
     guard: asked before each batch whether to go on; None: nobody is.
+    sampled: whether the fixed part of the validation set stands for all of it, where there is one.
 
   Raises:
     PreemptedError: if all hosts have agreed to stop.
@@ -75,12 +79,18 @@ def evaluate(
   params, variables = (weights.get("average", weights)[name] for name in ("params", "variables"))
   batch_size = config.evaluation.batch_size
   source, examples = ("train", config.evaluation.train_examples) if split == TRAIN_SUBSET else (split, None)
+  if sampled and split == "validation":
+    examples = config.evaluation.validation_examples
   totals: dict[str, Any] = {}
+  rows: dict[str, list[np.ndarray]] = {}
   pending: collections.deque[dict[str, Array]] = collections.deque()
 
   def add(sums: dict[str, Array]) -> None:
     for name, value in jax.device_get(sums).items():
-      totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
+      if name.startswith(ROW):
+        rows.setdefault(name.removeprefix(ROW), []).append(value)
+      else:
+        totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
 
   def make(index: int) -> dict[str, np.ndarray]:
     return dataset.eval_batch(index, source, batch_size, examples)
@@ -90,7 +100,9 @@ def evaluate(
     for _, batch in prefetcher:
       if guard is not None and guard.poll():
         raise PreemptedError(guard.cause)
-      pending.append(program.eval_step(params, variables, settings, batch))
+      sums = program.eval_step(params, variables, settings, batch)
+      sums.pop("outputs", None)
+      pending.append(sums)
       if len(pending) > AHEAD:
         add(pending.popleft())
   for sums in pending:
@@ -103,5 +115,9 @@ def evaluate(
       values[f"{split}/{name.removeprefix('count/')}"] = [round(float(x)) for x in total]
     else:
       values[f"{split}/{name}"] = float(total / examples_seen)
+  means = {name.partition("/")[2]: value for name, value in values.items() if isinstance(value, float)}
+  others = program.task.of_split(means) if isinstance(program.task, OfSplit) else {}
+  others |= split_metrics.compute(config, {name: np.concatenate(parts) for name, parts in rows.items()})
+  values |= {f"{split}/{name}": value for name, value in others.items()}
   values[f"{split}/examples"] = round(float(examples_seen))
   return values

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from trainer.config import Config
 from trainer.records import StepLines
+from trainer.stopwatch import Times
+from trainer.writers import Writer, make
 
 AHEAD = 4
 """Steps that may be dispatched and not yet read: enough to hide the host's work, few enough to stop soon."""
@@ -49,6 +51,7 @@ class Recorder:
     config: whose `logging` says how many steps make a block. A block is written at once; TensorBoard gets its mean.
     first_step: the first step that will be recorded.
     batches: says how long the loop has waited for data.
+    times: takes the time that the loop waits for the devices.
     writes: whether this is the host that writes; the others only watch.
 
   Attributes:
@@ -62,18 +65,21 @@ class Recorder:
     config: Config,
     first_step: int,
     batches: WaitingSource,
+    times: Times | None = None,
     *,
     writes: bool = True,
   ):
     self._names, self._batch_size, self._every_steps = tuple(names), config.batch_size, config.logging.every_steps
     self._watched = [self._names.index(name) for name in WATCHED if name in self._names]
-    self._batches = batches
+    self._batches, self._times = batches, Times() if times is None else times
     self.first_step_time: float | None = None
     self._pending: collections.deque[tuple[int, Array]] = collections.deque()
     self._rows: list[tuple[int, list[float]]] = []
     self._latest: dict[str, float] = {}
+    self._writers: list[Writer] = make(config, workdir) if writes else []
     self._lines = StepLines(workdir / "metrics.jsonl", names) if writes else None
-    self._events = _Events(workdir, first_step) if config.logging.tensorboard and writes else None
+    if config.logging.tensorboard and writes:
+      self._writers.append(_Events(workdir, first_step))
     self.restart_clock()
 
   def describe(self) -> str:
@@ -83,6 +89,10 @@ class Recorder:
     loss = self._rows[-1][1][self._names.index("train/loss")] if self._rows else self._latest["train/loss"]
     rate = self._latest.get("examples_per_second")
     return f"train/loss {loss:.4g}" + (f"  {rate:,.0f} examples/s" if rate else "")
+
+  def times(self) -> dict[str, float]:
+    """Seconds by what they went into, see `trainer.stopwatch.NAMES`."""
+    return {**self._times.as_dict(), "wait_for_data": round(self._batches.wait_seconds, 6)}
 
   def restart_clock(self) -> None:
     """Training goes on: rates are measured from now on."""
@@ -107,8 +117,8 @@ class Recorder:
     if step > 0 and not self._rows and self._lines is not None:
       # The process before this one was stopped between the step and its evaluation.
       self._lines.extend_last(values)
-      if self._events is not None:
-        self._events.write(step, values)
+      for writer in self._writers:
+        writer.write(step, values)
     else:
       self._write_block(values, step)
     if self._lines is not None:
@@ -141,12 +151,14 @@ class Recorder:
         self._write_block({})
       if self._lines is not None:
         self._lines.close()
-    if self._events is not None:
-      self._events.close()
+    for writer in self._writers:
+      with contextlib.suppress(suppress):
+        writer.close()
 
   def _read(self) -> None:
     step, metrics = self._pending.popleft()
-    row = np.asarray(metrics).tolist()
+    with self._times.of("wait_for_device"):
+      row = np.asarray(metrics).tolist()
     self.first_step_time = self.first_step_time or time.time()
     self._rows.append((step, row))
     for index in self._watched:
@@ -171,8 +183,9 @@ class Recorder:
       step, extra = rows[-1][0], dict(zip(self._names, mean.tolist(), strict=True)) | extra
     elif step is not None:
       self._lines.write(step, (), extra)
-    if self._events is not None and step is not None:
-      self._events.write(step, extra)
+    if step is not None:
+      for writer in self._writers:
+        writer.write(step, extra)
     self._lines.flush()
 
   def _rates(self, steps: int) -> dict[str, float]:

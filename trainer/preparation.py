@@ -6,11 +6,11 @@ import pathlib
 import models
 from input_pipeline import DataError, Dataset, load
 from trainer import config as configs
-from trainer import forking, warm_start, workdirs
+from trainer import export, forking, split_metrics, warm_start, workdirs, writers
 from trainer.config import Config
 from trainer.hosts import Hosts
 from trainer.overrides import ConfigError
-from trainer.tasks import Task
+from trainer.tasks import Task, training_batch
 
 ALONE = Hosts()
 
@@ -44,7 +44,10 @@ def prepare(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = N
 
 def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> list[str]:
   """What `prepare` would refuse."""
-  return _examine(config, workdir, fork, here)[0]
+  found, prepared = _examine(config, workdir, fork, here)
+  if prepared is not None:
+    prepared.dataset.close()
+  return found
 
 
 def _examine(
@@ -58,6 +61,9 @@ def _examine(
       warm_start.find(config.warm_start)
     except ConfigError as error:
       problems += error.problems
+  problems += export.problems(config)
+  for load_named in (split_metrics.load, writers.load):
+    problems += load_named(config)[1]
   task = dataset = None
   try:
     task = config.task.build()
@@ -79,6 +85,8 @@ def _examine(
       problems.append(
         f"batch_size = {config.batch_size} is larger than the training set of {dataset.info.name}: {available} examples"
       )
+    if config.evaluation.test and "test" not in dataset.info.examples:
+      problems.append(f"evaluation.test = True, and dataset {dataset.info.name!r} has no test split; set it to false")
     if task is not None:
       try:
         task.num_outputs(dataset.info)
@@ -86,6 +94,8 @@ def _examine(
       except ValueError as error:
         problems.append(str(error))
   if problems or task is None or dataset is None:
+    if dataset is not None:
+      dataset.close()
     return problems, None
   return [], Prepared(config=config.resolved(), task=task, dataset=dataset)
 
@@ -93,7 +103,7 @@ def _examine(
 def _batch_problems(task: Task, dataset: Dataset) -> list[str]:
   """Where the batches that the dataset gives are not those that the task will be compiled for."""
   batch = dataset.train_batch(0)
-  wanted = task.initial_batch(dataset.info, len(next(iter(batch.values()))))
+  wanted = training_batch(task, dataset.info, len(next(iter(batch.values()))))
   found = []
   for key, spec in wanted.items():
     if key not in batch:

@@ -23,7 +23,7 @@ from input_pipeline import Info
 from trainer import parameter_groups, sharding
 from trainer.config import Config
 from trainer.network import Network
-from trainer.tasks import Task
+from trainer.tasks import Task, training_batch
 from trainer.train_step import State, Steps
 from trialbook.settings import leaves, traced_values, without_traced_numbers
 
@@ -47,6 +47,7 @@ class Program:
     eval_names: names of the metrics of an evaluation, without the split.
     state_template: shapes, dtypes and shardings of the state.
     mesh: the devices.
+    task: what is trained.
     compilations: how many times each function was compiled: not, or once.
     cache_hits: how many of these came out of the persistent compilation cache.
     seconds: wall time of tracing and compiling.
@@ -61,7 +62,7 @@ class Program:
 
   def __init__(self, steps: Steps, config: Config, info: Info, mesh: Mesh, *, training: bool = True):
     started = time.perf_counter()
-    self.mesh = mesh
+    self.mesh, self.task = mesh, steps.task
     self.compilations: collections.Counter[str] = collections.Counter()
     self.metric_names: tuple[str, ...] = ()
     everywhere, split = sharding.replicated(mesh), sharding.batch(mesh)
@@ -69,7 +70,7 @@ class Program:
     settings = {
       name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in program_settings(config).items()
     }
-    train_batch = steps.task.initial_batch(info, config.batch_size)
+    train_batch = training_batch(steps.task, info, config.batch_size)
     eval_batch = steps.task.initial_batch(info, config.evaluation.batch_size)
     eval_batch["weights"] = jax.ShapeDtypeStruct((config.evaluation.batch_size,), jnp.float32)
 
@@ -101,7 +102,9 @@ class Program:
     self.state_template = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, placed
     )
-    self.eval_names = tuple(name for name in evaluate.out_info if "/" not in name and name != "weights")
+    self.eval_names = tuple(
+      name for name in evaluate.out_info if "/" not in name and name not in ("weights", "outputs")
+    )
     self.cache_hits = 0
     self.seconds = time.perf_counter() - started
 
@@ -176,8 +179,11 @@ def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tup
     (info.input_shape, info.input_dtype, info.normalization, network.num_outputs),
     tuple(
       (name, spec.shape, str(spec.dtype))
-      for size in (config.batch_size, config.evaluation.batch_size)
-      for name, spec in task.initial_batch(info, size).items()
+      for batch in (
+        training_batch(task, info, config.batch_size),
+        task.initial_batch(info, config.evaluation.batch_size),
+      )
+      for name, spec in batch.items()
     ),
     (mesh.axis_names, mesh.devices.shape, tuple(mesh.devices.flat)),
     tuple(jax.config.values[name] for name in CODE_SETTINGS),

@@ -127,6 +127,7 @@ class RunRecord:
         "step": self.step,
         "first_step": recorder.first_step_time,
         "finished": time.time(),
+        "times": recorder.times(),
       }
       # On a full disk the record of the failure may not fit; the failure itself is what must be told.
       with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():

@@ -9,21 +9,35 @@ from absl import logging
 from jaxtyping import Array
 
 from input_pipeline import Dataset
-from trainer import records
+from trainer import records, split_metrics
 from trainer.checkpoints import DamagedCheckpointError, restore, saved_steps
 from trainer.config import Config, Selection
 from trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_splits, evaluated_weights
 from trainer.guard import Guard
 from trainer.overrides import UserError, nearest
 from trainer.program import Program
+from trainer.tasks import OfSplit
 from trainer.train_step import State
 
 
 def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
-  """Whether no evaluation writes the metric that "best" is about; `eval_names` are metrics without the split."""
-  known = [f"{split}/{name}" for split in evaluated_splits(config) for name in eval_names]
+  """Whether no evaluation writes the metric that "best" is about, or two write one of the same name.
+
+  `eval_names` are the task's metrics without the split.
+  """
+  task, own, custom = config.task.build(), list(eval_names), split_metrics.names(config)
+  if isinstance(task, OfSplit):
+    own += task.of_split(dict.fromkeys(own, 1.0))
+  found = [
+    f"evaluation.metrics: an evaluation has a metric {name!r} already; give the function another name"
+    for name in custom
+    if name in (*own, "examples")
+  ]
+  known = [f"{split}/{name}" for split in evaluated_splits(config) for name in (*own, *custom)]
   metric = config.selection.metric or ""
-  return [] if metric in known else [f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}"]
+  return found + (
+    [] if metric in known else [f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}"]
+  )
 
 
 class History:
@@ -91,6 +105,19 @@ class History:
 
     return chosen
 
+  def _sample(self, config: Config, best: Sequence[int], final: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the part of the validation set that periodic evaluations saw is from all of it, at the selected step."""
+    seen = self.evaluations[best[0]] if best else {}
+    whole, part = (values.get("validation/examples") for values in (final, seen))
+    if config.evaluation.validation_examples is None or whole is None or part is None:
+      return None
+    skew = {
+      name: seen[name] - value
+      for name, value in final.items()
+      if name.startswith("validation/") and isinstance(value, float) and isinstance(seen.get(name), float)
+    }
+    return {"examples": part, "of": whole, "skew": skew}
+
   def record(self, config: Config, saved: Sequence[int], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What `best.json` says.
 
@@ -117,6 +144,7 @@ class History:
       "value": self.evaluations[best[0]][self.metric] if best else None,
       "checkpoint": f"checkpoints/{best[0]}" if best and not off else None,
       "note": note,
+      "sample": self._sample(config, best, final or {}),
       "final": final or {},
       "evaluations": [
         {"step": step, "value": values[self.metric]}
@@ -135,13 +163,13 @@ def evaluate_selected(
   config: Config,
   state: State,
   guard: Guard,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], State]:
   """Evaluates the selected checkpoint as it lies on the disk: on validation again, on test when asked (PB-43).
 
   Without checkpoints the last state is what can be evaluated, and it is, on test when asked.
 
   Returns:
-    What `best.json` says.
+    What `best.json` says, and the weights that were evaluated.
 
   Raises:
     UserError: if no checkpoint can be read.
@@ -152,7 +180,7 @@ def evaluate_selected(
   if config.checkpointing.every_evaluations == 0:
     splits = splits[1:]
   elif not history.ranked():
-    return history.record(config, [])
+    return history.record(config, []), weights
   else:
     folder = workdir / "checkpoints"
     saved = guard.hosts.from_lead("the checkpoints that are kept", saved_steps(folder))
@@ -160,7 +188,7 @@ def evaluate_selected(
   values: dict[str, Any] = {}
   for split in splits:
     values |= evaluate(program, weights, settings, dataset, split, config, guard)
-  return history.record(config, usable, values)
+  return history.record(config, usable, values), weights
 
 
 def _restore_best(folder: pathlib.Path, saved: Sequence[int], history: History, template: Any) -> tuple[Any, list[int]]:

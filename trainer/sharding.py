@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 from pydantic import Field
 
-from models.batch_norm import DATA_AXES, ROWS
+from models.batch_norm import DATA_AXES, ROWS, data_axes, num_replicas
 from trainer.names import flatten, map_named
 from trainer.overrides import ConfigError, UserError
 from trialbook.settings import Settings, Static
@@ -60,15 +61,18 @@ def make_mesh(settings: MeshSettings = _REPLICATED, devices: Sequence[jax.Device
 
 def check_divisible(config: "Config", mesh: Mesh, *, training: bool = True) -> None:
   """Raises ConfigError where batches (in training, or of evaluations only) cannot be split over the devices."""
-  sizes = {"evaluation.batch_size": config.evaluation.batch_size}
+  parts = config.gradient_accumulation
+  among = f"{mesh.size} devices"
+  sizes = [("evaluation.batch_size", config.evaluation.batch_size, mesh.size, among)]
   if training:
-    sizes = {"batch_size": config.batch_size} | sizes
+    among += f" and {parts} parts (gradient_accumulation)" if parts > 1 else ""
+    sizes.insert(0, ("batch_size", config.batch_size, mesh.size * parts, among))
   problems = []
-  for path, size in sizes.items():
-    if size % mesh.size:
-      below = size - size % mesh.size
-      nearest = f"{below} and {below + mesh.size} can" if below else f"the smallest that can is {mesh.size}"
-      problems.append(f"{path} = {size} cannot be split over {mesh.size} devices; {nearest}")
+  for path, size, unit, among in sizes:
+    if size % unit:
+      below = size - size % unit
+      nearest = f"{below} and {below + unit} can" if below else f"the smallest that can is {unit}"
+      problems.append(f"{path} = {size} cannot be split over {among}; {nearest}")
   if problems:
     raise ConfigError(problems)
 
@@ -135,6 +139,28 @@ def _split(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
     return PartitionSpec()
   chosen = max(fitting, key=lambda axis: shape[axis])
   return PartitionSpec(*[None] * chosen, "fsdp")
+
+
+def to_host(tree: Any) -> Any:
+  """The arrays of a tree as NumPy arrays, whole; all hosts take part, and all have them."""
+  if all(leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def parts(batch: Mapping[str, Array], count: int) -> dict[str, Array]:
+  """A batch as arrays [count, examples of a part, ...], each part with as much of every replica; for use inside jit."""
+  replicas = num_replicas()
+
+  def cut(x: Array) -> Array:
+    # Within each replica, so that nothing moves between devices.
+    x = x.reshape(replicas, count, -1, *x.shape[1:]).swapaxes(0, 1)
+    if axes := data_axes():
+      rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)
+      x = jax.lax.with_sharding_constraint(x, PartitionSpec(None, axes, *rest))
+    return x.reshape(count, -1, *x.shape[3:])
+
+  return {key: cut(value) for key, value in batch.items()}
 
 
 def bytes_per_device(mesh: Mesh, shapes: Any) -> int:

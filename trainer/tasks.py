@@ -4,8 +4,9 @@ A task is any object with the members of `Task`; `TaskConfig` lists ours, and `t
 that stands beside a model of the user's.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from jaxtyping import Array, Float
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from input_pipeline import Info
-from models import plugin
+from trainer.overrides import UserError
+from trialbook.plugin import import_attribute
 from trialbook.settings import Settings, Static, Traced, kind_tag
 
 Batch = Mapping[str, Array]
@@ -29,7 +31,10 @@ class Task(Protocol):
     ...
 
   def initial_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Keys, shapes and dtypes of a batch: what the programs are compiled for. `inputs` goes to the model."""
+    """Keys, shapes and dtypes of a batch: what the programs are compiled for. `inputs` goes to the model.
+
+    Those of an evaluation's batch; what only training batches have is `training_batch`, where a task has that.
+    """
     ...
 
   def loss(self, outputs: Array, batch: Batch, settings: Mapping[str, Array]) -> Float[Array, " B"]:
@@ -43,6 +48,29 @@ class Task(Protocol):
   def counts(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, "B K"]]:
     """Numbers for each example that an evaluation adds up, weighted; none: {}."""
     ...
+
+
+@runtime_checkable
+class OfSplit(Protocol):
+  """A task that has metrics which are no means over examples."""
+
+  def of_split(self, means: Mapping[str, float]) -> dict[str, float]:
+    """Numbers that follow from the means of `metrics` over a split."""
+    ...
+
+
+@runtime_checkable
+class OfTraining(Protocol):
+  """A task whose training batches have more in them than those of an evaluation."""
+
+  def training_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """As `Task.initial_batch`."""
+    ...
+
+
+def training_batch(task: Task, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Keys, shapes and dtypes of a training batch of a task."""
+  return (task.training_batch if isinstance(task, OfTraining) else task.initial_batch)(info, batch_size)
 
 
 class Classification(Settings):
@@ -63,6 +91,28 @@ class Classification(Settings):
   def build(self) -> Task:
     """The task itself."""
     return _Classification()
+
+
+class LanguageModel(Settings):
+  """The next symbol at each position of a text: softmax cross-entropy, averaged over the positions of an example.
+
+  Symbols are bytes, so the loss over ln 2 is bits per byte; `perplexity` is e to the loss of a whole split.
+
+  Attributes:
+    label_smoothing: share of the target that is spread evenly over all symbols in the training loss; None: none.
+  """
+
+  name: Static[Literal["language_model"]] = "language_model"
+  label_smoothing: Traced[float | None] = Field(default=None, ge=0, lt=1)
+
+  @property
+  def objective(self) -> str:
+    """The metric that "best" is about by default."""
+    return "validation/bits_per_byte"
+
+  def build(self) -> Task:
+    """The task itself."""
+    return _LanguageModel()
 
 
 class Regression(Settings):
@@ -98,7 +148,7 @@ class PluginTask(Settings):
 
   def build(self) -> Task:
     """The task itself. Raises ValueError, naming what is missing, if it cannot be imported or is no task."""
-    task = plugin.import_attribute("task.name", self.name)
+    task = import_attribute("task.name", self.name)
     try:
       task = task(**self.kwargs)
     except Exception as error:
@@ -112,6 +162,7 @@ class PluginTask(Settings):
 
 TaskConfig = Annotated[
   Annotated[Classification, Tag("classification")]
+  | Annotated[LanguageModel, Tag("language_model")]
   | Annotated[Regression, Tag("regression")]
   | Annotated[PluginTask, Tag("module:Class")],
   Discriminator(kind_tag),
@@ -122,6 +173,11 @@ class _Classification:
   def num_outputs(self, info: Info) -> int:
     if info.num_classes is None:
       raise ValueError(f"the classification task needs classes, and dataset {info.name!r} has none")
+    if info.label_shape:
+      raise ValueError(
+        f"the classification task needs one class for each example, and dataset {info.name!r} has labels of shape"
+        f" {info.label_shape}; task.name=language_model takes them"
+      )
     return info.num_classes
 
   def initial_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -130,13 +186,19 @@ class _Classification:
       "labels": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
 
+  def training_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    batch = self.initial_batch(info, batch_size)
+    if not info.mixes_labels:
+      return batch
+    return batch | {"mixed_labels": batch["labels"], "mixing": jax.ShapeDtypeStruct((batch_size,), np.float32)}
+
   def loss(self, outputs: Array, batch: Batch, settings: Mapping[str, Array]) -> Float[Array, " B"]:
+    _check_fit(outputs, batch["labels"])
     hard = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
-    if "label_smoothing" not in settings:
-      return hard
-    smoothing = settings["label_smoothing"]
-    even = -jnp.mean(jax.nn.log_softmax(outputs), axis=-1)
-    return (1 - smoothing) * hard + smoothing * even
+    if "mixing" in batch:
+      other = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["mixed_labels"])
+      hard = batch["mixing"] * hard + (1 - batch["mixing"]) * other
+    return _smoothed(hard, outputs, settings)
 
   def metrics(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, " B"]]:
     correct = _correct(outputs, batch)
@@ -148,8 +210,58 @@ class _Classification:
     return {"class_correct": classes * _correct(outputs, batch)[:, None], "class_examples": classes}
 
 
-def _correct(outputs: Array, batch: Batch) -> Float[Array, " B"]:
+def _check_fit(outputs: Array, labels: Array) -> None:
+  """Raises UserError where a model's outputs are not a row of logits for each label."""
+  if outputs.shape[:-1] != labels.shape:
+    raise UserError(
+      f"the model's outputs are {list(outputs.shape)}; labels {list(labels.shape)} need {[*labels.shape, 'classes']}:"
+      " model and task do not fit"
+    )
+
+
+def _smoothed(hard: Array, outputs: Array, settings: Mapping[str, Array]) -> Array:
+  """Cross-entropies with a share of the target spread evenly over all classes."""
+  if "label_smoothing" not in settings:
+    return hard
+  smoothing = settings["label_smoothing"]
+  return (1 - smoothing) * hard - smoothing * jnp.mean(jax.nn.log_softmax(outputs), axis=-1)
+
+
+def _correct(outputs: Array, batch: Batch) -> Float[Array, "B ..."]:
   return (jnp.argmax(outputs, axis=-1) == batch["labels"]).astype(jnp.float32)
+
+
+class _LanguageModel:
+  def num_outputs(self, info: Info) -> int:
+    if info.num_classes is None or len(info.label_shape) != 1:
+      raise ValueError(
+        f"the language_model task needs a label at each position, as texts have; dataset {info.name!r} has"
+        + (" targets; task.name=regression" if info.num_classes is None else " classes; task.name=classification")
+        + " takes them"
+      )
+    return info.num_classes
+
+  def initial_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+      "inputs": jax.ShapeDtypeStruct((batch_size, *info.input_shape), info.input_dtype),
+      "labels": jax.ShapeDtypeStruct((batch_size, *info.label_shape), np.int32),
+    }
+
+  def loss(self, outputs: Array, batch: Batch, settings: Mapping[str, Array]) -> Float[Array, " B"]:
+    _check_fit(outputs, batch["labels"])
+    hard_BxL = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
+    return jnp.mean(_smoothed(hard_BxL, outputs, settings), axis=-1)
+
+  def metrics(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, " B"]]:
+    loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), axis=-1)
+    correct = jnp.mean(_correct(outputs, batch), axis=-1)
+    return {"loss": loss, "bits_per_byte": loss / np.log(2).astype(np.float32), "error": 1 - correct}
+
+  def counts(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, "B K"]]:
+    return {}
+
+  def of_split(self, means: Mapping[str, float]) -> dict[str, float]:
+    return {"perplexity": math.exp(min(means["loss"], 700.0))}
 
 
 class _Regression:

@@ -13,7 +13,7 @@ import jax
 from absl import logging
 from jaxtyping import Array
 
-from input_pipeline import Dataset, Prefetcher
+from input_pipeline import DataError, Dataset, Prefetcher
 from trainer import config as configs
 from trainer import forking, provenance, records, selection, sharding, warm_start, workdirs
 from trainer.channel import TryAgainError
@@ -21,18 +21,30 @@ from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, s
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.config import Config
 from trainer.evaluation import checkpoint_due, evaluate, evaluated_splits, evaluated_weights, evaluation_steps
-from trainer.guard import Guard, PreemptedError
+from trainer.export import export_selected
+from trainer.guard import Guard, Phase, PreemptedError
 from trainer.host_log import log
 from trainer.metrics import Recorder
 from trainer.overrides import ConfigError, UserError
+from trainer.predictions import predict
+from trainer.predictions import save as save_predictions
 from trainer.preparation import prepare
 from trainer.program import CODE_SETTINGS, Program, Programs, program_settings
 from trainer.progress import Progress
 from trainer.results import RunResult, read_result
 from trainer.run_record import RunRecord
 from trainer.selection import History, evaluate_selected
+from trainer.stopwatch import Times, Tracer
 from trainer.train_step import State
 from trialbook.settings import leaves
+
+# What counts as which time; steps are divided further.
+_TIMED: dict[Phase, str] = {
+  "start-up": "start_up",
+  "compilation": "compilation",
+  "evaluation": "evaluation",
+  "checkpoint": "checkpoint",
+}
 
 
 def run(
@@ -43,6 +55,7 @@ def run(
   progress: bool = False,
   fork: str | pathlib.Path | None = None,
   guard: Guard | None = None,
+  profile: range = range(0),
 ) -> RunResult:
   """Trains by `config`; everything that is recorded goes into `workdir`.
 
@@ -56,6 +69,7 @@ def run(
     progress: whether progress is printed to standard error.
     fork: workdir of another run, from whose newest checkpoint this new one starts.
     guard: hears SIGTERM and the other hosts; None: there are none, and signals are the caller's.
+    profile: the updates step → step + 1 that are traced into `workdir`/profile; empty: none.
 
   Raises:
     UserError: if the run cannot start, with all problems, nothing having been recorded; or if it cannot go on (no
@@ -65,7 +79,7 @@ def run(
   fork = None if fork is None else pathlib.Path(fork)
   try:
     with guard.ending():
-      return _run(config, pathlib.Path(workdir), programs, progress, fork, guard)
+      return _run(config, pathlib.Path(workdir), programs, progress, fork, guard, profile)
   finally:
     guard.enter(None)
 
@@ -77,8 +91,15 @@ def _run(
   progress: bool,
   fork: pathlib.Path | None,
   guard: Guard,
+  profile: range,
 ) -> RunResult:
-  guard.enter("start-up")
+  times = Times()
+
+  def enter(phase: Phase) -> None:
+    guard.enter(phase)
+    times.enter(_TIMED.get(phase))
+
+  enter("start-up")
   hosts = guard.hosts
   if hosts.count > 1:
     # Each host's share is checked with the data; what devices can share is the stronger condition.
@@ -101,11 +122,11 @@ def _run(
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
   _check_names(config, workdir, fork, program)
-  guard.enter("compilation")
+  enter("compilation")
   is_new = program.compile()
   # The first collective gives the others 30 seconds, and compiling takes each host a time of its own.
   hosts.barrier("the end of compilation", math.inf)
-  guard.enter("start-up")
+  enter("start-up")
 
   with workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
     record = RunRecord(workdir, config, dataset.info, program if is_new else None)
@@ -149,32 +170,51 @@ def _run(
 
     saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config), tell, lead=hosts.is_lead))
     hosts.barrier("the folder of checkpoints")
+    stack.enter_context(dataset)
     put = functools.partial(sharding.put_batch, mesh)
     batches = stack.enter_context(Prefetcher(dataset.train_batch, put, step, config.max_train_steps))
-    recorder = Recorder(workdir, program.metric_names, config, step + 1, batches, writes=hosts.is_lead)
+    recorder = Recorder(workdir, program.metric_names, config, step + 1, batches, times, writes=hosts.is_lead)
     stack.enter_context(recorder)
     stack.enter_context(record.ending(recorder, writes=hosts.is_lead))
+    # On the lead alone: hosts of one machine would write the same file.
+    tracer = stack.enter_context(Tracer(workdir / "profile", profile if hosts.is_lead else range(0)))
     stack.enter_context(guard.ending())
+    stack.enter_context(_data_errors())
+    loop = Loop(
+      program=program,
+      settings=settings,
+      batches=batches,
+      recorder=recorder,
+      line=line,
+      guard=guard,
+      times=times,
+      tracer=tracer,
+    )
 
     try:
       for boundary in evaluation_steps(config):
         if boundary < step or boundary in history.evaluations:
           continue
-        guard.enter("step")
-        step, state = advance(program, state, settings, batches, step, boundary, recorder, line, guard)
+        enter("step")
+        step, state = advance(loop, state, step, boundary)
         recorder.drain()
         line.pause()
         record.step = step
         if step < boundary:
           raise PreemptedError(guard.cause)
-        guard.enter("evaluation")
+        enter("evaluation")
         values: dict[str, Any] = {}
+        weights = evaluated_weights(config, state)
         for split in evaluated_splits(config):
-          values |= evaluate(program, evaluated_weights(config, state), settings, dataset, split, config, guard)
+          values |= evaluate(program, weights, settings, dataset, split, config, guard, sampled=True)
+        if config.evaluation.predictions > 0:
+          predictions = predict(program, weights, settings, dataset, config)
+          if hosts.is_lead:
+            save_predictions(workdir / "predictions", step, predictions)
         # The metrics are on the disk before the state is: a resume finds all lines up to its step.
         recorder.evaluation(step, values)
         history.add(step, values)
-        guard.enter("checkpoint")
+        enter("checkpoint")
         if checkpoint_due(config, step) and step != saved:
           saver.save(step, state)
           saved = step
@@ -183,13 +223,13 @@ def _run(
         note(history.describe(step))
         recorder.restart_clock()
         line.resume()
-      guard.enter("checkpoint")
+      enter("checkpoint")
       saver.wait()
       hosts.barrier("the last checkpoint", math.inf)
-      guard.enter("evaluation")
-      best = evaluate_selected(workdir, history, program, settings, dataset, config, state, guard)
+      enter("evaluation")
+      best, weights = evaluate_selected(workdir, history, program, settings, dataset, config, state, guard)
     except PreemptedError as error:
-      guard.enter("checkpoint")
+      enter("checkpoint")
       recorder.sync()
       if step not in (0, saved) and config.checkpointing.every_evaluations > 0:
         saver.save(step, state)
@@ -198,7 +238,13 @@ def _run(
       hosts.barrier("the checkpoint of the preemption", math.inf)
       note(f"{error}: stops at step {step:,}; {'nothing' if saved is None else f'step {saved:,}'} is saved")
       raise
+    weights = sharding.to_host(weights) if config.export else {}
     if hosts.is_lead:
+      if config.export:
+        try:
+          export_selected(workdir, config, dataset.info, weights, best)
+        except UserError as error:  # The run is complete all the same.
+          logging.warning("not exported: %s", error)
       records.write_json(workdir / "best.json", best)
   hosts.barrier("the end of the records")
   result = read_result(workdir)
@@ -208,30 +254,57 @@ def _run(
   return result
 
 
-def advance(
-  program: Program,
-  state: State,
-  settings: Mapping[str, Array],
-  batches: Iterator[tuple[int, Mapping[str, Array]]],
-  start: int,
-  stop: int,
-  recorder: Recorder,
-  line: Progress,
-  guard: Guard,
-) -> tuple[int, State]:
+@contextlib.contextmanager
+def _data_errors() -> Iterator[None]:
+  """Turns data that cannot be read into a message for the user."""
+  try:
+    yield
+  except DataError as error:
+    raise UserError(str(error).splitlines()) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+  """What the steps of a run need beside its state.
+
+  Attributes:
+    program: compiled.
+    settings: traced settings on the devices.
+    batches: gives (step, batch), from the first step on.
+    recorder: takes the metrics.
+    line: takes the progress.
+    guard: asked before each step whether to go on.
+    times: takes the time of dispatching.
+    tracer: traces some of the steps.
+  """
+
+  program: Program
+  settings: Mapping[str, Array]
+  batches: Iterator[tuple[int, Mapping[str, Array]]]
+  recorder: Recorder
+  line: Progress
+  guard: Guard = dataclasses.field(default_factory=Guard)
+  times: Times = dataclasses.field(default_factory=Times)
+  tracer: Tracer = dataclasses.field(default_factory=Tracer)
+
+
+def advance(loop: Loop, state: State, start: int, stop: int) -> tuple[int, State]:
   """Steps `start` to `stop`, dispatched without waiting for the device but to stay a few steps ahead of it.
 
   Returns:
     `stop`, or the step before at which all hosts have agreed to stop, and the state there.
   """
-  train_step = program.train_step
+  train_step, settings, recorder = loop.program.train_step, loop.settings, loop.recorder
+  loop.tracer.at(start, state)
   for step in range(start + 1, stop + 1):
-    if guard.poll():
+    if loop.guard.poll():
       return step - 1, state
-    _, batch = next(batches)
-    state, metrics = train_step(state, settings, batch)
+    _, batch = next(loop.batches)
+    with loop.times.of("dispatch"):
+      state, metrics = train_step(state, settings, batch)
     recorder.step(step, metrics)
-    line.step(step, recorder.describe)
+    loop.line.step(step, recorder.describe)
+    loop.tracer.at(step, state)
   return stop, state
 
 

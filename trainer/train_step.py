@@ -23,6 +23,8 @@ from trainer.overrides import UserError
 from trainer.tasks import Task
 
 State = dict[str, Any]
+ROW = "row/"
+"""What precedes the names of an evaluation step's numbers for each example."""
 SettingArrays = Mapping[str, Array]
 
 
@@ -60,22 +62,7 @@ class Steps:
     """One update. Returns the next state, and the step's metrics by name."""
     config, step = self.network.config, state["step"]
 
-    def loss_and_rest(params: Any) -> tuple[Array, tuple[Array, Any]]:
-      outputs, variables = self.network.apply(
-        sharding.gathered(parameter_groups.stop_frozen(config.parameter_groups, params)),
-        sharding.gathered(state["variables"]),
-        batch["inputs"],
-        settings,
-        train=True,
-        key=rng.key(settings["seed"], "dropout", step=step),
-      )
-      losses = self.task.loss(outputs, batch, own_settings(settings, "task"))
-      _check_shapes({"loss": losses}, outputs.shape[:1], "one number for each example")
-      loss = weighted_mean(losses, batch)
-      return loss, (outputs, variables)
-
-    (loss, (outputs, variables)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(state["params"])
-    grads = cast(grads, "float32")
+    loss, others, variables, grads = self._gradient(state, settings, batch)
     metrics = {"train/loss": loss}
     if self.with_metrics or config.clip_norm is not None:
       metrics["grad_norm"] = optax.tree.norm(grads)
@@ -99,14 +86,64 @@ class Steps:
         step,
       )
     if self.with_metrics:
-      metrics |= {f"train/{name}": weighted_mean(value, batch) for name, value in self._others(outputs, batch)}
+      metrics |= {f"train/{name}": value for name, value in others.items()}
       metrics |= {"update_norm": optax.tree.norm(updates), "learning_rate": learning_rate}
     return next_state, metrics
+
+  def _gradient(
+    self, state: State, settings: SettingArrays, batch: Mapping[str, Array]
+  ) -> tuple[Array, dict[str, Array], Any, Any]:
+    """Loss, other metrics, variables after the step, and gradients (float32) of a batch, or of its parts in turn."""
+    parts = self.network.config.gradient_accumulation
+    key = rng.key(settings["seed"], "dropout", step=state["step"])
+    if parts == 1:
+      return self._gradient_of_part(state["params"], state["variables"], settings, batch, key)
+
+    def add(carry: tuple[Any, Any], part: tuple[Array, Any]) -> tuple[tuple[Any, Any], None]:
+      variables, sums = carry
+      index, slices = part
+      loss, others, variables, grads = self._gradient_of_part(
+        state["params"], variables, settings, slices, jax.random.fold_in(key, index)
+      )
+      return (variables, jax.tree.map(jnp.add, sums, (loss, others, grads))), None
+
+    slices = sharding.parts(batch, parts)
+    first = jax.eval_shape(
+      lambda: self._gradient_of_part(
+        state["params"], state["variables"], settings, jax.tree.map(lambda x: x[0], slices), key
+      )
+    )
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (first[0], first[1], first[3]))
+    (variables, sums), _ = jax.lax.scan(add, (state["variables"], zeros), (jnp.arange(parts), slices))
+    loss, others, grads = jax.tree.map(lambda total: total / parts, sums)
+    return loss, others, variables, grads
+
+  def _gradient_of_part(
+    self, params: Any, variables: Any, settings: SettingArrays, batch: Mapping[str, Array], key: Array
+  ) -> tuple[Array, dict[str, Array], Any, Any]:
+    groups = self.network.config.parameter_groups
+
+    def loss_and_rest(params: Any) -> tuple[Array, tuple[Array, Any]]:
+      params = sharding.gathered(parameter_groups.stop_frozen(groups, params))
+      outputs, after = self.network.apply(
+        params, sharding.gathered(variables), batch["inputs"], settings, train=True, key=key
+      )
+      losses = self.task.loss(outputs, batch, own_settings(settings, "task"))
+      _check_shapes({"loss": losses}, outputs.shape[:1], "one number for each example")
+      return weighted_mean(losses, batch), (outputs, after)
+
+    (loss, (outputs, after)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(params)
+    others = {name: weighted_mean(value, batch) for name, value in self._others(outputs, batch)}
+    return loss, others if self.with_metrics else {}, after, cast(grads, "float32")
 
   def eval_step(
     self, params: Any, variables: Any, settings: SettingArrays, batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """Weighted sums over a batch: each metric, each count, and the `weights` themselves."""
+    """Weighted sums over a batch: each metric, each count, and the `weights` themselves.
+
+    Also, where the config asks for it, `outputs` of the first examples, and, for metrics of whole splits, all that
+    the batch has beside the inputs, and its outputs, under `ROW`.
+    """
     params, variables = sharding.gathered(params), sharding.gathered(variables)
     outputs, _ = self.network.apply(params, variables, batch["inputs"], settings, train=False)
     weights = batch["weights"]
@@ -115,10 +152,14 @@ class Steps:
     _check_shapes(counted, (*weights.shape, None), "a row of numbers for each example")
     # A weight of zero must also silence what is not a number: padding may be anything.
     sums = {name: jnp.sum(jnp.where(weights > 0, value * weights, 0)) for name, value in values.items()}
-    counts = {
-      name: jnp.sum(value * weights[:, None], axis=0) for name, value in self.task.counts(outputs, batch).items()
-    }
-    return {"weights": jnp.sum(weights), **sums, **{f"count/{name}": value for name, value in counts.items()}}
+    counts = {name: jnp.sum(value * weights[:, None], axis=0) for name, value in counted.items()}
+    result = {"weights": jnp.sum(weights), **sums, **{f"count/{name}": value for name, value in counts.items()}}
+    if kept := self.network.config.evaluation.predictions:
+      result["outputs"] = outputs[:kept]
+    if self.network.config.evaluation.metrics:
+      rows = {name: value for name, value in batch.items() if name != "inputs"} | {"outputs": outputs}
+      result |= {ROW + name: value for name, value in rows.items()}
+    return result
 
   def _others(self, outputs: Array, batch: Mapping[str, Array]) -> list[tuple[str, Array]]:
     return [(name, value) for name, value in self.task.metrics(outputs, batch).items() if name != "loss"]

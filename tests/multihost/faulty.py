@@ -25,12 +25,12 @@ def tell(text):
   (here / f"phase_{{host}}").write_text(text)
 
 def telling(function, phase):
-  def call(*arguments):
+  def call(*arguments, **named):
     tell(phase)
     if phase == "evaluating" and (here / f"raise_on_{{host}}").exists():
       (here / f"raise_on_{{host}}").unlink()
       raise ZeroDivisionError("a planted bug")
-    result = function(*arguments)
+    result = function(*arguments, **named)
     tell("")
     return result
   return call

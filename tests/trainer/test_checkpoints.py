@@ -37,10 +37,10 @@ def interrupted(workdir: pathlib.Path, at: int, programs: Programs, monkeypatch:
 
   evaluations = itertools.count()
 
-  def stop(*arguments):
+  def stop(*arguments, **named):
     if next(evaluations) == 2 * (at // 10):  # Two splits every ten steps.
       raise KeyboardInterrupt
-    return evaluate(*arguments)
+    return evaluate(*arguments, **named)
 
   monkeypatch.setattr(train, "evaluate", stop)
   with pytest.raises(KeyboardInterrupt):

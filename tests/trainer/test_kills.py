@@ -24,9 +24,9 @@ import tiny
 from trainer import program, train
 
 def telling(function, phase):
-  def call(*arguments):
+  def call(*arguments, **named):
     pathlib.Path({phase!r}).write_text(phase)
-    result = function(*arguments)
+    result = function(*arguments, **named)
     pathlib.Path({phase!r}).write_text("")
     return result
   return call

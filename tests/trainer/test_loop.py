@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from tiny import mlp
 
-from trainer.guard import Guard
 from trainer.metrics import AHEAD, InfeasibleError, Recorder
 from trainer.progress import Progress
 from trainer.records import StepLines, read_lines, write_json
-from trainer.train import advance
+from trainer.train import Loop, advance
 
 NAMES = ("train/loss", "update_norm")
 
@@ -54,7 +53,8 @@ def test_a_step_that_is_stuck_on_the_device_does_not_stop_the_next_dispatches(tm
   program = SimpleNamespace(train_step=train_step)
   line = Progress(20, enabled=False)
   record = recorder(tmp_path)
-  advance(program, stuck, {}, batches(), 0, 20, record, line, Guard())  # pyright: ignore[reportArgumentType]
+  loop = Loop(program=program, settings={}, batches=batches(), recorder=record, line=line)  # pyright: ignore
+  advance(loop, stuck, 0, 20)  # pyright: ignore[reportArgumentType]
   record.drain()
   record.close()
   # Not fewer: the loop does not wait for the device. Not more: it stays within a few steps of it.

@@ -27,10 +27,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, made: Config, workdir: pathlib.Pa
   """Runs until `after` splits have been evaluated."""
   count = itertools.count()
 
-  def stop(*arguments):
+  def stop(*arguments, **named):
     if next(count) == after:
       raise KeyboardInterrupt
-    return evaluation.evaluate(*arguments)
+    return evaluation.evaluate(*arguments, **named)
 
   monkeypatch.setattr(train, "evaluate", stop)
   with pytest.raises(KeyboardInterrupt):
@@ -62,10 +62,10 @@ def test_an_interrupted_fork_goes_on_by_the_same_call(
 
   count = itertools.count()
 
-  def stop(*arguments):
+  def stop(*arguments, **named):
     if next(count) == 4:
       raise KeyboardInterrupt
-    return evaluation.evaluate(*arguments)
+    return evaluation.evaluate(*arguments, **named)
 
   monkeypatch.setattr(train, "evaluate", stop)
   with pytest.raises(KeyboardInterrupt):
@@ -120,9 +120,9 @@ def test_checkpoints_that_could_not_be_read_are_set_aside(
 
 
 def test_rates_are_of_training_alone(tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch):
-  def slow(*arguments):
+  def slow(*arguments, **named):
     time.sleep(0.3)
-    return evaluation.evaluate(*arguments)
+    return evaluation.evaluate(*arguments, **named)
 
   monkeypatch.setattr(train, "evaluate", slow)
   run(config(), tmp_path / "run", programs=programs)
@@ -219,8 +219,8 @@ def test_tasks_with_other_batches_do_not_share_a_program(tmp_path: pathlib.Path,
 def test_an_evaluation_that_is_not_finite_is_told_and_not_taken_for_a_damaged_disk(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-  def broken(*arguments):
-    values = evaluation.evaluate(*arguments)
+  def broken(*arguments, **named):
+    values = evaluation.evaluate(*arguments, **named)
     return {name: float("nan") if name.endswith("loss") else value for name, value in values.items()}
 
   monkeypatch.setattr(train, "evaluate", broken)

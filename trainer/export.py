@@ -1,0 +1,285 @@
+"""Exports a checkpoint of a run as files that need nothing of ours: jax, numpy and flatbuffers run them (PB-67).
+
+  python -m trainer.export WORKDIR [--step=best|last|NUMBER] [--to=DIR]
+
+Prints the folder: WORKDIR/export, or WORKDIR/export_STEP where a step is asked for that is not the best one.
+Exit codes as for `python -m trainer`. In the folder are
+
+  model.stablehlo  what `jax.export` serializes, for any batch size, on CPU, CUDA and TPU
+  weights.npz      its first argument, arrays by name; the second are inputs as the dataset gives them
+  card.json        what it is: step, metrics, input, output, dataset, config, versions
+  example.py       how to run it
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from input_pipeline import Info
+from models.batch_norm import collapse
+from trainer import exits, provenance, records
+from trainer.config import Config
+from trainer.names import flatten, map_named
+from trainer.network import Network
+from trainer.overrides import UserError
+from trainer.program import program_settings
+from trainer.selection import History
+from trainer.sharding import is_rows
+from trainer.trained import load
+from trialbook.settings import without_traced_numbers
+
+FORMAT = 1
+"""Version of the folder's layout and of the card."""
+PLATFORMS = ("cpu", "cuda", "tpu")
+EXAMPLE = '''"""Prints the shape of the model's outputs for two inputs of zeros. Needs jax, numpy and flatbuffers."""
+
+import json, pathlib
+import jax.export, numpy as np
+
+folder = pathlib.Path(__file__).parent
+card = json.loads((folder / "card.json").read_text())
+model = jax.export.deserialize((folder / "model.stablehlo").read_bytes())
+weights = dict(np.load(folder / "weights.npz"))
+inputs = np.zeros((2, *card["input"]["shape"][1:]), card["input"]["dtype"])
+print(jax.jit(model.call)(weights, inputs).shape)
+'''
+_OUTPUTS = {
+  "classification": "a logit for each class: softmax over the last axis gives probabilities",
+  "language_model": "a logit for each next symbol, at each position: softmax over the last axis gives probabilities",
+  "regression": "predictions, in units of the dataset's targets",
+}
+
+
+def export(workdir: str | pathlib.Path, step: str | int = "best", to: str | pathlib.Path | None = None) -> pathlib.Path:
+  """Exports a kept checkpoint of a run, with the weights that its evaluations saw.
+
+  Args:
+    workdir: of the run.
+    step: "best", "last", or the number of a step that has a checkpoint.
+    to: the folder: an earlier export, empty, or not there yet; None: in the workdir.
+
+  Returns:
+    The folder.
+
+  Raises:
+    UserError: as `trainer.load` and `export_model`.
+  """
+  workdir = pathlib.Path(workdir)
+  _require_flatbuffers()
+  model = load(workdir, step)
+  best = records.read_json(workdir / "best.json") or {}
+  name = "export" if best.get("step") == model.step else f"export_{model.step}"
+  card = _card(workdir, model.config, model.step, best)
+  folder = workdir / name if to is None else pathlib.Path(to)
+  params, variables = jax.device_get((model.params, model.variables))
+  return export_model(folder, model.config, model.info, params, variables, card)
+
+
+def export_selected(
+  workdir: pathlib.Path, config: Config, info: Info, weights: Mapping[str, Any], best: Mapping[str, Any]
+) -> pathlib.Path:
+  """Exports what a run has selected into its workdir; see `export_model`.
+
+  Args:
+    workdir: of the run.
+    config: resolved.
+    info: of the dataset.
+    weights: as `trainer.evaluation.evaluated_weights` gives them, NumPy arrays.
+    best: what `best.json` says.
+  """
+  weights = weights.get("average", weights)
+  step = config.max_train_steps if best["step"] is None else best["step"]
+  card = _card(workdir, config, step, best)
+  return export_model(workdir / "export", config, info, weights["params"], weights["variables"], card)
+
+
+def export_model(
+  folder: pathlib.Path, config: Config, info: Info, params: Any, variables: Any, card: Mapping[str, Any]
+) -> pathlib.Path:
+  """Writes the folder, whole or not at all; an earlier export there is replaced.
+
+  Args:
+    folder: where to.
+    config: of the run.
+    info: of the dataset.
+    params: nested dictionaries of NumPy arrays.
+    variables: as params; statistics with a row for each replica may have any number of rows.
+    card: what else `card.json` shall say.
+
+  Returns:
+    The folder.
+
+  Raises:
+    UserError: if the package flatbuffers is missing, the model cannot be lowered for any batch size or for one of the
+      platforms, or the folder is something else or cannot be written.
+  """
+  _require_flatbuffers()
+  if folder.exists() and not (folder / "card.json").is_file() and not _is_empty(folder):
+    raise UserError(f"{folder} is there and is no export; choose another folder with --to")
+  tree = map_named(_on_one_device, {"params": params, "variables": variables})
+  weights = flatten(tree)
+  # NumPy's files have no bfloat16; its values are float32, too.
+  stored = {name: x.astype(np.float32) if x.dtype == jax.numpy.bfloat16 else x for name, x in weights.items()}
+  exported = _exported(config, info, tree, stored)
+  output = exported.out_avals[0]
+  about = {
+    "format": FORMAT,
+    "model": config.model.name,
+    **card,
+    "notice": info.notice,
+    "input": {
+      "shape": ["batch", *info.input_shape],
+      "dtype": info.input_dtype,
+      "meaning": "as the dataset gives them; where they are normalized, the model does it",
+    },
+    "output": {
+      "shape": [size if isinstance(size, int) else str(size) for size in output.shape],
+      "dtype": str(output.dtype),
+      "meaning": _OUTPUTS.get(config.task.name, f"outputs as the task {config.task.name} takes them"),
+    },
+    "weights": {"arrays": len(stored), "parameters": sum(math.prod(x.shape) for x in flatten(params).values())},
+    "platforms": list(exported.platforms),
+    "load": "jax.export.deserialize(model.stablehlo).call(arrays of weights.npz by name, inputs); see example.py",
+    "dataset": dataclasses.asdict(info),
+    "config": config.model_dump(mode="json"),
+    "versions": provenance.versions(),
+  }
+  try:
+    _write(folder, exported.serialize(), stored, about)
+  except OSError as error:
+    raise UserError(f"export {folder} cannot be written: {error.strerror or error}") from error
+  return folder
+
+
+def problems(config: Config) -> list[str]:
+  """Why a run of `config` could not export at its end, as far as that is known before it."""
+  if not config.export or _has_flatbuffers():
+    return []
+  return [f"export = True: {_MISSING}, or set export to false"]
+
+
+def _exported(config: Config, info: Info, tree: Any, stored: Mapping[str, np.ndarray]) -> jax.export.Exported:
+  """The model in evaluation, a function of (weights by name, inputs)."""
+  network = Network(config=without_traced_numbers(config), info=info, num_outputs=config.task.build().num_outputs(info))
+  settings, names, structure = program_settings(config), list(stored), jax.tree.structure(tree)
+  dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+  def model(weights: dict[str, Array], inputs: Array) -> Array:
+    arrays = [weights[name].astype(dtype) for name, dtype in zip(names, dtypes, strict=True)]
+    parts = jax.tree.unflatten(structure, arrays)
+    with jax.default_matmul_precision(config.precision.matmul_precision):
+      return network.apply(parts["params"], parts["variables"], inputs, settings, train=False)[0]
+
+  arguments = (
+    {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stored.items()},
+    jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), *info.input_shape), info.input_dtype),
+  )
+
+  def lower(platforms: tuple[str, ...]) -> jax.export.Exported:
+    return jax.export.export(jax.jit(model), platforms=platforms)(*arguments)
+
+  try:
+    return lower(PLATFORMS)
+  except UserError as error:
+    raise UserError([f"export for any batch size: {problem}" for problem in error.problems]) from error
+  except Exception as error:
+    failures = {platform: failure for platform in PLATFORMS if (failure := _failure(lower, platform))}
+    told = "; ".join(f"{platform}: {failure}" for platform, failure in failures.items())
+    where = told or f"{', '.join(PLATFORMS)} together: {_shortly(error)}"
+    raise UserError(f"model {config.model.name!r} cannot be exported for {where}") from error
+
+
+def _failure(lower: Any, platform: str) -> str | None:
+  try:
+    lower((platform,))
+  except Exception as error:
+    return _shortly(error)
+  return None
+
+
+def _shortly(error: Exception) -> str:
+  return f"{type(error).__name__}: {' '.join(str(error).splitlines()[:2])}"
+
+
+def _on_one_device(name: str, array: Any) -> np.ndarray:
+  """An array as a model that is made without a mesh has it."""
+  array = np.asarray(array)
+  return np.asarray(collapse(array))[None] if is_rows(name) else array
+
+
+def _is_empty(folder: pathlib.Path) -> bool:
+  return folder.is_dir() and not any(folder.iterdir())
+
+
+def _card(workdir: pathlib.Path, config: Config, step: int, best: Mapping[str, Any]) -> dict[str, Any]:
+  """What the records of a run say about one of its steps."""
+  history = History.read(workdir / "metrics.jsonl", config.selection)
+  final = best.get("final", {}) if best.get("step") in (step, None) else {}
+  return {"step": step, "metrics": {**history.evaluations.get(step, {}), **final}}
+
+
+def _write(folder: pathlib.Path, model: bytearray, weights: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  staging, former = (folder.with_name(f".{folder.name}.{what}.{os.getpid()}") for what in ("new", "former"))
+  try:
+    staging.mkdir()
+    (staging / "model.stablehlo").write_bytes(model)
+    with (staging / "weights.npz").open("wb") as file:
+      np.savez(file, **weights)  # pyright: ignore[reportArgumentType]
+    (staging / "example.py").write_text(EXAMPLE)
+    for path in staging.iterdir():
+      with path.open("rb") as file:
+        os.fsync(file.fileno())
+    records.write_json(staging / "card.json", card)
+    with contextlib.suppress(FileNotFoundError):
+      folder.rename(former)
+    staging.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
+  finally:
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+_MISSING = "exporting needs the package flatbuffers: pip install flatbuffers"
+
+
+def _has_flatbuffers() -> bool:
+  return importlib.util.find_spec("flatbuffers") is not None
+
+
+def _require_flatbuffers() -> None:
+  if not _has_flatbuffers():
+    raise UserError(_MISSING)
+
+
+def main() -> int:
+  """Runs the command; returns its exit code."""
+  parser = argparse.ArgumentParser(
+    prog="python -m trainer.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("--step", default="best")
+  parser.add_argument("--to", type=pathlib.Path)
+  arguments = parser.parse_args()
+  try:
+    folder = export(arguments.workdir, arguments.step, arguments.to)
+  except (UserError, ValueError) as error:
+    sys.stderr.write(f"trainer.export: {error}\n")
+    return exits.USER_MISTAKE
+  sys.stdout.write(f"{folder}\n")
+  return exits.DONE
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,96 @@
+"""Where else metrics go: packages of the user's, found by entry points of the group `trialbook.writers`.
+
+A package declares in its metadata, for example in `pyproject.toml`,
+
+    [project.entry-points."trialbook.writers"]
+    wandb = "my_package:WandbWriter"
+
+and `logging.writers=("wandb",)` turns it on. The entry point is called with the workdir and the config (JSON
+values), on the lead host, and gives a `Writer`. One that fails later is told of, and gets nothing more: the workdir
+has the records, so the run goes on without it. After a resume, steps come that it may have had before.
+"""
+
+import importlib.metadata
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from absl import logging
+
+from trainer.config import Config
+from trainer.overrides import UserError
+from trialbook.naming import nearest
+
+GROUP = "trialbook.writers"
+
+
+class Writer(Protocol):
+  """Receives what TensorBoard does: the mean of each block of steps, and each evaluation."""
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Numbers by name at a step; called from the training loop, so it must not wait for a network."""
+    ...
+
+  def close(self) -> None:
+    """The run is over, or interrupted."""
+    ...
+
+
+def load(config: Config) -> tuple[dict[str, Callable[[pathlib.Path, Mapping[str, Any]], Writer]], list[str]]:
+  """The entry points that a config names, and what is wrong with the others."""
+  found = (
+    {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)} if config.logging.writers else {}
+  )
+  makers, problems = {}, []
+  for name in config.logging.writers:
+    if name not in found:
+      problems.append(
+        f"logging.writers: no installed package has an entry point {name!r} of {GROUP}{nearest(name, found)}"
+      )
+      continue
+    try:
+      maker = found[name].load()
+    except Exception as error:
+      problems.append(f"logging.writers: {name!r} cannot be loaded: {type(error).__name__}: {error}")
+      continue
+    if callable(maker):
+      makers[name] = maker
+    else:
+      told = f"{found[name].value} is a {type(maker).__name__}; it must be a class or a function"
+      problems.append(f"logging.writers: {name!r}: {told}")
+  return makers, problems
+
+
+def make(config: Config, workdir: pathlib.Path) -> list[Writer]:
+  """The writers of a run. Raises UserError, with none left open, if one cannot start."""
+  made: list[Writer] = []
+  for name, maker in load(config)[0].items():
+    try:
+      made.append(_Guarded(name, maker(workdir, config.model_dump(mode="json"))))
+    except Exception as error:
+      for writer in made:
+        writer.close()
+      raise UserError(f"logging.writers: {name!r} cannot start: {type(error).__name__}: {error}") from error
+  return made
+
+
+class _Guarded:
+  """A writer whose failures do not end the run."""
+
+  def __init__(self, name: str, writer: Writer):
+    self._name, self._writer, self._failed = name, writer, False
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    if self._failed:
+      return
+    try:
+      self._writer.write(step, dict(values))
+    except Exception as error:
+      self._failed = True
+      logging.error("logging.writers: %r failed at step %d and gets nothing more: %r", self._name, step, error)
+
+  def close(self) -> None:
+    try:
+      self._writer.close()
+    except Exception as error:
+      logging.error("logging.writers: %r failed when it was closed: %r", self._name, error)
