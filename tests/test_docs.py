@@ -215,7 +215,8 @@ def test_every_file_in_a_workdir_is_in_the_table_of_the_design(played: Callable[
   documented = {file.partition("/")[0] for file in re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)}
   workdirs = [*(played("first_run") / "runs").iterdir(), *(played("fine_tune") / "runs").iterdir()]
   files = {path.name for workdir in workdirs for path in workdir.iterdir()}
-  assert {re.sub(r"(?<=tfevents\.).*", "*", file) for file in files} == documented
+  # Nobody profiles on these pages.
+  assert {re.sub(r"(?<=tfevents\.).*", "*", file) for file in files} == documented - {"profile"}
 
 
 @pytest.mark.slow
@@ -227,6 +228,12 @@ def test_fine_tuning_freezes_and_forks_as_it_says(played: Callable[[str], pathli
   assert source["source"] == str(runs / "source")
   row = re.findall(r"^\| `fork.json` \|(.*)\|$", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
   assert set(source) == set(re.findall(r"`(\w+)`", row[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["your_own_data", "your_own_metrics", "debug_a_run"])
+def test_the_other_tutorials_do_what_they_say(played: Callable[[str], pathlib.Path], page: str):
+  assert list(played(page).iterdir())
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
   python -m trainer --config=experiments/digits_resnet.py --workdir=runs/first
   python -m trainer --workdir=runs/second --set optimizer.name=adam --set optimizer.learning_rate=0.001
   python -m trainer --config=experiments/digits_resnet.py --print_config
+  python -m trainer --config=experiments/digits_resnet.py --debug
 
 Every field of the config can be set by its path; --print_config lists them. The same command again goes on with
 a run that was interrupted. Exit codes: 0 done; 2 a mistake in the config, the data or the arguments (or a full
-disk), nothing is lost; 3 infeasible, the loss or the parameters stopped being finite; 75 try again.
+disk), nothing is lost; 3 infeasible, the loss or the parameters stopped being finite; 75 try again; 1 a bug, or a
+check of --debug that failed.
 """
 
 import pathlib

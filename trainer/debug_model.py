@@ -108,7 +108,7 @@ def starts_as_a_guess(session: Session) -> Verdict:
 def gradients_reach_all(session: Session) -> Verdict:
   """Whether every parameter that is not frozen has a gradient other than exactly zero."""
   names = [name for name in flatten(session.state["params"]) if not session.is_frozen(name)]
-  missing = []
+  missing = [name for name in session.without_gradient() if name in names]
   return Verdict(
     passed=not missing,
     seen=f"none reaches {_list(missing)}" if missing else f"all {len(names)} arrays within {session.few_steps} steps",
