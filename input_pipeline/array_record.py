@@ -59,9 +59,10 @@ class ArrayRecord(Settings):
   sharding: Static[Literal["global", "files"]] = "global"
   """global: one random order over all files, the same examples in each batch on any number of hosts. files: for very
   many files; each host reads its own contiguous share of the records, so about 1/hosts of the files (one that lies
-  across a border is read by both hosts), in an order of its own. Each example still comes exactly once per epoch over
-  all hosts, and resuming is exact on the same number of hosts; but examples never change hosts, and another number of
-  hosts means another order."""
+  across a border is read by both hosts), in an order of its own. (Without the `dataset.json` of `write_array_record`,
+  each host opens all files once at the start, to count their records.) Each example still comes exactly once per epoch
+  over all hosts, and resuming is exact on the same number of hosts; but examples never change hosts, and another
+  number of hosts means another order."""
   workers: Host[int] = Field(default=0, ge=0)
   """Processes that decode; 0: the training process does. The batches are the same."""
   augmentation: Augmentation | None = None
@@ -191,6 +192,8 @@ def write_array_record(
     staging.mkdir(parents=True)
     writer = _Writer(staging, num_classes, records_per_file)
     written = {split: writer.write(split, _one_by_one(examples)) for split, examples in splits.items()}
+    if missing := [split for split in ("train", "validation") if split not in written]:
+      raise DataError(f"split {missing[0]!r} is missing; there must be train and validation")
     about = {
       "format": FORMAT,
       "fields": [[name, dtype.str, list(shape)] for name, (shape, dtype) in writer.spec.items()],
@@ -265,6 +268,9 @@ def _one_by_one(examples: Iterable[Mapping[str, Any]] | Mapping[str, np.ndarray]
   if not isinstance(examples, Mapping):
     return examples
   arrays: Mapping[str, np.ndarray] = cast(Any, examples)
+  lengths = {key: len(array) for key, array in arrays.items()}
+  if len(set(lengths.values())) > 1:
+    raise DataError(f"the arrays of a split must be as long as each other; their lengths are {lengths}")
   return ({key: array[index] for key, array in arrays.items()} for index in range(len(next(iter(arrays.values())))))
 
 

@@ -106,18 +106,20 @@ def converted(arrays: Mapping[str, Any]) -> tuple[Batch, list[str]]:
     problems.append(f"inputs have shape {inputs.shape}; they need an axis of examples and at least one of features")
   if inputs.dtype == np.uint8:
     found["inputs"] = inputs
-  elif inputs.dtype.kind in "iu":
+  elif inputs.dtype.kind in "iu" and _fits_int32(inputs):
     found["inputs"] = inputs.astype(np.int32, copy=False)
   elif inputs.dtype.kind == "f":
     found["inputs"] = inputs.astype(np.float32, copy=False)
   else:
-    problems.append(f"inputs are {inputs.dtype}; they must be numbers (uint8, integers or floats)")
+    problems.append(f"inputs are {inputs.dtype}; they must be numbers (uint8, integers of 32 bits or floats)")
   if "labels" in arrays:
     labels = np.asarray(arrays["labels"])
-    if labels.dtype.kind in "iu" and labels.ndim >= 1:
+    if labels.dtype.kind in "iu" and labels.ndim >= 1 and _fits_int32(labels):
       found["labels"] = labels.astype(np.int32, copy=False)
     else:
-      problems.append(f"labels are {labels.dtype}; they must be integers (real numbers to predict are 'targets')")
+      problems.append(
+        f"labels are {labels.dtype}; they must be integers of 32 bits (real numbers to predict are 'targets')"
+      )
   else:
     targets = np.asarray(arrays["targets"])
     if targets.dtype.kind in "iuf" and targets.ndim in (1, 2):
@@ -125,6 +127,11 @@ def converted(arrays: Mapping[str, Any]) -> tuple[Batch, list[str]]:
     else:
       problems.append(f"targets are {targets.dtype}{list(targets.shape)}; they must be numbers [examples, targets]")
   return found, problems
+
+
+def _fits_int32(array: np.ndarray) -> bool:
+  limits = np.iinfo(np.int32)
+  return array.dtype.itemsize <= 2 or array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
 
 
 def label_problem(batch: Batch, num_classes: int | None) -> str | None:

@@ -75,7 +75,9 @@ class Dataset:
     self._workers: Workers | None = None
     self._starting = threading.Lock()
     self._closed = False
-    self._num_workers: int = getattr(config, "workers", 0)
+    # Gathering from memory is faster than any process could hand it over.
+    in_memory = isinstance(source.splits["train"], Arrays)
+    self._num_workers: int = 0 if in_memory else getattr(config, "workers", 0)
     self._load_again = {
       "config": config.model_copy(update={"workers": 0}) if self._num_workers else config,
       "seed": seed,

@@ -1,5 +1,6 @@
 """Records out of many ArrayRecord files, by number."""
 
+import collections
 import dataclasses
 import pathlib
 import threading
@@ -27,6 +28,9 @@ class Part:
   count: int
 
 
+_OPEN_FILES = 64
+
+
 class RecordFiles:
   """The records of the parts, numbered in their order. A file is opened when it is first read.
 
@@ -40,7 +44,8 @@ class RecordFiles:
   def __init__(self, parts: Sequence[Part]):
     self._parts = list(parts)
     self._ends = np.cumsum([part.count for part in self._parts])
-    self._readers: dict[pathlib.Path, Any] = {}
+    # The ones used last, since each keeps its file open.
+    self._readers: collections.OrderedDict[pathlib.Path, Any] = collections.OrderedDict()
     self._lock = threading.Lock()
     self.read_seconds = 0.0
 
@@ -68,12 +73,14 @@ class RecordFiles:
     return f"{part.path}, record {index - int(self._ends[number]) + part.count + part.first}"
 
   def _read(self, path: pathlib.Path, within: list[int]) -> list[bytes]:
-    reader = self._readers.get(path)
-    if reader is None:
-      with self._lock:
-        reader = self._readers.get(path)
-        if reader is None:
-          reader = self._readers[path] = _open(path)
+    with self._lock:
+      reader = self._readers.get(path)
+      if reader is None:
+        reader = self._readers[path] = _open(path)
+      self._readers.move_to_end(path)
+      # Not closed here: another thread may be reading; it is when nobody has it any more.
+      while len(self._readers) > _OPEN_FILES:
+        self._readers.popitem(last=False)
     try:
       return reader.read(within)
     except Exception:

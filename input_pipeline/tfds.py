@@ -58,7 +58,14 @@ class Tfds(Settings):
     folder = find(self.name.removeprefix("tfds:"), self.data_dir)
     if folder is None:
       raise DataError(f"dataset {self.name} in {root(self.data_dir)}: not prepared; run\n{self._how_to_prepare()}")
-    builder = library().builder_from_directory(folder)
+    try:
+      builder = library().builder_from_directory(folder)
+    except Exception as error:  # Whatever TFDS and protobuf raise where a file is missing or damaged.
+      told = str(error).strip().splitlines()[:1] or [""]
+      raise DataError(
+        f"dataset {self.name} in {folder}: TFDS cannot open it: {type(error).__name__}: {told[0]};"
+        f" remove it and run\n{self._how_to_prepare()}"
+      ) from error
     problems: list[str] = []
     names, num_classes = self._features(builder.info, problems)
     splits: dict[str, Examples] = {}

@@ -43,7 +43,10 @@ def prepare(name: str, found_in: pathlib.Path | None, data_dir: str | None) -> p
     config = (
       Digits() if name.startswith("digits") else FashionMnist(data_dir=None if found_in is None else str(found_in))
     )
-    _build(name.partition(":")[0], config.read(), tfds.root(data_dir))
+    try:
+      _build(name.partition(":")[0], config.read(), tfds.root(data_dir))
+    except OSError as error:
+      raise DataError(f"prepare tfds:{name}: cannot write into {tfds.root(data_dir)}: {error}") from error
   elif folder is None:
     _download(name, tfds.root(data_dir))
   folder = folder or tfds.find(name, data_dir)

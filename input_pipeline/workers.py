@@ -41,7 +41,7 @@ class Workers:
     self._closed = False
     self._workers: list[subprocess.Popen] = []
     # One thread of computation each: there are as many workers as the user wants cores to be busy.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     try:
       for _ in range(count):
         command = [sys.executable, "-c", _CODE]
@@ -137,8 +137,9 @@ class Workers:
 
 def serve() -> None:
   """The life of a worker: reads what to load, then steps, and writes batches, or what was raised in place of one."""
-  # Ctrl-C is the parent's to handle; it then closes the input.
+  # Ctrl-C and SIGTERM, which may come to the whole group, are the parent's to handle; it then closes the input.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
   # What decoding code of the user's prints must not mix with the answers.
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

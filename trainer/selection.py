@@ -178,7 +178,8 @@ def evaluate_selected(
   splits = ["validation", *(["test"] if config.evaluation.test else [])]
   weights, usable = evaluated_weights(config, state), []
   if config.checkpointing.every_evaluations == 0:
-    splits = splits[1:]
+    # What the last evaluation has seen already need not be seen again.
+    splits = splits if config.evaluation.validation_examples is not None else splits[1:]
   elif not history.ranked():
     return history.record(config, []), weights
   else:

@@ -202,6 +202,9 @@ class _Classification:
 
   def metrics(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, " B"]]:
     correct = _correct(outputs, batch)
+    if "mixing" in batch:
+      other = _correct(outputs, {"labels": batch["mixed_labels"]})
+      correct = batch["mixing"] * correct + (1 - batch["mixing"]) * other
     loss = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
     return {"loss": loss, "error": 1 - correct, "accuracy": correct}
 

@@ -78,8 +78,8 @@ def run(
   guard = Guard() if guard is None else guard
   fork = None if fork is None else pathlib.Path(fork)
   try:
-    with guard.ending():
-      return _run(config, pathlib.Path(workdir), programs, progress, fork, guard, profile)
+    with guard.ending(), contextlib.ExitStack() as closing:
+      return _run(config, pathlib.Path(workdir), programs, progress, fork, guard, profile, closing)
   finally:
     guard.enter(None)
 
@@ -92,6 +92,7 @@ def _run(
   fork: pathlib.Path | None,
   guard: Guard,
   profile: range,
+  closing: contextlib.ExitStack,
 ) -> RunResult:
   times = Times()
 
@@ -105,7 +106,7 @@ def _run(
     # Each host's share is checked with the data; what devices can share is the stronger condition.
     sharding.check_divisible(config, sharding.make_mesh(config.mesh))
   prepared = prepare(config, workdir, fork, hosts)
-  config, dataset = prepared.config, prepared.dataset
+  config, dataset = prepared.config, closing.enter_context(prepared.dataset)
   mesh = sharding.make_mesh(config.mesh)
   _check_alike(config, workdir, dataset, guard)
   line = Progress(config.max_train_steps, enabled=progress and hosts.is_lead)
@@ -170,7 +171,6 @@ def _run(
 
     saver = stack.enter_context(Saver(workdir / "checkpoints", history.to_keep(config), tell, lead=hosts.is_lead))
     hosts.barrier("the folder of checkpoints")
-    stack.enter_context(dataset)
     put = functools.partial(sharding.put_batch, mesh)
     batches = stack.enter_context(Prefetcher(dataset.train_batch, put, step, config.max_train_steps))
     recorder = Recorder(workdir, program.metric_names, config, step + 1, batches, times, writes=hosts.is_lead)

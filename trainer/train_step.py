@@ -152,7 +152,10 @@ class Steps:
     _check_shapes(counted, (*weights.shape, None), "a row of numbers for each example")
     # A weight of zero must also silence what is not a number: padding may be anything.
     sums = {name: jnp.sum(jnp.where(weights > 0, value * weights, 0)) for name, value in values.items()}
-    counts = {name: jnp.sum(value * weights[:, None], axis=0) for name, value in counted.items()}
+    counts = {
+      name: jnp.sum(jnp.where(weights[:, None] > 0, value * weights[:, None], 0), axis=0)
+      for name, value in counted.items()
+    }
     result = {"weights": jnp.sum(weights), **sums, **{f"count/{name}": value for name, value in counts.items()}}
     if kept := self.network.config.evaluation.predictions:
       result["outputs"] = outputs[:kept]

@@ -66,7 +66,11 @@ def make(config: Config, workdir: pathlib.Path) -> list[Writer]:
   made: list[Writer] = []
   for name, maker in load(config)[0].items():
     try:
-      made.append(_Guarded(name, maker(workdir, config.model_dump(mode="json"))))
+      writer = maker(workdir, config.model_dump(mode="json"))
+      missing = [member for member in ("write", "close") if not callable(getattr(writer, member, None))]
+      if missing:
+        raise TypeError(f"a {type(writer).__name__} is no writer: it has no {', '.join(missing)}")
+      made.append(_Guarded(name, writer))
     except Exception as error:
       for writer in made:
         writer.close()

@@ -232,3 +232,15 @@ def test_more_hosts_than_examples_is_an_error(tmp_path):
   path = write_array_record(tmp_path / "x", {"train": _numbered(3), "validation": _numbered(3)}, num_classes=5)
   with pytest.raises(DataError, match="3 train examples cannot be shared among 4 hosts"):
     load(ArrayRecord(path=str(path), sharding="files"), seed=0, batch_size=4, host_index=0, host_count=4)
+
+
+def test_arrays_of_other_lengths_and_missing_splits_are_told_and_leave_nothing(tmp_path):
+  inputs, labels = np.zeros((10, 2), np.float32), np.zeros(10, np.int32)
+  whole = {"inputs": inputs, "labels": labels}
+  for splits, problem in (
+    ({"train": {"inputs": inputs, "labels": labels[:9]}, "validation": whole}, "as long as each other"),
+    ({"train": whole}, "split 'validation' is missing"),
+  ):
+    with pytest.raises(DataError, match=problem):
+      write_array_record(tmp_path / "records", splits, num_classes=1)
+  assert not list(tmp_path.iterdir())

@@ -204,3 +204,14 @@ def test_outputs_that_do_not_fit_the_labels_are_told_with_both_shapes(tmp_path: 
   with pytest.raises(UserError, match=r"outputs are \[32, 256\]; labels \[32, 8\] need \[32, 8, 'classes'\]"):
     run(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_the_error_of_mixed_examples_counts_each_label_by_its_share():
+  outputs = jnp.asarray([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+  batch = {
+    "labels": jnp.asarray([0, 0], jnp.int32),
+    "mixed_labels": jnp.asarray([2, 1], jnp.int32),
+    "mixing": jnp.asarray([0.75, 0.25], jnp.float32),
+  }
+  error = Classification().build().metrics(outputs, batch)["error"]
+  np.testing.assert_allclose(error, [1 - 0.75, 1 - 0.75])
