@@ -195,7 +195,9 @@ def test_the_command_prints_the_folder_or_what_is_wrong(
       path.write_bytes(path.read_bytes()[:-100])
   code, _, err = command(str(tmp_path), f"--step={step}")
   assert code == 2
-  assert err.startswith("trainer.export: damaged checkpoint: ")
+  # Orbax may say something before, in a process in which absl's log goes to stderr.
+  assert "trainer.export: damaged checkpoint: " in err
+  assert "Traceback" not in err
 
 
 def test_without_flatbuffers_it_says_what_to_install(
