@@ -7,6 +7,7 @@ group by its own `setsid` escapes.
 
 import contextlib
 import os
+import pathlib
 import queue
 import signal
 import subprocess
@@ -65,6 +66,8 @@ class HostProcess:
     environment: the whole of it.
     events: where its `HostEnd` is put.
     prefix: of each line of its output; if empty, it writes where this process does, to a terminal as to a terminal.
+    log: a file that its output is appended to instead.
+    inherited: file descriptors that it is given, under the same numbers.
   """
 
   def __init__(
@@ -73,18 +76,22 @@ class HostProcess:
     arguments: Sequence[str],
     environment: Mapping[str, str],
     events: "queue.SimpleQueue[HostEnd | signal.Signals]",
-    prefix: str,
+    prefix: str = "",
+    log: pathlib.Path | None = None,
+    inherited: Sequence[int] = (),
   ):
     self.index = index
     pipe = subprocess.PIPE if prefix else None
-    self._process = subprocess.Popen(
-      [*_BARE_PYTHON, _DIE_WITH_LAUNCHER, str(os.getpid()), sys.executable, *arguments],
-      stdin=subprocess.DEVNULL,
-      stdout=pipe,
-      stderr=pipe,
-      env=environment,
-      start_new_session=True,
-    )
+    with contextlib.nullcontext(pipe) if log is None else log.open("ab") as output:
+      self._process = subprocess.Popen(
+        [*_BARE_PYTHON, _DIE_WITH_LAUNCHER, str(os.getpid()), sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        start_new_session=True,
+        pass_fds=inherited,
+      )
     self._threads = [threading.Thread(target=self._report, args=(events,), daemon=True)]
     for source, sink in ((self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr)):
       if source is not None:

@@ -12,7 +12,8 @@ ROOMS = {
   "input_pipeline": {"trialbook"},
   "trainer": {"trialbook", "models", "input_pipeline"},
   "launch": {"trialbook", "trainer"},
-  "experiments": {"trialbook", "models", "input_pipeline", "trainer"},
+  "tuning": {"trialbook", "trainer", "launch"},
+  "experiments": {"trialbook", "models", "input_pipeline", "trainer", "tuning"},
 }
 OURS = {*ROOMS, "tests", "benchmarks"}
 

@@ -19,7 +19,7 @@ from trainer.config_files import load_config
 from trainer.guard import Guard
 from trainer.overrides import ConfigError, UserError
 from trainer.parameter_groups import ParameterGroup
-from trainer.program import Programs
+from trainer.program import Programs, static_key
 from trainer.results import RunResult, read_result
 from trainer.train import run
 from trainer.trained import TrainedModel, load
@@ -47,4 +47,5 @@ __all__ = [
   "prepend_warmup",
   "read_result",
   "run",
+  "static_key",
 ]

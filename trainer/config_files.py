@@ -4,11 +4,13 @@ import importlib.util
 import pathlib
 import sys
 import traceback
+from typing import Any
 
 import pydantic
 
 from trainer.config import Config
 from trainer.overrides import ConfigError, UserError, explain
+from trainer.workdirs import stored_config
 from trialbook.naming import nearest
 from trialbook.settings import Settings
 
@@ -16,25 +18,45 @@ DEFAULT = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "digi
 
 
 def load_config(path: str | pathlib.Path) -> Config:
-  """The config that the file's `get_config()` returns.
+  """The config that the file's `get_config()` returns, or that a run's `config.json` holds.
 
   Raises:
     ConfigError: if the file is missing, does not run, has no `get_config`, or describes no valid config.
   """
+  if pathlib.Path(path).name == "config.json" and pathlib.Path(path).is_file():
+    return stored_config(pathlib.Path(path).parent)
+  config = load_function_result(path, "--config", "get_config", "a trainer.Config")
+  if not isinstance(config, Config):
+    raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not a trainer.Config")
+  return config
+
+
+def load_function_result(path: str | pathlib.Path, flag: str, function: str, returns: str) -> Any:
+  """What a function in a Python file returns when it is called without arguments.
+
+  Args:
+    path: of the file.
+    flag: that named it, for messages.
+    function: its name.
+    returns: what it must return, in words.
+
+  Raises:
+    ConfigError: if the file is missing, does not run, has no such function, or sets something that cannot be.
+  """
   path = pathlib.Path(path)
   if not path.is_file():
     siblings = [str(sibling) for sibling in path.parent.glob("*.py")] if path.parent.is_dir() else []
-    raise ConfigError(f"--config={path}: there is no such file{nearest(str(path), siblings) if siblings else ''}")
+    raise ConfigError(f"{flag}={path}: there is no such file{nearest(str(path), siblings) if siblings else ''}")
   spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
   if spec is None or spec.loader is None:
-    raise ConfigError(f"--config={path}: is not a Python file")
+    raise ConfigError(f"{flag}={path}: is not a Python file")
   module = importlib.util.module_from_spec(spec)
   sys.modules[spec.name] = module
   try:
     spec.loader.exec_module(module)
-    if not callable(getattr(module, "get_config", None)):
-      raise ConfigError(f"{path}: has no function get_config(); it must return a trainer.Config")
-    config = module.get_config()
+    if not callable(getattr(module, function, None)):
+      raise ConfigError(f"{path}: has no function {function}(); it must return {returns}")
+    return getattr(module, function)()
   except UserError:
     raise
   except pydantic.ValidationError as error:
@@ -47,9 +69,6 @@ def load_config(path: str | pathlib.Path) -> Config:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = f":{frames[-1].lineno}" if frames else ""
     raise ConfigError(f"{path}{line}: {type(error).__name__}: {error}") from None
-  if not isinstance(config, Config):
-    raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not a trainer.Config")
-  return config
 
 
 def _settings_classes() -> list[type[Settings]]:

@@ -164,16 +164,21 @@ def program_settings(config: Config) -> dict[str, Any]:
   return {name: value for name, value in traced_values(config).items() if not name.startswith("dataset.")}
 
 
-def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tuple[Any, ...]:
-  """Everything that can change the compiled code."""
+def static_key(config: Config) -> str:
+  """What of a config can change the compiled code: the same for configs that share a program."""
   static = {
     path: value for path, kind, _, value in leaves(config) if kind == "static" and not path.startswith(_OUTSIDE)
   }
   # A traced value enters by its presence, shape and dtype.
   settings = {name: (value.shape, str(value.dtype)) for name, value in program_settings(config).items()}
+  return json.dumps([static, settings], sort_keys=True, default=repr)
+
+
+def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tuple[Any, ...]:
+  """Everything that can change the compiled code."""
   info = network.info
   return (
-    json.dumps([static, settings], sort_keys=True, default=repr),
+    static_key(config),
     type(task),
     models.module_class(config.model),
     (info.input_shape, info.input_dtype, info.normalization, network.num_outputs),

@@ -65,6 +65,20 @@ def leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, Fie
       yield f"{prefix}{name}", kind, field, value
 
 
+def find(settings: Settings, path: str) -> tuple[FieldInfo, Any] | None:
+  """The field at a dotted path, and what it holds; None if there is none, or a group on the way is absent."""
+  node: Any = settings
+  field = None
+  for step in path.split("."):
+    if isinstance(node, tuple) and step.isdecimal() and int(step) < len(node):
+      node = node[int(step)]
+      continue
+    if not isinstance(node, Settings) or step not in type(node).model_fields:
+      return None
+    field, node = type(node).model_fields[step], getattr(node, step)
+  return None if field is None else (field, node)
+
+
 def traced_values(settings: Settings) -> dict[str, np.ndarray]:
   """The traced fields as strongly typed host arrays, keyed by dotted path.
 

@@ -1,0 +1,327 @@
+"""Runs studies, and says what they came to.
+
+  python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=runs/optimizer --workers=2
+  python -m tuning status runs/optimizer
+  python -m tuning best runs/optimizer
+
+The same `run` goes on with a study that was stopped or killed. Exit codes: 0 done; 2 a mistake in the study, its
+config, or the arguments (or a full disk), nothing is lost; 3 every trial was infeasible; 130 Ctrl-C; 1 a trial failed,
+or a bug.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import sys
+import time
+from typing import Any, NoReturn
+
+import rich.box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from trainer import UserError, exits
+from trainer.channel import TryAgainError
+from tuning import plan, records, reruns, roles, rounds, tables, tracking
+from tuning.bayesian import BayesianOptimization
+from tuning.results import StudyResults, read_results
+from tuning.runner import PlannedStudy, prepare, run_study
+from tuning.study import Objective, Round
+from tuning.study_files import load_study
+from tuning.trial import guard_for, run_trial
+
+_ROWS = 20
+_WATCH_SECONDS = 1.0
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    self.exit(exits.USER_MISTAKE, f"{self.prog}: {message}; --help lists the flags\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command; returns its exit code."""
+  options = _parser().parse_args(arguments)
+  try:
+    return options.command(options)
+  except UserError as error:
+    count = f"{len(error.problems)} problems" if len(error.problems) > 1 else "a problem"
+    print(f"tuning: {count}:", *(f"  - {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+    return exits.USER_MISTAKE
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on", file=sys.stderr)
+    return exits.INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
+  study = load_study(options.study)
+  folder = pathlib.Path(options.dir) if options.dir else None
+  if options.dry_run:
+    for one in study.studies if isinstance(study, Round) else [study]:
+      _dry_run(prepare(one, options.trials), options.workers)
+    return exits.DONE
+  if folder is None:
+    raise UserError("--dir is missing: name a folder for the study, for example --dir=runs/study")
+  with_options = {
+    "workers": options.workers,
+    "trials": options.trials,
+    "retry_failed": options.retry_failed,
+    "progress": True,
+    "executor": _executor(options),
+  }
+  if isinstance(study, Round):
+    found = list(rounds.run_round(study, folder, **with_options).values())
+    _print_round(study.goal, found)
+    return max(_exit_code(results) for results in found)
+  planned = prepare(study, options.trials)
+  _print_plan(planned, sys.stderr)
+  results = run_study(study, folder, **with_options)
+  _print_results(results, _ROWS)
+  return _exit_code(results)
+
+
+def _executor(options: argparse.Namespace) -> Any:
+  if options.executor == "local":
+    return None
+  from tuning.slurm_jobs import SlurmJobs, parse_options
+
+  return functools.partial(SlurmJobs, options=parse_options(options.slurm))
+
+
+def _dry_run(planned: PlannedStudy, workers: int) -> None:
+  console = tables.console()
+  console.print(f"{planned.study.name}: {planned.study.goal}")
+  if isinstance(planned.study.search, BayesianOptimization):
+    console.print("its trials depend on results; those of a scrambled Halton sequence come first:")
+  trials = planned.preview()
+  console.print(tables.planned(trials, planned.hyperparameters))
+  _print_plan(planned, sys.stdout)
+  if line := planned.measured_estimate(trials, workers):
+    console.print(line)
+
+
+def _print_plan(planned: PlannedStudy, stream: Any) -> None:
+  console = tables.console(stream)
+  trials = planned.preview()
+  of = plan.balance(planned.hyperparameters, [trial.values for trial in trials])
+  for line in tables.balance(of, trials, planned.hyperparameters):
+    console.print(line)
+  for warning in roles.warnings(planned.study, planned.hyperparameters):
+    console.print(f"warning: {warning}")
+
+
+def _print_results(results: StudyResults, rows: int | None) -> None:
+  console = tables.console()
+  console.print(f"{results.study.name}: {results.study.goal}")
+  console.print(tables.ranked(results, rows))
+  console.print(tables.states(results))
+  _print_best(results, console)
+  console.print(f"  {results.folder / 'trials.csv'}  all trials", soft_wrap=True)
+  console.print(f"  {results.folder.parent / 'studies.md'}  all studies there", soft_wrap=True)
+
+
+def _print_best(results: StudyResults, console: Console) -> None:
+  best = results.best
+  if best is None:
+    console.print("no trial has a value yet")
+    return
+  console.print(
+    f"best: trial {best.trial}, {results.objective.metric} {tables.number(best.objective)} at step {best.step}"
+  )
+  if line := tables.command(best):
+    console.print(f"  {line}", soft_wrap=True)
+
+
+def _print_round(goal: str, studies: list[StudyResults]) -> None:
+  console = tables.console()
+  console.print(goal)
+  table = Table("study", "trials", "best", "trial", box=rich.box.SIMPLE_HEAD)
+  key = lambda results: (results.best is None, results.best and results.objective.sign * results.best.objective)  # noqa: E731
+  for results in sorted(studies, key=key):
+    best = results.best
+    cells = [tables.number(best.objective), str(best.trial)] if best else ["", ""]
+    table.add_row(Text(results.study.name), tables.states(results), *cells)
+  console.print(table)
+  winner = min(studies, key=key, default=None)
+  if winner is not None:
+    _print_best(winner, console)
+
+
+def _exit_code(results: StudyResults) -> int:
+  if results.count("failed"):
+    return 1
+  return exits.INFEASIBLE if results.trials and results.best is None else exits.DONE
+
+
+def _list(options: argparse.Namespace) -> int:
+  root = pathlib.Path(options.root)
+  if not root.is_dir():
+    raise UserError(f"{root}: there is no such folder")
+  rows = tracking.rows(root)
+  if not rows:
+    raise UserError(f"{root} has no studies in its folders")
+  console = tables.console()
+  table = Table("study", "goal", "trials", "best", box=rich.box.SIMPLE_HEAD)
+  for row in rows:
+    table.add_row(*(Text(row[column]) for column in ("study", "goal", "trials", "best")))
+  console.print(table)
+  for row in rows:
+    console.print(f"{row['study']}: {row['config']}; again: {row['reproduce']}", soft_wrap=True)
+  return exits.DONE
+
+
+def _results(options: argparse.Namespace) -> StudyResults:
+  results = read_results(pathlib.Path(options.dir))
+  if options.objective is None and options.value is None:
+    return results
+  metric = options.objective or results.objective.metric
+  mode = options.mode or (results.objective.mode if options.objective in (None, results.objective.metric) else None)
+  if mode is None:
+    mode = "max" if metric.endswith("accuracy") else "min"
+  if metric.startswith("test/"):
+    print(
+      f"warning: ranking by {metric} selects on the test set; its value is then no estimate of anything",
+      file=sys.stderr,
+    )
+  return results.by(Objective(metric, mode, options.value or "best"))
+
+
+def _status(options: argparse.Namespace) -> int:
+  folder = pathlib.Path(options.dir)
+  console = tables.console()
+  if (folder / "round.json").exists():
+    stored, studies = rounds.read_round(folder)
+    _print_round(stored["goal"], studies)
+    return exits.DONE
+  if not options.watch:
+    console.print(_status_table(folder))
+    return exits.DONE
+  with Live(_status_table(folder), console=console, auto_refresh=False) as live:
+    while read_results(folder).count("running") + read_results(folder).count("pending"):
+      time.sleep(_WATCH_SECONDS)
+      live.update(_status_table(folder), refresh=True)
+  return exits.DONE
+
+
+def _status_table(folder: pathlib.Path) -> Table:
+  results = read_results(folder)
+  table = tables.running(results)
+  table.title = f"{results.study.name}: {tables.states(results)}"
+  best = results.best
+  if best is not None:
+    table.caption = f"best: trial {best.trial}, {results.objective.metric} {tables.number(best.objective)}"
+  return table
+
+
+def _best(options: argparse.Namespace) -> int:
+  folder = pathlib.Path(options.dir)
+  if (folder / "round.json").exists():
+    stored, studies = rounds.read_round(folder)
+    _print_round(stored["goal"], studies)
+    return exits.DONE
+  _print_results(_results(options), options.rows)
+  return exits.DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+  results = _results(options)
+  trial = next((one for one in results.trials if one.trial == options.trial), None)
+  if trial is None:
+    raise UserError(f"{results.folder} has no trial {options.trial}; it has {len(results.trials)}, from 0")
+  tables.show(results, trial, tables.console())
+  return exits.DONE
+
+
+def _rerun(options: argparse.Namespace) -> int:
+  study, folder = reruns.of_trial(pathlib.Path(options.dir), options.trial, options.seeds)
+  results = run_study(study, folder, workers=options.workers, progress=True)
+  _print_results(results, None)
+  spread = reruns.spread(results)
+  if spread is None or spread.deviation is None:
+    print("too few seeds came to an end to tell a variance")
+    return _exit_code(results)
+  print(
+    f"{results.objective.metric} over {len(spread.values)} seeds: mean {tables.number(spread.mean)},"
+    f" standard deviation {tables.number(spread.deviation)}"
+  )
+  return _exit_code(results)
+
+
+def _trial(options: argparse.Namespace) -> int:
+  study = pathlib.Path(options.dir)
+  with guard_for(study) as guard:
+    guard.join()
+    try:
+      state = run_trial(study, records.trial_folder(study, options.trial), guard=guard).state
+      code = {"infeasible": exits.INFEASIBLE, "stopped": exits.TRY_AGAIN, "pending": 1, "failed": 1}.get(
+        state, exits.DONE
+      )
+    except UserError as error:
+      state, code = "; ".join(error.problems), exits.USER_MISTAKE
+      print(f"tuning: {state}", file=sys.stderr)
+    except TryAgainError as error:
+      state, code = str(error), exits.TRY_AGAIN
+      print(f"tuning: {state}", file=sys.stderr)
+    guard.leave(code, state)
+  return code
+
+
+def _parser() -> argparse.ArgumentParser:
+  layout = argparse.RawDescriptionHelpFormatter
+  parser = _Parser(prog="python -m tuning", description=__doc__, formatter_class=layout, allow_abbrev=False)
+  commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+  def command(name: str, what: str, run: Any, *places: str) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+    made.set_defaults(command=run)
+    for place in places:
+      made.add_argument(place, type=int if place == "trial" else str)
+    return made
+
+  run = command("run", "run a study, or go on with it", _run)
+  run.add_argument("--study", required=True, help="Python file with a function get_study()")
+  run.add_argument("--dir", help="folder of the study; made if absent")
+  run.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes on this machine (default 1)")
+  run.add_argument("--trials", type=_positive, metavar="N", help="number of trials, also to extend a study")
+  run.add_argument("--dry_run", action="store_true", help="print the trials and what they cost, and leave")
+  run.add_argument("--retry_failed", action="store_true", help="try trials again that failed")
+  run.add_argument("--executor", choices=("local", "slurm"), default="local", help="where trials run (default local)")
+  run.add_argument(
+    "--slurm", action="append", default=[], metavar="NAME=VALUE", help="an option of the jobs, for example minutes=60"
+  )
+
+  command("list", "the studies in the folders of a root", _list, "root")
+  status = command("status", "the trials of a study, also while it runs", _status, "dir")
+  status.add_argument("--watch", action="store_true", help="redraw until all trials have ended")
+  best = command("best", "the trials of a study, ranked, and the best one's command", _best, "dir")
+  best.add_argument("--rows", type=_positive, default=_ROWS, metavar="N", help=f"how many (default {_ROWS})")
+  show = command("show", "one trial", _show, "dir", "trial")
+  for made in (best, show):
+    made.add_argument("--objective", metavar="METRIC", help="rank by another logged metric")
+    made.add_argument("--value", choices=("best", "last", "smoothed"), help="which of its values over the training")
+    made.add_argument("--mode", choices=("min", "max"), help="which direction is better")
+  rerun = command("rerun", "run a trial again with other seeds", _rerun, "dir", "trial")
+  rerun.add_argument("--seeds", type=_positive, default=5, metavar="N", help="how many (default 5)")
+  rerun.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes on this machine (default 1)")
+  command("trial", "run one trial of a study that a coordinator has handed out", _trial, "dir", "trial")
+  return parser
+
+
+def _positive(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+  return value
+
+
+if __name__ == "__main__":
+  # The current directory, for the user's modules, is on the path already, and last where the console command ran.
+  status = main()
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(status)

@@ -1,0 +1,269 @@
+"""A study's directory: what it is (`study.json`), its trials (`trials/0007/trial.json`), and the table of them.
+
+Who holds a trial writes its record: the coordinator until it is started and after its process was lost, in between the
+process that runs it. A trial's folder is its run's workdir too.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from trainer import Config, ConfigError, UserError, provenance, records
+from tuning.study import Objective, Study
+
+State = Literal["pending", "running", "complete", "infeasible", "failed", "stopped"]
+FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")
+"""States that a trial does not leave by itself."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+  """What is known of a trial.
+
+  Attributes:
+    trial: its number, from 0.
+    state: see docs/design.md, Studies.
+    values: of its hyperparameters, by name; those that do not exist in it are absent.
+    changes: what they change in the study's config: dotted path -> value.
+    reason: why it is infeasible or failed, or was stopped.
+    attempts: each with `started` and `finished` (seconds since the epoch), `worker`, `end`: how it ended, and
+      `checkpoint`: the step of the newest one then, -1 for none.
+    summary: of a trial that ended: numbers of its run that tables show.
+  """
+
+  trial: int
+  state: State = "pending"
+  values: Mapping[str, Any]
+  changes: Mapping[str, Any]
+  reason: str | None = None
+  attempts: tuple[Mapping[str, Any], ...] = ()
+  summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def crashes(self) -> int:
+    """How many attempts, the last ones in a row, crashed without having come further than the one before."""
+    count, before = 0, None
+    for attempt in self.attempts:
+      came_to = attempt.get("checkpoint")
+      if not str(attempt.get("end", "")).startswith(CRASHED):
+        count = 0
+      else:
+        count = count + 1 if count and came_to == before else 1
+      before = came_to
+    return count
+
+
+CRASHED = "crashed"
+"""How the `end` of an attempt begins that counts against `max_attempts`."""
+
+
+def trial_folder(study: pathlib.Path, trial: int) -> pathlib.Path:
+  """Where a trial's record and run are."""
+  return study / "trials" / f"{trial:04d}"
+
+
+def read_trial(folder: pathlib.Path) -> TrialRecord | None:
+  """The record in a trial's folder; None if there is none. Raises UserError if it cannot be read."""
+  path = folder / "trial.json"
+  stored = records.read_json(path)
+  if stored is None:
+    return None
+  try:
+    check_format(path, stored.pop("format"))
+    return TrialRecord(**{name: _numbers(value) for name, value in stored.items()})
+  except (KeyError, TypeError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def write_trial(folder: pathlib.Path, record: TrialRecord) -> None:
+  """Replaces a trial's record, atomically."""
+  folder.mkdir(parents=True, exist_ok=True)
+  stored = {"format": records.FORMAT, **dataclasses.asdict(record)}
+  records.write_json(folder / "trial.json", stored)
+
+
+def read_trials(study: pathlib.Path) -> dict[int, TrialRecord]:
+  """The records of all trials that were started or ended, by number."""
+  found = {}
+  folders = sorted((study / "trials").iterdir()) if (study / "trials").is_dir() else []
+  for folder in folders:
+    if folder.name.isdecimal() and (record := read_trial(folder)) is not None:
+      found[record.trial] = record
+  return dict(sorted(found.items()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyRecord:
+  """What `study.json` holds.
+
+  Attributes:
+    name: of the study.
+    goal: in words.
+    objective: what it ranks by.
+    config: of all trials but for their hyperparameters; None: `function` is called.
+    function: "module:name", or None.
+    hyperparameters: name -> role, scale, bounds or values, path, parent, as `Hyperparameter.as_json` gives them.
+    search: its name and settings.
+    trials: how many there are to be.
+    cores_per_trial: CPU cores of each worker.
+    devices_per_trial: devices of each trial.
+    max_attempts: crashes after which a trial has failed.
+    command: that made it, or that it can be repeated by.
+    commit: of the code; None outside of a repository.
+    diff: uncommitted changes, which `study.diff` beside this file holds too, for `git apply`.
+    created: seconds since the epoch.
+    warnings: what the roles of its hyperparameters make doubtful.
+    sessions: each time that it was worked on: `started`, `finished`, `workers`, `executor`.
+  """
+
+  name: str
+  goal: str
+  objective: Objective
+  config: Config | None
+  function: str | None
+  hyperparameters: Mapping[str, Mapping[str, Any]]
+  search: Mapping[str, Any]
+  trials: int
+  cores_per_trial: int
+  devices_per_trial: int
+  max_attempts: int
+  command: str
+  commit: str | None
+  diff: str
+  created: float
+  warnings: tuple[str, ...]
+  sessions: tuple[Mapping[str, Any], ...] = ()
+
+
+_MAY_CHANGE = ("trials", "max_attempts", "goal", "command", "commit", "diff", "created", "warnings", "sessions")
+
+
+def describe(
+  study: Study, config: Config | None, hyperparameters: Mapping[str, Mapping[str, Any]], trials: int, command: str
+) -> StudyRecord:
+  """The record of a new study; `config` is that of its trials but for their hyperparameters."""
+  git = provenance.git_state() or {}
+  return StudyRecord(
+    name=study.name,
+    goal=study.goal,
+    objective=study.objective,
+    config=config,
+    function=study.function,
+    hyperparameters=hyperparameters,
+    search=study.search.as_json(),
+    trials=trials,
+    cores_per_trial=study.cores_per_trial,
+    devices_per_trial=study.devices_per_trial,
+    max_attempts=study.max_attempts,
+    command=command,
+    commit=git.get("commit"),
+    diff=git.get("diff", ""),
+    created=time.time(),
+    warnings=(),
+  )
+
+
+def read_study(folder: pathlib.Path) -> StudyRecord:
+  """The study in a folder.
+
+  Raises:
+    UserError: if there is none, or it cannot be read.
+  """
+  path = folder / "study.json"
+  stored = records.read_json(path)
+  if stored is None:
+    raise UserError(f"{folder} holds no study: there is no study.json")
+  try:
+    check_format(path, stored.pop("format"))
+    config = stored["config"]
+    stored |= {
+      "objective": Objective(**stored["objective"]),
+      "config": None if config is None else Config.model_validate_json(json.dumps(config)),
+      "warnings": tuple(stored["warnings"]),
+      "sessions": tuple(stored["sessions"]),
+    }
+    return StudyRecord(**stored)
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def write_study(folder: pathlib.Path, record: StudyRecord) -> None:
+  """Replaces `study.json`, atomically."""
+  folder.mkdir(parents=True, exist_ok=True)
+  stored = {name: getattr(record, name) for name in record.__dataclass_fields__}
+  stored |= {
+    "objective": dataclasses.asdict(record.objective),
+    "config": None if record.config is None else record.config.model_dump(mode="json"),
+  }
+  records.write_json(folder / "study.json", {"format": records.FORMAT, **stored})
+  if record.diff and not (folder / "study.diff").exists():
+    (folder / "study.diff").write_text(record.diff)
+
+
+def differences(old: StudyRecord, new: StudyRecord) -> list[str]:
+  """What makes two records those of different studies, in words; [] if nothing does."""
+
+  def plain(record: StudyRecord) -> dict[str, Any]:
+    found = {name: getattr(record, name) for name in record.__dataclass_fields__ if name not in _MAY_CHANGE}
+    config = found.pop("config")
+    config = {} if config is None else _flat(config.model_dump(mode="json"), "config.")
+    flat = _flat(json.loads(json.dumps(found, default=dataclasses.asdict)), "")
+    return flat | config
+
+  before, after = plain(old), plain(new)
+  return [
+    f"{path}: {before.get(path)!r} there, {after.get(path)!r} here"
+    for path in dict.fromkeys([*before, *after])
+    if before.get(path) != after.get(path)
+  ]
+
+
+@contextmanager
+def locked(folder: pathlib.Path, what: str) -> Iterator[None]:
+  """Keeps every other process out of `folder`/.WHAT.lock; the lock ends with the process, however that ends.
+
+  Raises:
+    ConfigError: if another process has it.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / f".{what}.lock").open("a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise ConfigError(f"{folder} is in use: process {file.read().strip() or 'unknown'} works on it") from None
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {os.uname().nodename}")
+    file.flush()
+    yield
+
+
+def check_format(path: pathlib.Path, version: Any) -> None:
+  """Raises UserError for a file of a newer version."""
+  if not isinstance(version, int) or version > records.FORMAT:
+    raise UserError(
+      f"{path} has format {version}, made by a newer version of trialbook; this one reads up to {records.FORMAT}"
+    )
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+  if not isinstance(value, dict):
+    return {prefix.removesuffix("."): value}
+  found: dict[str, Any] = {}
+  for name, item in value.items():
+    found |= _flat(item, f"{prefix}{name}.")
+  return found
+
+
+def _numbers(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {name: _numbers(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return tuple(map(_numbers, value))
+  return records.number(value) if isinstance(value, str) else value

@@ -1,0 +1,89 @@
+"""Comments on the roles of hyperparameters, by the playbook's rules of thumb; nothing is forbidden (PB-12)."""
+
+from collections.abc import Iterator, Sequence
+
+from tuning.space import Hyperparameter
+from tuning.study import Study
+
+_OPTIMIZER_TUNED_FROM = 10
+"""Trials from which on fixing all of the optimizer's hyperparameters is no longer a matter of the budget (PB-17)."""
+
+_STRENGTHS = (
+  "dropout_rate",
+  "weight_decay",
+  "label_smoothing",
+  "mixup_alpha",
+  "erasing_probability",
+  "flip_probability",
+)
+
+
+def warnings(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
+  """What makes the conclusions of a study doubtful: each with the reason, and what to do instead."""
+  if study.config is None:
+    return
+  for one in hyperparameters:
+    field = one.path.rpartition(".")[2]
+    if one.path == "batch_size":
+      yield (
+        "batch_size is varied: it is chosen for throughput and not for validation quality, which does not depend on it"
+        " where the optimizer, regularization and the number of steps are tuned for each size; take the largest that"
+        " still raises throughput, fix it, and retune the optimizer's and regularization hyperparameters whenever it"
+        " changes (PB-05)"
+      )
+    elif one.path == "max_train_steps":
+      yield (
+        "max_train_steps is varied: trials of different lengths do not compete fairly, and the step is selected in"
+        " retrospect anyway; fix it, look where the best steps lie, and change it between studies (PB-61)"
+      )
+    elif one.sets == "name" and one.path == "optimizer" and one.role == "nuisance":
+      yield (
+        "optimizer is a nuisance hyperparameter: its other hyperparameters mean something else for each optimizer, so"
+        " the best choice changes with the space; make it scientific, or fix it (PB-12)"
+      )
+    elif one.path.startswith("model.") and one.role == "nuisance" and one.static:
+      yield (
+        f"{one.name} is architecture, and a nuisance hyperparameter: it changes what a trial costs, and each value is"
+        " a program of its own; make it scientific, or fix it (PB-12)"
+      )
+    elif one.sets == "presence" and one.role == "nuisance":
+      yield (
+        f"{one.name}: whether a feature is there is scientific or fixed, its strength is nuisance (PB-12); make it"
+        " scientific"
+      )
+    elif field in _STRENGTHS and one.role == "scientific" and one.parent is None and not hasattr(one.scale, "values"):
+      yield (
+        f"{one.name} is scientific on a continuous scale: whether a regularizer is there is the question, its strength"
+        " is to be tuned; compare values from a list, or make it nuisance (PB-12)"
+      )
+  yield from _about_the_optimizer(study, hyperparameters)
+
+
+def _about_the_optimizer(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
+  scientific = [one for one in hyperparameters if one.role == "scientific"]
+  if not scientific or all(one.path in ("seed",) for one in scientific):
+    return
+  nuisance = [one for one in hyperparameters if one.role == "nuisance" and one.path.startswith("optimizer.")]
+  trials = study.trials or 0
+  if not nuisance and not any(one.path.startswith("optimizer.") for one in scientific):
+    small = "; with fewer than 10 trials the learning rate alone" if trials < _OPTIMIZER_TUNED_FROM else ""
+    yield (
+      f"none of the optimizer's hyperparameters is tuned, while {scientific[0].name} is compared: the settings that are"
+      f" fixed may suit one value better than another{small}; make optimizer.learning_rate nuisance at least (PB-12)"
+    )
+  elif not any(one.path == "optimizer.learning_rate" for one in [*nuisance, *scientific]):
+    yield (
+      f"optimizer.learning_rate is fixed while {nuisance[0].name if nuisance else scientific[0].name} is varied: it is"
+      " the first that has to be tuned; make it nuisance (PB-12)"
+    )
+  for one in scientific:
+    if one.sets != "name" or one.path != "optimizer":
+      continue
+    for value in one.scale.values:  # pyright: ignore[reportAttributeAccessIssue]
+      under = [other for other in hyperparameters if other.parent == (one.name, value)]
+      everywhere = [other for other in nuisance if other.parent is None and other.path == "optimizer.learning_rate"]
+      if not everywhere and not any(other.path == "optimizer.learning_rate" for other in under):
+        yield (
+          f"optimizer {value!r} competes with a fixed learning rate; give it a space of its own:"
+          f' OneOf({{"{value}": {{"learning_rate": Log(...)}}}}) (PB-11, PB-12)'
+        )

@@ -1,0 +1,65 @@
+"""Several studies under one goal, run one after the other and compared by the best of each (PB-13)."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from trainer import UserError, records
+from tuning.records import check_format
+from tuning.results import StudyResults, read_results
+from tuning.runner import prepare, run_study
+from tuning.study import Round
+
+
+def problems(round_: Round) -> list[str]:
+  """What is wrong with a round and its studies."""
+  found = []
+  names = [study.name for study in round_.studies]
+  if not names:
+    found.append(f"round {round_.name}: it has no study")
+  found += [f"round {round_.name}: two studies are named {name!r}" for name in set(names) if names.count(name) > 1]
+  if len({study.objective for study in round_.studies}) > 1:
+    found.append(f"round {round_.name}: its studies have different objectives, so they cannot be compared")
+  for study in round_.studies:
+    try:
+      prepare(study)
+    except UserError as error:
+      found += error.problems
+  return found
+
+
+def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapping[str, StudyResults]:
+  """Runs the studies of a round, each in a folder of its name; `options` are those of `run_study`.
+
+  Returns:
+    the results by the study's name.
+
+  Raises:
+    UserError: if any of them is wrong, before the first one runs.
+  """
+  folder = pathlib.Path(folder)
+  found = problems(round_)
+  path = folder / "round.json"
+  record = {"format": records.FORMAT, "name": round_.name, "goal": round_.goal}
+  record["studies"] = [study.name for study in round_.studies]
+  stored = records.read_json(path)
+  if stored is not None and stored != json.loads(json.dumps(record)):
+    found.append(
+      f"{folder} holds another round, {stored.get('name')!r} of {stored.get('studies')}; name another folder"
+    )
+  if found:
+    raise UserError(found)
+  folder.mkdir(parents=True, exist_ok=True)
+  records.write_json(path, record)
+  return {study.name: run_study(study, folder / study.name, **options) for study in round_.studies}
+
+
+def read_round(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]:
+  """A round's record, and the results of those of its studies that were begun. Raises UserError if there is none."""
+  stored = records.read_json(folder / "round.json")
+  if stored is None:
+    raise UserError(f"{folder} holds no round: there is no round.json")
+  check_format(folder / "round.json", stored.get("format"))
+  begun = [folder / name for name in stored["studies"] if (folder / name / "study.json").exists()]
+  return stored, [read_results(path) for path in begun]

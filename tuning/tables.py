@@ -1,0 +1,172 @@
+"""Tables for people: the trials of a study, ranked or planned; the studies below a root; what a trial was."""
+
+import datetime
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tuning.objective import value_of
+from tuning.plan import Balance, PlannedTrial
+from tuning.results import StudyResults, Trial
+from tuning.space import Hyperparameter
+from tuning.trial import Cost
+
+_STYLES = {"complete": "green", "infeasible": "red", "failed": "bold red", "running": "yellow", "stopped": "yellow"}
+
+_ENDED_SHOWN = 8
+_WIDTH = 130
+
+
+def console(stream: IO[str] | None = None) -> Console:
+  """Where tables are printed; a file or a pipe has room for long lines."""
+  made = Console(file=stream, highlight=False, markup=False)
+  return made if made.is_terminal else Console(file=stream, highlight=False, markup=False, width=_WIDTH)
+
+
+def number(value: Any) -> str:
+  """A value as people read it: four digits of a float."""
+  if value is None:
+    return ""
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+  """Seconds as hours, minutes and seconds."""
+  return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def ranked(results: StudyResults, limit: int | None = None) -> Table:
+  """The trials with a value, the best first, and then the others."""
+  others = [trial for trial in results.trials if trial.objective is None]
+  trials = [*results.ranked, *others]
+  table = _table("trial", "state", results.objective.metric, "at step", "hyperparameters", "seconds")
+  for place, trial in enumerate(trials[:limit]):
+    values = values_text(trial.values, results.study.hyperparameters)
+    row = [trial.trial, trial.state, trial.objective, trial.step, values, f"{trial.seconds:.1f}"]
+    cells = [Text(number(cell)) for cell in row]
+    cells[1].stylize(_STYLES.get(trial.state, ""))
+    table.add_row(*cells, style="bold" if place == 0 and trial.objective is not None else "")
+  if limit is not None and len(trials) > limit:
+    table.caption = f"and {len(trials) - limit} more: {results.folder / 'trials.csv'}"
+  return table
+
+
+def values_text(values: Mapping[str, Any], hyperparameters: Mapping[str, Mapping[str, Any]]) -> str:
+  """A trial's values in a line, each under the last part of its name where that tells it from the others."""
+  short = {name: _short(name, hyperparameters) for name in values}
+  names = list(short.values())
+  parts = []
+  for name, value in values.items():
+    if hyperparameters.get(name, {}).get("sets") == "name":
+      parts.append(str(value))  # An optimizer's or a model's name says by itself what it is.
+    else:
+      shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+      parts.append(f"{short[name] if names.count(short[name]) == 1 else name}={shown}")
+  return " ".join(parts)
+
+
+def _short(name: str, hyperparameters: Mapping[str, Mapping[str, Any]]) -> str:
+  if hyperparameters.get(name, {}).get("sets") == "presence":
+    return name
+  return name.rpartition(".")[2]
+
+
+def planned(trials: Sequence[PlannedTrial], hyperparameters: Sequence[Hyperparameter]) -> Table:
+  """The trials before they are run, with the program that each uses."""
+  groups = list(dict.fromkeys(trial.group for trial in trials if trial.refusal is None))
+  known = {one.name: one.as_json() for one in hyperparameters}
+  table = _table("trial", "program", "hyperparameters")
+  for trial in trials:
+    program = "refused" if trial.refusal is not None else groups.index(trial.group)
+    table.add_row(str(trial.trial), str(program), values_text(trial.values, known))
+  return table
+
+
+def balance(of: Balance, trials: Sequence[PlannedTrial], hyperparameters: Sequence[Hyperparameter]) -> list[str]:
+  """How wide and how dense a study is (PB-16), in lines."""
+  groups = {trial.group for trial in trials if trial.refusal is None}
+  by_role = {role: [one.name for one in hyperparameters if one.role == role] for role in ("scientific", "nuisance")}
+  lines = [f"{role}: {', '.join(names) or 'none'}" for role, names in by_role.items()]
+  density = f"{of.points:.2g} points per dimension" if of.dimensions else "nothing to tune"
+  each = f" for each of {of.combinations} scientific values" if of.combinations > 1 else ""
+  lines.append(f"{of.trials} trials; {of.dimensions:.3g} nuisance dimensions{each}: {density}, if they were a grid")
+  lines.append(f"{len(groups)} programs to compile" if len(groups) != 1 else "1 program to compile")
+  if refused := [trial for trial in trials if trial.refusal is not None]:
+    lines.append(f"{len(refused)} trials are refused by the config, the first one: {refused[0].refusal}")
+  return lines
+
+
+def estimate(cost: Cost, steps: int, evaluations: int, trials: int, programs: int, workers: int) -> str:
+  """How long a study takes, by what a few steps took."""
+  each = steps * cost.step_seconds + evaluations * cost.evaluation_seconds
+  seconds = (trials * each + programs * cost.compilation_seconds) / min(workers, max(trials, 1))
+  return (
+    f"about {duration(seconds)} ({seconds / 3600:.2g} h) with {workers} {'worker' if workers == 1 else 'workers'}:"
+    f" {trials} trials of {each:.3g} s, by {1000 * cost.step_seconds:.3g} ms a step and"
+    f" {1000 * cost.evaluation_seconds:.3g} ms an evaluation"
+  )
+
+
+def running(results: StudyResults) -> Table:
+  """The trials that are running, with how far they are, and the last ones that ended."""
+  record = results.study
+  steps = None if record.config is None else record.config.max_train_steps
+  table = _table("trial", "state", "step", f"best {results.objective.metric}", "time left")
+  shown = [trial for trial in results.trials if trial.state in ("running", "stopped")]
+  ended = [trial for trial in results.trials if trial not in shown and trial.state != "pending"]
+  for trial in [*ended[-_ENDED_SHOWN:], *shown]:
+    best = value_of(results.objective, trial.curves.get(results.objective.metric, []))
+    step = max((points[-1][0] for points in trial.curves.values()), default=0)
+    left = ""
+    if trial.state == "running" and steps and step and trial.started:
+      left = duration((time.time() - trial.started) / step * (steps - step))
+    shown_step = f"{step:,}" if steps is None else f"{step:,}/{steps:,}"
+    table.add_row(str(trial.trial), trial.state, shown_step, number(best[1]) if best else "", left)
+  return table
+
+
+def states(results: StudyResults) -> str:
+  """How many trials are in which state."""
+  names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
+  counts = [f"{count} {name}" for name in names if (count := results.count(name))]
+  return ", ".join(counts) or "no trials"
+
+
+def command(trial: Trial) -> str | None:
+  """The command that trains a trial again by hand; None where it is no training."""
+  config = trial.folder / "config.json"
+  if not config.exists():
+    return None
+  return f"python -m trainer --config={shlex.quote(str(config))} --workdir=runs/again"
+
+
+def show(results: StudyResults, trial: Trial, console: Console) -> None:
+  """Everything about one trial."""
+  console.print(
+    f"{results.study.name}, trial {trial.trial}: {trial.state}" + (f": {trial.reason}" if trial.reason else "")
+  )
+  if trial.objective is not None:
+    console.print(f"{results.objective.metric} {number(trial.objective)} at step {trial.step}")
+  table = _table("hyperparameter", "value")
+  for name, value in trial.values.items():
+    table.add_row(name, number(value))
+  console.print(table)
+  if changed := command(trial):
+    console.print(f"again: {changed}", soft_wrap=True)
+  console.print(f"workdir: {trial.folder}", soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+  table = Table(box=rich.box.SIMPLE_HEAD)
+  for column in columns:
+    left = column in ("state", "hyperparameter", "hyperparameters")
+    table.add_column(
+      Text(column), justify="left" if left else "right", overflow="fold", no_wrap=column != "hyperparameters"
+    )
+  return table

@@ -1,0 +1,86 @@
+"""The table of all studies below a root, and that of a study's trials, rewritten whenever a study changes (PB-70)."""
+
+import contextlib
+import csv
+import io
+import os
+import pathlib
+import shlex
+
+from trainer import UserError
+from tuning.results import StudyResults, read_results
+from tuning.tables import number
+
+COLUMNS = ("study", "config", "goal", "trials", "best", "reproduce")
+
+
+def write_trials(folder: pathlib.Path, results: StudyResults) -> None:
+  """Writes the study's `trials.csv`."""
+  _replace(folder / "trials.csv", results.csv())
+
+
+def studies(root: pathlib.Path) -> list[StudyResults]:
+  """The studies in the folders below a root, rounds included, in order of their creation; others are passed over."""
+  found = []
+  for path in sorted([*root.glob("*/study.json"), *root.glob("*/*/study.json")]):
+    with contextlib.suppress(UserError):
+      found.append(read_results(path.parent))
+  return sorted(found, key=lambda results: results.study.created)
+
+
+def rows(root: pathlib.Path) -> list[dict[str, str]]:
+  """The playbook's six columns for each study: name, link to the config, description, trials, best, reproduction."""
+  return [
+    {
+      "study": results.study.name,
+      "config": str((results.folder / "study.json").relative_to(root)),
+      "goal": results.study.goal,
+      "trials": f"{results.count('complete') + results.count('infeasible')} of {results.study.trials}",
+      "best": best_text(results),
+      "reproduce": reproduction(results),
+    }
+    for results in studies(root)
+  ]
+
+
+def best_text(results: StudyResults) -> str:
+  """The best value of a study in words."""
+  best = results.best
+  if best is None:
+    return "none yet"
+  return f"{results.objective.metric} {number(best.objective)} (trial {best.trial}, step {best.step})"
+
+
+def reproduction(results: StudyResults) -> str:
+  """The command that ran a study, with the state of the code that it ran on."""
+  study = results.study
+  commit = f"git checkout {study.commit[:12]}; " if study.commit else ""
+  changes = f"git apply {shlex.quote(str(results.folder / 'study.diff'))}; " if study.diff else ""
+  return f"{commit}{changes}{study.command}"
+
+
+def update(root: pathlib.Path) -> None:
+  """Rewrites `studies.csv` and `studies.md` in a root."""
+  table = rows(root)
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerows([COLUMNS, *([row[column] for column in COLUMNS] for row in table)])
+  _replace(root / "studies.csv", text.getvalue())
+  lines = ["# Studies", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+  for row in table:
+    cells = {name: value.replace("|", "\\|").replace("\n", " ") for name, value in row.items()}
+    cells["config"] = f"[study.json]({cells['config']})"
+    cells["reproduce"] = f"`{cells['reproduce']}`"
+    lines.append(f"| {' | '.join(cells[name] for name in COLUMNS)} |")
+  _replace(root / "studies.md", "\n".join(lines) + "\n")
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  """Readers see the old table or the new one, whole, also where two studies write the same one."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    temporary.write_text(text)
+    temporary.rename(path)
+  except OSError:
+    temporary.unlink(missing_ok=True)
+    raise

@@ -1,0 +1,301 @@
+"""One trial, from its record to its record: the same in a worker of a study, in a job of a cluster, or by hand."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from launch.supervisor import newest_step
+from trainer import Config, ConfigError, Guard, Programs, RunResult, UserError, records, workdirs
+from trainer import run as train
+from trainer.channel import TryAgainError
+from trialbook.plugin import import_attribute
+from tuning.objective import counts_by_class, curves, uncharacteristic, value_of
+from tuning.records import CRASHED, FINAL, State, StudyRecord, TrialRecord, locked, read_study, read_trial, write_trial
+from tuning.study import Objective
+
+_MEASURED_STEPS = 10
+_TAKE_OVER_SECONDS = 30.0
+
+
+class Infeasible(Exception):
+  """Raised by a study's function: these values do not work (PB-21); the text says why."""
+
+
+class StudyError(UserError):
+  """What is wrong is the study's and not a trial's: no trial of it can be run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a few steps took.
+
+  Attributes:
+    step_seconds: one training step, its data included.
+    evaluation_seconds: one evaluation of all splits.
+    compilation_seconds: to trace and compile, or to read from the cache.
+  """
+
+  step_seconds: float
+  evaluation_seconds: float
+  compilation_seconds: float
+
+
+def run_trial(
+  study: pathlib.Path, folder: pathlib.Path, programs: Programs | None = None, guard: Guard | None = None
+) -> TrialRecord:
+  """Runs the trial of a folder to its end, or goes on with it; one that has ended is left as it is.
+
+  Args:
+    study: the study's folder.
+    folder: the trial's, with the record of a trial that was handed out.
+    programs: compiled programs of earlier trials.
+    guard: hears SIGTERM, upon which the trial is stopped where it can go on, and other hosts; None: nobody does.
+
+  Returns:
+    The record, as it is written: complete, infeasible, stopped; or pending or failed, after a crash.
+
+  Raises:
+    StudyError: if no trial of this study could be run, for what its config or its function is; or the disk is full.
+  """
+  guard = Guard() if guard is None else guard
+  of = read_study(study)
+  record = read_trial(folder)
+  if record is None:
+    raise UserError(f"{folder} holds no trial: there is no trial.json")
+  if record.state in FINAL:
+    return record
+  if not guard.hosts.is_lead:
+    assert of.config is not None
+    train(of.config.override(record.changes), folder, programs=programs, guard=guard)
+    return record
+  with contextlib.ExitStack() as stack:
+    _take_over(folder, stack)
+    # Another process may have ended it while this one waited.
+    record = read_trial(folder) or record
+    if record.state in FINAL:
+      return record
+    try:
+      record = _train(of, record, folder, programs, guard) if of.function is None else _call(of, record, folder)
+    except StudyError:
+      raise
+    except (KeyboardInterrupt, SystemExit):
+      raise
+    except Exception as error:
+      if _is_out_of_device_memory(error):
+        record = _ended(record, "infeasible", f"out of device memory: {str(error).splitlines()[0]}")
+      else:
+        (folder / "traceback.txt").write_text(traceback.format_exc())
+        record = crashed(folder, record, f"{type(error).__name__}: {error}".splitlines()[0], of.max_attempts)
+    write_trial(folder, record)
+  return record
+
+
+def guard_for(study: pathlib.Path) -> Guard:
+  """A guard with the limits that the study's config sets for a run."""
+  config = read_study(study).config
+  return Guard(None if config is None else config.job)
+
+
+def _take_over(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
+  """Locks a trial, waiting for a process that is being killed, or that a cluster's requeue has left behind, to be gone.
+
+  Raises:
+    TryAgainError: if it stays.
+  """
+  deadline = time.monotonic() + _TAKE_OVER_SECONDS
+  while True:
+    try:
+      with contextlib.ExitStack() as trying:
+        trying.enter_context(locked(folder, "trial"))
+        with workdirs.locked(folder):
+          pass  # The run's own lock goes with the process too, and perhaps a moment later.
+        stack.push(trying.pop_all())
+        return
+    except ConfigError as error:
+      if time.monotonic() > deadline:
+        raise TryAgainError(str(error)) from None
+      time.sleep(0.1)
+
+
+def crashed(folder: pathlib.Path, record: TrialRecord, cause: str, max_attempts: int) -> TrialRecord:
+  """The record after an attempt that ended for no known reason: to be tried again, or failed."""
+  record = _ended(record, "pending", None, f"{CRASHED}: {cause}", newest_step(folder))
+  if record.crashes >= max_attempts:
+    return dataclasses.replace(record, state="failed", reason=f"crashed {record.crashes} times; the last: {cause}")
+  return record
+
+
+def interrupted(record: TrialRecord, cause: str) -> TrialRecord:
+  """The record of a trial whose process was taken away: it goes on later, and nothing counts against it."""
+  return _ended(record, "stopped", cause, f"interrupted: {cause}")
+
+
+def started(record: TrialRecord, worker: str) -> TrialRecord:
+  """The record of a trial that is handed to a worker."""
+  attempt = {"worker": worker, "started": time.time(), "finished": None, "end": None, "checkpoint": None}
+  return dataclasses.replace(record, state="running", reason=None, attempts=(*record.attempts, attempt))
+
+
+def refused(record: TrialRecord, reason: str) -> TrialRecord:
+  """The record of a trial that needs not be started: its values can be in no run."""
+  return dataclasses.replace(record, state="infeasible", reason=f"refused: {reason}")
+
+
+def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs) -> Cost | None:
+  """Times a few steps of a trial in a folder that is removed; the program stays for the trial itself.
+
+  None where these values cannot be run, which the trial will tell.
+
+  Raises:
+    StudyError: if no trial of this study could be run.
+  """
+  of = read_study(study)
+  if of.config is None:
+    return None
+  try:
+    record = _few_steps(of.config.override(changes), programs)
+  except ConfigError as error:
+    _raise_if_the_studys(of.config, error)
+    return None
+  except UserError as error:
+    raise StudyError(error.problems) from None
+  except Exception:
+    return None  # The trial will run into it, where it is recorded.
+  times, steps = record["times"], max(record["step"], 1)
+  in_steps = sum(times.get(name, 0.0) for name in ("dispatch", "wait_for_device", "wait_for_data"))
+  return Cost(in_steps / steps, times.get("evaluation", 0.0) / 2, record["compilation_seconds"])
+
+
+def _few_steps(config: Config, programs: Programs) -> dict[str, Any]:
+  """The `run.json` of a run of a few steps, which shares the program of `config`."""
+  steps = min(_MEASURED_STEPS, config.max_train_steps)
+  changes: dict[str, Any] = {
+    "max_train_steps": steps,
+    "schedule.warmup_steps": 0,
+    "checkpointing.every_evaluations": 0,
+    "logging.tensorboard": False,
+    "logging.writers": (),
+  }
+  if hasattr(config.schedule, "constant_steps"):
+    changes["schedule.constant_steps"] = 0
+  # Derived numbers are made explicit first, so that presence, which is static, stays what it is.
+  config = config.resolved().override(changes)
+  with tempfile.TemporaryDirectory(prefix="trialbook-measure-") as folder:
+    train(config, folder, programs=programs)
+    return records.read_json(pathlib.Path(folder) / "run.json") or {}
+
+
+def _train(
+  of: StudyRecord, record: TrialRecord, folder: pathlib.Path, programs: Programs | None, guard: Guard
+) -> TrialRecord:
+  assert of.config is not None
+  try:
+    result = train(of.config.override(record.changes), folder, programs=programs, guard=guard)
+  except ConfigError as error:
+    _raise_if_the_studys(of.config, error)
+    return refused(_ended(record, "infeasible", None), "; ".join(error.problems))
+  except UserError as error:
+    # A disk that is full, checkpoints that cannot be read: nothing that other values would change.
+    write_trial_if_possible(folder, interrupted(record, str(error)))
+    raise StudyError([f"trial {record.trial}: {problem}" for problem in error.problems]) from None
+  summary = _summary(of.objective, result, folder)
+  if result.status == "preempted":
+    return dataclasses.replace(interrupted(record, result.reason or "SIGTERM"), summary=summary)
+  state = "complete" if result.status == "complete" else "infeasible"
+  return dataclasses.replace(_ended(record, state, result.reason), summary=summary)
+
+
+def write_trial_if_possible(folder: pathlib.Path, record: TrialRecord) -> None:
+  """As `write_trial`; on a full disk the record stays as it was, which also leads to another attempt."""
+  try:
+    write_trial(folder, record)
+  except OSError:
+    return
+
+
+def _raise_if_the_studys(config: Config, error: ConfigError) -> None:
+  """Raises StudyError if the study's own config, without a trial's values, has one of the same problems."""
+  try:
+    _few_steps(config, Programs())
+  except UserError as own:
+    if set(own.problems) & set(error.problems):
+      raise StudyError(error.problems) from None
+
+
+def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRecord:
+  """Calls the study's function, and writes what it returns, or yields one after the other, as a run's metrics."""
+  assert of.function is not None
+  function = import_attribute("function", of.function)
+  shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+  path = folder / "metrics.jsonl"
+  path.unlink(missing_ok=True)
+  begun = time.perf_counter()
+  state, reason = "complete", None
+  with path.open("a") as file:
+    try:
+      for step, values in enumerate(_results(function(dict(record.values))), start=1):
+        line = records.jsonable({"step": step, **{name: float(value) for name, value in values.items()}})
+        file.write(f"{json.dumps(line, allow_nan=False)}\n")
+    except Infeasible as error:
+      state, reason = "infeasible", str(error)
+  seconds = time.perf_counter() - begun
+  best = value_of(of.objective, curves(folder).get(of.objective.metric, []))
+  if state == "complete" and best is None:
+    names = sorted({name for line in records.read_lines(path) for name in line if name != "step"})
+    raise StudyError(f"function {of.function}: returned no {of.objective.metric!r}; it returned {', '.join(names)}")
+  if state == "complete" and not math.isfinite(best[1] if best else math.nan):
+    state, reason = "infeasible", f"{of.objective.metric} is not finite"
+  summary = {"seconds": round(seconds, 6), "training_seconds": round(seconds, 6), **_best(best)}
+  return dataclasses.replace(_ended(record, state, reason), summary=summary)
+
+
+def _results(returned: Any) -> Iterator[Mapping[str, Any]]:
+  if isinstance(returned, Mapping):
+    yield returned
+  else:
+    yield from returned
+
+
+def _ended(
+  record: TrialRecord, state: State, reason: str | None, end: str | None = None, checkpoint: int | None = None
+) -> TrialRecord:
+  attempts = list(record.attempts)
+  if attempts:
+    attempts[-1] = {**attempts[-1], "finished": time.time(), "end": end or state, "checkpoint": checkpoint}
+  return dataclasses.replace(record, state=state, reason=reason, attempts=tuple(attempts))
+
+
+def _summary(objective: Objective, result: RunResult, folder: pathlib.Path) -> dict[str, Any]:
+  """Numbers of all processes that worked on a run."""
+  run = records.read_json(folder / "run.json") or {}
+  processes = [*run.get("earlier", []), run]
+  times = [process.get("times", {}) for process in processes]
+  training = ("dispatch", "wait_for_device", "wait_for_data", "evaluation")
+  points = curves(folder)
+  unusual = uncharacteristic(objective, points, counts_by_class(folder)) if result.status == "complete" else None
+  return {
+    "step": result.step,
+    **_best(value_of(objective, points.get(objective.metric, []))),
+    "uncharacteristic": unusual,
+    "seconds": round(sum(each.get("total", 0.0) for each in times), 3),
+    "training_seconds": round(sum(each.get(name, 0.0) for each in times for name in training), 3),
+    "compilations": sum(sum(process.get("compilations", {}).values()) for process in processes),
+  }
+
+
+def _best(best: tuple[int, float] | None) -> dict[str, Any]:
+  return {"best_step": best and best[0], "objective": best and best[1]}
+
+
+def _is_out_of_device_memory(error: Exception) -> bool:
+  return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
