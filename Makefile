@@ -1,18 +1,22 @@
 # Two commands matter: `make demo` and `make test`. Both need Python 3.11 and nothing else.
 PYTHON ?= python3.11
 BIN := .venv/bin
-WORKDIR ?= runs/demo
+DEMO ?= runs/demo
 
-.PHONY: demo test test-fast check bench clean
+.PHONY: demo test test-fast bayes check bench clean
 
 demo: .venv/ready
-	$(BIN)/python -m trainer --config=experiments/digits_resnet.py --workdir=$(WORKDIR)-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=$(DEMO)-$$(date +%Y%m%d-%H%M%S) --workers=2
 
 test: .venv/ready
 	$(BIN)/python -m pytest
 
 test-fast: .venv/ready
 	$(BIN)/python -m pytest -m "not slow"
+
+# Bayesian optimization by Gaussian processes needs torch, 0.9 GB, which no other test does.
+bayes: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-bayes.lock
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -26,6 +30,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.topology
+	$(BIN)/python -m benchmarks.study
 
 .venv/ready: requirements.lock setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -231,7 +231,7 @@ def test_fine_tuning_freezes_and_forks_as_it_says(played: Callable[[str], pathli
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["your_own_data", "your_own_metrics", "debug_a_run"])
+@pytest.mark.parametrize("page", ["your_own_data", "your_own_metrics", "debug_a_run", "tune"])
 def test_the_other_tutorials_do_what_they_say(played: Callable[[str], pathlib.Path], page: str):
   assert list(played(page).iterdir())
 

@@ -11,6 +11,7 @@ _ROOMS = {
   "profile": "trainer.profile",
   "data": "input_pipeline",
   "launch": "launch",
+  "tune": "tuning",
 }
 
 

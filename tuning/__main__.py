@@ -29,7 +29,7 @@ from tuning import plan, records, reruns, roles, rounds, tables, tracking
 from tuning.bayesian import BayesianOptimization
 from tuning.results import StudyResults, read_results
 from tuning.runner import PlannedStudy, prepare, run_study
-from tuning.study import Objective, Round
+from tuning.study import Objective, Round, Study
 from tuning.study_files import load_study
 from tuning.trial import guard_for, run_trial
 
@@ -59,6 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
   study = load_study(options.study)
   folder = pathlib.Path(options.dir) if options.dir else None
+  if folder is not None and folder.exists() and not folder.is_dir():
+    raise UserError(f"--dir={folder} is a file; name a folder")
+  if isinstance(study, Round) and (problems := rounds.problems(study, options.trials)):
+    raise UserError(problems)
   if options.dry_run:
     for one in study.studies if isinstance(study, Round) else [study]:
       _dry_run(prepare(one, options.trials), options.workers)
@@ -70,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     "trials": options.trials,
     "retry_failed": options.retry_failed,
     "progress": True,
-    "executor": _executor(options),
+    "executor": _executor(options, study),
   }
   if isinstance(study, Round):
     found = list(rounds.run_round(study, folder, **with_options).values())
@@ -83,12 +87,19 @@ def _run(options: argparse.Namespace) -> int:
   return _exit_code(results)
 
 
-def _executor(options: argparse.Namespace) -> Any:
+def _executor(options: argparse.Namespace, study: Study | Round) -> Any:
   if options.executor == "local":
+    if options.slurm:
+      raise UserError("--slurm is for --executor=slurm")
     return None
+  one = study.studies[0] if isinstance(study, Round) else study
+  if isinstance(one.search, BayesianOptimization) and not any(
+    text.startswith("max_parallel=") for text in options.slurm
+  ):
+    raise UserError("BayesianOptimization on Slurm: say how many trials run at a time, --slurm=max_parallel=8")
   from tuning.slurm_jobs import SlurmJobs, parse_options
 
-  return functools.partial(SlurmJobs, options=parse_options(options.slurm))
+  return functools.partial(SlurmJobs, options=parse_options(options.slurm, one))
 
 
 def _dry_run(planned: PlannedStudy, workers: int) -> None:
@@ -108,9 +119,9 @@ def _print_plan(planned: PlannedStudy, stream: Any) -> None:
   trials = planned.preview()
   of = plan.balance(planned.hyperparameters, [trial.values for trial in trials])
   for line in tables.balance(of, trials, planned.hyperparameters):
-    console.print(line)
+    console.print(line, soft_wrap=True)
   for warning in roles.warnings(planned.study, planned.hyperparameters):
-    console.print(f"warning: {warning}")
+    console.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _print_results(results: StudyResults, rows: int | None) -> None:
@@ -173,9 +184,16 @@ def _list(options: argparse.Namespace) -> int:
   return exits.DONE
 
 
-def _results(options: argparse.Namespace) -> StudyResults:
-  results = read_results(pathlib.Path(options.dir))
-  if options.objective is None and options.value is None:
+def _study_folder(options: argparse.Namespace) -> pathlib.Path:
+  folder = pathlib.Path(options.dir)
+  if (folder / "round.json").exists():
+    names = ", ".join(str(results.folder) for results in rounds.read_round(folder)[1])
+    raise UserError(f"{folder} holds a round; name one of its studies: {names or 'none has begun'}")
+  return folder
+
+
+def _by(results: StudyResults, options: argparse.Namespace) -> StudyResults:
+  if options.objective is None and options.value is None and options.mode is None:
     return results
   metric = options.objective or results.objective.metric
   mode = options.mode or (results.objective.mode if options.objective in (None, results.objective.metric) else None)
@@ -186,7 +204,7 @@ def _results(options: argparse.Namespace) -> StudyResults:
       f"warning: ranking by {metric} selects on the test set; its value is then no estimate of anything",
       file=sys.stderr,
     )
-  return results.by(Objective(metric, mode, options.value or "best"))
+  return results.by(Objective(metric, mode, options.value or results.objective.value))
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -220,14 +238,14 @@ def _best(options: argparse.Namespace) -> int:
   folder = pathlib.Path(options.dir)
   if (folder / "round.json").exists():
     stored, studies = rounds.read_round(folder)
-    _print_round(stored["goal"], studies)
+    _print_round(stored["goal"], [_by(results, options) for results in studies])
     return exits.DONE
-  _print_results(_results(options), options.rows)
+  _print_results(_by(read_results(folder), options), options.rows)
   return exits.DONE
 
 
 def _show(options: argparse.Namespace) -> int:
-  results = _results(options)
+  results = _by(read_results(_study_folder(options)), options)
   trial = next((one for one in results.trials if one.trial == options.trial), None)
   if trial is None:
     raise UserError(f"{results.folder} has no trial {options.trial}; it has {len(results.trials)}, from 0")
@@ -236,7 +254,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _rerun(options: argparse.Namespace) -> int:
-  study, folder = reruns.of_trial(pathlib.Path(options.dir), options.trial, options.seeds)
+  study, folder = reruns.of_trial(_study_folder(options), options.trial, options.seeds)
   results = run_study(study, folder, workers=options.workers, progress=True)
   _print_results(results, None)
   spread = reruns.spread(results)
@@ -311,10 +329,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
-  return value
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1 on")
+  return int(text)
 
 
 if __name__ == "__main__":

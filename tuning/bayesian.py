@@ -3,32 +3,34 @@
 Nothing is kept between calls: every `ask` tells Optuna all records anew, in memory, and asks for one point. So a study
 may be stopped and resumed, its records may come from any search, and the same records give the same point.
 
-What Optuna is told, and why (measured on functions of three hyperparameters with a third of the space infeasible and
-the optimum near that third, 24 quasi-random points and 16 more, where the best possible is 0.040):
+What Optuna is told, and why. The numbers are means over 4 to 6 seeds, of the best after 24 quasi-random points and 16
+or 20 more, on functions of three hyperparameters with 37 % of the space infeasible and the optimum near it or at its
+edge (the best possible is 0.040 to 0.042):
 
 - Places in the unit interval of a hyperparameter's own scale, and the numbers of values that are listed.
-- Infeasible trials as complete ones that violate a constraint; failed ones samplers ignore, and go back there. Optuna
-  models the objective at these, too, and needs a number for it: the median of the feasible ones, which says nothing.
-  With the worst of them the model has a cliff where the constraint is, and shuns the good points beside it (0.046 in
-  the mean over 5 seeds, no better than 20 quasi-random points more; with the median 0.040).
+- Infeasible trials as complete ones that violate a constraint (1, the others have -1; with 0 there the model sees the
+  edge too far inside: 0.061 against 0.047). Failed ones samplers ignore, and go back there. Optuna models the objective
+  at these, too, and needs a number for it: the median of the feasible ones, which says nothing. With the worst of them
+  the model has a cliff where the constraint is, and shuns the good points beside it (0.046 against 0.040, and 0.048
+  against 0.047 where the optimum is at the edge). Four of five points are feasible then, instead of nineteen of twenty.
 - Objectives no further above the median than the best one is below it. One that is a hundred times as large as the
   others, as close to divergence, would leave the model nothing to see in those (0.060 without, 0.042 with).
 - A space with conditional hyperparameters one branch at a time: the values of those that have others under them are
   the quasi-random point's, and the model is of the trials with these values. So each branch goes on being tuned, as
-  often as in a quasi-random search. One model of all branches, with 0.5 for what is absent, goes to the branch that
-  is best so far, which may be one that was lucky: 0.041 in the mean over 4 seeds and 0.060 in one of them, against
-  0.037 and 0.037 (best possible 0.035).
+  often as in a quasi-random search. One model of all branches, with 0.5 for what is absent, went to the branch that
+  was best so far, which may be one that was lucky: 0.041 in the mean and 0.060 with one seed, against 0.037 and 0.038
+  (three branches of two or three hyperparameters, 20 points more; quasi-random 0.044; possible 0.035).
 """
 
 import contextlib
 import dataclasses
 import importlib.util
 import statistics
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tuning.search import Halton, Point
 from tuning.space import Discrete, Hyperparameter, Integer, OneOf, Scale
@@ -64,12 +66,15 @@ class Record:
 class BayesianOptimization:
   """Points where a model of the results expects an improvement; `pip install 'trialbook[bayes]'`.
 
-  For the last trials of a study whose space is known to be right: a quasi-random search shows that (PB-43).
+  For the last trials, in a space that a quasi-random search has shown to be right (PB-43). Where hyperparameters stand
+  under a value, each such value gets its share of the trials; of a scientific hyperparameter without any under it, the
+  better values get more. To tune each alike, make a study of each: `by_scientific_value`.
 
   Attributes:
     seed: of the quasi-random points, and with a trial's index of the sampler's own randomness.
-    sampler: "gp" is a Gaussian process with constrained expected improvement (half a second for a point); "tpe"
-      compares densities of good and bad points, is coarser, needs no torch, and takes hundredths of a second.
+    sampler: "gp" is a Gaussian process with constrained expected improvement, and takes a third of a second for a point
+      after 100 results, two thirds after 300; "tpe" compares densities of good and bad points, needs no torch, takes
+      hundredths, and is coarser: in a branch of less than some twenty results no better than quasi-random points.
     explore: the first so many trials are those of `Halton(seed)`, and so are later ones as long as a branch has fewer
       feasible results than hyperparameters and one. In three dimensions 12 to 24 of 40 did equally well, and of four
       seeds with 8 one got stuck at 1.8 times the optimum; so some more than 12, for more dimensions.
@@ -104,11 +109,13 @@ class BayesianOptimization:
 
   def problems(self, hyperparameters: Sequence[Hyperparameter]) -> list[str]:
     """What is wrong, in sentences; a package that is missing, too."""
-    found = Halton(self.seed).problems(hyperparameters)
+    found = []
+    for name in ("seed", "explore"):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 0:
+        found.append(f"{self}: {name} should be a whole number from 0 on")
     if self.sampler not in ("gp", "tpe"):
       found.append(f"{self}: the sampler should be 'gp' or 'tpe'")
-    if not isinstance(self.explore, int) or self.explore < 0:
-      found.append(f"{self}: explore should be a whole number from 0 on")
     if importlib.util.find_spec("optuna") is None:
       found.append("BayesianOptimization needs Optuna, which is missing: pip install 'trialbook[bayes]'")
     elif self.sampler == "gp" and importlib.util.find_spec("torch") is None:
@@ -125,8 +132,10 @@ class BayesianOptimization:
     """A point of a space without conditions; at least one of its records is complete."""
     import optuna
 
-    with _quiet():
-      study = optuna.create_study(sampler=self._sampler(index))
+    sampler = self._sampler(index)
+    # The matrices are small: threads make it two to five times slower, and the bits depend on how many there are.
+    with _quiet(), threadpool_limits(1):
+      study = optuna.create_study(sampler=sampler)
       distributions = {one.name: _distribution(one.scale) for one in hyperparameters}
       study.add_trials(_trials(hyperparameters, distributions, records))
       places = study.ask(distributions).params
@@ -136,8 +145,12 @@ class BayesianOptimization:
     import optuna
 
     [seed] = np.random.SeedSequence([self.seed, index]).generate_state(1).tolist()
-    kind = optuna.samplers.GPSampler if self.sampler == "gp" else optuna.samplers.TPESampler
-    return kind(seed=seed, n_startup_trials=0)
+    if self.sampler == "tpe":
+      return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
+    # Optuna would import it later, and only of what is loaded can the threads be limited.
+    import torch  # noqa: F401
+
+    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0)
 
 
 def _trials(
@@ -215,14 +228,12 @@ def _untried(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Optuna says nothing: neither that it made a study, nor that a feature is experimental."""
+  """Optuna does not log, not even that it made a study."""
   from optuna import logging
 
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.CRITICAL)
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      yield
+    yield
   finally:
     logging.set_verbosity(verbosity)

@@ -28,17 +28,24 @@ class Ended(NamedTuple):
 
 
 class Executor(Protocol):
-  """Starts trials and tells when they end."""
+  """Starts trials and tells when they end.
+
+  Attributes:
+    name: for records.
+    count: how many trials it runs at a time.
+    programs: how many programs were compiled where, as far as that is known.
+  """
 
   name: str
   count: int
+  programs: dict[str, int]
 
   def __enter__(self) -> "Executor": ...
 
   def __exit__(self, *_: object) -> None: ...
 
-  def adopt(self, running: Sequence[int]) -> set[int]:
-    """Which of the trials that an earlier coordinator started are still being run; they will be told of by `wait`."""
+  def adopt(self, unfinished: Sequence[int]) -> set[int]:
+    """Which of the trials that an earlier coordinator started are still being run; `wait` will tell of them."""
     ...
 
   def prepare(self, wanted: int) -> None:

@@ -47,6 +47,7 @@ class LocalWorkers:
 
   def __init__(self, study: pathlib.Path, count: int, cores: int, devices: int, events: "queue.SimpleQueue[Any]"):
     self.count = count
+    self.programs: dict[str, int] = {}
     self._study, self._events = study, events
     self._environments = [_environment(index, count, cores, devices) for index in range(count)]
     self._workers: dict[int, _Worker] = {}
@@ -61,7 +62,7 @@ class LocalWorkers:
     for worker in self._workers.values():
       worker.close()
 
-  def adopt(self, running: Sequence[int]) -> set[int]:
+  def adopt(self, unfinished: Sequence[int]) -> set[int]:
     """None: workers die with their coordinator."""
     return set()
 
@@ -69,7 +70,11 @@ class LocalWorkers:
     """Starts workers, as many as there are trials for, before they are given any."""
     for index in range(min(wanted, self.count)):
       if index not in self._workers:
-        self._workers[index] = _Worker(index, self._study, self._environments[index], self._events)
+        self._workers[index] = self._new(index)
+
+  def _new(self, index: int) -> "_Worker":
+    before = self.programs.get(f"worker {index}", 0)
+    return _Worker(index, self._study, self._environments[index], self._events, before)
 
   def measure(self, planned: PlannedTrial) -> Cost | None:
     """Times a few steps of a trial on the first worker, which keeps its program. Raises StudyError."""
@@ -111,7 +116,7 @@ class LocalWorkers:
     for planned, where in chosen:
       index = int(where.rpartition(" ")[2])
       if index not in self._workers:
-        self._workers[index] = _Worker(index, self._study, self._environments[index], self._events)
+        self._workers[index] = self._new(index)
       self._workers[index].trial = planned.trial
       self._workers[index].send({"trial": planned.trial})
 
@@ -154,31 +159,48 @@ class LocalWorkers:
   def _heard(self, message: _Message) -> list[Ended]:
     worker, content = message.worker, message.content
     if "ready" in content:
+      worker.is_ready = True
       self._deaths = 0
     if "trial" not in content or self._workers.get(worker.process.index) is not worker:
       return []  # Of a worker that was lost since, with a trial that ended then.
     worker.trial = None
+    if "programs" in content:
+      self.programs[f"worker {worker.process.index}"] = worker.programs_before + content["programs"]
     return [Ended(content["trial"], problems=tuple(content.get("problems", ())))]
 
   def _lost(self, end: HostEnd) -> list[Ended]:
     worker = self._workers.pop(end.host)
     worker.close()
     self._groups[end.host] = set()
-    if worker.trial is None:
-      self._deaths += 1
-      if self._deaths >= _DEATHS_AT_START and not self._stopping:
-        raise StudyError(f"{self._deaths} workers died before their first trial; see {worker.log}")
-      return []
-    return [Ended(worker.trial, lost=describe(end.returncode))]
+    ended = [] if worker.trial is None else [Ended(worker.trial, lost=describe(end.returncode))]
+    # What kills a worker from outside is none of its own mistakes, which the next one would make too.
+    if worker.is_ready or self._stopping or end.returncode in (-signal.SIGKILL, -signal.SIGTERM):
+      return ended
+    self._deaths += 1
+    if self._deaths < _DEATHS_AT_START:
+      return ended
+    problem = f"{self._deaths} workers, one after the other, died while they started; see {worker.log}"
+    if not ended:
+      raise StudyError(problem)
+    return [ended[0]._replace(problems=(problem,))]
 
 
 class _Worker:
-  """One process, and what it is doing."""
+  """One process, and what it is doing; workers of its index before it had so many programs."""
 
-  def __init__(self, index: int, study: pathlib.Path, environment: Mapping[str, str], events: "queue.SimpleQueue[Any]"):
+  def __init__(
+    self,
+    index: int,
+    study: pathlib.Path,
+    environment: Mapping[str, str],
+    events: "queue.SimpleQueue[Any]",
+    programs_before: int,
+  ):
     self.log = study / "logs" / f"worker_{index}.log"
     self.log.parent.mkdir(parents=True, exist_ok=True)
     self.trial: int | None = None
+    self.is_ready = False
+    self.programs_before = programs_before
     self._talk, theirs = Pipe()
     self._closing = contextlib.ExitStack()
     number = theirs.fileno()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import Config, ConfigError, static_key
+from tuning import flattening
 from tuning.bayesian import BayesianOptimization
 from tuning.space import Hyperparameter, OneOf
 from tuning.study import Objective, Study
@@ -54,10 +55,7 @@ def plan(
     trial: its number.
     values: by name.
   """
-  known = {one.name: one for one in hyperparameters}
-  changes: dict[str, Any] = {}
-  for name, value in values.items():
-    changes |= known[name].changes(value)
+  changes = flattening.changes(hyperparameters, values)
   refusal, group = None, ""
   if config is not None:
     try:

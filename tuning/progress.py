@@ -42,11 +42,13 @@ class Progress:
     self._ended += record.state in FINAL
     self._count(record)
     value = record.summary.get("objective")
+    unusual = record.summary.get("uncharacteristic")
+    state = "infeasible" if unusual else record.state
     what = f"{tables.number(value)} at step {record.summary.get('best_step')}" if value is not None else ""
-    reason = record.reason or record.summary.get("uncharacteristic") or ""
+    reason = record.reason or unusual or ""
     if record.state == "pending" and record.attempts:
       reason = f"will be tried again: {record.attempts[-1].get('end')}"
-    self.note(f"trial {record.trial}: {record.state}  {what}  {reason}".rstrip())
+    self.note(f"trial {record.trial}: {state}  {what}  {reason}".rstrip())
     self.tick(0, at_once=not self._terminal)
 
   def tick(self, running: int, *, at_once: bool = False) -> None:

@@ -119,7 +119,8 @@ class StudyRecord:
     diff: uncommitted changes, which `study.diff` beside this file holds too, for `git apply`.
     created: seconds since the epoch.
     warnings: what the roles of its hyperparameters make doubtful.
-    sessions: each time that it was worked on: `started`, `finished`, `workers`, `executor`.
+    sessions: each time that it was worked on: `started`, `finished`, `workers`, `executor`, and `programs`: how many
+      each worker compiled, or read from the cache.
   """
 
   name: str

@@ -8,8 +8,11 @@ from trainer import UserError
 from tuning import records
 from tuning.results import StudyResults, read_results
 from tuning.search import Grid
-from tuning.space import Discrete
+from tuning.space import Integer
 from tuning.study import Study
+
+MOST_SEEDS = 1000
+"""For one trial."""
 
 
 def of_trial(folder: pathlib.Path, trial: int, seeds: int) -> tuple[Study, pathlib.Path]:
@@ -21,7 +24,7 @@ def of_trial(folder: pathlib.Path, trial: int, seeds: int) -> tuple[Study, pathl
   record = records.read_study(folder)
   found = next((one for one in read_results(folder).trials if one.trial == trial), None)
   if found is None:
-    raise UserError(f"{folder} has no trial {trial}")
+    raise UserError(f"{folder} has no trial {trial}; it has {len(read_results(folder).trials)}, from 0")
   if record.config is None:
     raise UserError(f"{folder}: its trials call {record.function}, which has no seed to change")
   if "seed" in found.changes:
@@ -34,8 +37,10 @@ def of_trial(folder: pathlib.Path, trial: int, seeds: int) -> tuple[Study, pathl
     goal=f"How much does trial {trial} of {record.name} vary from seed to seed?",
     objective=record.objective,
     config=config,
-    nuisance={"seed": Discrete([config.seed + 1 + index for index in range(seeds)])},
-    search=Grid(),
+    # The grid has all of them in order, and the study its first ones: a larger number extends it.
+    nuisance={"seed": Integer(config.seed + 1, config.seed + MOST_SEEDS)},
+    search=Grid(per_dimension=MOST_SEEDS),
+    trials=seeds,
     cores_per_trial=record.cores_per_trial,
     devices_per_trial=record.devices_per_trial,
     max_attempts=record.max_attempts,

@@ -5,9 +5,6 @@ from collections.abc import Iterator, Sequence
 from tuning.space import Hyperparameter
 from tuning.study import Study
 
-_OPTIMIZER_TUNED_FROM = 10
-"""Trials from which on fixing all of the optimizer's hyperparameters is no longer a matter of the budget (PB-17)."""
-
 _STRENGTHS = (
   "dropout_rate",
   "weight_decay",
@@ -41,7 +38,7 @@ def warnings(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterato
         "optimizer is a nuisance hyperparameter: its other hyperparameters mean something else for each optimizer, so"
         " the best choice changes with the space; make it scientific, or fix it (PB-12)"
       )
-    elif one.path.startswith("model.") and one.role == "nuisance" and one.static:
+    elif f"{one.path}.".startswith("model.") and one.role == "nuisance" and one.static:
       yield (
         f"{one.name} is architecture, and a nuisance hyperparameter: it changes what a trial costs, and each value is"
         " a program of its own; make it scientific, or fix it (PB-12)"
@@ -56,34 +53,35 @@ def warnings(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterato
         f"{one.name} is scientific on a continuous scale: whether a regularizer is there is the question, its strength"
         " is to be tuned; compare values from a list, or make it nuisance (PB-12)"
       )
-  yield from _about_the_optimizer(study, hyperparameters)
+  yield from _about_the_optimizer(hyperparameters)
 
 
-def _about_the_optimizer(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
-  scientific = [one for one in hyperparameters if one.role == "scientific"]
-  if not scientific or all(one.path in ("seed",) for one in scientific):
+def _about_the_optimizer(hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
+  """Whether what is compared is compared at its best: the learning rate, and some more, has to be tuned for it."""
+  scientific = [one for one in hyperparameters if one.role == "scientific" and one.path != "seed"]
+  if not scientific:
     return
-  nuisance = [one for one in hyperparameters if one.role == "nuisance" and one.path.startswith("optimizer.")]
-  trials = study.trials or 0
-  if not nuisance and not any(one.path.startswith("optimizer.") for one in scientific):
-    small = "; with fewer than 10 trials the learning rate alone" if trials < _OPTIMIZER_TUNED_FROM else ""
+  tuned = [one for one in hyperparameters if one.path.startswith("optimizer.")]
+  rates = {one.parent for one in tuned if one.path == "optimizer.learning_rate"}
+  optimizer = next((one for one in scientific if one.sets == "name" and one.path == "optimizer"), None)
+  if None in rates:
+    return
+  if optimizer is not None:
+    values = optimizer.scale.values  # pyright: ignore[reportAttributeAccessIssue]
+    for value in values:
+      if (optimizer.name, value) not in rates:
+        yield (
+          f"optimizer {value!r} is compared with a fixed learning rate, and which one suits differs by orders of"
+          f' magnitude; tune it: OneOf({{"{value}": {{"learning_rate": Log(...)}}}}) (PB-11, PB-12)'
+        )
+  elif not tuned:
     yield (
       f"none of the optimizer's hyperparameters is tuned, while {scientific[0].name} is compared: the settings that are"
-      f" fixed may suit one value better than another{small}; make optimizer.learning_rate nuisance at least (PB-12)"
+      " fixed may suit one value better than another; make optimizer.learning_rate nuisance at least, which is enough"
+      " for fewer than 10 trials (PB-12, PB-17)"
     )
-  elif not any(one.path == "optimizer.learning_rate" for one in [*nuisance, *scientific]):
+  elif not rates:
     yield (
-      f"optimizer.learning_rate is fixed while {nuisance[0].name if nuisance else scientific[0].name} is varied: it is"
-      " the first that has to be tuned; make it nuisance (PB-12)"
+      f"optimizer.learning_rate is fixed while {tuned[0].name} is varied: it is the first that has to be tuned; make it"
+      " nuisance (PB-12)"
     )
-  for one in scientific:
-    if one.sets != "name" or one.path != "optimizer":
-      continue
-    for value in one.scale.values:  # pyright: ignore[reportAttributeAccessIssue]
-      under = [other for other in hyperparameters if other.parent == (one.name, value)]
-      everywhere = [other for other in nuisance if other.parent is None and other.path == "optimizer.learning_rate"]
-      if not everywhere and not any(other.path == "optimizer.learning_rate" for other in under):
-        yield (
-          f"optimizer {value!r} competes with a fixed learning rate; give it a space of its own:"
-          f' OneOf({{"{value}": {{"learning_rate": Log(...)}}}}) (PB-11, PB-12)'
-        )

@@ -1,29 +1,33 @@
 """Several studies under one goal, run one after the other and compared by the best of each (PB-13)."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from trainer import UserError, records
-from tuning.records import check_format
+from tuning import tracking
+from tuning.records import check_format, read_trials
 from tuning.results import StudyResults, read_results
 from tuning.runner import prepare, run_study
-from tuning.study import Round
+from tuning.study import Round, Study
 
 
-def problems(round_: Round) -> list[str]:
-  """What is wrong with a round and its studies."""
+def problems(round_: Round, trials: int | None = None) -> list[str]:
+  """What is wrong with a round and its studies; `trials` is each one's number instead of its own."""
   found = []
+  if not isinstance(round_.studies, tuple | list) or not all(isinstance(study, Study) for study in round_.studies):
+    return [f"round {round_.name}: studies should be a tuple of tuning.Study"]
   names = [study.name for study in round_.studies]
   if not names:
     found.append(f"round {round_.name}: it has no study")
-  found += [f"round {round_.name}: two studies are named {name!r}" for name in set(names) if names.count(name) > 1]
+  found += [
+    f"round {round_.name}: two studies are named {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1
+  ]
   if len({study.objective for study in round_.studies}) > 1:
     found.append(f"round {round_.name}: its studies have different objectives, so they cannot be compared")
   for study in round_.studies:
     try:
-      prepare(study)
+      prepare(study, trials)
     except UserError as error:
       found += error.problems
   return found
@@ -39,20 +43,30 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
     UserError: if any of them is wrong, before the first one runs.
   """
   folder = pathlib.Path(folder)
-  found = problems(round_)
+  found = problems(round_, options.get("trials"))
+  if found:
+    raise UserError(found)
   path = folder / "round.json"
   record = {"format": records.FORMAT, "name": round_.name, "goal": round_.goal}
   record["studies"] = [study.name for study in round_.studies]
   stored = records.read_json(path)
-  if stored is not None and stored != json.loads(json.dumps(record)):
-    found.append(
-      f"{folder} holds another round, {stored.get('name')!r} of {stored.get('studies')}; name another folder"
+  if stored is None:
+    if folder.exists() and any(not inside.name.startswith(".") for inside in folder.iterdir()):
+      raise UserError(f"{folder} is not empty and holds no round: name another folder")
+  elif any(stored.get(name) != record[name] for name in ("name", "studies")) and any(
+    map(read_trials, folder.iterdir())
+  ):
+    raise UserError(
+      f"{folder} holds another round, {stored.get('name')!r} of {stored.get('studies')}, of which trials have been run;"
+      " name another folder"
     )
-  if found:
-    raise UserError(found)
   folder.mkdir(parents=True, exist_ok=True)
   records.write_json(path, record)
-  return {study.name: run_study(study, folder / study.name, **options) for study in round_.studies}
+  results = {}
+  for study in round_.studies:
+    results[study.name] = run_study(study, folder / study.name, **options)
+    tracking.update(folder.parent)
+  return results
 
 
 def read_round(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]:

@@ -197,11 +197,10 @@ class Coordinator:
       for record in list(self._trials.values()):
         if record.state == "failed":
           self._write(dataclasses.replace(record, state="pending", reason=None, attempts=()))
-    running = [trial for trial, record in self._trials.items() if record.state == "running"]
-    self._running = executor.adopt(running)
-    for trial in running:
-      if trial not in self._running:
-        self._write(interrupted(self._trials[trial], "the coordinator was lost"))
+    self._running = executor.adopt([trial for trial, record in self._trials.items() if record.state not in FINAL])
+    for trial, record in self._trials.items():
+      if record.state == "running" and trial not in self._running:
+        self._write(interrupted(record, "the coordinator was lost"))
     self._tables_due = 0.0
     # Of a search that looks at results, those that were asked for and not ended; else all that are left.
     self._pending = [
@@ -251,7 +250,7 @@ class Coordinator:
       self._stop()
       raise
     finally:
-      session = {**self._record.sessions[-1], "finished": time.time()}
+      session = {**self._record.sessions[-1], "finished": time.time(), "programs": dict(self._executor.programs)}
       self._record = dataclasses.replace(self._record, sessions=(*self._record.sessions[:-1], session))
       with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
         records.write_study(self._folder, self._record)
@@ -315,8 +314,9 @@ class Coordinator:
     self._running.discard(trial)
     record = records.read_trial(trial_folder(self._folder, trial)) or self._trials[trial]
     self._trials[trial] = record
-    if ended.problems:
-      self._write(interrupted(record, "the study cannot go on"))
+    if ended.problems and not ended.stopped:
+      if record.state == "running":
+        self._write(interrupted(record, "the study cannot go on"))
       raise StudyError(list(ended.problems))
     if record.state == "running":
       cause = ended.lost or "its process left without a word"
@@ -325,13 +325,14 @@ class Coordinator:
       else:
         self._write(crashed(trial_folder(self._folder, trial), record, cause, self._planned.study.max_attempts))
     record = self._trials[trial]
-    self._progress.ended(record)
+    # What ends the study is told once, by its end.
+    self._progress.ended(dataclasses.replace(record, reason=None) if ended.problems else record)
     if record.state not in FINAL and not ended.stopped:
       self._pending = sorted([*self._pending, self._planned.plan(trial, record.values)], key=lambda one: one.trial)
 
   def _stop(self) -> None:
     for ended in self._executor.stop():
-      self._take(ended._replace(problems=(), stopped=True))
+      self._take(ended._replace(stopped=True))
 
   def _write(self, record: TrialRecord) -> None:
     records.write_trial(trial_folder(self._folder, record.trial), record)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 import pathlib
 import shutil
 import tempfile
@@ -78,15 +77,17 @@ def run_trial(
     assert of.config is not None
     train(of.config.override(record.changes), folder, programs=programs, guard=guard)
     return record
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, _full_disk_ends_the_study(folder):
     _take_over(folder, stack)
     # Another process may have ended it while this one waited.
     record = read_trial(folder) or record
     if record.state in FINAL:
       return record
     try:
-      record = _train(of, record, folder, programs, guard) if of.function is None else _call(of, record, folder)
-    except StudyError:
+      with _full_disk_ends_the_study(folder):
+        record = _train(of, record, folder, programs, guard) if of.function is None else _call(of, record, folder)
+    except StudyError as error:
+      _write_if_possible(folder, interrupted(record, str(error)))
       raise
     except (KeyboardInterrupt, SystemExit):
       raise
@@ -95,7 +96,7 @@ def run_trial(
         record = _ended(record, "infeasible", f"out of device memory: {str(error).splitlines()[0]}")
       else:
         (folder / "traceback.txt").write_text(traceback.format_exc())
-        record = crashed(folder, record, f"{type(error).__name__}: {error}".splitlines()[0], of.max_attempts)
+        record = crashed(folder, record, _first_line(error), of.max_attempts)
     write_trial(folder, record)
   return record
 
@@ -125,6 +126,19 @@ def _take_over(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
       if time.monotonic() > deadline:
         raise TryAgainError(str(error)) from None
       time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _full_disk_ends_the_study(folder: pathlib.Path) -> Iterator[None]:
+  """Makes a disk that is full or gone, whoever meets it, a StudyError: another trial would meet it too."""
+  try:
+    yield
+  except OSError:
+    try:
+      with workdirs.disk_errors(folder):
+        raise
+    except UserError as error:
+      raise StudyError(error.problems) from None
 
 
 def crashed(folder: pathlib.Path, record: TrialRecord, cause: str, max_attempts: int) -> TrialRecord:
@@ -206,7 +220,6 @@ def _train(
     return refused(_ended(record, "infeasible", None), "; ".join(error.problems))
   except UserError as error:
     # A disk that is full, checkpoints that cannot be read: nothing that other values would change.
-    write_trial_if_possible(folder, interrupted(record, str(error)))
     raise StudyError([f"trial {record.trial}: {problem}" for problem in error.problems]) from None
   summary = _summary(of.objective, result, folder)
   if result.status == "preempted":
@@ -215,7 +228,7 @@ def _train(
   return dataclasses.replace(_ended(record, state, result.reason), summary=summary)
 
 
-def write_trial_if_possible(folder: pathlib.Path, record: TrialRecord) -> None:
+def _write_if_possible(folder: pathlib.Path, record: TrialRecord) -> None:
   """As `write_trial`; on a full disk the record stays as it was, which also leads to another attempt."""
   try:
     write_trial(folder, record)
@@ -249,12 +262,13 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
     except Infeasible as error:
       state, reason = "infeasible", str(error)
   seconds = time.perf_counter() - begun
-  best = value_of(of.objective, curves(folder).get(of.objective.metric, []))
-  if state == "complete" and best is None:
+  points = curves(folder).get(of.objective.metric, [])
+  best = value_of(of.objective, points)
+  if state == "complete" and not points:
     names = sorted({name for line in records.read_lines(path) for name in line if name != "step"})
     raise StudyError(f"function {of.function}: returned no {of.objective.metric!r}; it returned {', '.join(names)}")
-  if state == "complete" and not math.isfinite(best[1] if best else math.nan):
-    state, reason = "infeasible", f"{of.objective.metric} is not finite"
+  if state == "complete" and best is None:
+    state, reason = "infeasible", f"{of.objective.metric} was never finite"
   summary = {"seconds": round(seconds, 6), "training_seconds": round(seconds, 6), **_best(best)}
   return dataclasses.replace(_ended(record, state, reason), summary=summary)
 
@@ -297,5 +311,11 @@ def _best(best: tuple[int, float] | None) -> dict[str, Any]:
   return {"best_step": best and best[0], "objective": best and best[1]}
 
 
+def _first_line(error: Exception) -> str:
+  return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+
+
 def _is_out_of_device_memory(error: Exception) -> bool:
-  return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+  # Where a computation's buffers are allocated when it is dispatched, the status is INTERNAL.
+  words = ("RESOURCE_EXHAUSTED", "Out of memory")
+  return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words)

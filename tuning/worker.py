@@ -53,7 +53,6 @@ def main() -> int:
       with guard_for(study) as guard:
         record = run_trial(study, trial_folder(study, task["trial"]), programs, guard)
         guard.leave(0, record.state)
-      compilations = sum(programs.compilations.values())
-      talk.send({"trial": task["trial"], "state": record.state, "compilations": compilations})
+      talk.send({"trial": task["trial"], "state": record.state, "programs": programs.compilations["train_step"]})
     except UserError as error:
       talk.send({"problems": error.problems, **task})

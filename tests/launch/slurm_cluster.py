@@ -31,7 +31,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -43,7 +43,6 @@ MpiDefault=none
 MailProg=/bin/true
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=3
@@ -53,7 +52,7 @@ BatchStartTimeout=5
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 PartitionName=main Nodes=ALL Default=YES
 """
-_NODE = "NodeName={name} NodeHostname={machine} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:4\n"
+_NODE = "NodeName={name} NodeHostname={machine} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000\n"
 
 
 def missing() -> str:
@@ -76,7 +75,6 @@ class SlurmCluster:
       _CONFIG.format(machine=machine, folder=folder, port=free_port())
       + "".join(_NODE.format(name=name, machine=machine, port=free_port()) for name in NODES)
     )
-    (folder / "gres.conf").write_text("Name=gpu Count=4\n")
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(128))

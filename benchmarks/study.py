@@ -1,0 +1,197 @@
+"""A study of short trials beside the same trials as processes of their own; and a study of a thousand trials.
+
+  python -m benchmarks.study
+
+All sides work on two cores, two trials at a time, each on a core of its own. The trials differ in traced
+hyperparameters: a study's worker compiles once, and the others read the persistent cache or compile each time.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from experiments import digits_resnet
+from tuning import Halton, Linear, Log, Minimize, Study
+from tuning.records import read_study, read_trials
+from tuning.runner import prepare
+
+TRIALS = 16
+WORKERS = 2
+STEPS = 400
+THOUSAND = 1000
+
+
+def get_study() -> Study:
+  """Sixteen ResNets on digits with three traced hyperparameters."""
+  changes = {"max_train_steps": STEPS, "evaluation.every_steps": 100, "schedule.warmup_steps": 20}
+  return Study(
+    name="short_trials",
+    goal="How long do short trials take?",
+    config=digits_resnet.get_config().override(changes),
+    objective=Minimize("validation/error"),
+    nuisance={
+      "optimizer.learning_rate": Log(1e-2, 1.0),
+      "optimizer.one_minus_momentum": Log(3e-2, 1.0),
+      "optimizer.weight_decay": Log(1e-6, 1e-2),
+    },
+    trials=TRIALS,
+    search=Halton(seed=0),
+  )
+
+
+def objective(values: dict[str, float]) -> dict[str, float]:
+  """Instead of a training."""
+  return {"loss": (values["x"] - 0.3) ** 2 + values["y"]}
+
+
+def get_thousand() -> Study:
+  """A thousand trials that cost nothing."""
+  return Study(
+    name="thousand",
+    goal="What does a trial cost that costs nothing?",
+    function="benchmarks.study:objective",
+    objective=Minimize("loss"),
+    nuisance={"x": Linear(0.0, 1.0), "y": Log(1e-4, 1.0)},
+    trials=THOUSAND,
+  )
+
+
+def main() -> None:
+  """Prints both tables."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--turns", type=int, default=1)
+  turns = parser.parse_args().turns
+  print("| turn | side | wall, s | study / it |")
+  print("|---|---|---:|---:|")
+  rows: list[str] = []
+  for turn in range(turns):
+    with tempfile.TemporaryDirectory() as folder:
+      root = pathlib.Path(folder)
+      ours, rows = study(root / "ours")
+      cold = separate(root / "cold", cache=False)
+      warm = separate(root / "warm", cache=True)
+      print(f"| {turn} | study, cold cache | {ours:.1f} | |")
+      print(f"| {turn} | 16 processes, no cache | {cold:.1f} | {ours / cold:.2f} |")
+      print(f"| {turn} | 16 processes, warm cache | {warm:.1f} | {ours / warm:.2f} |", flush=True)
+  print()
+  for row in rows:
+    print(row)
+  print()
+  thousand()
+
+
+def study(folder: pathlib.Path) -> tuple[float, list[str]]:
+  """Runs the study as a user does; returns its wall time in seconds, and what else there is to say."""
+  command = [sys.executable, "-m", "tuning", "run", f"--study={__file__}", f"--dir={folder}", f"--workers={WORKERS}"]
+  seconds = timed(command, {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "study_cache")})
+  trials = list(read_trials(folder).values())
+  in_steps = sum(trial.summary["training_seconds"] for trial in trials)
+  # Beyond the first trial of a worker, which also waits for its program.
+  by_worker: dict[str, list[dict[str, float]]] = {}
+  for trial in trials:
+    attempt = dict(trial.attempts[-1])
+    attempt["steps"] = trial.summary["training_seconds"]
+    by_worker.setdefault(str(attempt["worker"]), []).append(attempt)
+  further = []
+  for attempts in by_worker.values():
+    attempts.sort(key=lambda attempt: attempt["started"])
+    for before, this in itertools.pairwise(attempts):
+      further.append(this["finished"] - before["finished"] - this["steps"])
+  programs = read_study(folder).sessions[-1]["programs"]
+  efficiency = in_steps / (seconds * WORKERS)
+  rows = [
+    f"study efficiency: {in_steps:.1f} s in steps and evaluations / ({seconds:.1f} s x {WORKERS}) = {efficiency:.2f}",
+    f"each further trial costs {sum(further) / len(further):.2f} s beyond its training and evaluation steps",
+    f"programs compiled or read from the cache: {programs}",
+  ]
+  return seconds, rows
+
+
+def separate(folder: pathlib.Path, *, cache: bool) -> float:
+  """Seconds for the same trials as commands, two at a time, each on its core; with a cache, one that is filled."""
+  planned = prepare(get_study())
+  assert planned.config is not None
+  commands = []
+  for trial in planned.preview():
+    changes = [f"--set={path}={value!r}" for path, value in trial.changes.items()]
+    changes += [
+      f"--set={path}={value}" for path, value in (("max_train_steps", STEPS), ("evaluation.every_steps", 100))
+    ]
+    changes += ["--set=schedule.warmup_steps=20", "--set=export=false"]
+    commands.append([sys.executable, "-m", "trainer", f"--workdir={folder / str(trial.trial)}", *changes])
+  environment = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "warm_cache")}
+  if cache:
+    timed(
+      [*commands[0][:3], f"--workdir={folder / 'first'}", *commands[0][4:], "--set=max_train_steps=20"], environment, 0
+    )
+  else:
+    environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+  started = time.perf_counter()
+  running: dict[int, subprocess.Popen[bytes]] = {}
+  for number, command in enumerate(commands):
+    core = number if number < WORKERS else wait_for_one(running)
+    running[core] = start(command, environment, core)
+  for process in running.values():
+    check(process)
+  return time.perf_counter() - started
+
+
+def wait_for_one(running: dict[int, "subprocess.Popen[bytes]"]) -> int:
+  """The core that is free next."""
+  while True:
+    for core, process in running.items():
+      if process.poll() is not None:
+        check(process)
+        return core
+    time.sleep(0.005)
+
+
+def start(command: Sequence[str], environment: dict[str, str], core: int | None) -> "subprocess.Popen[bytes]":
+  """Starts a command on a core of its own."""
+  pinned = [*(["taskset", "-c", str(core)] if core is not None else []), *command]
+  return subprocess.Popen(pinned, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def check(process: "subprocess.Popen[bytes]") -> None:
+  """Raises if a command failed; one whose trial diverged did its work."""
+  _, errors = process.communicate()
+  if process.returncode not in (0, 3):
+    raise RuntimeError(f"{shlex.join(map(str, process.args))}\n{errors.decode()}")  # pyright: ignore
+
+
+def timed(command: Sequence[str], environment: dict[str, str], core: int | None = None) -> float:
+  """Wall time of a command in seconds."""
+  started = time.perf_counter()
+  check(start(command, environment, core))
+  return time.perf_counter() - started
+
+
+def thousand() -> None:
+  """A study without trainings: what the framework itself takes."""
+  print("| a study of 1,000 trials | s |")
+  print("|---|---:|")
+  with tempfile.TemporaryDirectory() as folder:
+    root = pathlib.Path(folder)
+    file = root / "thousand.py"
+    file.write_text("from benchmarks.study import get_thousand as get_study\n")
+    tuning = [sys.executable, "-m", "tuning"]
+    run = [*tuning, "run", f"--study={file}", f"--dir={root / 'study'}", f"--workers={WORKERS}"]
+    for what, command in (
+      ("planned (`--dry_run`)", [*run, "--dry_run"]),
+      ("run", run),
+      ("resumed, nothing being left", run),
+      ("listed", [*tuning, "list", str(root)]),
+      ("best", [*tuning, "best", str(root / "study")]),
+    ):
+      print(f"| {what} | {timed(command, {}):.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,71 @@
+"""Runs a study's trials in this process, one after the other: no worker has to start."""
+
+import pathlib
+import queue
+from collections.abc import Sequence
+from typing import Any
+
+from trainer import Programs, UserError
+from tuning import trial
+from tuning.executor import Ended
+from tuning.plan import PlannedTrial
+from tuning.records import trial_folder
+from tuning.trial import Cost
+
+
+class InProcess:
+  """In place of `tuning.local_workers.LocalWorkers`."""
+
+  name = "in process"
+  count = 1
+
+  def __init__(
+    self,
+    study: pathlib.Path,
+    count: int = 1,
+    cores: int = 1,
+    devices: int = 1,
+    events: "queue.SimpleQueue[Any] | None" = None,
+  ):
+    self._study, self._programs = study, Programs(capacity=32)
+    self.programs: dict[str, int] = {}
+    self._trial: int | None = None
+
+  def __enter__(self) -> "InProcess":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    return
+
+  def adopt(self, unfinished: Sequence[int]) -> set[int]:
+    return set()
+
+  def prepare(self, wanted: int) -> None:
+    return
+
+  def measure(self, planned: PlannedTrial) -> Cost | None:
+    return trial.measure(self._study, planned.changes, self._programs)
+
+  def choose(self, pending: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, str]]:
+    return [] if self._trial is not None else [(planned, "here") for planned in pending[:1]]
+
+  def start(self, chosen: Sequence[tuple[PlannedTrial, str]]) -> None:
+    for planned, _ in chosen:
+      self._trial = planned.trial
+
+  def wait(self, seconds: float) -> list[Ended]:
+    assert self._trial is not None
+    ended, self._trial = Ended(self._trial), None
+    try:
+      trial.run_trial(self._study, trial_folder(self._study, ended.trial), self._programs)
+    except UserError as error:
+      return [ended._replace(problems=tuple(error.problems))]
+    return [ended]
+
+  def stop(self) -> list[Ended]:
+    return []
+
+
+def run_in_process(folder: pathlib.Path, events: "queue.SimpleQueue[Any]") -> InProcess:
+  """For `run_study(executor=…)`."""
+  return InProcess(folder, events=events)

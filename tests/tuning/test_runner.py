@@ -1,0 +1,264 @@
+"""What becomes of each trial of a study, where it runs, and that neither order nor company changes its result."""
+
+import dataclasses
+import json
+import pathlib
+import queue
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from tiny import numbers, state_of
+
+from trainer import UserError
+from tuning import Discrete, Grid, Listed, Log, Minimize, OneOf, Study, StudyResults, read_results, run_study
+from tuning.__main__ import main
+from tuning.local_workers import LocalWorkers
+from tuning.plan import PlannedTrial
+from tuning.records import read_trials, trial_folder
+
+MISHAPS = ("none", "infeasible", "killed", "killed once", "out of host memory", "raises", "leaves", "nan")
+
+
+def functions(**changes: Any) -> Study:
+  study = Study(
+    name="mishaps",
+    goal="What becomes of a trial?",
+    objective=Minimize("error"),
+    function="tuned_functions:mishap",
+    scientific={"mishap": OneOf(MISHAPS)},
+    search=Grid(),
+    max_attempts=2,
+  )
+  return dataclasses.replace(study, **changes)
+
+
+def calls(folder: pathlib.Path) -> dict[str, int]:
+  """How often each mishap was called."""
+  return {path.name.removeprefix("calls of "): len(path.read_text().splitlines()) for path in folder.glob("calls of *")}
+
+
+@pytest.fixture
+def noted(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+  """Where functions note their calls."""
+  folder = tmp_path / "noted"
+  folder.mkdir()
+  monkeypatch.setenv("TUNED_FOLDER", str(folder))
+  return folder
+
+
+@pytest.mark.slow
+def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(
+  tmp_path: pathlib.Path, noted: pathlib.Path, capfd: pytest.CaptureFixture[str]
+):
+  folder, file = tmp_path / "study", tmp_path / "study.py"
+  file.write_text("import test_runner\nget_study = test_runner.functions\n")
+  command = ["run", f"--study={file}", f"--dir={folder}", "--workers=2"]
+  assert main(command) == 1
+  found = {record.values["mishap"]: record for record in read_trials(folder).values()}
+  assert {name: record.state for name, record in found.items()} == {
+    "none": "complete",
+    "infeasible": "infeasible",
+    "killed": "failed",
+    "killed once": "complete",
+    "out of host memory": "failed",
+    "raises": "failed",
+    "leaves": "failed",
+    "nan": "infeasible",
+  }
+  assert {name: record.reason for name, record in found.items() if record.reason} == {
+    "infeasible": "needs a device that is not there",
+    "killed": "crashed 2 times; the last: ended by SIGKILL: the host was lost",
+    "out of host memory": "crashed 2 times; the last: MemoryError",
+    "raises": "crashed 2 times; the last: ValueError: a bug",
+    "leaves": "crashed 2 times; the last: exit code 7: a bug",
+    "nan": "error was never finite",
+  }
+  once = {"none": 1, "infeasible": 1, "nan": 1}
+  assert calls(noted) == dict.fromkeys(MISHAPS, 2) | once
+  assert {name: len(record.attempts) for name, record in found.items()} == dict.fromkeys(MISHAPS, 2) | once
+  assert (
+    "ValueError: a bug\nof two lines" in (trial_folder(folder, MISHAPS.index("raises")) / "traceback.txt").read_text()
+  )
+  output = capfd.readouterr()
+  assert "2 complete" in output.out
+  assert "4 failed" in output.out
+  assert "trial 2: failed    crashed 2 times; the last: ended by SIGKILL" in output.err
+  assert "Traceback" not in output.err
+
+  before = [(trial_folder(folder, trial) / "trial.json").read_bytes() for trial in range(len(MISHAPS))]
+  assert main(command) == 1  # All have ended.
+  assert [(trial_folder(folder, trial) / "trial.json").read_bytes() for trial in range(len(MISHAPS))] == before
+  (noted / "mended").touch()
+  assert main([*command, "--retry_failed"]) == 0
+  after = [(trial_folder(folder, trial) / "trial.json").read_bytes() for trial in range(len(MISHAPS))]
+  failed = [trial for trial, name in enumerate(MISHAPS) if found[name].state == "failed"]
+  assert [trial for trial in range(len(MISHAPS)) if after[trial] != before[trial]] == failed
+  again = read_trials(folder)
+  assert {again[trial].state for trial in failed} == {"complete"}
+  assert calls(noted) == {name: 3 if found[name].state == "failed" else calls(noted)[name] for name in MISHAPS}
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_end_the_study_with_the_place_to_look(
+  tmp_path: pathlib.Path, noted: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+  shadow = tmp_path / "shadow"
+  shadow.mkdir()
+  (shadow / "jax.py").write_text("raise ImportError('no such accelerator')")
+  monkeypatch.syspath_prepend(str(shadow))
+  with pytest.raises(UserError, match=r"3 workers.*died while they started; see .*worker_0.log"):
+    run_study(functions(max_attempts=5), tmp_path / "study")
+  assert calls(noted) == {}
+  assert "no such accelerator" in (tmp_path / "study" / "logs" / "worker_0.log").read_text()
+  assert "running" not in {record.state for record in read_trials(tmp_path / "study").values()}
+
+
+def test_a_function_that_does_not_return_the_objective_ends_the_study(tmp_path: pathlib.Path, noted: pathlib.Path):
+  study = functions(objective=Minimize("eror"), scientific={"mishap": OneOf(["none", "nan"])})
+  with pytest.raises(UserError, match="returned no 'eror'; it returned error"):
+    run_study(study, tmp_path / "study")
+  assert calls(noted) == {"none": 1}
+  assert [record.state for record in read_trials(tmp_path / "study").values()] == ["stopped"]
+
+
+def planned(*groups: str) -> list[PlannedTrial]:
+  return [
+    PlannedTrial(trial=trial, values={}, changes={}, refusal=None, group=group) for trial, group in enumerate(groups)
+  ]
+
+
+def test_a_worker_is_given_trials_of_a_program_that_it_has_then_of_one_that_none_has(tmp_path: pathlib.Path):
+  workers = LocalWorkers(tmp_path, 2, 1, 1, queue.SimpleQueue())
+  pending = planned("a", "a", "b", "c", "a", "b")
+
+  def choose(idle: int | None = None) -> dict[str, int]:
+    busy = {0: 1, 1: 0}.get(idle if idle is not None else -1)
+    workers._workers = {} if busy is None else {busy: dataclasses.make_dataclass("Busy", ["trial"])(trial=99)}
+    chosen = workers.choose(pending)
+    for one, _ in chosen:
+      pending.remove(one)
+    return {where: one.trial for one, where in chosen}
+
+  assert choose() == {"worker 0": 0, "worker 1": 2}
+  assert choose(1) == {"worker 1": 5}  # Its own program first.
+  assert choose(1) == {"worker 1": 3}  # Then one that the other has not.
+  assert choose(0) == {"worker 0": 1}
+  assert choose(1) == {"worker 1": 4}  # Rather than to stand idle.
+  assert choose(1) == {}
+
+
+WIDTHS, LARGE = ((32,), (24, 24)), (10**11,)
+POINTS = (
+  {"model.widths": WIDTHS[0], "optimizer.learning_rate": 0.1, "schedule.warmup_steps": 0},
+  {"model.widths": WIDTHS[1], "optimizer.learning_rate": 0.1, "schedule.warmup_steps": 20},
+  {"model.widths": WIDTHS[0], "optimizer.learning_rate": 1e30, "schedule.warmup_steps": 0},
+  {"model.widths": WIDTHS[0], "optimizer.learning_rate": 0.3, "schedule.warmup_steps": 100},
+  {"model.widths": LARGE, "optimizer.learning_rate": 0.1, "schedule.warmup_steps": 0},
+  {"model.widths": WIDTHS[1], "optimizer.learning_rate": 0.2, "schedule.warmup_steps": 5},
+  {"model.widths": WIDTHS[0], "optimizer.learning_rate": 0.05, "schedule.warmup_steps": 0},
+  {"model.widths": WIDTHS[1], "optimizer.learning_rate": 0.5, "schedule.warmup_steps": 10},
+)
+
+
+def trainings() -> Study:
+  return Study(
+    name="trainings",
+    goal="Which width?",
+    objective=Minimize("validation/error"),
+    config=tiny.mlp(max_train_steps=60, evaluation__every_steps=20),
+    scientific={"model.widths": OneOf([*WIDTHS, LARGE])},
+    nuisance={
+      "optimizer.learning_rate": Log(1e-3, 1e30),
+      "schedule.warmup_steps": Discrete([0, 5, 10, 20, 100]),
+    },
+    search=Listed(POINTS),
+  )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: pathlib.Path) -> StudyResults:
+  """The study by one worker, which tells what it compiles."""
+  with pytest.MonkeyPatch.context() as changed:
+    changed.setenv("JAX_LOG_COMPILES", "1")
+    return run_study(trainings(), folder / "alone", workers=1)
+
+
+@pytest.mark.slow
+def test_values_that_cannot_work_are_infeasible_with_why_and_are_not_tried_again(alone: StudyResults):
+  infeasible = {trial.trial: trial for trial in alone.trials if trial.state == "infeasible"}
+  assert list(infeasible) == [2, 3, 4]
+  lines = numbers(infeasible[2].folder)
+  step = next(line["step"] for line in lines if line.get("train/loss") in ("NaN", "Infinity"))
+  assert re.search(rf"\b(NaN|not finite|inf).* at step {step}\b", infeasible[2].reason or ""), infeasible[2].reason
+  assert infeasible[3].reason == ("refused: schedule.warmup_steps = 100: at most the number of steps of the run, 60")
+  assert "out of device memory" in (infeasible[4].reason or "")
+  assert "Out of memory allocating" in (infeasible[4].reason or "")
+  assert [infeasible[trial].attempts for trial in infeasible] == [1, 0, 1]
+  assert {trial.state for trial in alone.trials if trial.trial not in infeasible} == {"complete"}
+  assert {trial.attempts for trial in alone.trials if trial.trial not in infeasible} == {1}
+
+
+@pytest.mark.slow
+def test_a_worker_compiles_each_static_group_once(alone: StudyResults):
+  assert alone.study.sessions[-1]["programs"] == {"worker 0": 3}
+  compiled = Counter(
+    re.findall(
+      r"Finished XLA compilation of jit\((train_step|eval_step|init)\)",
+      (alone.folder / "logs" / "worker_0.log").read_text(),
+    )
+  )
+  assert compiled == {"train_step": 3, "eval_step": 3, "init": 3}
+
+
+def check_same(one: StudyResults, other: StudyResults) -> None:
+  """Bit for bit: the trials, what they logged, and what they learned."""
+  assert len(one.trials) == len(other.trials)
+  for mine, theirs in zip(one.trials, other.trials, strict=True):
+    for name in ("trial", "values", "changes", "state", "reason", "objective", "step", "attempts"):
+      assert getattr(mine, name) == getattr(theirs, name), (mine.trial, name)
+    assert numbers(mine.folder) == numbers(theirs.folder), mine.trial
+    if mine.state == "complete":
+      arrays, others = state_of(mine.folder), state_of(theirs.folder)
+      assert arrays.keys() == others.keys()
+      for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=f"trial {mine.trial}, {name}")
+
+
+@pytest.mark.slow
+def test_four_workers_give_the_same_bits_as_one(folder: pathlib.Path, alone: StudyResults):
+  results = run_study(trainings(), folder / "four", workers=4)
+  check_same(results, alone)
+  workers = {record.attempts[0]["worker"] for record in read_trials(results.folder).values() if record.attempts}
+  assert workers == {f"worker {index}" for index in range(4)}
+
+
+@pytest.mark.slow
+def test_a_study_that_is_extended_and_goes_on_with_other_workers_gives_the_same_bits(
+  folder: pathlib.Path, alone: StudyResults
+):
+  path = folder / "extended"
+  records: dict[int, bytes] = {}
+  for trials, workers in ((2, 1), (5, 2), (None, 2)):
+    results = run_study(trainings(), path, workers=workers, trials=trials)
+    assert len(results.trials) == (trials or len(POINTS))
+    for trial, before in records.items():
+      assert (trial_folder(path, trial) / "trial.json").read_bytes() == before, "what had ended was touched"
+    records = {one.trial: (one.folder / "trial.json").read_bytes() for one in results.trials}
+  check_same(read_results(path), alone)
+  sessions = json.loads((path / "study.json").read_text())["sessions"]
+  assert [session["workers"] for session in sessions] == [1, 2, 2]
+  # Two groups are left for the last session, as many as workers, which keep to them.
+  assert sessions[-1]["programs"] == {"worker 0": 1, "worker 1": 1}
+  with pytest.raises(UserError, match=f"trials = 3: .* has {len(POINTS)} already"):
+    run_study(trainings(), path, trials=3)
+  with pytest.raises(UserError, match="holds another study"):
+    run_study(dataclasses.replace(trainings(), objective=Minimize("validation/loss")), path)

@@ -1,0 +1,115 @@
+import csv
+import dataclasses
+import shutil
+
+import pytest
+import quadratics
+
+from tuning import read_results, records, tracking
+from tuning.records import read_study, write_study
+
+
+@pytest.fixture
+def shelf(tmp_path, curve_study):
+  """A root with a copy of a study, which a test may change."""
+  shutil.copytree(curve_study.folder, tmp_path / "curves")
+  return tmp_path
+
+
+def add(root, folder: str, **changes):
+  """Another study that has not begun, from a copy of the record."""
+  write_study(root / folder, dataclasses.replace(read_study(root / "curves"), **changes))
+
+
+def table(root) -> list[dict[str, str]]:
+  with (root / "studies.csv").open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_the_playbooks_six_columns(root, curve_study):
+  row = next(row for row in table(root) if row["study"] == "curves")
+  assert tuple(row) == ("study", "config", "goal", "trials", "best", "reproduce")
+  assert row["config"] == "curves/study.json"
+  assert (root / row["config"]).exists()
+  assert row["goal"] == quadratics.study().goal
+  assert row["trials"] == "4 of 4"
+  assert row["best"] == f"loss {min(quadratics.losses(0.5)):.4g} (trial 2, step 4)"
+
+
+def test_reproduction_is_the_code_its_changes_and_the_command(shelf):
+  record = dataclasses.replace(
+    read_study(shelf / "curves"), commit="0123456789abcdef", diff="--- a", command="python -m tuning run --study=s.py"
+  )
+  write_study(shelf / "curves", record)
+  (row,) = tracking.rows(shelf)
+  checkout, apply, command = row["reproduce"].split("; ")
+  assert checkout == "git checkout 0123456789ab"
+  assert apply == f"git apply {shelf / 'curves' / 'study.diff'}"
+  assert command == "python -m tuning run --study=s.py"
+
+
+def test_uncommitted_changes_lie_beside_the_study(tmp_path, shelf):
+  add(shelf, "changed", diff="--- a\n+++ b\n")
+  assert (shelf / "changed" / "study.diff").read_text() == "--- a\n+++ b\n"
+
+
+def test_without_a_repository_reproduction_is_the_command(shelf):
+  add(shelf, "curves", commit=None, diff="", command="python -m mine")
+  assert tracking.rows(shelf)[0]["reproduce"] == "python -m mine"
+
+
+def test_studies_of_rounds_are_in_the_table_in_order_of_their_creation(shelf):
+  created = read_study(shelf / "curves").created
+  add(shelf, "round/second", name="second", created=created + 2)
+  add(shelf, "first", name="first", created=created + 1)
+  tracking.update(shelf)
+  rows = table(shelf)
+  assert [row["study"] for row in rows] == ["curves", "first", "second"]
+  assert [row["best"] for row in rows[1:]] == ["none yet"] * 2
+  assert [row["trials"] for row in rows[1:]] == ["0 of 4"] * 2
+  assert rows[2]["config"] == "round/second/study.json"
+
+
+def test_a_study_that_cannot_be_read_hides_no_other(shelf):
+  (shelf / "broken").mkdir()
+  (shelf / "broken" / "study.json").write_text("{")
+  assert [row["study"] for row in tracking.rows(shelf)] == ["curves"]
+
+
+def test_the_table_for_people_says_the_same_whatever_is_in_the_words(shelf):
+  # The goal has a bar in it, which ends a cell in Markdown.
+  add(shelf, "lines", name="lines", goal="Two\nlines?")
+  tracking.update(shelf)
+  lines = (shelf / "studies.md").read_text().splitlines()
+  rows = [line for line in lines if line.startswith("| ") and "study.json" in line]
+  assert len(rows) == 2
+  for line in [*rows, "| study | config | goal | trials | best | reproduce |"]:
+    assert line in lines
+    assert line.replace("\\|", "").count("|") == 7
+  assert "Where is the bottom \\| of the bowl?" in rows[0]
+  assert "[study.json](curves/study.json)" in rows[0]
+  assert "Two lines?" in rows[1]
+
+
+def test_readers_never_see_half_a_table(shelf, monkeypatch):
+  tracking.update(shelf)
+  before = (shelf / "studies.csv").read_text()
+
+  def full(self, text):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("pathlib.Path.write_text", full)
+  add(shelf, "new", name="new", diff="")
+  with pytest.raises(OSError, match="No space left"):
+    tracking.update(shelf)
+  monkeypatch.undo()
+  assert (shelf / "studies.csv").read_text() == before
+  assert not list(shelf.glob(".*.tmp"))
+
+
+def test_the_table_of_trials_is_that_of_the_results(shelf):
+  results = read_results(shelf / "curves")
+  (shelf / "curves" / "trials.csv").unlink()
+  tracking.write_trials(shelf / "curves", results)
+  assert (shelf / "curves" / "trials.csv").read_text() == results.csv()
+  assert records.read_trials(shelf / "curves").keys() == {0, 1, 2, 3}
