@@ -5,10 +5,9 @@ jobs = slurm.submit([["-m", "trainer", "--workdir=runs/a"]], "runs/slurm", slurm
 slurm.states(jobs)  # {"17": JobState(phase="running", code=None, word="RUNNING", reason="None")}
 
 Each host of a job is one process, which jax's Slurm detection finds. What it has to be: safe to start again. Slurm
-starts it again when a node fails or the job is preempted, and so does the job itself when it leaves with 75; all these
-come back under the same id, and rarely a job runs twice. SIGTERM comes before all of that, and before the time limit,
-with time to save: `SlurmOptions.seconds_to_save` before the limit, the cluster's KillWait (30 s by default) in all
-other cases.
+starts a job again when a node fails or it is preempted, and the job itself does when it leaves with 75; all come back
+under the same id, and rarely a job runs twice. SIGTERM comes `SlurmOptions.seconds_to_save` before the time limit, and
+the cluster's KillWait (30 s by default) before a preemption or a cancellation ends the job.
 """
 
 import contextlib

@@ -170,6 +170,8 @@ def initialize(
     coordinator, count, index, local_devices = ClusterEnv.auto_detect_unset_distributed_params(
       None, None, None, None, None, round(job.startup_seconds)
     )
+    if environment.get("SLURM_NTASKS_PER_NODE") == "1":
+      local_devices = None  # jax gives each task of a node one device; the only one has them all.
   if coordinator is None or count is None or index is None or not 0 <= index < count:
     raise UserError(f"hosts found by {found_by}: count {count} and index {index} do not name one of several hosts")
   _check_count(job, here := Hosts(index=index, count=count, found_by=found_by, patience=job.startup_seconds))

@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     count = f"{len(error.problems)} problems" if len(error.problems) > 1 else "a problem"
     print(f"tuning: {count}:", *(f"  - {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
     return exits.USER_MISTAKE
+  except (NotADirectoryError, FileExistsError, PermissionError) as error:
+    print(f"tuning: a problem:\n  - {error.filename}: {error.strerror}", file=sys.stderr)
+    return exits.USER_MISTAKE
   except KeyboardInterrupt:
     print("stopped; the same command goes on", file=sys.stderr)
     return exits.INTERRUPTED

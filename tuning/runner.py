@@ -5,12 +5,14 @@ import dataclasses
 import pathlib
 import queue
 import shlex
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from launch.supervisor import newest_step
 from launch.watch import signals_to
 from trainer import Config, UserError
 from trainer.evaluation import evaluation_steps
@@ -157,11 +159,16 @@ def _existing(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | None
     return None
   old = records.read_study(folder)
   found = records.differences(old, _record(planned))
-  if found and records.read_trials(folder):
+  if found and any(_came_to_something(folder, trial) for trial in records.read_trials(folder).values()):
     raise UserError(
       [f"{folder} holds another study, of which trials have been run; name another folder. What differs:", *found]
     )
   return None if found else old
+
+
+def _came_to_something(folder: pathlib.Path, record: TrialRecord) -> bool:
+  """Whether a trial was run, and there is something to lose."""
+  return bool(record.attempts) and (record.state in FINAL or newest_step(trial_folder(folder, record.trial)) >= 0)
 
 
 def _record(planned: PlannedStudy) -> StudyRecord:
@@ -183,6 +190,9 @@ class Coordinator:
     retry_failed: bool,
   ):
     self._folder, self._planned, self._executor, self._progress = folder, planned, executor, progress
+    if existing is None:
+      # Of another study perhaps, of which no trial came to anything.
+      shutil.rmtree(folder / "trials", ignore_errors=True)
     self._trials = records.read_trials(folder)
     if len(self._trials) > planned.trials:
       raise UserError(f"trials = {planned.trials}: {folder} has {len(self._trials)} already")

@@ -21,6 +21,8 @@ from tuning.trial import Cost
 _POLL_SECONDS = 3.0
 _LEAVING_SECONDS = 120.0
 _UNLIMITED = 10_000
+_LONGEST_ARRAY = 1_000
+"""Slurm's default MaxArraySize allows one more."""
 
 
 def parse_options(assignments: Iterable[str], study: Study) -> slurm.SlurmOptions:
@@ -94,10 +96,11 @@ class SlurmJobs:
     return [(planned, "slurm") for planned in pending]
 
   def start(self, chosen: Sequence[tuple[PlannedTrial, str]]) -> None:
-    """Submits them as one array."""
-    if not chosen:
-      return
-    trials = [planned.trial for planned, _ in chosen]
+    """Submits them, as one array where it is not too long for one."""
+    for batch in (chosen[first : first + _LONGEST_ARRAY] for first in range(0, len(chosen), _LONGEST_ARRAY)):
+      self._submit([planned.trial for planned, _ in batch])
+
+  def _submit(self, trials: Sequence[int]) -> None:
     commands = [["-m", "tuning", "trial", str(self._study), str(trial)] for trial in trials]
     name = read_study(self._study).name
     while True:

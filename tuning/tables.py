@@ -93,10 +93,12 @@ def balance(of: Balance, trials: Sequence[PlannedTrial], hyperparameters: Sequen
   groups = {trial.group for trial in trials if trial.refusal is None}
   by_role = {role: [one.name for one in hyperparameters if one.role == role] for role in ("scientific", "nuisance")}
   lines = [f"{role}: {', '.join(names) or 'none'}" for role, names in by_role.items()]
-  density = f"{of.points:.2g} points per dimension" if of.dimensions else "nothing to tune"
+  density = f"{of.points:.2g} points per dimension, if they were a grid" if of.dimensions else "nothing to tune"
   each = f" for each of {of.combinations} scientific values" if of.combinations > 1 else ""
-  lines.append(f"{of.trials} trials; {of.dimensions:.3g} nuisance dimensions{each}: {density}, if they were a grid")
-  lines.append(f"{len(groups)} programs to compile" if len(groups) != 1 else "1 program to compile")
+  width = f"{of.dimensions:.3g} nuisance {'dimension' if of.dimensions == 1 else 'dimensions'}"
+  lines.append(f"{of.trials} trials; {width}{each}: {density}")
+  if groups - {""}:  # Of functions nothing is compiled.
+    lines.append(f"{len(groups)} programs to compile" if len(groups) != 1 else "1 program to compile")
   if refused := [trial for trial in trials if trial.refusal is not None]:
     lines.append(f"{len(refused)} trials are refused by the config, the first one: {refused[0].refusal}")
   return lines

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 
 from launch.supervisor import newest_step
-from trainer import Config, ConfigError, Guard, Programs, RunResult, UserError, records, workdirs
+from trainer import ConfigError, Guard, Programs, RunResult, UserError, records, workdirs
 from trainer import run as train
 from trainer.channel import TryAgainError
+from trialbook.naming import nearest
 from trialbook.plugin import import_attribute
 from tuning.objective import counts_by_class, curves, uncharacteristic, value_of
 from tuning.records import CRASHED, FINAL, State, StudyRecord, TrialRecord, locked, read_study, read_trial, write_trial
@@ -177,9 +178,9 @@ def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs)
   if of.config is None:
     return None
   try:
-    record = _few_steps(of.config.override(changes), programs)
+    record = _few_steps(of, changes, programs)
   except ConfigError as error:
-    _raise_if_the_studys(of.config, error)
+    _raise_if_the_studys(of, error)
     return None
   except UserError as error:
     raise StudyError(error.problems) from None
@@ -190,8 +191,10 @@ def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs)
   return Cost(in_steps / steps, times.get("evaluation", 0.0) / 2, record["compilation_seconds"])
 
 
-def _few_steps(config: Config, programs: Programs) -> dict[str, Any]:
-  """The `run.json` of a run of a few steps, which shares the program of `config`."""
+def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) -> dict[str, Any]:
+  """The `run.json` of a few steps with a trial's changes, which share its program and need the study's objective."""
+  assert of.config is not None
+  config = of.config.override(trial)
   steps = min(_MEASURED_STEPS, config.max_train_steps)
   changes: dict[str, Any] = {
     "max_train_steps": steps,
@@ -199,6 +202,7 @@ def _few_steps(config: Config, programs: Programs) -> dict[str, Any]:
     "checkpointing.every_evaluations": 0,
     "logging.tensorboard": False,
     "logging.writers": (),
+    "selection.metric": of.objective.metric,
   }
   if hasattr(config.schedule, "constant_steps"):
     changes["schedule.constant_steps"] = 0
@@ -216,7 +220,7 @@ def _train(
   try:
     result = train(of.config.override(record.changes), folder, programs=programs, guard=guard)
   except ConfigError as error:
-    _raise_if_the_studys(of.config, error)
+    _raise_if_the_studys(of, error)
     return refused(_ended(record, "infeasible", None), "; ".join(error.problems))
   except UserError as error:
     # A disk that is full, checkpoints that cannot be read: nothing that other values would change.
@@ -225,6 +229,10 @@ def _train(
   if result.status == "preempted":
     return dataclasses.replace(interrupted(record, result.reason or "SIGTERM"), summary=summary)
   state = "complete" if result.status == "complete" else "infeasible"
+  if state == "complete" and of.objective.metric not in (known := curves(folder)):
+    evaluated = [name for name in known if name.startswith(("validation/", "train_subset/"))]
+    metric = of.objective.metric
+    raise StudyError(f"objective: {metric!r} was logged by no evaluation{nearest(metric, evaluated)}")
   return dataclasses.replace(_ended(record, state, result.reason), summary=summary)
 
 
@@ -236,13 +244,17 @@ def _write_if_possible(folder: pathlib.Path, record: TrialRecord) -> None:
     return
 
 
-def _raise_if_the_studys(config: Config, error: ConfigError) -> None:
+def _raise_if_the_studys(of: StudyRecord, error: ConfigError) -> None:
   """Raises StudyError if the study's own config, without a trial's values, has one of the same problems."""
   try:
-    _few_steps(config, Programs())
+    _few_steps(of, {}, Programs())
   except UserError as own:
     if set(own.problems) & set(error.problems):
-      raise StudyError(error.problems) from None
+      asked = f"selection.metric = {of.objective.metric!r}"
+      raise StudyError(
+        f"objective: {of.objective.metric!r}{problem.removeprefix(asked)}" if problem.startswith(asked) else problem
+        for problem in error.problems
+      ) from None
 
 
 def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRecord:
@@ -256,8 +268,8 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
   state, reason = "complete", None
   with path.open("a") as file:
     try:
-      for step, values in enumerate(_results(function(dict(record.values))), start=1):
-        line = records.jsonable({"step": step, **{name: float(value) for name, value in values.items()}})
+      for step, values in enumerate(_results(of.function, function(dict(record.changes))), start=1):
+        line = records.jsonable({"step": step, **values})
         file.write(f"{json.dumps(line, allow_nan=False)}\n")
     except Infeasible as error:
       state, reason = "infeasible", str(error)
@@ -273,11 +285,20 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
   return dataclasses.replace(_ended(record, state, reason), summary=summary)
 
 
-def _results(returned: Any) -> Iterator[Mapping[str, Any]]:
+def _results(name: str, returned: Any) -> Iterator[dict[str, float]]:
+  """What a function returned, or returns one after the other, as numbers by metric. Raises StudyError."""
+  wanted = "it should return a mapping from metrics to numbers, or yield such mappings"
   if isinstance(returned, Mapping):
-    yield returned
-  else:
-    yield from returned
+    returned = iter([returned])
+  elif not isinstance(returned, Iterator):
+    raise StudyError(f"function {name}: returned {returned!r}; {wanted}")
+  for values in returned:
+    if not isinstance(values, Mapping):
+      raise StudyError(f"function {name}: gave {values!r}; {wanted}")
+    wrong = {key: value for key, value in values.items() if not hasattr(value, "__float__")}
+    if wrong or "step" in values:
+      raise StudyError(f"function {name}: gave {dict(wrong or values)!r}; {wanted}, none of them named 'step'")
+    yield {key: float(value) for key, value in values.items()}
 
 
 def _ended(

@@ -1,11 +1,13 @@
-"""Studies that tests read and do not change: each takes seconds, mostly for its worker to start."""
+"""Studies that tests read and do not change (each takes seconds, mostly for its worker to start), and study files."""
 
 import pathlib
+import textwrap
 
 import pytest
 import quadratics
+from in_process import InProcess
 
-from tuning import StudyResults, run_study
+from tuning import StudyResults, run_study, runner
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +20,28 @@ def root(tmp_path_factory) -> pathlib.Path:
 def curve_study(root) -> StudyResults:
   """`quadratics.study`, run in a folder of `root`."""
   return run_study(quadratics.study(), root / "curves")
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+  """Commands run trials in this process; what workers do is in test_runner.py."""
+  monkeypatch.setattr(runner, "LocalWorkers", InProcess)
+
+
+@pytest.fixture
+def write(tmp_path):
+  """Writes a study file, and returns its path."""
+
+  def write(text: str, name: str = "study.py") -> str:
+    (tmp_path / name).write_text(textwrap.dedent(text))
+    return str(tmp_path / name)
+
+  return write
+
+
+@pytest.fixture
+def curves(write):
+  """A study file of `quadratics.study`, changed as its `changes` say."""
+  return lambda changes="": write(
+    f"import quadratics\nfrom tuning import *\ndef get_study():\n  return quadratics.study({changes})\n"
+  )

@@ -20,7 +20,7 @@ from tuning.local_workers import LocalWorkers
 from tuning.plan import PlannedTrial
 from tuning.records import read_trials, trial_folder
 
-MISHAPS = ("none", "infeasible", "killed", "killed once", "out of host memory", "raises", "leaves", "nan")
+MISHAPS = ("none", "infeasible", "killed", "killed once", "out of host memory", "raises", "nan")
 
 
 def functions(**changes: Any) -> Study:
@@ -66,7 +66,6 @@ def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(
     "killed once": "complete",
     "out of host memory": "failed",
     "raises": "failed",
-    "leaves": "failed",
     "nan": "infeasible",
   }
   assert {name: record.reason for name, record in found.items() if record.reason} == {
@@ -74,7 +73,6 @@ def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(
     "killed": "crashed 2 times; the last: ended by SIGKILL: the host was lost",
     "out of host memory": "crashed 2 times; the last: MemoryError",
     "raises": "crashed 2 times; the last: ValueError: a bug",
-    "leaves": "crashed 2 times; the last: exit code 7: a bug",
     "nan": "error was never finite",
   }
   once = {"none": 1, "infeasible": 1, "nan": 1}
@@ -85,7 +83,7 @@ def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(
   )
   output = capfd.readouterr()
   assert "2 complete" in output.out
-  assert "4 failed" in output.out
+  assert "3 failed" in output.out
   assert "trial 2: failed    crashed 2 times; the last: ended by SIGKILL" in output.err
   assert "Traceback" not in output.err
 
@@ -155,12 +153,12 @@ WIDTHS, LARGE = ((32,), (24, 24)), (10**11,)
 POINTS = (
   {"model.widths": WIDTHS[0], "optimizer.learning_rate": 0.1, "schedule.warmup_steps": 0},
   {"model.widths": WIDTHS[1], "optimizer.learning_rate": 0.1, "schedule.warmup_steps": 20},
-  {"model.widths": WIDTHS[0], "optimizer.learning_rate": 1e30, "schedule.warmup_steps": 0},
+  {"model.widths": WIDTHS[0], "optimizer.learning_rate": 1e10, "schedule.warmup_steps": 0},
   {"model.widths": WIDTHS[0], "optimizer.learning_rate": 0.3, "schedule.warmup_steps": 100},
   {"model.widths": LARGE, "optimizer.learning_rate": 0.1, "schedule.warmup_steps": 0},
   {"model.widths": WIDTHS[1], "optimizer.learning_rate": 0.2, "schedule.warmup_steps": 5},
   {"model.widths": WIDTHS[0], "optimizer.learning_rate": 0.05, "schedule.warmup_steps": 0},
-  {"model.widths": WIDTHS[1], "optimizer.learning_rate": 0.5, "schedule.warmup_steps": 10},
+  {"model.widths": WIDTHS[1], "optimizer.learning_rate": 0.15, "schedule.warmup_steps": 10},
 )
 
 
@@ -172,7 +170,7 @@ def trainings() -> Study:
     config=tiny.mlp(max_train_steps=60, evaluation__every_steps=20),
     scientific={"model.widths": OneOf([*WIDTHS, LARGE])},
     nuisance={
-      "optimizer.learning_rate": Log(1e-3, 1e30),
+      "optimizer.learning_rate": Log(1e-3, 1e10),
       "schedule.warmup_steps": Discrete([0, 5, 10, 20, 100]),
     },
     search=Listed(POINTS),
@@ -196,9 +194,11 @@ def alone(folder: pathlib.Path) -> StudyResults:
 def test_values_that_cannot_work_are_infeasible_with_why_and_are_not_tried_again(alone: StudyResults):
   infeasible = {trial.trial: trial for trial in alone.trials if trial.state == "infeasible"}
   assert list(infeasible) == [2, 3, 4]
-  lines = numbers(infeasible[2].folder)
-  step = next(line["step"] for line in lines if line.get("train/loss") in ("NaN", "Infinity"))
-  assert re.search(rf"\b(NaN|not finite|inf).* at step {step}\b", infeasible[2].reason or ""), infeasible[2].reason
+  told = re.fullmatch(r"(\S+) is (?:nan|inf) at step (\d+)", infeasible[2].reason or "")
+  assert told, infeasible[2].reason
+  metric, step = told[1], int(told[2])
+  not_finite = [line["step"] for line in numbers(infeasible[2].folder) if line.get(metric) in ("NaN", "Infinity")]
+  assert not_finite[0] == step > 1
   assert infeasible[3].reason == ("refused: schedule.warmup_steps = 100: at most the number of steps of the run, 60")
   assert "out of device memory" in (infeasible[4].reason or "")
   assert "Out of memory allocating" in (infeasible[4].reason or "")
@@ -256,8 +256,8 @@ def test_a_study_that_is_extended_and_goes_on_with_other_workers_gives_the_same_
   check_same(read_results(path), alone)
   sessions = json.loads((path / "study.json").read_text())["sessions"]
   assert [session["workers"] for session in sessions] == [1, 2, 2]
-  # Two groups are left for the last session, as many as workers, which keep to them.
-  assert sessions[-1]["programs"] == {"worker 0": 1, "worker 1": 1}
+  # Two groups are left for the last session; a worker compiles the other's rather than to stand idle.
+  assert all(1 <= count <= 2 for count in sessions[-1]["programs"].values())
   with pytest.raises(UserError, match=f"trials = 3: .* has {len(POINTS)} already"):
     run_study(trainings(), path, trials=3)
   with pytest.raises(UserError, match="holds another study"):

@@ -96,6 +96,7 @@ def test_readers_never_see_half_a_table(shelf, monkeypatch):
   before = (shelf / "studies.csv").read_text()
 
   def full(self, text):
+    self.touch()
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr("pathlib.Path.write_text", full)

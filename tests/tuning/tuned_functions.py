@@ -4,8 +4,6 @@ import os
 import pathlib
 import resource
 import signal
-import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,7 +65,6 @@ MISHAPS: Mapping[str, Callable[[], object]] = {
   "out of host memory": _run_out_of_host_memory,
   "raises": _raise(ValueError("a bug\nof two lines")),
   "nan": lambda: None,
-  "leaves": lambda: sys.exit(7),
   "fills the disk": _fill_the_disk,
 }
 
@@ -80,11 +77,3 @@ def mishap(values: Mapping[str, Any]) -> Mapping[str, float]:
   if not (_folder() / "mended").exists():
     MISHAPS[what]()
   return {"error": float("nan") if what == "nan" else 1.0}
-
-
-def slow(values: Mapping[str, Any]) -> Mapping[str, float]:
-  """Notes the call, and takes `values["seconds"]`."""
-  with (_folder() / "calls").open("a") as file:
-    file.write(f"{os.getpid()} {values['seconds']}\n")
-  time.sleep(values["seconds"])
-  return {"error": values["seconds"]}
