@@ -23,6 +23,7 @@ from test_import_rules import ROOMS
 from trainer import exits, load_config
 from trainer.config_files import DEFAULT
 from trainer.overrides import parse_assignments
+from tuning import Study, load_study
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "docs" / "tutorials"
@@ -337,8 +338,10 @@ def test_the_table_of_rooms_is_the_one_that_is_enforced():
   assert {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows} == ROOMS
 
 
-def test_the_picture_is_of_the_experiment_as_it_is():
-  picture = (ROOT / "docs" / "images" / "run.svg").read_text().replace("&#160;", " ")
-  config = load_config(ROOT / "experiments" / "digits_resnet.py")
-  assert f"complete after {config.max_train_steps:,} steps" in picture
-  assert config.task.objective in picture
+def test_the_picture_is_of_the_study_as_it_is():
+  picture = (ROOT / "docs" / "images" / "study.svg").read_text().replace("&#160;", " ")
+  study = load_study(ROOT / "experiments" / "studies" / "digits_optimizer.py")
+  assert isinstance(study, Study)
+  assert study.goal in picture
+  assert study.objective.metric in picture
+  assert f"{study.trials} complete" in picture

@@ -18,7 +18,6 @@ import time
 from typing import Any, NoReturn
 
 import rich.box
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -86,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
   planned = prepare(study, options.trials)
   _print_plan(planned, sys.stderr)
   results = run_study(study, folder, **with_options)
-  _print_results(results, _ROWS)
+  tables.show_results(results, _ROWS, tables.console())
   return _exit_code(results)
 
 
@@ -127,28 +126,6 @@ def _print_plan(planned: PlannedStudy, stream: Any) -> None:
     console.print(f"warning: {warning}", soft_wrap=True)
 
 
-def _print_results(results: StudyResults, rows: int | None) -> None:
-  console = tables.console()
-  console.print(f"{results.study.name}: {results.study.goal}")
-  console.print(tables.ranked(results, rows))
-  console.print(tables.states(results))
-  _print_best(results, console)
-  console.print(f"  {results.folder / 'trials.csv'}  all trials", soft_wrap=True)
-  console.print(f"  {results.folder.parent / 'studies.md'}  all studies there", soft_wrap=True)
-
-
-def _print_best(results: StudyResults, console: Console) -> None:
-  best = results.best
-  if best is None:
-    console.print("no trial has a value yet")
-    return
-  console.print(
-    f"best: trial {best.trial}, {results.objective.metric} {tables.number(best.objective)} at step {best.step}"
-  )
-  if line := tables.command(best):
-    console.print(f"  {line}", soft_wrap=True)
-
-
 def _print_round(goal: str, studies: list[StudyResults]) -> None:
   console = tables.console()
   console.print(goal)
@@ -161,7 +138,7 @@ def _print_round(goal: str, studies: list[StudyResults]) -> None:
   console.print(table)
   winner = min(studies, key=key, default=None)
   if winner is not None:
-    _print_best(winner, console)
+    tables.show_best(winner, console)
 
 
 def _exit_code(results: StudyResults) -> int:
@@ -243,7 +220,7 @@ def _best(options: argparse.Namespace) -> int:
     stored, studies = rounds.read_round(folder)
     _print_round(stored["goal"], [_by(results, options) for results in studies])
     return exits.DONE
-  _print_results(_by(read_results(folder), options), options.rows)
+  tables.show_results(_by(read_results(folder), options), options.rows, tables.console())
   return exits.DONE
 
 
@@ -259,7 +236,7 @@ def _show(options: argparse.Namespace) -> int:
 def _rerun(options: argparse.Namespace) -> int:
   study, folder = reruns.of_trial(_study_folder(options), options.trial, options.seeds)
   results = run_study(study, folder, workers=options.workers, progress=True)
-  _print_results(results, None)
+  tables.show_results(results, None, tables.console())
   spread = reruns.spread(results)
   if spread is None or spread.deviation is None:
     print("too few seeds came to an end to tell a variance")

@@ -148,6 +148,27 @@ def command(trial: Trial) -> str | None:
   return f"python -m trainer --config={shlex.quote(str(config))} --workdir=runs/again"
 
 
+def show_results(results: StudyResults, limit: int | None, console: Console) -> None:
+  """The ranked trials, at most so many, and where everything is."""
+  console.print(f"{results.study.name}: {results.study.goal}")
+  console.print(ranked(results, limit))
+  console.print(states(results))
+  show_best(results, console)
+  console.print(f"  {results.folder / 'trials.csv'}  all trials", soft_wrap=True)
+  console.print(f"  {results.folder.parent / 'studies.md'}  all studies there", soft_wrap=True)
+
+
+def show_best(results: StudyResults, console: Console) -> None:
+  """The best trial, and its command."""
+  best = results.best
+  if best is None:
+    console.print("no trial has a value yet")
+    return
+  console.print(f"best: trial {best.trial}, {results.objective.metric} {number(best.objective)} at step {best.step}")
+  if line := command(best):
+    console.print(f"  {line}", soft_wrap=True)
+
+
 def show(results: StudyResults, trial: Trial, console: Console) -> None:
   """Everything about one trial."""
   console.print(

@@ -181,12 +181,12 @@ def start() -> Iterator[Start]:
     coordinator.process.communicate()
 
 
-TRIALS = 8
+TRIALS = 6
 
 
 @pytest.fixture(scope="module")
 def study_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-  return write_study(tmp_path_factory.mktemp("study") / "study.py", steps=500, trials=TRIALS)
+  return write_study(tmp_path_factory.mktemp("study") / "study.py", steps=400, trials=TRIALS)
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +327,7 @@ def test_a_full_disk_stops_trainings_with_one_message_and_they_go_on_with_more_r
   assert set(before.values()) > {"complete"}
   done = ended(folder)
   subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-  code, output = start(study, folder).finish()
+  code, output = start(study, folder, workers=1).finish()
   assert code == 0, output
   assert ended(folder).items() >= done.items()
   check_same(read_results(folder), whole)

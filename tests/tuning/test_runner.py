@@ -247,7 +247,7 @@ def test_a_study_that_is_extended_and_goes_on_with_other_workers_gives_the_same_
 ):
   path = folder / "extended"
   records: dict[int, bytes] = {}
-  for trials, workers in ((2, 1), (5, 2), (None, 2)):
+  for trials, workers in ((2, 1), (None, 2)):
     results = run_study(trainings(), path, workers=workers, trials=trials)
     assert len(results.trials) == (trials or len(POINTS))
     for trial, before in records.items():
@@ -255,9 +255,9 @@ def test_a_study_that_is_extended_and_goes_on_with_other_workers_gives_the_same_
     records = {one.trial: (one.folder / "trial.json").read_bytes() for one in results.trials}
   check_same(read_results(path), alone)
   sessions = json.loads((path / "study.json").read_text())["sessions"]
-  assert [session["workers"] for session in sessions] == [1, 2, 2]
-  # Two groups are left for the last session; a worker compiles the other's rather than to stand idle.
-  assert all(1 <= count <= 2 for count in sessions[-1]["programs"].values())
+  assert [session["workers"] for session in sessions] == [1, 2]
+  # Three groups are left for the last session; a worker compiles the other's rather than to stand idle.
+  assert all(1 <= count <= 3 for count in sessions[-1]["programs"].values())
   with pytest.raises(UserError, match=f"trials = 3: .* has {len(POINTS)} already"):
     run_study(trainings(), path, trials=3)
   with pytest.raises(UserError, match="holds another study"):

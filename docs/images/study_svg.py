@@ -1,40 +1,40 @@
-"""Draws docs/images/run.svg, the picture in README.md: trains the digits ResNet and records what it prints.
+"""Draws docs/images/study.svg, the picture in README.md: what the study of `make demo` prints at its end.
 
-PYTHONPATH=. python docs/images/run_svg.py
+PYTHONPATH=. python docs/images/study_svg.py DIR
 """
 
 import os
 import pathlib
 import re
+import sys
 import tempfile
 
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from trainer import load_config, run, summary
+from tuning import read_results, tables
 
-COMMAND = "$ python -m trainer --config=experiments/digits_resnet.py --workdir=runs/demo"
-WIDTH = 96
-"""In characters; the longest line, which says what is in `best.json`, fits."""
+COMMAND = "$ python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=runs/demo --workers=2"
+WIDTH = 112
+"""In characters."""
 CHARACTER = 12.2
 """Width of a character in rich's drawing, in its units."""
 
 
 def main() -> None:
   """Writes the picture beside this file."""
-  picture = pathlib.Path(__file__).resolve().with_name("run.svg")
-  config = load_config("experiments/digits_resnet.py")
-  with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-    # Relative, so that the picture shows the workdir as the command names it.
-    os.chdir(folder)
-    result = run(config, "runs/demo")
+  folder = pathlib.Path(sys.argv[1]).resolve()
+  # Relative, so that the picture shows the study as the command names it.
+  with tempfile.TemporaryDirectory() as place, open(os.devnull, "w") as nowhere:
+    os.chdir(place)
+    pathlib.Path("runs").mkdir()
+    pathlib.Path("runs/demo").symlink_to(folder)
     # Forced, because bold and lines are only recorded for a terminal.
     console = Console(record=True, file=nowhere, width=WIDTH, force_terminal=True, highlight=False, markup=False)
     console.print(COMMAND, style="bold")
-    summary.Console = lambda **_: console
-    summary.print_result(result)
-  drawn = console.export_svg(title="trialbook", theme=MONOKAI, unique_id="run")
-  picture.write_text(indented(drawn))
+    tables.show_results(read_results("runs/demo"), None, console)
+  drawn = console.export_svg(title="trialbook", theme=MONOKAI, unique_id="study")
+  pathlib.Path(__file__).resolve().with_name("study.svg").write_text(indented(drawn))
 
 
 def indented(drawn: str) -> str:
