@@ -166,7 +166,7 @@ class LocalWorkers:
     worker.trial = None
     if "programs" in content:
       self.programs[f"worker {worker.process.index}"] = worker.programs_before + content["programs"]
-    return [Ended(content["trial"], problems=tuple(content.get("problems", ())))]
+    return [Ended(content["trial"], lost=content.get("lost"), problems=tuple(content.get("problems", ())))]
 
   def _lost(self, end: HostEnd) -> list[Ended]:
     worker = self._workers.pop(end.host)

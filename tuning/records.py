@@ -33,7 +33,7 @@ class TrialRecord:
     changes: what they change in the study's config: dotted path -> value.
     reason: why it is infeasible or failed, or was stopped.
     attempts: each with `started` and `finished` (seconds since the epoch), `worker`, `end`: how it ended, and
-      `checkpoint`: the step of the newest one then, -1 for none.
+      `checkpoint`: where it crashed, the step of the newest one, -1 for none.
     summary: of a trial that ended: numbers of its run that tables show.
   """
 

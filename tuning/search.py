@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import qmc
 
 from trialbook.naming import nearest
 from tuning import space
@@ -74,6 +73,8 @@ class Halton:
 
   def units(self, hyperparameters: Sequence[Hyperparameter], start: int, stop: int) -> Float[np.ndarray, "n d"]:
     """The points in the unit cube, a column for each hyperparameter: SciPy's, in another order of columns."""
+    from scipy.stats import qmc  # Takes a second, and workers have no use for it.
+
     engine = qmc.Halton(len(hyperparameters), scramble=True, rng=self.seed)
     return engine.fast_forward(start).random(stop - start)[:, columns(hyperparameters)]
 

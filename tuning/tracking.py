@@ -60,7 +60,9 @@ def reproduction(results: StudyResults) -> str:
 
 
 def update(root: pathlib.Path) -> None:
-  """Rewrites `studies.csv` and `studies.md` in a root."""
+  """Rewrites `studies.csv` and `studies.md` in a root; one that is not ours to write to is left as it is."""
+  if not os.access(root, os.W_OK):
+    return
   table = rows(root)
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")

@@ -32,11 +32,12 @@ def main() -> int:
   import jax
 
   from trainer import Programs, UserError
+  from trainer.channel import TryAgainError
   from tuning.records import trial_folder
   from tuning.trial import guard_for, measure, run_trial
 
-  if os.environ.get("JAX_PLATFORMS", "") == "cpu":
-    jax.config.update("jax_num_cpu_devices", int(os.environ["TRIALBOOK_LOCAL_DEVICES"]))
+  # Where the devices are others, these are not used.
+  jax.config.update("jax_num_cpu_devices", int(os.environ["TRIALBOOK_LOCAL_DEVICES"]))
   programs = Programs(capacity=32)
   talk.send({"ready": os.getpid()})
   while True:
@@ -54,5 +55,7 @@ def main() -> int:
         record = run_trial(study, trial_folder(study, task["trial"]), programs, guard)
         guard.leave(0, record.state)
       talk.send({"trial": task["trial"], "state": record.state, "programs": programs.compilations["train_step"]})
+    except TryAgainError as error:
+      talk.send({"lost": str(error), **task})
     except UserError as error:
       talk.send({"problems": error.problems, **task})
