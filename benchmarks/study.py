@@ -24,17 +24,16 @@ from tuning.runner import prepare
 
 TRIALS = 16
 WORKERS = 2
-STEPS = 400
+CHANGES = {"max_train_steps": 400, "evaluation.every_steps": 100, "schedule.warmup_steps": 20}
 THOUSAND = 1000
 
 
 def get_study() -> Study:
   """Sixteen ResNets on digits with three traced hyperparameters."""
-  changes = {"max_train_steps": STEPS, "evaluation.every_steps": 100, "schedule.warmup_steps": 20}
   return Study(
     name="short_trials",
     goal="How long do short trials take?",
-    config=digits_resnet.get_config().override(changes),
+    config=digits_resnet.get_config().override(CHANGES),
     objective=Minimize("validation/error"),
     nuisance={
       "optimizer.learning_rate": Log(1e-2, 1.0),
@@ -120,17 +119,12 @@ def separate(folder: pathlib.Path, *, cache: bool) -> float:
   assert planned.config is not None
   commands = []
   for trial in planned.preview():
-    changes = [f"--set={path}={value!r}" for path, value in trial.changes.items()]
-    changes += [
-      f"--set={path}={value}" for path, value in (("max_train_steps", STEPS), ("evaluation.every_steps", 100))
-    ]
-    changes += ["--set=schedule.warmup_steps=20", "--set=export=false"]
+    settings = {**CHANGES, **trial.changes, "export": False}
+    changes = [f"--set={path}={value!r}" for path, value in settings.items()]
     commands.append([sys.executable, "-m", "trainer", f"--workdir={folder / str(trial.trial)}", *changes])
   environment = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "warm_cache")}
   if cache:
-    timed(
-      [*commands[0][:3], f"--workdir={folder / 'first'}", *commands[0][4:], "--set=max_train_steps=20"], environment, 0
-    )
+    timed([*commands[0][:3], f"--workdir={folder / 'first'}", *commands[0][4:]], environment, 0)
   else:
     environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
   started = time.perf_counter()

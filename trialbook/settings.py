@@ -73,6 +73,9 @@ def find(settings: Settings, path: str) -> tuple[FieldInfo, Any] | None:
     if isinstance(node, tuple) and step.isdecimal() and int(step) < len(node):
       node = node[int(step)]
       continue
+    if isinstance(node, dict):
+      node = node.get(step)  # Keys are the user's; they are of the kind of the field that holds them.
+      continue
     if not isinstance(node, Settings) or step not in type(node).model_fields:
       return None
     field, node = type(node).model_fields[step], getattr(node, step)

@@ -10,12 +10,11 @@ or a bug.
 """
 
 import argparse
-import functools
 import os
 import pathlib
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import rich.box
 from rich.live import Live
@@ -33,6 +32,10 @@ from tuning.study_files import load_study
 from tuning.trial import guard_for, run_trial
 
 _ROWS = 20
+_DIRECTIONS: dict[Literal["min", "max"], tuple[str, ...]] = {
+  "min": ("error", "loss", "bits_per_byte", "perplexity"),
+  "max": ("accuracy",),
+}
 _WATCH_SECONDS = 1.0
 
 
@@ -81,7 +84,8 @@ def _run(options: argparse.Namespace) -> int:
   if isinstance(study, Round):
     found = list(rounds.run_round(study, folder, **with_options).values())
     _print_round(study.goal, found)
-    return max(_exit_code(results) for results in found)
+    codes = {_exit_code(results) for results in found}
+    return 1 if 1 in codes else min(codes)
   planned = prepare(study, options.trials)
   _print_plan(planned, sys.stderr)
   results = run_study(study, folder, **with_options)
@@ -94,14 +98,11 @@ def _executor(options: argparse.Namespace, study: Study | Round) -> Any:
     if options.slurm:
       raise UserError("--slurm is for --executor=slurm")
     return None
-  one = study.studies[0] if isinstance(study, Round) else study
-  if isinstance(one.search, BayesianOptimization) and not any(
-    text.startswith("max_parallel=") for text in options.slurm
-  ):
-    raise UserError("BayesianOptimization on Slurm: say how many trials run at a time, --slurm=max_parallel=8")
   from tuning.slurm_jobs import SlurmJobs, parse_options
 
-  return functools.partial(SlurmJobs, options=parse_options(options.slurm, one))
+  for one in study.studies if isinstance(study, Round) else [study]:
+    parse_options(options.slurm, one)  # What is wrong with them is told before any study runs.
+  return lambda one, folder, events: SlurmJobs(folder, events, options=parse_options(options.slurm, one))
 
 
 def _dry_run(planned: PlannedStudy, workers: int) -> None:
@@ -176,9 +177,13 @@ def _by(results: StudyResults, options: argparse.Namespace) -> StudyResults:
   if options.objective is None and options.value is None and options.mode is None:
     return results
   metric = options.objective or results.objective.metric
-  mode = options.mode or (results.objective.mode if options.objective in (None, results.objective.metric) else None)
+  own = results.objective.mode if metric == results.objective.metric else None
+  last = metric.rpartition("/")[2]
+  usual = next((known for known, names in _DIRECTIONS.items() if last in names), None)
+  mode: Literal["min", "max"] | None = options.mode or own or usual
   if mode is None:
-    mode = "max" if metric.endswith("accuracy") else "min"
+    results.by(Objective(metric, "min"))  # An unknown metric is told first.
+    raise UserError(f"--objective={metric}: say which direction is better, --mode=min or --mode=max")
   if metric.startswith("test/"):
     print(
       f"warning: ranking by {metric} selects on the test set; its value is then no estimate of anything",
@@ -198,7 +203,7 @@ def _status(options: argparse.Namespace) -> int:
     console.print(_status_table(folder))
     return exits.DONE
   with Live(_status_table(folder), console=console, auto_refresh=False) as live:
-    while read_results(folder).count("running") + read_results(folder).count("pending"):
+    while records.is_locked(folder, "study"):
       time.sleep(_WATCH_SECONDS)
       live.update(_status_table(folder), refresh=True)
   return exits.DONE
@@ -208,6 +213,8 @@ def _status_table(folder: pathlib.Path) -> Table:
   results = read_results(folder)
   table = tables.running(results)
   table.title = f"{results.study.name}: {tables.states(results)}"
+  if not records.is_locked(folder, "study") and results.count("running") + results.count("pending"):
+    table.title += "; nobody works on it, the same `run` goes on"
   best = results.best
   if best is not None:
     table.caption = f"best: trial {best.trial}, {results.objective.metric} {tables.number(best.objective)}"
@@ -293,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
 
   command("list", "the studies in the folders of a root", _list, "root")
   status = command("status", "the trials of a study, also while it runs", _status, "dir")
-  status.add_argument("--watch", action="store_true", help="redraw until all trials have ended")
+  status.add_argument("--watch", action="store_true", help="redraw while somebody works on it")
   best = command("best", "the trials of a study, ranked, and the best one's command", _best, "dir")
   best.add_argument("--rows", type=_positive, default=_ROWS, metavar="N", help=f"how many (default {_ROWS})")
   show = command("show", "one trial", _show, "dir", "trial")

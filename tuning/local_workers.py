@@ -1,6 +1,7 @@
 """Workers of a study on this machine: processes that run trial after trial, each on cores of its own."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -12,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
+from launch import slurm
 from launch.endings import describe
 from launch.processes import HostEnd, HostProcess, guarded
-from trainer import UserError
+from trainer import UserError, records
 from tuning.executor import Ended, InterruptedStudyError
 from tuning.plan import PlannedTrial
 from tuning.trial import Cost, StudyError
 from tuning.worker import START
 
-_LEAVING_SECONDS = 30.0
+# To save; a large model takes minutes, and a second signal does not wait.
+_LEAVING_SECONDS = 600.0
 _DEATHS_AT_START = 3
 
 
@@ -63,7 +66,21 @@ class LocalWorkers:
       worker.close()
 
   def adopt(self, unfinished: Sequence[int]) -> set[int]:
-    """None: workers die with their coordinator."""
+    """None: workers die with their coordinator.
+
+    Raises:
+      UserError: if jobs of a cluster run some of them.
+    """
+    jobs = (records.read_json(self._study / "slurm.json") or {}).get("jobs", {})
+    mine = [jobs[str(trial)] for trial in unfinished if str(trial) in jobs]
+    try:
+      running = [job for job, state in slurm.states(mine).items() if state.phase != "ended"] if mine else []
+    except (UserError, slurm.SlurmUnavailableError):
+      running = []  # Of a cluster that is not here.
+    if running:
+      raise UserError(
+        f"jobs {', '.join(running)} of Slurm run its trials: scancel them, or go on with --executor=slurm"
+      )
     return set()
 
   def prepare(self, wanted: int) -> None:
@@ -94,6 +111,8 @@ class LocalWorkers:
       elif "cost" in event.content:
         self._groups[0].add(planned.group)
         return event.content["cost"]
+      else:
+        self._heard(event)
 
   def choose(self, pending: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, str]]:
     """Which trials to start now, and where: for each idle worker one, of a program that it has if there is such."""
@@ -252,6 +271,8 @@ def _gpus() -> list[str]:
   """Indices or ids of the NVIDIA GPUs that this process may use."""
   named = os.environ.get("CUDA_VISIBLE_DEVICES")
   if named is not None:
-    return [name for name in named.split(",") if name]
+    # Behind a name that is none, CUDA sees nothing.
+    names = [name.strip() for name in named.split(",")]
+    return list(itertools.takewhile(lambda name: name and name != "NoDevFiles" and not name.startswith("-"), names))
   folder = pathlib.Path("/proc/driver/nvidia/gpus")
   return [str(index) for index, _ in enumerate(folder.iterdir())] if folder.is_dir() else []

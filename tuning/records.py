@@ -114,13 +114,13 @@ class StudyRecord:
     cores_per_trial: CPU cores of each worker.
     devices_per_trial: devices of each trial.
     max_attempts: crashes after which a trial has failed.
-    command: that made it, or that it can be repeated by.
-    commit: of the code; None outside of a repository.
+    command: that worked on it last, and repeats it.
+    commit: of the code then; None outside of a repository.
     diff: uncommitted changes, which `study.diff` beside this file holds too, for `git apply`.
     created: seconds since the epoch.
     warnings: what the roles of its hyperparameters make doubtful.
-    sessions: each time that it was worked on: `started`, `finished`, `workers`, `executor`, and `programs`: how many
-      each worker compiled, or read from the cache.
+    sessions: each time that it was worked on: `started`, `finished`, `workers`, `executor`, `command`, `commit`, and
+      `programs`: how many each worker compiled, or read from the cache.
   """
 
   name: str
@@ -203,7 +203,7 @@ def write_study(folder: pathlib.Path, record: StudyRecord) -> None:
     "config": None if record.config is None else record.config.model_dump(mode="json"),
   }
   records.write_json(folder / "study.json", {"format": records.FORMAT, **stored})
-  if record.diff and not (folder / "study.diff").exists():
+  if record.diff:
     (folder / "study.diff").write_text(record.diff)
 
 
@@ -243,6 +243,18 @@ def locked(folder: pathlib.Path, what: str) -> Iterator[None]:
     file.write(f"{os.getpid()} on {os.uname().nodename}")
     file.flush()
     yield
+
+
+def is_locked(folder: pathlib.Path, what: str) -> bool:
+  """Whether a process has the lock of `locked`."""
+  try:
+    with (folder / f".{what}.lock").open() as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except FileNotFoundError:
+    return False
+  except BlockingIOError:
+    return True
+  return False
 
 
 def check_format(path: pathlib.Path, version: Any) -> None:

@@ -8,7 +8,7 @@ from trainer import UserError, records
 from tuning import tracking
 from tuning.records import check_format, read_trials
 from tuning.results import StudyResults, read_results
-from tuning.runner import prepare, run_study
+from tuning.runner import check_folder, prepare, run_study
 from tuning.study import Round, Study
 
 
@@ -60,6 +60,8 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
       f"{folder} holds another round, {stored.get('name')!r} of {stored.get('studies')}, of which trials have been run;"
       " name another folder"
     )
+  for study in round_.studies:
+    check_folder(folder / study.name, prepare(study, options.get("trials")))
   folder.mkdir(parents=True, exist_ok=True)
   records.write_json(path, record)
   results = {}

@@ -31,7 +31,7 @@ from tuning.study import Study, check
 from tuning.trial import StudyError, crashed, interrupted, refused, started
 
 _TABLES_EVERY_SECONDS = 2.0
-MakeExecutor = Callable[[pathlib.Path, "queue.SimpleQueue[Any]"], Executor]
+MakeExecutor = Callable[[Study, pathlib.Path, "queue.SimpleQueue[Any]"], Executor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,10 @@ class PlannedStudy:
       records.write_study(folder, _record(self))
       with LocalWorkers(folder, 1, self.study.cores_per_trial, self.study.devices_per_trial, events) as one:
         first = next((trial for trial in trials if trial.refusal is None), None)
-        cost = None if first is None else one.measure(first)
+        try:
+          cost = None if first is None else one.measure(first)
+        except InterruptedStudyError:
+          raise KeyboardInterrupt from None
     if cost is None:
       return None
     groups = len({trial.group for trial in trials if trial.refusal is None})
@@ -143,15 +146,17 @@ def run_study(
   if executor is None:
     made: Executor = LocalWorkers(folder, workers, study.cores_per_trial, study.devices_per_trial, events)
   else:
-    made = executor(folder, events)
-  existing = _existing(folder, planned)
+    made = executor(study, folder, events)
+  check_folder(folder, planned)
   with records.locked(folder, "study"), disk_errors(folder), signals_to(events), made:
+    # Another coordinator may have worked here until a moment ago.
+    existing = check_folder(folder, planned)
     coordinator = Coordinator(folder, planned, made, Progress(planned.trials, enabled=progress), existing, retry_failed)
     coordinator.run()
   return read_results(folder)
 
 
-def _existing(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | None:
+def check_folder(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | None:
   """The study that a folder holds, if its trials are this one's. Raises UserError if they are another's."""
   if not (folder / "study.json").exists():
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
@@ -194,13 +199,24 @@ class Coordinator:
       # Of another study perhaps, of which no trial came to anything.
       shutil.rmtree(folder / "trials", ignore_errors=True)
     self._trials = records.read_trials(folder)
-    if len(self._trials) > planned.trials:
-      raise UserError(f"trials = {planned.trials}: {folder} has {len(self._trials)} already")
-    self._record = existing or _record(planned)
-    session = {"started": time.time(), "finished": None, "executor": executor.name, "workers": executor.count}
-    warnings = tuple(roles.warnings(planned.study, planned.hyperparameters))
+    if (last := max(self._trials, default=-1)) >= planned.trials:
+      raise UserError(f"trials = {planned.trials}: {folder} has trial {last} already, counted from 0")
+    new = _record(planned)
+    session = {
+      "started": time.time(),
+      "finished": None,
+      "executor": executor.name,
+      "workers": executor.count,
+      "command": new.command,
+      "commit": new.commit,
+    }
+    if existing is not None and (existing.commit, existing.diff) != (new.commit, new.diff):
+      progress.note(f"the code has changed since the trials before: it was {existing.commit}, and is {new.commit}")
     self._record = dataclasses.replace(
-      self._record, trials=planned.trials, warnings=warnings, sessions=(*self._record.sessions, session)
+      new,
+      created=new.created if existing is None else existing.created,
+      warnings=tuple(roles.warnings(planned.study, planned.hyperparameters)),
+      sessions=(*(() if existing is None else existing.sessions), session),
     )
     records.write_study(folder, self._record)
     if retry_failed:
@@ -277,7 +293,13 @@ class Coordinator:
         self._pending.remove(planned)
         self._write(started(self._of(planned), where))
         self._running.add(planned.trial)
-      self._executor.start(chosen)
+      try:
+        self._executor.start(chosen)
+      except UserError as error:
+        for planned, _ in chosen:
+          self._running.discard(planned.trial)
+          self._write(interrupted(self._trials[planned.trial], f"it could not be started: {error}"))
+        raise
       if not chosen or not self._is_adaptive:
         return
 
@@ -354,4 +376,6 @@ class Coordinator:
       return
     self._tables_due = time.monotonic() + _TABLES_EVERY_SECONDS
     tracking.write_trials(self._folder, StudyResults.of(self._folder, self._record, self._trials.values()))
-    tracking.update(self._folder.parent)
+    if at_once:
+      # It reads all studies there, which may be many.
+      tracking.update(self._folder.resolve().parent)

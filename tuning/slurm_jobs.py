@@ -1,6 +1,7 @@
 """The trials of a study as jobs of a Slurm cluster; `study.json` and all trials are on a file system that it shares."""
 
 import ast
+import contextlib
 import dataclasses
 import pathlib
 import queue
@@ -12,6 +13,7 @@ from typing import Any
 from launch import slurm
 from trainer import UserError, exits, records
 from trialbook.naming import nearest
+from tuning.bayesian import BayesianOptimization
 from tuning.executor import Ended, InterruptedStudyError
 from tuning.plan import PlannedTrial
 from tuning.records import FINAL, read_study, read_trial, trial_folder
@@ -26,12 +28,13 @@ _LONGEST_ARRAY = 1_000
 
 
 def parse_options(assignments: Iterable[str], study: Study) -> slurm.SlurmOptions:
-  """`["minutes=30", "hosts=2"]` as options of the jobs; cores are the study's where nothing else is said.
+  """`["minutes=30", "hosts=2"]` as options of the jobs; their cores are the study's.
 
   Raises:
     UserError: for what is no such option, or has no such value.
   """
-  known = [field.name for field in dataclasses.fields(slurm.SlurmOptions)]
+  fields = {field.name: field.default for field in dataclasses.fields(slurm.SlurmOptions)}
+  known = [name for name in fields if name != "cores"]  # Those are the study's, and the same bits hang on them.
   given: dict[str, Any] = {"cores": study.cores_per_trial}
   for assignment in assignments:
     name, equals, text = assignment.partition("=")
@@ -43,10 +46,15 @@ def parse_options(assignments: Iterable[str], study: Study) -> slurm.SlurmOption
       given[name] = ast.literal_eval(text)
     except (ValueError, SyntaxError):
       given[name] = text
-  try:
-    return slurm.SlurmOptions(**given)
-  except TypeError as error:
-    raise UserError(f"--slurm: {error}") from None
+    is_number = isinstance(fields[name], int) or name == "max_parallel"
+    if is_number and not (isinstance(given[name], int) and not isinstance(given[name], bool)):
+      raise UserError(f"--slurm={assignment}: should be a whole number")
+  options = slurm.SlurmOptions(**given)
+  if study.function is not None and options.hosts > 1:
+    raise UserError(f"--slurm=hosts={options.hosts}: a trial that calls a function is one process")
+  if isinstance(study.search, BayesianOptimization) and options.max_parallel is None:
+    raise UserError("BayesianOptimization on Slurm: say how many trials run at a time, --slurm=max_parallel=8")
+  return options
 
 
 class SlurmJobs:
@@ -124,11 +132,18 @@ class SlurmJobs:
 
   def stop(self) -> list[Ended]:
     """Cancels all jobs, which save, and returns when they are over."""
-    slurm.cancel(list(self._jobs.values()))
     deadline = time.monotonic() + _LEAVING_SECONDS
     ended: list[Ended] = []
+    is_cancelled = False
     while self._jobs and time.monotonic() < deadline:
-      time.sleep(1.0)
+      if not is_cancelled:
+        with contextlib.suppress(slurm.SlurmUnavailableError):
+          slurm.cancel(list(self._jobs.values()))
+          is_cancelled = True
+      try:
+        self._pause(1.0)
+      except InterruptedStudyError:
+        break  # Who asks a second time does not want to wait; the jobs end by themselves.
       ended += [one._replace(stopped=True) for one in self._ended(self._states(self._jobs.values()))]
     return ended
 

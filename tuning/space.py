@@ -145,10 +145,12 @@ class Discrete:
     return (list(self.values).index(value) + 0.5) / len(self.values)
 
   def problems(self) -> list[str]:
-    if not self.values:
+    if not len(self.values):
       return ["Discrete([]): it needs a value at least"]
     if not all(map(_is_number, self.values)):
-      return [f"Discrete({list(self.values)}): its values should be finite numbers; for anything else, use OneOf"]
+      return [
+        f"Discrete({list(self.values)}): its values should be finite numbers of Python; for anything else, use OneOf"
+      ]
     if any(later <= earlier for earlier, later in zip(self.values, self.values[1:], strict=False)):
       return [f"Discrete({list(self.values)}): each value should be larger than the one before it"]
     return []
@@ -310,5 +312,5 @@ def _is_number(value: Any) -> bool:
 def _bound_problems(scale: Any) -> list[str]:
   bounds = (scale.min, scale.max)
   if not all(map(_is_number, bounds)):
-    return [f"{scale}: both bounds should be finite numbers"]
+    return [f"{scale}: both bounds should be finite numbers of Python"]
   return [] if scale.min < scale.max else [f"{scale}: min should be smaller than max"]

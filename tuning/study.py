@@ -149,6 +149,8 @@ def check(study: Study) -> Checked:
   problems += [
     f"hyperparameter {one.name!r}: has the name of a column of trials.csv" for one in found if one.name in TRIAL_COLUMNS
   ]
+  if study.objective.metric in (*TRIAL_COLUMNS, *(one.name for one in found)):
+    problems.append(f"objective: {study.objective.metric!r} is the name of another column of trials.csv; rename it")
   if not problems:
     problems += study.search.problems(found)
   if not problems:

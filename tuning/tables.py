@@ -108,10 +108,11 @@ def estimate(cost: Cost, steps: int, evaluations: int, trials: int, programs: in
   """How long a study takes, by what a few steps took."""
   each = steps * cost.step_seconds + evaluations * cost.evaluation_seconds
   seconds = (trials * each + programs * cost.compilation_seconds) / min(workers, max(trials, 1))
+  with_workers = f"{workers} {'worker' if workers == 1 else 'workers'}"
   return (
-    f"about {duration(seconds)} ({seconds / 3600:.2g} h) with {workers} {'worker' if workers == 1 else 'workers'}:"
+    f"about {duration(seconds)} ({seconds / 3600:.2g} h) with {with_workers}:"
     f" {trials} trials of {each:.3g} s, by {1000 * cost.step_seconds:.3g} ms a step and"
-    f" {1000 * cost.evaluation_seconds:.3g} ms an evaluation"
+    f" {1000 * cost.evaluation_seconds:.3g} ms an evaluation, beside what it takes to start each"
   )
 
 

@@ -7,7 +7,7 @@ import os
 import pathlib
 import shlex
 
-from trainer import UserError
+from trainer import UserError, records
 from tuning.results import StudyResults, read_results
 from tuning.tables import number
 
@@ -32,7 +32,7 @@ def rows(root: pathlib.Path) -> list[dict[str, str]]:
   """The playbook's six columns for each study: name, link to the config, description, trials, best, reproduction."""
   return [
     {
-      "study": results.study.name,
+      "study": _full_name(results),
       "config": str((results.folder / "study.json").relative_to(root)),
       "goal": results.study.goal,
       "trials": f"{results.count('complete') + results.count('infeasible')} of {results.study.trials}",
@@ -41,6 +41,12 @@ def rows(root: pathlib.Path) -> list[dict[str, str]]:
     }
     for results in studies(root)
   ]
+
+
+def _full_name(results: StudyResults) -> str:
+  """A study of a round has the round's name before its own."""
+  round_ = records.read_json(results.folder.parent / "round.json")
+  return results.study.name if round_ is None else f"{round_.get('name')}/{results.study.name}"
 
 
 def best_text(results: StudyResults) -> str:

@@ -20,7 +20,18 @@ from trainer.channel import TryAgainError
 from trialbook.naming import nearest
 from trialbook.plugin import import_attribute
 from tuning.objective import counts_by_class, curves, uncharacteristic, value_of
-from tuning.records import CRASHED, FINAL, State, StudyRecord, TrialRecord, locked, read_study, read_trial, write_trial
+from tuning.records import (
+  CRASHED,
+  FINAL,
+  State,
+  StudyRecord,
+  TrialRecord,
+  locked,
+  read_study,
+  read_trial,
+  read_trials,
+  write_trial,
+)
 from tuning.study import Objective
 
 _MEASURED_STEPS = 10
@@ -278,7 +289,11 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
   best = value_of(of.objective, points)
   if state == "complete" and not points:
     names = sorted({name for line in records.read_lines(path) for name in line if name != "step"})
-    raise StudyError(f"function {of.function}: returned no {of.objective.metric!r}; it returned {', '.join(names)}")
+    told = f"function {of.function}: returned no {of.objective.metric!r}; it returned {', '.join(names) or 'nothing'}"
+    others = read_trials(folder.parent.parent).values()
+    if all(other.summary.get("objective") is None for other in others):
+      raise StudyError(told)
+    state, reason = "failed", told  # Of these values only.
   if state == "complete" and best is None:
     state, reason = "infeasible", f"{of.objective.metric} was never finite"
   summary = {"seconds": round(seconds, 6), "training_seconds": round(seconds, 6), **_best(best)}

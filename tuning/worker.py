@@ -33,12 +33,13 @@ def main() -> int:
 
   from trainer import Programs, UserError
   from trainer.channel import TryAgainError
-  from tuning.records import trial_folder
+  from tuning.records import read_study, trial_folder
   from tuning.trial import guard_for, measure, run_trial
 
   # Where the devices are others, these are not used.
   jax.config.update("jax_num_cpu_devices", int(os.environ["TRIALBOOK_LOCAL_DEVICES"]))
   programs = Programs(capacity=32)
+  is_training = read_study(study).config is not None
   talk.send({"ready": os.getpid()})
   while True:
     try:
@@ -46,6 +47,8 @@ def main() -> int:
     except EOFError:
       return 0
     try:
+      if is_training and (found := jax.local_device_count()) != (wanted := int(os.environ["TRIALBOOK_LOCAL_DEVICES"])):
+        raise UserError(f"devices_per_trial = {wanted}: a worker sees {found} {jax.default_backend()} devices")
       if "measure" in task:
         talk.send({"cost": measure(study, task["measure"], programs)})
         continue

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer import Programs, UserError
-from tuning import trial
+from tuning import Study, trial
 from tuning.executor import Ended
 from tuning.plan import PlannedTrial
 from tuning.records import trial_folder
@@ -66,6 +66,6 @@ class InProcess:
     return []
 
 
-def run_in_process(folder: pathlib.Path, events: "queue.SimpleQueue[Any]") -> InProcess:
+def run_in_process(study: Study, folder: pathlib.Path, events: "queue.SimpleQueue[Any]") -> InProcess:
   """For `run_study(executor=…)`."""
   return InProcess(folder, events=events)

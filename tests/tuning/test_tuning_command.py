@@ -55,7 +55,7 @@ def test_the_same_command_runs_nothing_again_and_a_larger_number_extends(capsys,
   assert len(read_results(folder).trials) == 4
   code, _, err = outcome(capsys, "run", f"--study={study}", f"--dir={folder}", "--trials=3")
   assert code == 2
-  assert "has 4 already" in err
+  assert "has trial 3 already" in err
 
 
 def test_warnings_of_the_roles_are_printed_with_the_plan(capsys, write):
@@ -141,7 +141,9 @@ def test_best_ranks_by_any_logged_metric_and_any_of_its_values(capsys, curve_stu
   assert ranked(best("--value=last"))[:3] == [str(trial) for trial in sorted(range(3), key=last.__getitem__)]
   assert "best: trial 1, loss 2.25 at step 6" in best("--value=smoothed")
   assert ranked(best("--objective=score", "--mode=max"))[0] == "1"
-  assert ranked(best("--objective=score"))[0] == "0"
+  code, _, err = outcome(capsys, "best", curve_study.folder, "--objective=score")
+  assert code == 2
+  assert "--objective=score: say which direction is better, --mode=min or --mode=max" in err
   assert ranked(best("--mode=max"))[:3] == ["0", "2", "1"]
   assert "and 3 more: " in best("--rows=1")
 
@@ -254,7 +256,7 @@ def test_a_round_is_run_shown_and_compared(capsys, tmp_path, write):
   assert code == 2
   assert "holds a round; name one of its studies: " in err
   with (tmp_path / "studies.csv").open() as file:
-    assert {row["study"] for row in csv.DictReader(file)} == set(found)
+    assert {row["study"] for row in csv.DictReader(file)} == {f"shapes/{name}" for name in found}
   assert outcome(capsys, "best", folder / winner)[0] == 0
 
 
