@@ -179,7 +179,7 @@ def _by(results: StudyResults, options: argparse.Namespace) -> StudyResults:
   metric = options.objective or results.objective.metric
   own = results.objective.mode if metric == results.objective.metric else None
   last = metric.rpartition("/")[2]
-  usual = next((known for known, names in _DIRECTIONS.items() if last in names), None)
+  usual: Literal["min", "max"] | None = next((known for known, names in _DIRECTIONS.items() if last in names), None)
   mode: Literal["min", "max"] | None = options.mode or own or usual
   if mode is None:
     results.by(Objective(metric, "min"))  # An unknown metric is told first.

@@ -329,3 +329,20 @@ def test_a_study_is_divided_by_the_values_of_its_scientific_hyperparameter():
 def test_a_study_without_one_listed_scientific_hyperparameter_is_not_divided(space):
   with pytest.raises(ConfigError, match="needs one scientific hyperparameter, a OneOf or a Discrete"):
     by_scientific_value(study(scientific=space))
+
+
+def test_arguments_of_a_plug_in_model_are_varied_by_their_names():
+  plugged = tiny.mlp(model__name="my_net:MyNet")
+  space = {"model.kwargs.width": OneOf([16, 32]), "model.traced.rate": Linear(0.0, 0.5)}
+  found = flat(config=plugged, nuisance=space)
+  assert [one.static for one in found.values()] == [True, False]
+  assert found["model.kwargs.width"].changes(32) == {"model.kwargs.width": 32}
+  below = {"model": OneOf({"my_net:MyNet": {"kwargs.width": OneOf([16, 32])}, "mlp": {}})}
+  assert list(flat(scientific=below)) == ["model", "model.my_net:MyNet.kwargs.width"]
+
+
+def test_an_objective_that_hides_another_column_of_the_table_is_refused():
+  hidden = Study(
+    name="s", goal="Why?", function="quadratics:curve", objective=Minimize("x"), nuisance={"x": Linear(0, 1)}, trials=2
+  )
+  assert check(hidden).problems == ["study s: objective: 'x' is the name of another column of trials.csv; rename it"]
