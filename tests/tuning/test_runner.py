@@ -258,7 +258,7 @@ def test_a_study_that_is_extended_and_goes_on_with_other_workers_gives_the_same_
   assert [session["workers"] for session in sessions] == [1, 2]
   # Three groups are left for the last session; a worker compiles the other's rather than to stand idle.
   assert all(1 <= count <= 3 for count in sessions[-1]["programs"].values())
-  with pytest.raises(UserError, match=f"trials = 3: .* has {len(POINTS)} already"):
+  with pytest.raises(UserError, match=f"trials = 3: .* has trial {len(POINTS) - 1} already"):
     run_study(trainings(), path, trials=3)
   with pytest.raises(UserError, match="holds another study"):
     run_study(dataclasses.replace(trainings(), objective=Minimize("validation/loss")), path)
