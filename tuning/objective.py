@@ -1,11 +1,9 @@
 """What a trial is worth: a number from the curve of one logged metric, chosen before or after it ran (PB-15, PB-20)."""
 
 import math
-import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 
-from trainer import records
 from tuning.study import Objective
 
 SMOOTHED_OVER = 5
@@ -13,25 +11,6 @@ SMOOTHED_OVER = 5
 
 Curve = Sequence[tuple[int, float]]
 """(step, value), in order of steps."""
-
-
-def curves(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
-  """All numbers that a trial logged, by metric; what is not finite is kept."""
-  found: dict[str, list[tuple[int, float]]] = {}
-  for line in records.read_lines(folder / "metrics.jsonl"):
-    for name, value in line.items():
-      number = records.number(value)
-      if name != "step" and isinstance(number, int | float):
-        found.setdefault(name, []).append((line["step"], float(number)))
-  return found
-
-
-def counts_by_class(folder: pathlib.Path) -> dict[str, list[int]]:
-  """How many examples of each class a trial was evaluated on, by the metric's name; {} where there are no classes."""
-  for line in reversed(records.read_lines(folder / "metrics.jsonl")):
-    if found := {name: value for name, value in line.items() if name.endswith("/class_examples")}:
-      return found
-  return {}
 
 
 def value_of(objective: Objective, points: Curve) -> tuple[int, float] | None:

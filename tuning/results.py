@@ -8,11 +8,16 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from trainer import UserError
 from trialbook.naming import nearest
 from tuning import objective as objectives
 from tuning import records
+from tuning.logs import Log, LogFile
+from tuning.objective import Curve
 from tuning.records import StudyRecord, TrialRecord, trial_folder
+from tuning.space import Hyperparameter
 from tuning.study import Objective
 
 
@@ -34,6 +39,8 @@ class Trial:
     attempts: how often it was started.
     started: when the last time, in seconds since the epoch; None if never.
     folder: its workdir.
+    log: what it logged.
+    recorded: its state and reason as recorded, whatever the objective.
   """
 
   trial: int
@@ -43,16 +50,45 @@ class Trial:
   changes: Mapping[str, Any]
   objective: float | None
   step: int | None
-  seconds: float
-  training_seconds: float
-  attempts: int
-  started: float | None
+  seconds: float = 0.0
+  training_seconds: float = 0.0
+  attempts: int = 1
+  started: float | None = None
   folder: pathlib.Path
+  log: Log = dataclasses.field(compare=False, repr=False)
+  recorded: tuple[str, str | None]
+  # Shared by the same trial under other objectives.
+  _arrays: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+  @property
+  def curves(self) -> Mapping[str, Curve]:
+    """All that it logged: metric -> (step, value), in order of steps. Read from its workdir when first asked for."""
+    return self.log.curves
+
+  def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric, [evaluations] each, without those that are not finite; empty if not logged."""
+    if metric not in self._arrays:
+      points = np.array(self.curves.get(metric, ()), float).reshape(-1, 2)
+      points = points[np.isfinite(points[:, 1])]
+      self._arrays[metric] = points[:, 0].astype(int), points[:, 1]
+    return self._arrays[metric]
 
   @functools.cached_property
-  def curves(self) -> dict[str, list[tuple[int, float]]]:
-    """All that it logged: metric -> (step, value), in order of steps. Read from its workdir when first asked for."""
-    return objectives.curves(self.folder)
+  def last_step(self) -> int:
+    """Up to which it logged something; 0 if nothing."""
+    return max((points[-1][0] for points in self.curves.values() if points), default=0)
+
+  def by(self, objective: Objective) -> "Trial":
+    """The same trial, worth what another objective makes of it."""
+    state, reason = self.recorded
+    worth = None
+    if state == "complete":
+      if unusual := objectives.uncharacteristic(objective, self.curves, self.log.class_examples):
+        state, reason = "infeasible", unusual
+      else:
+        worth = objectives.value_of(objective, self.curves.get(objective.metric, []))
+    step, value = worth or (None, None)
+    return dataclasses.replace(self, state=state, reason=reason, objective=value, step=step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,12 +100,14 @@ class StudyResults:
     study: its record.
     objective: by which `trials` are valued.
     trials: by number; those that were not handed out yet are missing.
+    reruns: of some trials, the study of the same point with other seeds, by the trial's number (PB-41).
   """
 
   folder: pathlib.Path
   study: StudyRecord
   objective: Objective
   trials: tuple[Trial, ...]
+  reruns: Mapping[int, "StudyResults"] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(cls, folder: pathlib.Path, study: StudyRecord, trials: Iterable[TrialRecord]) -> "StudyResults":
@@ -94,6 +132,8 @@ class StudyResults:
           attempts=len(record.attempts),
           started=record.attempts[-1]["started"] if record.attempts else None,
           folder=trial_folder(folder, record.trial),
+          log=LogFile(trial_folder(folder, record.trial)),
+          recorded=(record.state, record.reason),
         )
       )
     found.sort(key=lambda trial: trial.trial)
@@ -105,20 +145,58 @@ class StudyResults:
     Raises:
       UserError: if no trial logged such a metric.
     """
-    known = sorted({name for trial in self.trials for name in trial.curves})
-    if self.trials and objective.metric not in known:
-      raise UserError(f"objective {objective.metric!r} was logged by no trial{nearest(objective.metric, known)}")
-    stored = records.read_trials(self.folder)
-    changed = []
+    if self.trials and objective.metric not in self.metrics:
+      raise UserError(f"objective {objective.metric!r} was logged by no trial{nearest(objective.metric, self.metrics)}")
+    return dataclasses.replace(
+      self,
+      objective=objective,
+      trials=tuple(trial.by(objective) for trial in self.trials),
+      reruns={
+        number: study.by(objective) for number, study in self.reruns.items() if objective.metric in study.metrics
+      },
+    )
+
+  @functools.cached_property
+  def metrics(self) -> list[str]:
+    """Names of all metrics that any trial logged, in order of the alphabet."""
+    return sorted({name for trial in self.trials for name in trial.curves})
+
+  @functools.cached_property
+  def space(self) -> dict[str, Hyperparameter]:
+    """The hyperparameters by name; those of studies made elsewhere may have an `inferred` scale."""
+    return {name: Hyperparameter.from_json(name, stored) for name, stored in self.study.hyperparameters.items()}
+
+  @functools.cached_property
+  def varied(self) -> list[Hyperparameter]:
+    """The hyperparameters, scientific ones first, that have two values at least among the trials; no seeds."""
+    found = []
+    for one in self.space.values():
+      values = {_hashable(trial.values[one.name]) for trial in self.trials if one.name in trial.values}
+      if len(values) > 1 and one.path != "seed":
+        found.append(one)
+    return sorted(found, key=lambda one: one.role != "scientific")
+
+  @functools.cached_property
+  def points(self) -> list[tuple[Trial, ...]]:
+    """The trials, those of equal values but for the seed together: retrains of one point (PB-40)."""
+    seeds = {one.name for one in self.space.values() if one.path == "seed"}
+    found: dict[Any, list[Trial]] = {}
     for trial in self.trials:
-      state, reason = stored[trial.trial].state, stored[trial.trial].reason
-      counts = objectives.counts_by_class(trial.folder) if state == "complete" else {}
-      if state == "complete" and (unusual := objectives.uncharacteristic(objective, trial.curves, counts)):
-        state, reason = "infeasible", unusual
-      worth = objectives.value_of(objective, trial.curves.get(objective.metric, [])) if state == "complete" else None
-      step, value = worth or (None, None)
-      changed.append(dataclasses.replace(trial, state=state, reason=reason, objective=value, step=step))
-    return dataclasses.replace(self, objective=objective, trials=tuple(changed))
+      key = tuple(sorted((name, _hashable(value)) for name, value in trial.values.items() if name not in seeds))
+      found.setdefault(key, []).append(trial)
+    return list(map(tuple, found.values()))
+
+  @functools.cached_property
+  def steps(self) -> int | None:
+    """Of a whole training: by the config, or else the last step that any trial logged; None if none did."""
+    if self.study.config is not None:
+      return self.study.config.max_train_steps
+    return max((trial.last_step for trial in self.trials), default=0) or None
+
+  def training_metric(self, metric: str) -> str | None:
+    """The metric of training examples that goes with one of another split, of the fixed part where there is one."""
+    last = metric.rpartition("/")[2]
+    return next((name for name in (f"train_subset/{last}", f"train/{last}") if name in self.metrics), None)
 
   @property
   def ranked(self) -> list[Trial]:
@@ -176,4 +254,19 @@ class StudyResults:
 def read_results(folder: str | pathlib.Path) -> StudyResults:
   """The results of the study in a folder, whether it is still running or not. Raises UserError if there is none."""
   folder = pathlib.Path(folder)
-  return StudyResults.of(folder, records.read_study(folder), records.read_trials(folder).values())
+  found = StudyResults.of(folder, records.read_study(folder), records.read_trials(folder).values())
+  again = {}
+  for path in sorted(folder.glob("reruns/trial_*/study.json")):
+    number = path.parent.name.removeprefix("trial_")
+    if number.isdecimal():
+      again[int(number)] = read_results(path.parent)
+  return dataclasses.replace(found, reruns=again)
+
+
+def _hashable(value: Any) -> Any:
+  """1 and True are equal in Python, and two values of a hyperparameter."""
+  return (
+    (type(value).__name__, tuple(value) if isinstance(value, list) else value)
+    if not isinstance(value, int | float) or isinstance(value, bool)
+    else value
+  )

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 DIGITS = 6
 """Significant digits of a value that was drawn: enough for any hyperparameter, and commands stay readable."""
 
-Role = Literal["scientific", "nuisance"]
+Role = Literal["scientific", "nuisance", "fixed"]
 
 
 class Scale(Protocol):
@@ -239,10 +239,13 @@ class Hyperparameter:
       its own name below it, such as `optimizer.adam.learning_rate`.
     path: of the field that it sets; without a config, the name that the function knows it by.
     scale: its values.
-    role: scientific or nuisance (PB-10); what stands under a scientific value is nuisance.
+    role: scientific or nuisance (PB-10); what stands under a scientific value is nuisance. Fixed ones are recorded here
+      where there is no config that holds them.
     parent: the hyperparameter and the value of it under which this one exists; None: it always does.
     sets: how the value enters the config: as it is; as one minus it; as the `name` of a group; as whether there is one.
     static: whether another value means another compiled program.
+    inferred: whether the scale was made up from the values of the trials, as that of a study made elsewhere may be; its
+      bounds are then those of the trials, not of a search.
   """
 
   name: str
@@ -252,6 +255,7 @@ class Hyperparameter:
   parent: tuple[str, Any] | None = None
   sets: Literal["value", "complement", "name", "presence"] = "value"
   static: bool = False
+  inferred: bool = False
 
   def changes(self, value: Any) -> dict[str, Any]:
     """What a value changes in the config: dotted path -> value."""
@@ -275,7 +279,46 @@ class Hyperparameter:
       "parent": parent,
       "sets": self.sets,
       "static": self.static,
+      **({"inferred": True} if self.inferred else {}),
     }
+
+  @classmethod
+  def from_json(cls, name: str, stored: Mapping[str, Any]) -> "Hyperparameter":
+    """What `as_json` gave, again; of `OneOf` only the values. Raises KeyError or ValueError for anything else."""
+    parent = stored.get("parent")
+    return cls(
+      name=name,
+      path=stored.get("path", name),
+      scale=scale_from_json(stored),
+      role=stored["role"],
+      parent=None if parent is None else (parent["name"], _value(parent["value"])),
+      sets=stored.get("sets", "value"),
+      static=stored.get("static", False),
+      inferred=stored.get("inferred", False),
+    )
+
+
+def scale_from_json(stored: Mapping[str, Any]) -> "Scale":
+  """The scale of a record. Raises KeyError or ValueError if there is none."""
+  match stored["scale"]:
+    case "linear":
+      return Linear(stored["min"], stored["max"])
+    case "log":
+      return Log(stored["min"], stored["max"])
+    case "reverse_log":
+      return ReverseLog(stored["min"], stored["max"])
+    case "integer" | "integer_log" as name:
+      return Integer(stored["min"], stored["max"], log=name == "integer_log")
+    case "discrete":
+      return Discrete(tuple(stored["values"]))
+    case "categorical":
+      return OneOf([_value(value) for value in stored["values"]])
+    case other:
+      raise ValueError(f"unknown scale {other!r}")
+
+
+def _value(value: Any) -> Any:
+  return tuple(value) if isinstance(value, list) else value
 
 
 def active(hyperparameters: Sequence[Hyperparameter], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from trainer import run as train
 from trainer.channel import TryAgainError
 from trialbook.naming import nearest
 from trialbook.plugin import import_attribute
-from tuning.objective import counts_by_class, curves, uncharacteristic, value_of
+from tuning.logs import read_log
+from tuning.objective import uncharacteristic, value_of
 from tuning.records import (
   CRASHED,
   FINAL,
@@ -240,7 +241,7 @@ def _train(
   if result.status == "preempted":
     return dataclasses.replace(interrupted(record, result.reason or "SIGTERM"), summary=summary)
   state = "complete" if result.status == "complete" else "infeasible"
-  if state == "complete" and of.objective.metric not in (known := curves(folder)):
+  if state == "complete" and of.objective.metric not in (known := read_log(folder).curves):
     evaluated = [name for name in known if name.startswith(("validation/", "train_subset/"))]
     metric = of.objective.metric
     raise StudyError(f"objective: {metric!r} was logged by no evaluation{nearest(metric, evaluated)}")
@@ -285,7 +286,7 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
     except Infeasible as error:
       state, reason = "infeasible", str(error)
   seconds = time.perf_counter() - begun
-  points = curves(folder).get(of.objective.metric, [])
+  points = read_log(folder).curves.get(of.objective.metric, [])
   best = value_of(of.objective, points)
   if state == "complete" and not points:
     names = sorted({name for line in records.read_lines(path) for name in line if name != "step"})
@@ -331,11 +332,11 @@ def _summary(objective: Objective, result: RunResult, folder: pathlib.Path) -> d
   processes = [*run.get("earlier", []), run]
   times = [process.get("times", {}) for process in processes]
   training = ("dispatch", "wait_for_device", "wait_for_data", "evaluation")
-  points = curves(folder)
-  unusual = uncharacteristic(objective, points, counts_by_class(folder)) if result.status == "complete" else None
+  log = read_log(folder)
+  unusual = uncharacteristic(objective, log.curves, log.class_examples) if result.status == "complete" else None
   return {
     "step": result.step,
-    **_best(value_of(objective, points.get(objective.metric, []))),
+    **_best(value_of(objective, log.curves.get(objective.metric, []))),
     "uncharacteristic": unusual,
     "seconds": round(sum(each.get("total", 0.0) for each in times), 3),
     "training_seconds": round(sum(each.get(name, 0.0) for each in times for name in training), 3),

@@ -4,7 +4,8 @@ import statistics
 
 import pytest
 
-from tuning.objective import SMOOTHED_OVER, counts_by_class, curves, uncharacteristic, value_of
+from tuning.logs import read_log
+from tuning.objective import SMOOTHED_OVER, uncharacteristic, value_of
 from tuning.study import Maximize, Minimize
 
 POINTS = [(0, 0.05), (10, 0.4), (20, 0.1), (30, 0.35), (40, 0.3), (50, 0.32), (60, 0.33)]
@@ -53,18 +54,18 @@ def test_curves_are_all_numbers_that_were_logged(tmp_path):
     {"step": 1, "train/loss": 2.0, "note": "text"},
     {"step": 2, "train/loss": "NaN", "validation/loss": "Infinity", "validation/count": 4},
   )
-  found = curves(tmp_path)
+  found = read_log(tmp_path).curves
   assert found["validation/loss"] == [(0, 2.5), (2, math.inf)]
   assert found["train/loss"][0] == (1, 2.0)
   assert found["train/loss"][1][0] == 2
   assert math.isnan(found["train/loss"][1][1])
   assert found.keys() == {"validation/loss", "train/loss", "validation/count"}
-  assert counts_by_class(tmp_path) == {"validation/class_examples": [3, 7]}
+  assert read_log(tmp_path).class_examples == {"validation/class_examples": [3, 7]}
 
 
 def test_a_trial_without_records_has_no_curves(tmp_path):
-  assert curves(tmp_path) == {}
-  assert counts_by_class(tmp_path) == {}
+  assert read_log(tmp_path).curves == {}
+  assert read_log(tmp_path).class_examples == {}
 
 
 def test_a_loss_that_was_never_better_than_at_initialization_is_uncharacteristic():

@@ -1,0 +1,40 @@
+"""The playbook's checklist: each module answers one question about a study, by one function `find(results)`.
+
+Findings are pure functions of `StudyResults`: they read no file but a trial's log, draw no plot, and say the same of
+the same study each time. They run on any study, also one that was made elsewhere or is still running.
+"""
+
+import importlib
+
+from tuning.findings.finding import SEVERITIES, Finding, Severity
+from tuning.results import StudyResults
+
+QUESTIONS = (
+  "infeasible",
+  "boundary",
+  "density",
+  "stopping",
+  "comparison",
+  "variance",
+  "importance",
+  "overfitting",
+  "late_noise",
+  "convergence",
+  "selected_step",
+  "periodicity",
+  "gradient_norm",
+  "optimization",
+  "fixed",
+)
+"""The modules, in the order in which a reader asks."""
+
+
+def findings(results: StudyResults) -> list[Finding]:
+  """All that the checklist says of a study, by its objective; the gravest first, in the order of `QUESTIONS` within."""
+  found = [
+    one for question in QUESTIONS for one in importlib.import_module(f"tuning.findings.{question}").find(results)
+  ]
+  return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
+
+
+__all__ = ["QUESTIONS", "SEVERITIES", "Finding", "Severity", "findings"]

@@ -1,0 +1,49 @@
+"""What an analysis of a study says."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Severity = Literal["ok", "note", "warning", "problem", "cannot_tell"]
+SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note", "cannot_tell", "ok")
+"""In the order in which a reader wants them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+  """One answer of the playbook's checklist.
+
+  Attributes:
+    id: of the requirement that it answers, such as "PB-23".
+    question: the module that asked, such as "boundary"; all findings of one stand together.
+    severity: "ok": looked at, and nothing is wrong; "note": worth knowing; "warning": the study's conclusions may be
+      wrong, or it can be made better; "problem": they are wrong, or trials are wasted; "cannot_tell": the data do not
+      suffice.
+    subject: the hyperparameter or the scientific setting that it is about; None: the study.
+    title: what was seen, in one sentence with its most important number.
+    why: how it was found and what it means: numbers, intervals, thresholds; sentences.
+    trials: that show it.
+    numbers: what `title` and `why` say in numbers, by name; JSON.
+    action: what to do; for "cannot_tell" how many trials would tell. None: nothing.
+    space: the changed hyperparameters by name as `Hyperparameter.as_json` gives them; None: no change of the space.
+    changes: of the config: dotted path -> value; None: no change.
+    plot: the id of the plot that shows it: "axis:NAME", "isolation:NAME", "curves", "best_of_k", "steps", "grad_norm",
+      "comparison"; None.
+  """
+
+  id: str
+  question: str
+  severity: Severity
+  subject: str | None = None
+  title: str
+  why: str
+  trials: tuple[int, ...] = ()
+  numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  action: str | None = None
+  space: Mapping[str, Any] | None = None
+  changes: Mapping[str, Any] | None = None
+  plot: str | None = None
+
+  def as_json(self) -> dict[str, Any]:
+    """All fields, for records."""
+    return dataclasses.asdict(self)

@@ -1,0 +1,75 @@
+"""The settings that a study compares: one for each combination of scientific values (PB-13, PB-30)."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuning.results import StudyResults, Trial
+from tuning.space import Hyperparameter, Integer, Linear, Log, ReverseLog
+
+BUCKETS = 5
+"""Slices of a continuous axis: as many as leave each a few of the tens of trials that studies have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What is held against others.
+
+  Attributes:
+    label: for people: its value, or `name=value` for each of several hyperparameters; `low to high` for a slice.
+    values: of the scientific hyperparameters, or their slices' bounds; {} where a study has none.
+    trials: that had them, in order.
+  """
+
+  label: str
+  values: Mapping[str, Any]
+  trials: Sequence[Trial]
+
+
+def settings(results: StudyResults) -> list[Setting]:
+  """The settings of a study in the order of their values; a single one, "all trials", where nothing is scientific."""
+  axes = [one for one in results.varied if one.role == "scientific"]
+  if not axes:
+    return [Setting("all trials", {}, results.trials)]
+  slices = [buckets(one, results.trials) for one in axes]
+  found = []
+  for combination in itertools.product(*slices):
+    trials = [trial for trial in results.trials if all(trial in part.trials for part in combination)]
+    if trials:
+      labels = [part.label for part in combination]
+      if len(axes) > 1:
+        labels = [f"{one.name}={label}" for one, label in zip(axes, labels, strict=True)]
+      values = {name: value for part in combination for name, value in part.values.items()}
+      found.append(Setting(", ".join(labels), values, trials))
+  return found
+
+
+def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:
+  """The trials by the values of one hyperparameter; those of a continuous one in `BUCKETS` slices, equally wide on its
+  scale. Trials in which it does not exist are in none."""
+  having = [trial for trial in trials if one.name in trial.values]
+  values = list(dict.fromkeys(trial.values[one.name] for trial in having))
+  if not isinstance(one.scale, Linear | Log | ReverseLog | Integer) or len(values) <= BUCKETS:
+    if not isinstance(one.scale, Linear | Log | ReverseLog | Integer):
+      order = one.scale.as_json()["values"]
+      values.sort(key=lambda value: order.index(value) if value in order else len(order))
+    else:
+      values.sort()
+    return [
+      Setting(_text(value), {one.name: value}, [trial for trial in having if trial.values[one.name] == value])
+      for value in values
+    ]
+  found = []
+  for number in range(BUCKETS):
+    inside = [
+      trial for trial in having if min(int(one.scale.unit(trial.values[one.name]) * BUCKETS), BUCKETS - 1) == number
+    ]
+    if inside:
+      low, high = one.scale.at(number / BUCKETS), one.scale.at((number + 1) / BUCKETS)
+      found.append(Setting(f"{_text(low)} to {_text(high)}", {one.name: (low, high)}, inside))
+  return found
+
+
+def _text(value: Any) -> str:
+  return f"{value:.3g}" if isinstance(value, float) else str(value)
