@@ -3,16 +3,25 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test test-fast bayes check bench clean
+.PHONY: demo test test-fast test-browser browser bayes check bench clean
 
 demo: .venv/ready
-	$(BIN)/python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=$(DEMO)-$$(date +%Y%m%d-%H%M%S) --workers=2
+	folder=$(DEMO)-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=$$folder --workers=2 && \
+	$(BIN)/python -m tuning report $$folder
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/browser
 
 test-fast: .venv/ready
 	$(BIN)/python -m pytest -m "not slow"
+
+# Reports in headless chromium, which Debian has.
+test-browser: browser
+	$(BIN)/python -m pytest tests/browser
+
+browser: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-browser.lock
 
 # Bayesian optimization by Gaussian processes needs torch, 0.9 GB, which no other test does.
 bayes: .venv/ready
@@ -31,6 +40,7 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.topology
 	$(BIN)/python -m benchmarks.study
+	$(BIN)/python -m benchmarks.report
 
 .venv/ready: requirements.lock setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

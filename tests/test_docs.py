@@ -23,7 +23,6 @@ from test_import_rules import ROOMS
 from trainer import exits, load_config
 from trainer.config_files import DEFAULT
 from trainer.overrides import parse_assignments
-from tuning import Study, load_study
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "docs" / "tutorials"
@@ -232,7 +231,7 @@ def test_fine_tuning_freezes_and_forks_as_it_says(played: Callable[[str], pathli
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["your_own_data", "your_own_metrics", "debug_a_run", "tune"])
+@pytest.mark.parametrize("page", ["your_own_data", "your_own_metrics", "debug_a_run", "tune", "report"])
 def test_the_other_tutorials_do_what_they_say(played: Callable[[str], pathlib.Path], page: str):
   assert list(played(page).iterdir())
 
@@ -336,12 +335,3 @@ def test_the_table_of_rooms_is_the_one_that_is_enforced():
   page = (ROOT / "docs" / "design.md").read_text()
   rows = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|$", page, re.MULTILINE)
   assert {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows} == ROOMS
-
-
-def test_the_picture_is_of_the_study_as_it_is():
-  picture = (ROOT / "docs" / "images" / "study.svg").read_text().replace("&#160;", " ")
-  study = load_study(ROOT / "experiments" / "studies" / "digits_optimizer.py")
-  assert isinstance(study, Study)
-  assert study.goal in picture
-  assert study.objective.metric in picture
-  assert f"{study.trials} complete" in picture

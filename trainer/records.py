@@ -26,10 +26,11 @@ def jsonable(value: Any) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces a file atomically: temporary file, fsync, rename. Readers see the old content or the new, whole."""
-  _replace(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+  replace_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
+def replace_text(path: pathlib.Path, text: str) -> None:
+  """Replaces a file atomically, as `write_json` does."""
   temporary = path.with_name(f".{path.name}.tmp")
   try:
     with temporary.open("w") as file:
@@ -80,7 +81,7 @@ def cut_lines(path: pathlib.Path, last_step: int) -> None:
   """Takes away all lines after those of `last_step`, atomically."""
   steps = [line["step"] for line in read_lines(path)]
   lines = path.read_text(errors="replace").split("\n")
-  _replace(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
+  replace_text(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
 
 
 class StepLines:
@@ -112,7 +113,7 @@ class StepLines:
     path = pathlib.Path(self._file.name)
     *lines, last, _ = path.read_text().split("\n")
     last = json.dumps(jsonable({**json.loads(last), **extra}), allow_nan=False)
-    _replace(path, "".join(f"{line}\n" for line in [*lines, last]))
+    replace_text(path, "".join(f"{line}\n" for line in [*lines, last]))
     self._file = path.open("a")
 
   def flush(self) -> None:

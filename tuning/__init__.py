@@ -8,6 +8,7 @@ results = run_study(study, "runs/rate", workers=2)
 
 from tuning.bayesian import BayesianOptimization
 from tuning.ready_spaces import adam_by_budget, optimizer_spaces, under
+from tuning.reporting.report import report
 from tuning.results import StudyResults, Trial, read_results
 from tuning.rounds import run_round
 from tuning.runner import run_study
@@ -43,6 +44,7 @@ __all__ = [
   "load_study",
   "optimizer_spaces",
   "read_results",
+  "report",
   "run_round",
   "run_study",
   "under",

@@ -3,6 +3,7 @@
   python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=runs/optimizer --workers=2
   python -m tuning status runs/optimizer
   python -m tuning best runs/optimizer
+  python -m tuning report runs/optimizer
 
 The same `run` goes on with a study that was stopped or killed. Exit codes: 0 done; 2 a mistake in the study, its
 config, or the arguments (or a full disk), nothing is lost; 3 every trial was infeasible; 130 Ctrl-C; 1 a trial failed,
@@ -25,6 +26,9 @@ from trainer import UserError, exits
 from trainer.channel import TryAgainError
 from tuning import plan, records, reruns, roles, rounds, tables, tracking
 from tuning.bayesian import BayesianOptimization
+from tuning.importers import commands as importing_commands
+from tuning.objective import usual_mode
+from tuning.reporting import commands as reporting_commands
 from tuning.results import StudyResults, read_results
 from tuning.runner import PlannedStudy, prepare, run_study
 from tuning.study import Objective, Round, Study
@@ -32,10 +36,6 @@ from tuning.study_files import load_study
 from tuning.trial import guard_for, run_trial
 
 _ROWS = 20
-_DIRECTIONS: dict[Literal["min", "max"], tuple[str, ...]] = {
-  "min": ("error", "loss", "bits_per_byte", "perplexity"),
-  "max": ("accuracy",),
-}
 _WATCH_SECONDS = 1.0
 
 
@@ -178,9 +178,7 @@ def _by(results: StudyResults, options: argparse.Namespace) -> StudyResults:
     return results
   metric = options.objective or results.objective.metric
   own = results.objective.mode if metric == results.objective.metric else None
-  last = metric.rpartition("/")[2]
-  usual: Literal["min", "max"] | None = next((known for known, names in _DIRECTIONS.items() if last in names), None)
-  mode: Literal["min", "max"] | None = options.mode or own or usual
+  mode: Literal["min", "max"] | None = options.mode or own or usual_mode(metric)
   if mode is None:
     results.by(Objective(metric, "min"))  # An unknown metric is told first.
     raise UserError(f"--objective={metric}: say which direction is better, --mode=min or --mode=max")
@@ -213,7 +211,10 @@ def _status_table(folder: pathlib.Path) -> Table:
   results = read_results(folder)
   table = tables.running(results)
   table.title = f"{results.study.name}: {tables.states(results)}"
-  if not records.is_locked(folder, "study") and results.count("running") + results.count("pending"):
+  unended = results.count("running") + results.count("pending")
+  if results.study.source is not None:
+    table.title += f"; imported from {results.study.source}"
+  elif unended and not records.is_locked(folder, "study"):
     table.title += "; nobody works on it, the same `run` goes on"
   best = results.best
   if best is not None:
@@ -298,13 +299,15 @@ def _parser() -> argparse.ArgumentParser:
     "--slurm", action="append", default=[], metavar="NAME=VALUE", help="an option of the jobs, for example minutes=60"
   )
 
+  reports = reporting_commands.add_commands(command, _by)
+  importing_commands.add_commands(command)
   command("list", "the studies in the folders of a root", _list, "root")
   status = command("status", "the trials of a study, also while it runs", _status, "dir")
   status.add_argument("--watch", action="store_true", help="redraw while somebody works on it")
   best = command("best", "the trials of a study, ranked, and the best one's command", _best, "dir")
   best.add_argument("--rows", type=_positive, default=_ROWS, metavar="N", help=f"how many (default {_ROWS})")
   show = command("show", "one trial", _show, "dir", "trial")
-  for made in (best, show):
+  for made in (best, show, *reports):
     made.add_argument("--objective", metavar="METRIC", help="rank by another logged metric")
     made.add_argument("--value", choices=("best", "last", "smoothed"), help="which of its values over the training")
     made.add_argument("--mode", choices=("min", "max"), help="which direction is better")

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from trainer import records
+from trainer import UserError, records
 from tuning.objective import Curve
 
 
@@ -66,8 +66,10 @@ def read_log(folder: pathlib.Path) -> Logged:
   curves: dict[str, list[tuple[int, float]]] = {}
   class_examples: dict[str, list[int]] = {}
   examples: dict[str, int] = {}
-  for line in records.read_lines(folder / "metrics.jsonl"):
-    step = line["step"]
+  path = folder / "metrics.jsonl"
+  for number_of_line, line in enumerate(records.read_lines(path), start=1):
+    if not isinstance(line, dict) or not isinstance(step := line.get("step"), int):
+      raise UserError(f"{path}, line {number_of_line} cannot be read: it is no object with a step")
     for name, value in line.items():
       split, _, last = name.rpartition("/")
       number: Any = records.number(value)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from trainer import Config, ConfigError, UserError, provenance, records
+from tuning.space import Hyperparameter
 from tuning.study import Objective, Study
 
 State = Literal["pending", "running", "complete", "infeasible", "failed", "stopped"]
@@ -76,16 +77,22 @@ def read_trial(folder: pathlib.Path) -> TrialRecord | None:
     return None
   try:
     check_format(path, stored.pop("format"))
-    return TrialRecord(**{name: _numbers(value) for name, value in stored.items()})
-  except (KeyError, TypeError) as error:
+    found = TrialRecord(**{name: _numbers(value) for name, value in stored.items()})
+    _check_types(found)
+    return found
+  except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def write_trial(folder: pathlib.Path, record: TrialRecord) -> None:
   """Replaces a trial's record, atomically."""
   folder.mkdir(parents=True, exist_ok=True)
-  stored = {"format": records.FORMAT, **dataclasses.asdict(record)}
-  records.write_json(folder / "trial.json", stored)
+  records.write_json(folder / "trial.json", trial_json(record))
+
+
+def trial_json(record: TrialRecord) -> dict[str, Any]:
+  """What `trial.json` holds."""
+  return {"format": records.FORMAT, **dataclasses.asdict(record)}
 
 
 def read_trials(study: pathlib.Path) -> dict[int, TrialRecord]:
@@ -121,6 +128,7 @@ class StudyRecord:
     warnings: what the roles of its hyperparameters make doubtful.
     sessions: each time that it was worked on: `started`, `finished`, `workers`, `executor`, `command`, `commit`, and
       `programs`: how many each worker compiled, or read from the cache.
+    source: of a study that was made elsewhere, what it was imported from: "algoperf: /logs, fastmri_jax"; else None.
   """
 
   name: str
@@ -140,6 +148,7 @@ class StudyRecord:
   created: float
   warnings: tuple[str, ...]
   sessions: tuple[Mapping[str, Any], ...] = ()
+  source: str | None = None
 
 
 _MAY_CHANGE = ("trials", "max_attempts", "goal", "command", "commit", "diff", "created", "warnings", "sessions")
@@ -189,8 +198,10 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
       "warnings": tuple(stored["warnings"]),
       "sessions": tuple(stored["sessions"]),
     }
+    for name, one in stored["hyperparameters"].items():
+      Hyperparameter.from_json(name, one)
     return StudyRecord(**stored)
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
@@ -263,6 +274,14 @@ def check_format(path: pathlib.Path, version: Any) -> None:
     raise UserError(
       f"{path} has format {version}, made by a newer version of trialbook; this one reads up to {records.FORMAT}"
     )
+
+
+def _check_types(record: TrialRecord) -> None:
+  """Raises ValueError for a record that somebody else wrote."""
+  kinds = {"trial": int, "state": str, "values": dict, "changes": dict, "attempts": tuple, "summary": dict}
+  for name, kind in kinds.items():
+    if not isinstance(value := getattr(record, name), kind):
+      raise ValueError(f"{name}: {value!r}")
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:

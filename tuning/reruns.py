@@ -19,12 +19,14 @@ def of_trial(folder: pathlib.Path, trial: int, seeds: int) -> tuple[Study, pathl
   """The study of a trial's config with `seeds` other seeds, and its folder inside that of the trial's study.
 
   Raises:
-    UserError: if there is no such trial, or its study is one of a function, which knows no seed.
+    UserError: if there is no such trial, or its study is one of a function, which knows no seed, or was imported.
   """
   record = records.read_study(folder)
   found = next((one for one in read_results(folder).trials if one.trial == trial), None)
   if found is None:
     raise UserError(f"{folder} has no trial {trial}; it has {len(read_results(folder).trials)}, from 0")
+  if record.source is not None:
+    raise UserError(f"{folder} was imported from {record.source}: trials are run again where they were made")
   if record.config is None:
     raise UserError(f"{folder}: its trials call {record.function}, which has no seed to change")
   if "seed" in found.changes:

@@ -163,6 +163,8 @@ def check_folder(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | N
       raise UserError(f"{folder} is not empty and holds no study: name another folder")
     return None
   old = records.read_study(folder)
+  if old.source is not None:
+    raise UserError(f"{folder} holds a study that was imported from {old.source}; name another folder")
   found = records.differences(old, _record(planned))
   if found and any(_came_to_something(folder, trial) for trial in records.read_trials(folder).values()):
     raise UserError(

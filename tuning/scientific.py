@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuning.results import StudyResults, Trial
-from tuning.space import Hyperparameter, Integer, Linear, Log, ReverseLog
+from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
 BUCKETS = 5
 """Slices of a continuous axis: as many as leave each a few of the tens of trials that studies have."""
+_FEWEST_DIGITS, _MOST_DIGITS = 3, 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,25 +52,32 @@ def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:
   having = [trial for trial in trials if one.name in trial.values]
   values = list(dict.fromkeys(trial.values[one.name] for trial in having))
   if not isinstance(one.scale, Linear | Log | ReverseLog | Integer) or len(values) <= BUCKETS:
-    if not isinstance(one.scale, Linear | Log | ReverseLog | Integer):
-      order = one.scale.as_json()["values"]
+    if isinstance(one.scale, Discrete | OneOf):
+      order = list(one.scale.values)
       values.sort(key=lambda value: order.index(value) if value in order else len(order))
     else:
       values.sort()
     return [
-      Setting(_text(value), {one.name: value}, [trial for trial in having if trial.values[one.name] == value])
-      for value in values
+      Setting(label, {one.name: value}, [trial for trial in having if trial.values[one.name] == value])
+      for label, value in zip(_texts(values, _FEWEST_DIGITS), values, strict=True)
     ]
+  edges = [one.scale.at(number / BUCKETS) for number in range(BUCKETS + 1)]
+  texts = _texts(edges, _FEWEST_DIGITS - 1)
   found = []
   for number in range(BUCKETS):
     inside = [
       trial for trial in having if min(int(one.scale.unit(trial.values[one.name]) * BUCKETS), BUCKETS - 1) == number
     ]
     if inside:
-      low, high = one.scale.at(number / BUCKETS), one.scale.at((number + 1) / BUCKETS)
-      found.append(Setting(f"{_text(low)} to {_text(high)}", {one.name: (low, high)}, inside))
+      low, high = edges[number : number + 2]
+      found.append(Setting(f"{texts[number]} to {texts[number + 1]}", {one.name: (low, high)}, inside))
   return found
 
 
-def _text(value: Any) -> str:
-  return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _texts(values: Sequence[Any], digits: int) -> list[str]:
+  """Each value for people; of numbers as many digits as tell them apart: 0.9999 is not 1."""
+  for count in range(digits, _MOST_DIGITS):
+    texts = [f"{value:.{count}g}" if isinstance(value, float) else str(value) for value in values]
+    if len(set(texts)) == len(set(values)) and ("1" not in texts or 1 in values):
+      return texts
+  return list(map(repr, values))

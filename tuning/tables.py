@@ -45,7 +45,7 @@ def ranked(results: StudyResults, limit: int | None = None) -> Table:
   """The trials with a value, the best first, and then the others."""
   others = [trial for trial in results.trials if trial.objective is None]
   trials = [*results.ranked, *others]
-  table = _table("trial", "state", results.objective.metric, "at step", "hyperparameters", "seconds")
+  table = empty("trial", "state", results.objective.metric, "at step", "hyperparameters", "seconds")
   for place, trial in enumerate(trials[:limit]):
     values = values_text(trial.values, results.study.hyperparameters)
     row = [trial.trial, trial.state, trial.objective, trial.step, values, f"{trial.seconds:.1f}"]
@@ -81,7 +81,7 @@ def planned(trials: Sequence[PlannedTrial], hyperparameters: Sequence[Hyperparam
   """The trials before they are run, with the program that each uses."""
   groups = list(dict.fromkeys(trial.group for trial in trials if trial.refusal is None))
   known = {one.name: one.as_json() for one in hyperparameters}
-  table = _table("trial", "program", "hyperparameters")
+  table = empty("trial", "program", "hyperparameters")
   for trial in trials:
     program = "refused" if trial.refusal is not None else groups.index(trial.group)
     table.add_row(str(trial.trial), str(program), values_text(trial.values, known))
@@ -120,7 +120,7 @@ def running(results: StudyResults) -> Table:
   """The trials that are running, with how far they are, and the last ones that ended."""
   record = results.study
   steps = None if record.config is None else record.config.max_train_steps
-  table = _table("trial", "state", "step", f"best {results.objective.metric}", "time left")
+  table = empty("trial", "state", "step", f"best {results.objective.metric}", "time left")
   shown = [trial for trial in results.trials if trial.state in ("running", "stopped")]
   ended = [trial for trial in results.trials if trial not in shown and trial.state != "pending"]
   for trial in [*ended[-_ENDED_SHOWN:], *shown]:
@@ -177,7 +177,7 @@ def show(results: StudyResults, trial: Trial, console: Console) -> None:
   )
   if trial.objective is not None:
     console.print(f"{results.objective.metric} {number(trial.objective)} at step {trial.step}")
-  table = _table("hyperparameter", "value")
+  table = empty("hyperparameter", "value")
   for name, value in trial.values.items():
     table.add_row(name, number(value))
   console.print(table)
@@ -186,10 +186,11 @@ def show(results: StudyResults, trial: Trial, console: Console) -> None:
   console.print(f"workdir: {trial.folder}", soft_wrap=True)
 
 
-def _table(*columns: str) -> Table:
+def empty(*columns: str) -> Table:
+  """A table without rows; columns of words stand left, those of numbers right."""
   table = Table(box=rich.box.SIMPLE_HEAD)
   for column in columns:
-    left = column in ("state", "hyperparameter", "hyperparameters")
+    left = column in ("state", "hyperparameter", "hyperparameters", "study", "folder")
     table.add_column(
       Text(column), justify="left" if left else "right", overflow="fold", no_wrap=column != "hyperparameters"
     )

@@ -84,6 +84,8 @@ def run_trial(
   record = read_trial(folder)
   if record is None:
     raise UserError(f"{folder} holds no trial: there is no trial.json")
+  if of.source is not None:
+    raise UserError(f"{study} was imported from {of.source}: its trials are run where they were made")
   if record.state in FINAL:
     return record
   if not guard.hosts.is_lead:

@@ -13,7 +13,7 @@ Everything depends on the seed. Make it harder: smaller effects, more noise, few
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -145,7 +145,7 @@ def results(trials: list[Trial], space: tuple[Hyperparameter, ...], objective: O
 def trial(
   number: int,
   values: Mapping[str, Any],
-  curves: Curves,
+  curves: Mapping[str, tuple[Iterable[Any], Iterable[Any]]],
   *,
   state: str = "complete",
   reason: str | None = None,

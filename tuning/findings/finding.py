@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tuning.space import scale_from_json
+
 Severity = Literal["ok", "note", "warning", "problem", "cannot_tell"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note", "cannot_tell", "ok")
 """In the order in which a reader wants them."""
@@ -47,3 +49,12 @@ class Finding:
   def as_json(self) -> dict[str, Any]:
     """All fields, for records."""
     return dataclasses.asdict(self)
+
+  @property
+  def paste(self) -> str | None:
+    """The changed space as lines of a study file, or the changes of the config as flags; None if there are none."""
+    if self.space:
+      return "\n".join(f'"{name}": {scale_from_json(stored)!r},' for name, stored in self.space.items())
+    if self.changes:
+      return " ".join(f"--set {path}={value}" for path, value in self.changes.items())
+    return None

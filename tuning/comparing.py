@@ -1,0 +1,137 @@
+"""Several studies as one whose scientific hyperparameter is the study, so that all that works on one works on them."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer import ConfigError, UserError
+from tuning.results import StudyResults, Trial, read_results
+from tuning.rounds import read_round
+
+STUDY = "study"
+"""The hyperparameter that tells the studies apart; a value of it is a study's name, or its folder's."""
+
+
+def read_any(folder: str | pathlib.Path) -> StudyResults:
+  """The results of the study in a folder, or of all studies of a round. Raises UserError if there is neither."""
+  folder = pathlib.Path(folder)
+  if not (folder / "round.json").exists():
+    return read_results(folder)
+  stored, studies = read_round(folder)
+  if not studies:
+    raise UserError(f"{folder}: no study of this round has begun")
+  begun = {results.folder.name for results in studies}
+  found = studies[0]
+  if len(studies) > 1:
+    found = merged(studies, name=stored["name"], goal=stored["goal"], folder=folder)
+  missing = [f"of this round, {name} has not begun" for name in stored["studies"] if name not in begun]
+  return dataclasses.replace(found, study=dataclasses.replace(found.study, warnings=(*found.study.warnings, *missing)))
+
+
+def read_compared(folders: Sequence[str | pathlib.Path]) -> StudyResults:
+  """The studies of some folders, two at least, merged. Raises UserError with all that keeps them from comparison."""
+  found, problems = [], []
+  for folder in folders:
+    try:
+      found.append(read_results(folder))
+    except UserError as error:
+      problems += error.problems
+  if len({pathlib.Path(folder).resolve() for folder in folders}) < max(len(folders), 2):
+    problems.append("a comparison needs two different studies at least")
+  if problems:
+    raise UserError(problems)
+  names = ", ".join(dict.fromkeys(results.study.name for results in found))
+  root = pathlib.Path(os.path.commonpath([results.folder.resolve() for results in found]))
+  return merged(found, name="comparison", goal=f"Which is best: {names}?", folder=root)
+
+
+def merged(studies: Sequence[StudyResults], *, name: str, goal: str, folder: pathlib.Path) -> StudyResults:
+  """The trials of several studies, numbered anew, as those of one; the first one's objective ranks them.
+
+  What was scientific in a study is nuisance here: the studies are compared by the best of each (PB-13).
+
+  Raises:
+    ConfigError: if a study never logged the objective's metric, or ranks by the other direction of it.
+  """
+  objective = studies[0].objective
+  problems = []
+  for results in studies:
+    own = results.objective
+    if own.metric == objective.metric and own.mode != objective.mode:
+      problems.append(f"{results.folder} takes {own.mode} of {own.metric}, {studies[0].folder} {objective.mode}")
+    elif own != objective and results.trials and objective.metric not in results.metrics:
+      problems.append(f"{results.folder} ranks by {own.metric}, {own.value}, and never logged {objective.metric}")
+  if problems:
+    raise ConfigError([f"{problem}; compare studies of one objective" for problem in problems])
+  labels = _labels(studies)
+  hyperparameters: dict[str, Mapping[str, Any]] = {
+    STUDY: {"role": "scientific", "scale": "categorical", "values": labels, "path": STUDY}
+  }
+  # What is fixed in all of them differs with the study, if it does.
+  tuned = {
+    one for results in studies for one, stored in results.study.hyperparameters.items() if stored["role"] != "fixed"
+  }
+  trials: list[Trial] = []
+  reruns: dict[int, StudyResults] = {}
+  for label, results in zip(labels, studies, strict=True):
+    renamed = {one: one if one != STUDY else f"{label}.{one}" for one in results.study.hyperparameters}
+    for one, stored in results.study.hyperparameters.items():
+      if one in tuned:
+        parent = stored.get("parent")
+        if parent is not None:
+          parent = {**parent, "name": renamed.get(parent["name"], parent["name"])}
+        other = {**stored, "role": "nuisance", "parent": parent}
+        had = [trial.values[one] for each in studies for trial in each.trials if one in trial.values]
+        hyperparameters[renamed[one]] = _together(hyperparameters.get(renamed[one]), other, had)
+    ranked = results if objective == results.objective else results.by(objective)
+    for trial in ranked.trials:
+      if trial.trial in ranked.reruns:
+        reruns[len(trials)] = ranked.reruns[trial.trial]
+      values = {STUDY: label, **{renamed.get(one, one): value for one, value in trial.values.items()}}
+      trials.append(dataclasses.replace(trial, trial=len(trials), values=values))
+  configs = [results.study.config for results in studies]
+  record = dataclasses.replace(
+    studies[0].study,
+    name=name,
+    goal=goal,
+    hyperparameters=hyperparameters,
+    trials=sum(max(results.study.trials, len(results.trials)) for results in studies),
+    config=configs[0] if all(config == configs[0] for config in configs) else None,
+    search={"studies": ", ".join(str(results.folder) for results in studies)},
+    command="",
+    commit=None,
+    diff="",
+    source=None,
+    warnings=tuple(dict.fromkeys(warning for results in studies for warning in results.study.warnings)),
+  )
+  return StudyResults(folder=folder, study=record, objective=objective, trials=tuple(trials), reruns=reruns)
+
+
+def _labels(studies: Sequence[StudyResults]) -> list[str]:
+  """Each study's name, or its folder where two have one name."""
+  names = [results.study.name for results in studies]
+  return [name if names.count(name) == 1 else str(results.folder) for name, results in zip(names, studies, strict=True)]
+
+
+def _together(known: Mapping[str, Any] | None, other: Mapping[str, Any], had: Sequence[Any]) -> Mapping[str, Any]:
+  """One hyperparameter of two studies: what holds both, given all values that trials had. Where the scales differ
+  nothing is known of bounds."""
+  if known is None or known == other:
+    return other
+  if known["scale"] == other["scale"] and "min" in known:
+    return {**other, "min": min(known["min"], other["min"]), "max": max(known["max"], other["max"]), "inferred": True}
+  values = list(known.get("values", ()))
+  # Values may be lists, which no set holds.
+  for value in [*other.get("values", ()), *(had if "min" in other or "min" in known else ())]:
+    if value not in values:
+      values.append(value)
+  kept = {name: item for name, item in other.items() if name not in ("min", "max", "values")} | {"inferred": True}
+  bounds = [each[side] for each in (known, other) if "min" in each for side in ("min", "max")]
+  numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+  if bounds and numeric:
+    return {**kept, "scale": "linear", "min": min(*bounds, *values), "max": max(*bounds, *values)}
+  if known["scale"] == other["scale"] == "discrete":
+    return {**kept, "scale": "discrete", "values": sorted(values)}
+  return {**kept, "scale": "categorical", "values": values}

@@ -1,0 +1,93 @@
+"""What the conclusions hold for: the hyperparameters that were not varied (PB-10).
+
+The playbook: fixed hyperparameters are caveats on a study's conclusions. Nothing is tested here; those that change most
+what other values are best are named first, in the order of `CONSEQUENTIAL`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuning.findings.finding import Finding
+from tuning.results import StudyResults
+
+CONSEQUENTIAL = (
+  "model.name",
+  "optimizer.name",
+  "optimizer.learning_rate",
+  "batch_size",
+  "max_train_steps",
+  "schedule.name",
+  "optimizer.",
+  "schedule.",
+  "model.",
+  "task.",
+  "dataset.augmentation.",
+  "clip_norm",
+  "averaging",
+)
+"""Fields, or groups of them, with which the best values of others move, those that move them most first."""
+NAMED = 6
+"""In the title's sentence: what a reader takes in; `numbers` has all."""
+
+
+def find(results: StudyResults) -> list[Finding]:
+  """One note that names what was held fixed."""
+  fixed: dict[str, Any] = {}
+  config = results.study.config
+  varied = {one.path for one in results.varied}
+  named = {f"{one.path}.name" for one in results.varied if one.sets == "name"}
+  gone = {one.path for one in results.varied if one.sets in ("name", "presence")}
+  if config is not None:
+    for path, value in _flat(config.model_dump()).items():
+      # Under a group that is chosen by name, the fixed part of one choice says nothing of the others.
+      inside = any(path.startswith(f"{group}.") for group in gone)
+      if path in varied | named or inside or _rank(path) is None:
+        continue
+      fixed[path] = value
+  for one in results.space.values():
+    values = [trial.values[one.name] for trial in results.trials if one.name in trial.values]
+    if values and one.path not in varied and one.path != "seed" and one.name not in {v.name for v in results.varied}:
+      fixed[one.path] = values[0]
+  if not fixed:
+    return [
+      Finding(
+        id="PB-10",
+        question="fixed",
+        severity="ok",
+        title="No fixed hyperparameter is recorded.",
+        why="The study has no config, and all that its trials name is varied.",
+      )
+    ]
+  order = sorted(fixed, key=lambda path: (len(CONSEQUENTIAL) if _rank(path) is None else _rank(path), path))
+  set_ones = [path for path in order if fixed[path] is not None] or order
+  text = ", ".join(f"{path} = {fixed[path]}" for path in set_ones[:NAMED])
+  more = len(order) - len(set_ones[:NAMED])
+  return [
+    Finding(
+      id="PB-10",
+      question="fixed",
+      severity="note",
+      title=f"The conclusions hold for {text}{f', and {more} more' if more else ''}.",
+      why="These were fixed: with other values of them, others may be best, and another setting may win.",
+      numbers={path: fixed[path] for path in order},
+      action="Before relying on a conclusion elsewhere, repeat the comparison there.",
+    )
+  ]
+
+
+def _rank(path: str) -> int | None:
+  """Of the first entry of `CONSEQUENTIAL` that a path is, or is in."""
+  for position, entry in enumerate(CONSEQUENTIAL):
+    if path == entry or path.startswith(entry if entry.endswith(".") else f"{entry}."):
+      return position
+  return None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      found |= _flat(value, f"{prefix}{name}.")
+    else:
+      found[f"{prefix}{name}"] = value
+  return found

@@ -1,0 +1,207 @@
+"""Outliers among gradient norms, and clipping that goes too far (PB-81, PB-83).
+
+The playbook ("How do I debug and mitigate optimization failures?"): log the norm of the full gradient, and look at it
+against the step: outliers call for clipping, at the 90th percentile of the norms; where more than half of the updates
+are clipped, it is the learning rate that should be smaller.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from tuning.findings.curve_noise import between, complete, listed, share_interval, text
+from tuning.findings.finding import Finding
+from tuning.findings.settings_in_use import is_varied, setting
+from tuning.results import StudyResults, Trial
+
+METRIC, CLIPPED = "grad_norm", "clip_fraction"
+"""As runs log them; the norm before it is clipped."""
+NEIGHBOURS = 15
+"""Logged norms whose median an outlier is held against: wide beside a spike, narrow beside warmup and decay."""
+LEAST = 2 * NEIGHBOURS
+"""Logged norms of a trial: of fewer, a neighbourhood would be the whole training."""
+MOST_TRIALS = 300
+"""That are looked at, the best: what they do not show is rare."""
+DEVIATIONS = 5.0
+"""Robust standard deviations of the logarithm beyond which a norm is an outlier: normal noise is there once in three
+million norms, heavier-tailed noise seldom."""
+FACTOR = 3.0
+"""Beside its neighbours that an outlier must reach as well: an update that is less than that larger does no harm."""
+RECURRENT = 2
+"""Outliers in a trial, that is: one may be a single bad batch."""
+FREQUENT, LEAST_TRIALS = 0.1, 2
+"""Share and number of the complete trials with outliers from which on they are told."""
+MANY, TOP = 0.25, 0.25
+"""Share of the complete trials with outliers from which on they are the study's fault; and so they are if one of the
+best trials, by this share, has them. Else they are those of some bad values."""
+THRESHOLD = 0.9
+"""The playbook's percentile of the norms, for clipping."""
+AGGRESSIVE = 0.5
+"""Share of clipped updates that the playbook calls extremely aggressive."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outliers:
+  """The values of one trial's curve that are far above their neighbours.
+
+  Attributes:
+    trial: whose.
+    steps: at which they are.
+    logged: the number of values looked at.
+    largest: factor over the median of the neighbours.
+  """
+
+  trial: Trial
+  steps: tuple[int, ...]
+  logged: int
+  largest: float
+
+
+def find(results: StudyResults) -> list[Finding]:
+  """PB-81, PB-83. Outliers: `DEVIATIONS` and `FACTOR` above the median of `NEIGHBOURS`, on a log scale, `RECURRENT` of
+  them in a trial, in `FREQUENT` of the complete trials. Clipping: the mean share of clipped updates of a trial."""
+  found = []
+  seen = looked_at(results, METRIC)
+  if not seen:
+    found.append(
+      Finding(
+        id="PB-81",
+        question="gradient_norm",
+        severity="cannot_tell",
+        title="Whether gradients have outliers cannot be told: their norms were not logged",
+        why=f"No complete trial logged {LEAST} values of {METRIC}.",
+        action=f"Log the L2 norm of the full gradient, before clipping, as {METRIC} at every step.",
+      )
+    )
+  else:
+    found.append(_of_norms(results, seen))
+  if (clipped := _clipping(results)) is not None:
+    found.append(clipped)
+  return found
+
+
+def looked_at(results: StudyResults, metric: str, until: float = 1.0) -> list[Outliers]:
+  """`outliers_of` the complete trials that logged it, the best first, and not more than `MOST_TRIALS`."""
+  seen = (outliers_of(trial, metric, until) for trial in complete(results)[:MOST_TRIALS])
+  return [one for one in seen if one is not None]
+
+
+def outliers_of(trial: Trial, metric: str, until: float = 1.0) -> Outliers | None:
+  """Of a positive metric, in the first share of the training; None if it was not logged often enough."""
+  steps, values = trial.curve(metric)
+  wanted = (values > 0) & (steps <= until * trial.last_step)
+  steps, values = steps[wanted], values[wanted]
+  if len(values) < LEAST:
+    return None
+  logs = np.log(values)
+  above = logs - ndimage.median_filter(logs, NEIGHBOURS, mode="nearest")
+  # Differences of neighbours know the noise also where the norm moves.
+  deviation = 1.4826 * float(np.median(np.abs(above)))
+  far = above > max(DEVIATIONS * deviation, np.log(FACTOR))
+  return Outliers(
+    trial=trial,
+    steps=tuple(int(step) for step in steps[far]),
+    logged=len(values),
+    largest=float(np.exp(above.max())),
+  )
+
+
+def recurrent(seen: Sequence[Outliers]) -> list[Outliers]:
+  """Those with more than a single bad batch; [] if they are too few of the trials to be the study's."""
+  hit = [one for one in seen if len(one.steps) >= RECURRENT]
+  return hit if len(hit) >= max(FREQUENT * len(seen), LEAST_TRIALS) else []
+
+
+def is_grave(hit: Sequence[Outliers], seen: Sequence[Outliers]) -> bool:
+  """Whether outliers, of recurrent ones among those seen (the best trial first), are more than those of bad values."""
+  best = {one.trial.trial for one in seen[: math.ceil(TOP * len(seen))]}
+  return len(hit) >= MANY * len(seen) or any(one.trial.trial in best for one in hit)
+
+
+def clip_threshold(results: StudyResults) -> float | None:
+  """The 90th percentile of the norms of the best trial, with two digits; None if they were not logged."""
+  for trial in complete(results):
+    _, norms = trial.curve(METRIC)
+    if len(norms) >= LEAST:
+      return float(f"{np.quantile(norms, THRESHOLD):.2g}")
+  return None
+
+
+def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
+  hit = recurrent(seen)
+  count, logged = sum(len(one.steps) for one in seen), sum(one.logged for one in seen)
+  low, high = share_interval(count, logged)
+  largest = max(one.largest for one in seen)
+  numbers = {"outliers": count, "logged": logged, "low": low, "high": high, "largest": largest, "trials": len(seen)}
+  share = f"{count:,} of {logged:,} norms ({low:.2%} to {high:.2%}, 95% interval)"
+  rule = f"more than {FACTOR:g} times and {DEVIATIONS:g} standard deviations of the logarithm above their neighbours"
+  if not hit:
+    return Finding(
+      id="PB-81",
+      question="gradient_norm",
+      severity="ok",
+      title=f"Gradient norms have no frequent outliers: {count:,} of {logged:,}",
+      why=f"{share} of {len(seen)} complete trials are {rule}; the largest is {text(largest)} times its neighbours."
+      f" They count from {RECURRENT} in each of {FREQUENT:.0%} of the trials on.",
+      numbers=numbers,
+      plot="grad_norm",
+    )
+  grave = is_grave(hit, seen)
+  early = np.mean([step / max(one.trial.last_step, 1) < 0.1 for one in hit for step in one.steps])
+  threshold, now = clip_threshold(results), setting(results, "clip_norm")
+  if now is not None:
+    # What is clipped already is clipped harder, or it would not help.
+    threshold = float(f"{min(threshold or now, now / 2):.2g}")
+  numbers |= {"with_outliers": len(hit), "early": float(early), "threshold": threshold}
+  changeable = threshold is not None and results.study.config is not None and not is_varied(results, "clip_norm")
+  return Finding(
+    id="PB-81",
+    question="gradient_norm",
+    severity="warning" if grave else "note",
+    title=f"Gradient norms have outliers in {len(hit)} of {len(seen)} trials, up to {text(largest)} times their"
+    f" neighbours{'' if grave else '; none of the best has'}",
+    why=f"{share} are {rule}; {early:.0%} of them are in the first tenth of the training. A single such update can"
+    " throw a training back or make it diverge, and forces smaller learning rates.",
+    trials=listed([one.trial for one in hit]),
+    numbers=numbers,
+    action=f"Clip gradients at {threshold:g}, the 90th percentile of the best trial's norms"
+    + (", or less: they are clipped already." if now is not None else ", and search larger learning rates."),
+    changes={"clip_norm": threshold} if changeable and grave else None,
+    plot="grad_norm",
+  )
+
+
+def _clipping(results: StudyResults) -> Finding | None:
+  shares = [(trial, float(values.mean())) for trial in complete(results) if len(values := trial.curve(CLIPPED)[1])]
+  if not shares:
+    return None
+  hard = [(trial, share) for trial, share in shares if share > AGGRESSIVE]
+  best, usual = shares[0][1], float(np.median([share for _, share in shares]))
+  numbers = {"best": best, "median": usual, "above": len(hard), "trials": len(shares)}
+  if best <= AGGRESSIVE and len(hard) <= len(shares) / 2:
+    return Finding(
+      id="PB-83",
+      question="gradient_norm",
+      severity="ok",
+      title=f"{best:.0%} of the best trial's updates are clipped",
+      why=f"In {len(hard)} of {len(shares)} trials it is more than {AGGRESSIVE:.0%}; the median is {usual:.0%}.",
+      numbers=numbers,
+      plot="grad_norm",
+    )
+  low, high = share_interval(len(hard), len(shares))
+  return Finding(
+    id="PB-83",
+    question="gradient_norm",
+    severity="warning",
+    title=f"{best:.0%} of the best trial's updates are clipped, and more than half in {len(hard)} of {len(shares)}"
+    " trials",
+    why=f"Clipping more than {AGGRESSIVE:.0%} of the updates is extremely aggressive: it acts as a smaller learning"
+    f" rate that nobody chose ({between(low, high)} of trials). Clipping is for outliers.",
+    trials=listed([trial for trial, _ in hard]),
+    numbers=numbers,
+    action="Cut the learning rate instead, and clip at the 90th percentile of the norms.",
+    plot="grad_norm",
+  )

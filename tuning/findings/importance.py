@@ -1,0 +1,204 @@
+"""Which hyperparameters matter (PB-32).
+
+The playbook: which hyperparameters the objective is sensitive to, which interact and must be tuned together again,
+which do not matter and can be fixed, which features do not help and can be removed. Here from a quadratic through the
+good points (`tuning.findings.surface`): Sobol's indices, which are its coefficients squared, with intervals from the
+covariance of the coefficients. Shares of variance flatter what has a large bad region; whether a hyperparameter can be
+fixed is therefore asked of its span, from its best to its worst value with the others held at good ones. Retrains of a
+point count as one point, worth their mean.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from tuning.findings import surface as surfaces
+from tuning.findings.finding import Finding, Severity
+from tuning.findings.noise import noise_of
+from tuning.findings.points import feasible, is_numeric, points_of, searched
+from tuning.results import StudyResults
+from tuning.space import Hyperparameter
+
+EXPLAINED = 0.3
+"""Of the variance of points left out, by the fit: under that, what is left unexplained is more than what is known."""
+INSENSITIVE = 0.2
+"""Of the way from the best to the median point, less than half of what counts as good (PB-24): a hyperparameter with a
+smaller span moves few trials into the good region or out of it."""
+NOISE_TIMES = 2.0
+"""Standard deviations of the noise: a smaller span is not seen in one trial."""
+INTERACTS = 0.05
+"""Of the variance, the share of a pair: less is not worth tuning two together."""
+ON_OFF = ((True, False), ("on", "off"))
+"""Values of a feature that is there or not."""
+
+
+def find(results: StudyResults) -> list[Finding]:
+  """The shares of the hyperparameters; then what interacts, what can be fixed and what can be removed."""
+  points, axes = points_of(results), searched(results)
+  if not axes:
+    return [_finding("ok", "No hyperparameter is varied.", "There is nothing to compare.")]
+  count, wanted = len(feasible(points)), surfaces.needed(axes)
+  surface = surfaces.fit(points, axes)
+  if surface is None:
+    equal = count >= wanted
+    return [
+      _finding(
+        "cannot_tell",
+        "Which hyperparameters matter cannot be told: the good points are equal."
+        if equal
+        else f"Which hyperparameters matter cannot be told from {count} points with a value.",
+        f"The fit of {len(axes)} hyperparameters takes {wanted} points that differ.",
+        numbers={"points": count, "needed": wanted},
+        action="Choose an objective that tells trials apart."
+        if equal
+        else f"Run {max(wanted - count, 1)} more trials.",
+      )
+    ]
+  numbers: dict[str, Any] = {"explained": surface.explained, "points": count}
+  if surface.explained <= EXPLAINED:
+    return [
+      _finding(
+        "cannot_tell",
+        "Which hyperparameters matter cannot be told: a quadratic explains little of the good points.",
+        f"Of the variance of points left out it explains {max(surface.explained, 0):.0%}; {EXPLAINED:.0%} would do. The"
+        " space may be too wide, or the differences noise.",
+        numbers=numbers,
+        action=f"Run {count} more trials, or narrow the space around the best ones.",
+      )
+    ]
+  draws = surface.draws()
+  shares = _shares(surface, draws)
+  ranking = sorted(shares, key=lambda name: -shares[name][0])
+  numbers["shares"] = {name: [round(x, 4) for x in shares[name]] for name in ranking}
+  text = ", ".join(f"{name} {_percent(shares[name])}" for name in ranking)
+  found = [
+    _finding(
+      "ok",
+      f"{ranking[0]} matters most: {_percent(shares[ranking[0]])} of the variation.",
+      f"Total shares of the fitted variance with 95% intervals: {text}. The fit explains {surface.explained:.0%} of the"
+      " variance of points left out; trials far from the best weigh little.",
+      subject=ranking[0],
+      numbers=numbers,
+      plot=f"axis:{ranking[0]}",
+    )
+  ]
+  found += _interactions(surface, draws)
+  found += _insensitive(results, surface, draws, axes)
+  found += _features(results, surface, axes)
+  return found
+
+
+def _shares(surface: surfaces.Surface, draws: np.ndarray) -> dict[str, tuple[float, float, float]]:
+  """Total Sobol index of each hyperparameter: the estimate, and its 2.5% and 97.5%."""
+  names = {name for column in surface.columns for name in column.names}
+  found = {}
+  estimate, drawn = surface.variances(surface.coefficients[None]), surface.variances(draws)
+  for name in sorted(names):
+
+    def index(parts: Any, name: str = name) -> np.ndarray:
+      whole = sum(parts.values())
+      return sum(value for key, value in parts.items() if name in key) / np.maximum(whole, 1e-300)
+
+    low, high = np.quantile(index(drawn), [0.025, 0.975])
+    found[name] = (float(index(estimate)[0]), float(low), float(high))
+  return found
+
+
+def _interactions(surface: surfaces.Surface, draws: np.ndarray) -> list[Finding]:
+  found = []
+  parts, drawn = surface.variances(surface.coefficients[None]), surface.variances(draws)
+  whole, wholes = sum(parts.values()), sum(drawn.values())
+  for (first, second), p in surface.pairs.items():
+    share = float(parts[first, second][0] / whole[0])  # pyright: ignore[reportIndexIssue]
+    low, high = (float(x) for x in np.quantile(drawn[first, second] / wholes, [0.025, 0.975]))
+    if share < INTERACTS:
+      continue
+    found.append(
+      _finding(
+        "note",
+        f"{first} and {second} interact: together they explain {_percent((share, low, high))} of the variation.",
+        f"A product of both enters the fit with p = {p:.1g}, corrected for all pairs.",
+        subject=first,
+        numbers={"with": second, "share": share, "low": low, "high": high, "p": p},
+        action=f"When {first} is changed, tune {second} again with it.",
+        plot=f"axis:{first}",
+      )
+    )
+  return found
+
+
+def _insensitive(
+  results: StudyResults, surface: surfaces.Surface, draws: np.ndarray, axes: list[Hyperparameter]
+) -> list[Finding]:
+  costs = np.array([point.cost for point in feasible(points_of(results))])
+  noise = noise_of(results)
+  relevant = max(
+    INSENSITIVE * float(np.median(costs) - costs[0]), NOISE_TIMES * noise.deviation if noise is not None else 0.0
+  )
+  fitted = {name for column in surface.columns for name in column.names}
+  found = []
+  for one in axes:
+    # In a scientific hyperparameter, that it makes no difference is the answer, and PB-30 gives it.
+    if one.name not in fitted or one.role == "scientific" or any(one.name in pair for pair in surface.pairs):
+      continue
+    span = float(surface.spans(one.name, surface.coefficients[None])[0])
+    high = float(np.quantile(surface.spans(one.name, draws), 0.9))
+    if high >= relevant:
+      continue
+    best = results.best
+    value = best.values.get(one.name) if best is not None else None
+    found.append(
+      _finding(
+        "note",
+        f"{one.name} hardly matters: from its best to its worst value the objective changes by {span:.2g}.",
+        f"At most {high:.2g} with 90% confidence, less than {relevant:.2g}, which would matter (a fifth of the way"
+        " from the best to the median point, or twice the noise).",
+        subject=one.name,
+        numbers={"span": span, "high": high, "relevant": relevant},
+        action=f"Fix it next time{'' if value is None else f', for example at {value}'}: each hyperparameter less makes"
+        " the search denser.",
+        plot=f"axis:{one.name}",
+      )
+    )
+  return found
+
+
+def _features(results: StudyResults, surface: surfaces.Surface, axes: list[Hyperparameter]) -> list[Finding]:
+  """Features that are no better than nothing."""
+  found = []
+  noise = noise_of(results)
+  for one in axes:
+    if is_numeric(one) or one.name not in surface.levels:
+      continue
+    levels = surface.levels[one.name]
+    pairs = [(on, off) for on, off in ON_OFF if {repr(on), repr(off)} <= set(levels)]
+    pairs += [(v, None) for v in one.scale.as_json()["values"] if v is not None and {repr(v), "None"} <= set(levels)]
+    for on, off in pairs:
+      worse, error = surface.differences(one.name, repr(on), repr(off))
+      half = float(scipy.stats.t.ppf(0.95, surface.freedom)) * error
+      # What it may help at most has to be less than what could be seen.
+      if not (math.isfinite(half) and half - worse < (noise.deviation if noise is not None else 0.0)):
+        continue
+      found.append(
+        _finding(
+          "note",
+          f"{one.name} = {on} does not help: it changes the objective by {results.objective.sign * worse:.2g}.",
+          f"It helps by {max(half - worse, 0):.2g} at most, with 95% confidence, the others held at good values.",
+          subject=one.name,
+          numbers={"worse": worse, "error": error},
+          action=f"Remove it: {one.name} = {off}.",
+          changes=one.changes(off) if results.study.config is not None else None,
+          plot=f"axis:{one.name}",
+        )
+      )
+  return found
+
+
+def _percent(share: tuple[float, float, float]) -> str:
+  return f"{share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%})"
+
+
+def _finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:
+  return Finding(id="PB-32", question="importance", severity=severity, title=title, why=why, **more)

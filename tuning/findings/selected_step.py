@@ -1,0 +1,120 @@
+"""Which step retrospective selection finds (PB-61): were the trainings too long, or too short?
+
+The playbook ("Deciding how long to train"): if the best step is always in the first tenth of the training, the number
+of steps is far too large; if it is consistently in the last quarter, train longer and tune the decay again.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tuning.findings.curve_noise import complete, listed, share_interval
+from tuning.findings.finding import Finding
+from tuning.findings.settings_in_use import proposed
+from tuning.objective import value_of
+from tuning.results import StudyResults, Trial
+
+EARLY = 0.1
+"""The playbook's "first 10%" of the steps."""
+LATE = 0.75
+"""The playbook's "last 25%" begins here."""
+MOST = 0.5
+"""Share of the trials that must at least be early, with 95% certainty: most of them."""
+ALWAYS = 0.9
+"""Share from which it is all of them, but for bad luck: then trainings are far too long."""
+CONSISTENTLY = 0.8
+"""Share of the trials that must at least be late, with 95% certainty: also where nothing is wrong most are, since noise
+decides on a flat end of which the last quarter is a large part."""
+EVALUATIONS = 10
+"""In a curve: with fewer, the first tenth of the steps has none."""
+
+
+def find(results: StudyResults) -> list[Finding]:
+  """PB-61. The best evaluation of every complete trial, as a share of the study's steps; the share of trials that are
+  early or late with its interval (Clopper and Pearson)."""
+  selected = shares(results)
+  if not selected:
+    return [
+      Finding(
+        id="PB-61",
+        question="selected_step",
+        severity="cannot_tell",
+        title="Which steps were the best cannot be told",
+        why=f"It takes a complete trial with {EVALUATIONS} evaluations of {results.objective.metric}.",
+        action=f"Evaluate {EVALUATIONS} times at least in each training.",
+      )
+    ]
+  at = np.array([share for _, share in selected])
+  early, late = int((at <= EARLY).sum()), int((at > LATE).sum())
+  few, many = share_interval(early, len(at)), share_interval(late, len(at))
+  numbers = {
+    "trials": len(at),
+    "early": early,
+    "early_low": few[0],
+    "early_high": few[1],
+    "late": late,
+    "late_low": many[0],
+    "late_high": many[1],
+    "median": float(np.median(at)),
+    "steps": results.steps,
+  }
+  counted = (
+    f"Of {len(at)} complete trials, the best evaluation of {early} ({few[0]:.0%} to {few[1]:.0%}, 95% interval) is in"
+    f" the first {EARLY:.0%} of {results.steps:,} steps, that of {late} ({many[0]:.0%} to {many[1]:.0%}) in the last"
+    f" {1 - LATE:.0%}; the median is at {np.median(at):.0%}."
+  )
+  if few[0] > MOST:
+    fewer = max(round((results.steps or 1) * 2 * EARLY), 1)
+    return [
+      Finding(
+        id="PB-61",
+        question="selected_step",
+        severity="problem" if early >= ALWAYS * len(at) else "warning",
+        title=f"In {early} of {len(at)} trials the best step is in the first {EARLY:.0%}: trainings are far too long",
+        why=f"{counted} All steps after the best were paid for and not used.",
+        trials=listed([trial for trial, share in selected if share <= EARLY]),
+        numbers=numbers,
+        action=f"Train for far fewer steps, such as {fewer:,}, and let the learning rate decay by then; if validation"
+        " gets worse after the best step, regularize.",
+        changes=proposed(results, ("max_train_steps", fewer)),
+        plot="steps",
+      )
+    ]
+  if many[0] > CONSISTENTLY:
+    return [
+      Finding(
+        id="PB-61",
+        question="selected_step",
+        severity="note",
+        title=f"In {late} of {len(at)} trials the best step is in the last {1 - LATE:.0%}",
+        why=f"{counted} With a learning rate that decays to the end this is usual: the last steps are the least noisy.",
+        trials=listed([trial for trial, share in selected if share > LATE]),
+        numbers=numbers,
+        action="If the best trials still improve at the end, train longer and tune the decay again.",
+        plot="steps",
+      )
+    ]
+  return [
+    Finding(
+      id="PB-61",
+      question="selected_step",
+      severity="ok",
+      title=f"The best steps are neither always early nor always late: their median is at {np.median(at):.0%}",
+      why=counted,
+      trials=(),
+      numbers=numbers,
+      plot="steps",
+    )
+  ]
+
+
+def shares(results: StudyResults) -> list[tuple[Trial, float]]:
+  """The complete trials with enough evaluations, and the step of the best one as a share of the study's steps."""
+  best = dataclasses.replace(results.objective, value="best")
+  found = []
+  for trial in complete(results):
+    points = trial.curves[best.metric]
+    step = trial.step if results.objective.value == "best" else (value_of(best, points) or (None,))[0]
+    if step is not None and len(points) >= EVALUATIONS and results.steps:
+      found.append((trial, step / results.steps))
+  return found

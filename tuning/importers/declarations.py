@@ -1,0 +1,229 @@
+"""The `study.json` of a study as tables: what somebody wrote down of it by hand.
+
+  {"name": "rates", "goal": "Which rate?", "objective": {"metric": "validation/error", "mode": "min"},
+   "hyperparameters": {
+     "learning_rate": {"role": "nuisance", "scale": "log", "min": 1e-4, "max": 1e-1},
+     "optimizer": {"role": "scientific", "values": ["adam", "nesterov"]},
+     "beta": {"scale": "reverse_log", "parent": {"name": "optimizer", "value": "adam"}}}}
+
+Everything may be left out: a role is then nuisance, a scale is told by `values` or by the bounds and values of the
+trials (see `inferred`), bounds are those of the trials, and the parent is none.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from trainer import UserError, records
+from trialbook.naming import nearest
+from tuning.importers import inferred
+from tuning.importers.source import plain
+from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog, Role, Scale, scale_from_json
+from tuning.study import Objective, Value
+
+_SCALES = ("linear", "log", "reverse_log", "integer", "integer_log", "discrete", "categorical")
+_KEYS = ("name", "goal", "objective", "hyperparameters", "format")
+_FIELDS = ("role", "scale", "min", "max", "values", "parent", "path", "inferred", "sets", "static")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Declared:
+  """What a `study.json` says.
+
+  Attributes:
+    path: of the file.
+    name: of the study; None: nothing is said.
+    goal: in words; the same.
+    objective: what trials are ranked by; the same.
+    stored: hyperparameter -> its fields, of the right types.
+  """
+
+  path: pathlib.Path
+  name: str | None = None
+  goal: str | None = None
+  objective: Objective | None = None
+  stored: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+  def is_chosen(self, name: str) -> bool:
+    """Whether a hyperparameter is said to have one of some values that are not all numbers."""
+    fields = self.stored.get(name, {})
+    return fields.get("scale") == "categorical" or ("values" in fields and not self.is_numeric(name))
+
+  def is_numeric(self, name: str) -> bool:
+    """Whether a hyperparameter is said to be a number."""
+    fields = self.stored.get(name, {})
+    values = fields.get("values", ())
+    if "scale" in fields:
+      return fields["scale"] != "categorical"
+    return "min" in fields or "max" in fields or (bool(values) and all(map(_is_number, values)))
+
+  def value(self, name: str, cell: Any) -> Any:
+    """A cell as the declared value that is written so; else as it is."""
+    known = {_written(value): plain(value) for value in self.stored.get(name, {}).get("values", ())}
+    return known.get(_written(cell), plain(cell))
+
+  def hyperparameters(
+    self, values: Mapping[str, Mapping[str, Any]], has_trials: bool, problems: list[str]
+  ) -> dict[str, Hyperparameter]:
+    """The declared hyperparameters, given each column's values by trial; adds to `problems`."""
+    found = {}
+    for name, fields in self.stored.items():
+      here = f"{self.path}, hyperparameters.{name}"
+      fixed = fields.get("role") == "fixed"
+      if has_trials and name not in values and not fixed:
+        problems.append(f"{here}: is no column of the trials{nearest(name, values)}")
+        continue
+      parent = fields.get("parent")
+      if parent is not None and parent["name"] not in (*values, *self.stored):
+        problems.append(f"{here}.parent: {parent['name']!r}{nearest(parent['name'], values)}")
+        continue
+      had = list(dict.fromkeys(values.get(name, {}).values()))
+      if (one := self._one(name, fields, had, here, problems)) is not None:
+        found[name] = one
+    return found
+
+  def _one(
+    self, name: str, fields: Mapping[str, Any], had: list[Any], here: str, problems: list[str]
+  ) -> Hyperparameter | None:
+    role: Role = fields.get("role", "nuisance")
+    known = [fields[bound] for bound in ("min", "max") if bound in fields]
+    guessed = inferred.hyperparameter(name, [*had, *known], role) if had or known else None
+    kind = fields.get("scale")
+    made_up = False
+    scale: Scale | OneOf | None
+    if "values" in fields:
+      listed = [plain(value) for value in fields["values"]]
+      is_numeric = kind != "categorical" and all(map(_is_number, listed))
+      scale = Discrete(tuple(sorted(listed))) if is_numeric else OneOf(listed)
+    elif kind == "categorical" or (kind == "discrete" and had):
+      scale, made_up = OneOf(had) if kind == "categorical" else Discrete(tuple(sorted(had))), True
+    elif kind is None or (guessed is not None and len(known) < 2 and len({*had, *known}) < 2):
+      scale, made_up = guessed and guessed.scale, len(known) < 2
+      if not made_up and isinstance(scale, Linear | Log | ReverseLog | Integer):
+        scale = dataclasses.replace(scale, min=fields["min"], max=fields["max"])
+      if guessed is not None and "role" not in fields:
+        role = guessed.role
+    else:
+      numbers = [*had, *known]
+      bounds = {"min": min(numbers, default=None), "max": max(numbers, default=None)} | {
+        bound: fields[bound] for bound in ("min", "max") if bound in fields
+      }
+      if bounds["min"] is None:
+        problems.append(f"{here}: a {kind} scale without trials needs min and max")
+        return None
+      scale, made_up = scale_from_json({"scale": kind, **bounds}), len(known) < 2
+    if scale is None:
+      return None
+    if wrong := [] if isinstance(scale, Discrete) and len(scale.values) == 1 else scale.problems():
+      problems += [f"{here}: {problem}" for problem in wrong]
+      return None
+    problems += [
+      f"{here}: the trials have {value!r}, outside of {_range(scale)}" for value in had if _out(scale, value)
+    ]
+    parent = fields.get("parent")
+    return Hyperparameter(
+      name=name,
+      path=fields.get("path", inferred.path_of(name)),
+      scale=scale,
+      role=role,
+      parent=None if parent is None else (parent["name"], plain(parent["value"])),
+      inferred=made_up or fields.get("inferred", False) is True,
+    )
+
+
+def read_declared(path: pathlib.Path, problems: list[str]) -> Declared:
+  """What a file says; nothing if there is none. Adds to `problems` what is wrong with it."""
+  try:
+    stored = records.read_json(path) or {}
+  except UserError as error:
+    problems += error.problems
+    return Declared(path=path)
+  problems += [f"{path}: unknown key {key!r}{nearest(key, _KEYS)}" for key in stored if key not in _KEYS]
+  for key in ("name", "goal"):
+    if not isinstance(stored.get(key, ""), str):
+      problems.append(f"{path}, {key}: {stored[key]!r} should be a string")
+      del stored[key]
+  objective = _objective(path, stored["objective"], problems) if "objective" in stored else None
+  hyperparameters = stored.get("hyperparameters", {})
+  if not isinstance(hyperparameters, dict):
+    problems.append(f"{path}, hyperparameters: should be an object: name -> role, scale, bounds or values")
+    hyperparameters = {}
+  fine = {}
+  for name, fields in hyperparameters.items():
+    wrong = _wrong_fields(fields)
+    problems += [f"{path}, hyperparameters.{name}{problem}" for problem in wrong]
+    if not wrong:
+      fine[name] = fields
+  return Declared(
+    path=path,
+    name=stored.get("name") or None,
+    goal=stored.get("goal") or None,
+    objective=objective,
+    stored=fine,
+  )
+
+
+def _objective(path: pathlib.Path, stored: Any, problems: list[str]) -> Objective | None:
+  if not isinstance(stored, dict) or not isinstance(stored.get("metric"), str):
+    problems.append(f'{path}, objective: should be as {{"metric": "validation/error", "mode": "min"}}')
+    return None
+  wrong = [
+    f"{path}, objective.{key}: unknown key{nearest(key, ('metric', 'mode', 'value'))}"
+    for key in stored
+    if key not in ("metric", "mode", "value")
+  ]
+  for key, choices in (("mode", ("min", "max")), ("value", typing.get_args(Value))):
+    if stored.get(key, choices[0] if key == "value" else None) not in choices:
+      wrong.append(f"{path}, objective.{key}: {stored.get(key)!r} should be one of {', '.join(choices)}")
+  problems += wrong
+  return None if wrong else Objective(**stored)
+
+
+def _wrong_fields(fields: Any) -> list[str]:
+  """What is wrong with the declaration of one hyperparameter, for itself."""
+  if not isinstance(fields, dict):
+    return [': should be an object, for example {"role": "nuisance", "scale": "log", "min": 1e-4, "max": 0.1}']
+  wrong = [f".{key}: unknown key{nearest(key, _FIELDS)}" for key in fields if key not in _FIELDS]
+  for key, choices in (("role", typing.get_args(Role)), ("scale", _SCALES)):
+    if key in fields and fields[key] not in choices:
+      wrong.append(f".{key}: {fields[key]!r}{nearest(str(fields[key]), choices)}")
+  for key in ("min", "max"):
+    if key in fields and not _is_number(fields[key]):
+      wrong.append(f".{key}: {json.dumps(fields[key])} should be a finite number")
+  if "values" in fields and (not isinstance(fields["values"], list) or not fields["values"]):
+    wrong.append(".values: should be a list with a value at least")
+  if "values" in fields and fields.get("scale") not in (None, "discrete", "categorical"):
+    wrong.append(f".values: a {fields['scale']} scale has min and max instead")
+  if isinstance(fields.get("scale"), str) and fields["scale"] in ("discrete", "categorical") and "min" in fields:
+    wrong.append(f".min: a {fields['scale']} scale has values instead")
+  parent = fields.get("parent")
+  if parent is not None and not (isinstance(parent, dict) and set(parent) == {"name", "value"}):
+    wrong.append('.parent: should be as {"name": "optimizer", "value": "adam"}')
+  if not wrong and "min" in fields and "max" in fields and fields["min"] >= fields["max"]:
+    wrong.append(f": min = {fields['min']} should be smaller than max = {fields['max']}")
+  return wrong
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _written(value: Any) -> str:
+  text = str(value)
+  return text.lower() if text.lower() in ("true", "false") else text
+
+
+def _out(scale: Any, value: Any) -> bool:
+  if isinstance(scale, Discrete | OneOf):
+    return value not in scale.values
+  return not scale.min <= value <= scale.max
+
+
+def _range(scale: Any) -> str:
+  if isinstance(scale, Discrete | OneOf):
+    return ", ".join(map(str, scale.values))
+  return f"{scale.min} to {scale.max}"

@@ -1,0 +1,96 @@
+"""A study as another program left it: what each importer reads, before it is given our names and files."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from tuning.records import State
+from tuning.space import Hyperparameter
+from tuning.study import Objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """What the user says about an import.
+
+  Attributes:
+    rename: metric as the source calls it -> metric as the study is to call it.
+    objective: the metric to rank by, in either name; for Optuna also the index of an objective.
+    mode: which direction of it is better.
+    name: of the study; where a source has several, each one's own name is put behind it.
+    goal: in words.
+    study: of an Optuna storage, the only one that is wanted.
+  """
+
+  rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  objective: str | None = None
+  mode: Literal["min", "max"] | None = None
+  name: str | None = None
+  goal: str | None = None
+  study: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceTrial:
+  """One trial of a `SourceStudy`.
+
+  Attributes:
+    source: what it is called there.
+    values: of its hyperparameters, by name; those that do not exist in it are absent.
+    curves: metric, as it is called there -> step -> value; what is not finite is kept.
+    state: None: to be told from the curves.
+    reason: of the state.
+    seconds: that it took; None: unknown.
+    training_seconds: of these, in training and evaluation; None: unknown.
+    started: seconds since the epoch; None: unknown.
+    finished: the same.
+  """
+
+  source: str
+  values: Mapping[str, Any]
+  curves: Mapping[str, Mapping[int, float]]
+  state: State | None = None
+  reason: str | None = None
+  seconds: float | None = None
+  training_seconds: float | None = None
+  started: float | None = None
+  finished: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceStudy:
+  """One study of a source.
+
+  Attributes:
+    source: of all that it was read from, in words; the same for the same place.
+    name: of the study.
+    goal: in words.
+    place: its folder inside the import's; "" for the only study of a source.
+    trials: in the source's order.
+    objective: what it was ranked by; None: unknown.
+    chosen: whether that is what `Options.objective` asked for.
+    hyperparameters: those of which the source knows the scale, by name; the others' scales are inferred.
+    names: metric, as it is called there -> our name, where the importer knows better than `metric_names.ours`.
+    notes: what a reader of the results should know.
+  """
+
+  source: str
+  name: str
+  goal: str
+  place: str = ""
+  trials: Sequence[SourceTrial]
+  objective: Objective | None = None
+  chosen: bool = False
+  hyperparameters: Mapping[str, Hyperparameter] = dataclasses.field(default_factory=dict)
+  names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  notes: Sequence[str] = ()
+
+
+def plain(value: Any) -> Any:
+  """A hyperparameter's value as records can hold it: a finite number, a bool, None, a tuple of such, else its text."""
+  if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+    return value
+  if isinstance(value, list | tuple):
+    return tuple(map(plain, value))
+  return str(value)

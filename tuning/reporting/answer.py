@@ -1,0 +1,40 @@
+"""The answer to a study's question in a sentence or two, and what to do next."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from tuning import tables
+from tuning.findings import Finding
+from tuning.results import StudyResults
+
+
+class Answer(TypedDict):
+  """What the top of a report says.
+
+  Attributes:
+    sentence: what was found.
+    next: the action of the gravest finding; None if nothing is to be done.
+    because: that finding's title.
+  """
+
+  sentence: str
+  next: str | None
+  because: str | None
+
+
+def answer(results: StudyResults, findings: Sequence[Finding]) -> Answer:
+  """Of a study with its findings, the gravest first as `tuning.findings.findings` gives them."""
+  best = results.best
+  if best is None:
+    sentence = "No trial has a value yet." if results.trials else "No trial has begun."
+    if results.trials and all(trial.state == "infeasible" for trial in results.trials):
+      sentence = "Every trial was infeasible."
+  else:
+    compared = next((one.title for one in findings if one.question == "comparison" and "settings" in one.numbers), None)
+    value = f"{results.objective.metric} {tables.number(best.objective)}"
+    values = tables.values_text(best.values, results.study.hyperparameters)
+    sentence = f"The best of {results.count('complete')} complete trials is trial {best.trial}: {value} with {values}."
+    if compared:
+      sentence = f"{compared.rstrip('.')}. {sentence}"
+  urgent = next((one for one in findings if one.action and one.severity in ("problem", "warning", "note")), None)
+  return Answer(sentence=sentence, next=urgent and urgent.action, because=urgent and urgent.title)

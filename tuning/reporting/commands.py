@@ -1,0 +1,95 @@
+"""The commands `report`, `compare` and `index` of `python -m tuning`."""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from rich.table import Table
+from rich.text import Text
+
+from trainer import UserError, exits
+from tuning import scientific, tables
+from tuning.best_of_k import of_k
+from tuning.comparing import read_any, read_compared
+from tuning.findings import comparison
+from tuning.reporting.index import write_index
+from tuning.reporting.report import FORMATS, report
+from tuning.results import StudyResults
+
+Choose = Callable[[StudyResults, argparse.Namespace], StudyResults]
+"""Ranks by what `--objective`, `--value` and `--mode` say."""
+
+
+def report_(options: argparse.Namespace, choose: Choose) -> int:
+  """`python -m tuning report DIR`."""
+  results = choose(read_any(options.dir), options)
+  path = report(results, options.output, format=options.format)
+  if str(path) == "-":
+    return exits.DONE
+  console = tables.console()
+  console.print(f"report: {path}", soft_wrap=True)
+  if options.output is None and options.format == "html":
+    console.print(f"  all studies: {write_index(results.folder.resolve().parent)}", soft_wrap=True)
+  return exits.DONE
+
+
+def compare(options: argparse.Namespace, choose: Choose) -> int:
+  """`python -m tuning compare DIR DIR ...`: a table, the findings on it, and a report where one is asked for."""
+  results = choose(read_compared(options.dirs), options)
+  console = tables.console()
+  console.print(_compared(results))
+  for one in comparison.find(results):
+    console.print(f"{one.severity.replace('_', ' ')} ({one.id}): {one.title}", soft_wrap=True)
+    console.print(f"  {one.why}", soft_wrap=True)
+    if one.action:
+      console.print(f"  {one.action}", soft_wrap=True)
+  if options.output is not None:
+    console.print(f"report: {report(results, options.output)}", soft_wrap=True)
+  return exits.DONE
+
+
+def index(options: argparse.Namespace) -> int:
+  """`python -m tuning index ROOT`."""
+  root = pathlib.Path(options.root)
+  if not root.is_dir():
+    raise UserError(f"{root}: there is no such folder")
+  tables.console().print(f"all studies: {write_index(root)}", soft_wrap=True)
+  return exits.DONE
+
+
+def _compared(results: StudyResults) -> Table:
+  settings = scientific.settings(results)
+  ended = {
+    each.label: [trial for trial in each.trials if trial.state in ("complete", "infeasible")] for each in settings
+  }
+  budget = min(map(len, ended.values()), default=0)
+  title = f"best of {budget}"
+  table = tables.empty("study", "trials", results.objective.metric, f"{title}: median", f"{title}: 5% to 95%")
+  for each in settings:
+    of = dataclasses.replace(results, trials=tuple(each.trials))
+    best = of.best
+    cells = ["", "", ""]
+    if best is not None and budget:
+      values = [trial.objective for trial in of.ranked if trial.objective is not None]
+      spread = of_k(values, results.objective.sign, budget, len(ended[each.label]) - len(values))
+      cells = [
+        best.objective,
+        spread.median,
+        f"{tables.number(spread.p5)} to {tables.number(spread.p95) or 'infeasible'}",
+      ]
+    table.add_row(Text(each.label), str(len(each.trials)), *(tables.number(cell) for cell in cells))
+  return table
+
+
+def add_commands(command: Callable[..., argparse.ArgumentParser], choose: Choose) -> list[argparse.ArgumentParser]:
+  """Adds them to the parser; returns those that take the flags of an objective."""
+  made = command("report", "write the report of a study or a round", lambda options: report_(options, choose), "dir")
+  made.add_argument("--output", metavar="FILE", help="where to; - prints it (default: report.html in the folder)")
+  what = "a page, its text, its findings as JSON, or its plots (default html)"
+  made.add_argument("--format", choices=FORMATS, default="html", help=what)
+  against = command("compare", "studies of one objective against each other", lambda options: compare(options, choose))
+  against.add_argument("dirs", nargs="+", metavar="dir", help="folders of studies")
+  against.add_argument("--output", metavar="FILE", help="write a report of them, too")
+  command("index", "write a page of all studies in the folders of a root", index, "root")
+  return [made, against]

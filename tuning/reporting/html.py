@@ -1,0 +1,54 @@
+"""The report as one HTML file that needs nothing beside it: no network, no server, no other file."""
+
+import base64
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import vl_convert
+
+import trialbook
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def html(data: Mapping[str, Any], banner: str | None = None) -> str:
+  """The page of `tuning.reporting.page_data.page_data`; `banner` stands on top, where something is to be said first.
+
+  Nothing of a study can run as script: its texts are in JSON, in which no tag can begin, and the page sets them as
+  text; and a browser runs only the scripts whose hashes the page's policy names.
+  """
+  script = (_HERE / "page.js").read_text()
+  environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+  template = environment.from_string((_HERE / "page.html.j2").read_text())
+  return template.render(
+    name=data["study"]["name"],
+    goal=data["study"]["goal"],
+    banner=banner,
+    version=trialbook.__version__,
+    css=(_HERE / "page.css").read_text(),
+    data=embedded(data),
+    libraries=libraries(),
+    script=script,
+    hashes=" ".join(f"'sha256-{_sha256(text)}'" for text in (libraries(), script)),
+  )
+
+
+def embedded(value: Any) -> str:
+  """JSON that may stand inside of a script element: no tag, comment or line that is none of JavaScript's in it."""
+  text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+  return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@functools.cache
+def libraries() -> str:
+  """Vega, Vega-Lite and Vega-Embed, 0.9 MB."""
+  return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+
+
+def _sha256(text: str) -> str:
+  return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,26 @@
+"""A page of all studies in a folder: the table of `studies.md`, with links to their reports."""
+
+import pathlib
+
+import jinja2
+
+from trainer import records
+from tuning import tracking
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def write_index(root: pathlib.Path) -> pathlib.Path:
+  """Writes `studies.html` in a root, and returns where."""
+  studies = []
+  for row in tracking.rows(root):
+    folder = pathlib.PurePosixPath(row["config"]).parent
+    report = folder / "report.html"
+    studies.append({**row, "folder": str(folder), "report": str(report) if (root / report).exists() else None})
+  environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+  template = environment.from_string((_HERE / "index.html.j2").read_text())
+  path = root / "studies.html"
+  records.replace_text(
+    path, template.render(root=root.name or str(root), studies=studies, css=(_HERE / "page.css").read_text())
+  )
+  return path

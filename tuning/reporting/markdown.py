@@ -1,0 +1,71 @@
+"""The report as text, for terminals, pull requests and mails."""
+
+import re
+from collections.abc import Sequence
+
+from tuning import tables
+from tuning.findings import SEVERITIES, Finding
+from tuning.reporting.answer import answer
+from tuning.reporting.plain import plain
+from tuning.reporting.provenance import provenance
+from tuning.results import StudyResults
+
+ROWS = 20
+"""Trials in the table; the others are in `trials.csv`."""
+
+
+def markdown(results: StudyResults, findings: Sequence[Finding], banner: str | None = None) -> str:
+  """What the page says, without its plots."""
+  said = answer(results, findings)
+  lines = [
+    f"# {_text(results.study.goal or results.study.name)}",
+    "",
+    f"{_text(results.study.name)}: {tables.states(results)}",
+    "",
+  ]
+  if banner:
+    lines += [f"> {_text(banner)}", ""]
+  lines += [_text(said["sentence"]), ""]
+  if said["next"]:
+    lines += [f"**Next step:** {_text(said['next'])}", ""]
+  if results.best is not None and (command := tables.command(results.best)):
+    lines += ["```sh", command, "```", ""]
+  lines += ["## Findings", ""]
+  for severity in SEVERITIES:
+    for one in findings:
+      if one.severity == severity:
+        lines += _finding(one)
+  lines += ["", "## Trials", "", *_table(results), "", "## Caveats and provenance", ""]
+  lines += [f"- {_text(warning)}" for warning in results.study.warnings]
+  lines += [f"- {name}: {_text(value)}" for name, value in provenance(results)]
+  return "\n".join(lines) + "\n"
+
+
+def _finding(one: Finding) -> list[str]:
+  lines = [f"- **{one.severity.replace('_', ' ')}** ({one.id}) {_text(one.title)}"]
+  if one.severity != "ok":
+    lines.append(f"  {_text(one.why)}")
+  if one.action:
+    lines.append(f"  *Do:* {_text(one.action)}")
+  if one.paste:
+    lines += ["", *(f"      {line}" for line in one.paste.splitlines()), ""]
+  return lines
+
+
+def _table(results: StudyResults) -> list[str]:
+  ranked = [*results.ranked, *(trial for trial in results.trials if trial.objective is None)]
+  head = ["trial", "state", results.objective.metric, "step", "hyperparameters"]
+  lines = [f"| {' | '.join(map(_text, head))} |", f"|{'---|' * len(head)}"]
+  for trial in ranked[:ROWS]:
+    values = tables.values_text(trial.values, results.study.hyperparameters)
+    reason = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
+    cells = [trial.trial, reason, plain(trial.objective), trial.step, values]
+    lines.append(f"| {' | '.join(_text(tables.number(cell)) for cell in cells)} |")
+  if len(ranked) > ROWS:
+    lines += ["", f"and {len(ranked) - ROWS} more in trials.csv"]
+  return lines
+
+
+def _text(value: str) -> str:
+  """Users' text on one line that means itself in Markdown; an underscore within a word does."""
+  return re.sub(r"([\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(value).split()))

@@ -1,0 +1,285 @@
+"""Everything that the page shows of a study, as JSON: all tables, for each objective that a reader may choose."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tuning import scientific, tables
+from tuning.best_of_k import best_of_k, of_k
+from tuning.findings import Finding, findings
+from tuning.objective import usual_mode
+from tuning.reporting import charts
+from tuning.reporting.answer import answer
+from tuning.reporting.plain import plain, short
+from tuning.reporting.provenance import is_running, provenance
+from tuning.reporting.thinning import thinned
+from tuning.results import StudyResults, Trial
+from tuning.study import Objective
+
+FORMAT = 1
+"""Of this JSON."""
+CURVE_POINTS = 25_000
+"""Of all curves of a page: about 0.4 megabytes of JSON, and more than a screen can show."""
+FEWEST_POINTS = 30
+"""Of a curve: its shape can still be seen."""
+HISTOGRAM_BINS = 40
+_QUANTILES = ("p5", "p25", "median", "p75", "p95")
+
+
+def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[str, Any]:
+  """The tables, plots and findings of a study by each of some objectives; the first one is shown first.
+
+  Everything that depends on the objective is computed here, once, and the page only chooses: it has no arithmetic that
+  could disagree with the reports in other formats.
+  """
+  settings = scientific.settings(results)
+  names = short_names(results)
+  plots = charts.plots(results, names, len(settings))
+  return {
+    "format": FORMAT,
+    "study": _study(results),
+    "hyperparameters": [
+      plain({**one.as_json(), "name": one.name, "short": short})
+      for one, short in zip(results.varied, names, strict=True)
+    ],
+    "objectives": [_objective(objective) for objective in objectives],
+    "trials": trial_columns(results, settings),
+    "commands": {trial.trial: command for trial in results.trials if (command := tables.command(trial))},
+    "plots": [dataclasses.asdict(plot) for plot in plots],
+    "views": [_view(_by(results, objective), settings) for objective in objectives],
+    "curves": _curves(results, objectives),
+    "provenance": provenance(results),
+    "warnings": list(results.study.warnings),
+  }
+
+
+def objectives_of(results: StudyResults) -> list[Objective]:
+  """The objectives that a reader may choose: the study's, and others whose better direction is known (PB-15).
+
+  Of the same split, an error and the accuracy that is its complement rank the same, so one of them is there. Metrics of
+  single training batches are there only where no evaluation on training examples is.
+  """
+  own = results.objective
+  found = [own]
+  if own.metric in results.metrics:
+    found += [dataclasses.replace(own, value=value) for value in ("best", "last", "smoothed") if value != own.value]
+  for metric in results.metrics:
+    split, _, last = metric.rpartition("/")
+    mode = usual_mode(metric)
+    twin = {"accuracy": f"{split}/error", "error": f"{split}/accuracy"}.get(last)
+    if metric == own.metric or mode is None or twin == own.metric or (last == "accuracy" and twin in results.metrics):
+      continue
+    if split == "train" and f"train_subset/{last}" in results.metrics:
+      continue
+    found += [Objective(metric, mode, value) for value in ("best", "last")]
+  return found
+
+
+def short_names(results: StudyResults) -> list[str]:
+  """Of `results.varied`: as much of the end of each name as tells it from the others."""
+  names = [one.name for one in results.varied]
+
+  def shortest(name: str) -> str:
+    ends = [name.split(".", count)[-1] for count in range(name.count("."), -1, -1)]
+    alone = [end for end in ends if end != "present" and sum(f".{other}".endswith(f".{end}") for other in names) == 1]
+    return next(iter(alone), name)
+
+  return list(map(shortest, names))
+
+
+def trial_columns(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
+  """What is known of each trial whatever the objective, a list a column; for hyperparameter *i* of `results.varied`:
+  `h{i}` its value as axes show it, `b{i}` its slice, `o{i}` the slice's place."""
+  setting_of = {trial.trial: setting.label for setting in settings for trial in setting.trials}
+  columns: dict[str, list[Any]] = {
+    "trial": [trial.trial for trial in results.trials],
+    "setting": [setting_of.get(trial.trial) for trial in results.trials],
+    "seconds": [short(trial.seconds) for trial in results.trials],
+    "values": [tables.values_text(trial.values, results.study.hyperparameters) for trial in results.trials],
+  }
+  for number, one in enumerate(results.varied):
+    places = {
+      trial.trial: (place, part.label)
+      for place, part in enumerate(scientific.buckets(one, results.trials))
+      for trial in part.trials
+    }
+    columns[f"h{number}"] = [
+      charts.drawn(one, trial.values[one.name]) if one.name in trial.values else None for trial in results.trials
+    ]
+    columns[f"o{number}"] = [places.get(trial.trial, (None, None))[0] for trial in results.trials]
+    columns[f"b{number}"] = [places.get(trial.trial, (None, None))[1] for trial in results.trials]
+  return columns
+
+
+def view_tables(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, dict[str, list[Any]]]:
+  """The tables of plots that depend on the objective, a list a column; "trials" is beside `trial_columns`."""
+  sign, best = results.objective.sign, results.best
+  trials = {
+    "objective": [short(trial.objective) for trial in results.trials],
+    "worth": [None if trial.objective is None else short(sign * trial.objective) for trial in results.trials],
+    "step": [trial.step if trial.objective is not None else None for trial in results.trials],
+    "state": [trial.state for trial in results.trials],
+    "reason": [trial.reason for trial in results.trials],
+    "best": [best is not None and trial.trial == best.trial for trial in results.trials],
+  }
+  return {"trials": trials, "settings": _settings(results, settings), "best_of_k": _best_of_k(results, settings)}
+
+
+def common_tables(results: StudyResults) -> dict[str, dict[str, list[Any]]]:
+  """The tables of plots that depend on no objective but the study's."""
+  norms = [trial.curve("grad_norm")[1] for trial in results.ranked[: charts.SHOWN]]
+  positive = np.concatenate([*norms, np.empty(0)])
+  positive = positive[positive > 0]
+  if not positive.size:
+    return {"grad_histogram": {}, "grad_percentile": {}}
+  low, high = positive.min(), positive.max()
+  edges = np.geomspace(low, high * 1.0001 if high > low else low * 1.1, HISTOGRAM_BINS + 1)
+  counts, _ = np.histogram(positive, edges)
+  columns = {"low": edges[:-1], "high": edges[1:], "count": counts}
+  return {
+    "grad_histogram": {name: [short(float(value)) for value in values] for name, values in columns.items()},
+    "grad_percentile": {"value": [short(float(np.percentile(positive, 90)))]},
+  }
+
+
+def rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+  """A table as a list of objects, as plots take it."""
+  return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def curve_rows(results: StudyResults, metric: str, shown: Sequence[Trial], points: int) -> list[dict[str, Any]]:
+  """The table "curves" of the static pictures: of the trials that are shown, by the objective's metric."""
+  split = "objective" if metric == results.objective.metric else "training"
+  return [
+    {
+      "trial": trial.trial,
+      "place": place,
+      "metric": metric,
+      "split": split,
+      "step": int(step),
+      "value": float(value),
+      "chosen": split == "objective" and int(step) == trial.step,
+    }
+    for place, trial in enumerate(shown)
+    for step, value in zip(*thinned(*trial.curve(metric), points), strict=True)
+  ]
+
+
+def _states(results: StudyResults) -> dict[str, int]:
+  names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
+  return {name: count for name in names if (count := results.count(name))}
+
+
+def _study(results: StudyResults) -> dict[str, Any]:
+  return {
+    "name": results.study.name,
+    "goal": results.study.goal,
+    "steps": results.steps,
+    "states": _states(results),
+    "running": is_running(results),
+    "planned": results.study.trials,
+    "source": results.study.source,
+    "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+  }
+
+
+def _objective(objective: Objective) -> dict[str, Any]:
+  test = objective.metric.startswith("test/")
+  return {
+    **dataclasses.asdict(objective),
+    "label": f"{objective.metric}, {objective.value}",
+    "warning": "Ranking by the test set selects on it: its value is then no estimate of anything." if test else None,
+  }
+
+
+def _by(results: StudyResults, objective: Objective) -> StudyResults:
+  """By the study's own objective it is as it is: its metric may have been logged by no trial yet."""
+  return results if objective == results.objective else results.by(objective)
+
+
+def _view(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, Any]:
+  seen = findings(results)
+  settings = [dataclasses.replace(each, trials=_again(results, each.trials)) for each in settings]
+  return {
+    "answer": answer(results, seen),
+    "best": None if results.best is None else results.best.trial,
+    "order": [trial.trial for trial in results.ranked],
+    "training_metric": results.training_metric(results.objective.metric),
+    "findings": [_finding(one) for one in seen],
+    "tables": view_tables(results, settings),
+    "states": _states(results),
+  }
+
+
+def _again(results: StudyResults, trials: Sequence[Trial]) -> list[Trial]:
+  """The same trials, by another objective."""
+  wanted = {trial.trial for trial in trials}
+  return [trial for trial in results.trials if trial.trial in wanted]
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+  return plain({**one.as_json(), "paste": one.paste})
+
+
+def _settings(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
+  found = []
+  budget = min((sum(trial.state != "pending" for trial in each.trials) for each in settings), default=0)
+  for order, setting in enumerate(settings):
+    valued = [trial for trial in setting.trials if trial.objective is not None]
+    if not valued or not budget:
+      continue
+    best = min(valued, key=lambda trial: results.objective.sign * (trial.objective or 0.0))
+    infeasible = sum(trial.state == "infeasible" for trial in setting.trials)
+    values = [trial.objective or 0.0 for trial in valued]
+    spread = of_k(values, results.objective.sign, budget, infeasible)
+    found.append(
+      {
+        "setting": setting.label,
+        "order": order,
+        "objective": best.objective,
+        "trial": best.trial,
+        "step": best.step,
+        "budget": budget,
+        "winner": results.best is not None and best.trial == results.best.trial,
+        **{name: getattr(spread, name) for name in _QUANTILES},
+      }
+    )
+  return _columns(found)
+
+
+def _best_of_k(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
+  if len(settings) > charts.TOLD_APART:
+    settings = [scientific.Setting("all trials", {}, results.trials)]
+  found = []
+  for setting in settings:
+    values = [trial.objective for trial in setting.trials if trial.objective is not None]
+    infeasible = sum(trial.state == "infeasible" for trial in setting.trials)
+    for each in best_of_k(values, results.objective.sign, infeasible) if values else []:
+      found.append({"setting": setting.label, "k": each.k, **{name: getattr(each, name) for name in _QUANTILES}})
+  return _columns(found)
+
+
+def _columns(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+  return {name: [plain(row[name]) for row in found] for name in (found[0] if found else {})}
+
+
+def _curves(results: StudyResults, objectives: Sequence[Objective]) -> dict[str, Any]:
+  """Curves of all metrics that the page may draw; steps are stored once for all curves that have the same."""
+  wanted = dict.fromkeys(objective.metric for objective in objectives)
+  wanted |= dict.fromkeys(name for metric in list(wanted) if (name := results.training_metric(metric)))
+  if "grad_norm" in results.metrics:
+    wanted["grad_norm"] = None
+  limit = max(CURVE_POINTS // max(len(results.trials) * len(wanted), 1), FEWEST_POINTS)
+  steps: dict[tuple[int, ...], int] = {}
+  found: dict[str, dict[int, Any]] = {}
+  for metric in wanted:
+    of_metric = found.setdefault(metric, {})
+    for trial in results.trials:
+      at, values = thinned(*trial.curve(metric), limit)
+      if len(at):
+        key = tuple(map(int, at))
+        of_metric[trial.trial] = [steps.setdefault(key, len(steps)), [short(float(value)) for value in values]]
+  return {"steps": [list(key) for key in steps], "values": found, "tables": common_tables(results)}

@@ -1,0 +1,118 @@
+"""A study in, its report out."""
+
+import json
+import pathlib
+import sys
+from typing import Any, Literal, get_args
+
+from trainer import ConfigError, records
+from trialbook.naming import nearest
+from tuning.comparing import read_any
+from tuning.findings import findings
+from tuning.reporting.answer import answer
+from tuning.reporting.plain import plain
+from tuning.reporting.provenance import is_running, provenance
+from tuning.results import StudyResults
+
+Format = Literal["html", "md", "json", "png", "svg"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def report(
+  study: str | pathlib.Path | StudyResults, output: str | pathlib.Path | None = None, *, format: Format = "html"
+) -> pathlib.Path:
+  """Writes the report of a study, finished or not, and returns where.
+
+  Args:
+    study: its folder, or a round's, or results by any objective.
+    output: a file, made or replaced; "-": standard output; for "png" and "svg" a folder. None: `report.html`, `.md` or
+      `.json` in the study's folder, or `plots/` there.
+    format: "html": the page; "md": its text; "json": its findings; "png", "svg": its plots.
+
+  Raises:
+    UserError: if there is no study, or it cannot be read.
+    ConfigError: if the output cannot be written there.
+  """
+  results = study if isinstance(study, StudyResults) else read_any(study)
+  if format not in FORMATS:
+    raise ConfigError(f"format {format!r}{nearest(format, FORMATS)}")
+  default = results.folder / ("plots" if format in ("png", "svg") else f"report.{format}")
+  path = default if output is None else pathlib.Path(output)
+  _check(path, is_folder=format in ("png", "svg"))
+  if format in ("png", "svg"):
+    from tuning.reporting.pictures import write_pictures
+
+    write_pictures(results, path, format)
+    return path
+  # What no encoding has, such as half of a surrogate pair in a folder's name, must not cost the report.
+  text = text_of(results, format).encode(errors="replace").decode()
+  if str(path) == "-":
+    sys.stdout.write(text)
+  else:
+    records.replace_text(path, text)
+  return path
+
+
+def text_of(results: StudyResults, format: Literal["html", "md", "json"]) -> str:
+  """The report of a study in one of the formats that are text."""
+  banner = _banner(results)
+  if format == "html":
+    # It takes a second to import what draws, which the other formats do without.
+    from tuning.reporting.html import html
+    from tuning.reporting.page_data import objectives_of, page_data
+
+    return html(page_data(results, objectives_of(results)), banner)
+  seen = findings(results)
+  if format == "md":
+    from tuning.reporting.markdown import markdown
+
+    return markdown(results, seen, banner)
+  return json.dumps(_json(results, seen, banner), indent=2, allow_nan=False) + "\n"
+
+
+def _json(results: StudyResults, seen: Any, banner: str | None) -> dict[str, Any]:
+  best = results.best
+  return {
+    "format": 1,
+    "study": {"name": results.study.name, "goal": results.study.goal, "folder": str(results.folder)},
+    "objective": {
+      "metric": results.objective.metric,
+      "mode": results.objective.mode,
+      "value": results.objective.value,
+    },
+    "complete": banner is None,
+    "answer": answer(results, seen),
+    "best": best
+    and plain({"trial": best.trial, "objective": best.objective, "step": best.step, "values": best.values}),
+    "findings": [plain(one.as_json()) for one in seen],
+    "provenance": dict(provenance(results)),
+  }
+
+
+def _banner(results: StudyResults) -> str | None:
+  """What is to be known first: that this is not the end."""
+  ended = sum(results.count(state) for state in ("complete", "infeasible", "failed"))
+  planned = max(results.study.trials, len(results.trials))
+  if results.study.source is not None:
+    ended += results.count("stopped")  # Where it was made, a rule ended it.
+  if ended >= planned:
+    return None
+  if results.study.source is not None:
+    working = "It was so when it was imported"
+  else:
+    working = "It is running" if is_running(results) else "Nobody works on it now; the same `run` goes on"
+  return f"This study is not at its end: {ended} of {planned} trials are. {working}. What follows may change."
+
+
+def _check(path: pathlib.Path, *, is_folder: bool) -> None:
+  """Before the work: whether there can be such a file."""
+  if str(path) == "-":
+    if is_folder:
+      raise ConfigError("pictures are files: name a folder")
+    return
+  if path.exists() and path.is_dir() != is_folder:
+    raise ConfigError(f"{path} is a {'file; name a folder' if is_folder else 'folder; name a file'}")
+  if not is_folder and path.exists() and not path.is_file():
+    raise ConfigError(f"{path} is no regular file and would be replaced; name another, or - for standard output")
+  if not is_folder and not path.parent.is_dir():
+    raise ConfigError(f"{path}: there is no folder {path.parent}")
