@@ -8,7 +8,6 @@ What follows `--` are the arguments of the Python interpreter that each host run
 """
 
 import argparse
-import os
 import sys
 from typing import NoReturn
 
@@ -85,10 +84,4 @@ def _at_least_zero(kind: type):
 
 
 if __name__ == "__main__":
-  status = main()
-  try:
-    sys.stdout.flush()
-  except BrokenPipeError:
-    # Whoever read the output has gone; Python would replace the job's exit code by one about that.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  sys.exit(status)
+  exits.leave(main())

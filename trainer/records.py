@@ -26,12 +26,15 @@ def jsonable(value: Any) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces a file atomically: temporary file, fsync, rename. Readers see the old content or the new, whole."""
-  replace_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+  _replace(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n", path.with_name(f".{path.name}.tmp"))
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-  """Replaces a file atomically, as `write_json` does."""
-  temporary = path.with_name(f".{path.name}.tmp")
+  """Replaces a file as `write_json` does, also where several processes write it: the last one's stays, whole."""
+  _replace(path, text, path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+
+
+def _replace(path: pathlib.Path, text: str, temporary: pathlib.Path) -> None:
   try:
     with temporary.open("w") as file:
       file.write(text)

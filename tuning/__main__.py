@@ -11,7 +11,6 @@ or a bug.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 import time
@@ -326,9 +325,4 @@ def _positive(text: str) -> int:
 
 if __name__ == "__main__":
   # The current directory, for the user's modules, is on the path already, and last where the console command ran.
-  status = main()
-  try:
-    sys.stdout.flush()
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  sys.exit(status)
+  exits.leave(main())

@@ -34,9 +34,11 @@ def settings(results: StudyResults) -> list[Setting]:
   if not axes:
     return [Setting("all trials", {}, results.trials)]
   slices = [buckets(one, results.trials) for one in axes]
+  numbers = {id(part): {trial.trial for trial in part.trials} for parts in slices for part in parts}
   found = []
   for combination in itertools.product(*slices):
-    trials = [trial for trial in results.trials if all(trial in part.trials for part in combination)]
+    both = set.intersection(*(numbers[id(part)] for part in combination))
+    trials = [trial for trial in results.trials if trial.trial in both]
     if trials:
       labels = [part.label for part in combination]
       if len(axes) > 1:

@@ -16,7 +16,7 @@ COLUMNS = ("study", "config", "goal", "trials", "best", "reproduce")
 
 def write_trials(folder: pathlib.Path, results: StudyResults) -> None:
   """Writes the study's `trials.csv`."""
-  _replace(folder / "trials.csv", results.csv())
+  records.replace_text(folder / "trials.csv", results.csv())
 
 
 def studies(root: pathlib.Path) -> list[StudyResults]:
@@ -73,22 +73,11 @@ def update(root: pathlib.Path) -> None:
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerows([COLUMNS, *([row[column] for column in COLUMNS] for row in table)])
-  _replace(root / "studies.csv", text.getvalue())
+  records.replace_text(root / "studies.csv", text.getvalue())
   lines = ["# Studies", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
   for row in table:
     cells = {name: value.replace("|", "\\|").replace("\n", " ") for name, value in row.items()}
     cells["config"] = f"[study.json]({cells['config']})"
     cells["reproduce"] = f"`{cells['reproduce']}`"
     lines.append(f"| {' | '.join(cells[name] for name in COLUMNS)} |")
-  _replace(root / "studies.md", "\n".join(lines) + "\n")
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Readers see the old table or the new one, whole, also where two studies write the same one."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    temporary.write_text(text)
-    temporary.rename(path)
-  except OSError:
-    temporary.unlink(missing_ok=True)
-    raise
+  records.replace_text(root / "studies.md", "\n".join(lines) + "\n")

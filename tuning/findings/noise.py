@@ -97,7 +97,9 @@ def noise_of(results: StudyResults) -> Noise | None:
 
 def how_to_rerun(results: StudyResults) -> str:
   """How the best trial is run again with other seeds, in a clause."""
-  trial = "TRIAL" if results.best is None else results.best.trial
-  if results.study.source is not None or results.study.config is None:
-    return f"train trial {trial} again with 5 other seeds where it was made"
-  return f"python -m tuning rerun {shlex.quote(str(results.folder))} {trial} --seeds=5"
+  best = results.best
+  if best is None or results.study.source is not None or results.study.config is None:
+    return "train it again with 5 other seeds where it was made"
+  # Of several studies that were merged, the trial's own one and its number there.
+  study = shlex.quote(str(best.folder.parent.parent))
+  return f"python -m tuning rerun {study} {int(best.folder.name)} --seeds=5"

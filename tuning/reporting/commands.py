@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -12,7 +13,6 @@ from trainer import UserError, exits
 from tuning import scientific, tables
 from tuning.best_of_k import of_k
 from tuning.comparing import read_any, read_compared
-from tuning.findings import comparison
 from tuning.reporting.index import write_index
 from tuning.reporting.report import FORMATS, report
 from tuning.results import StudyResults
@@ -29,13 +29,16 @@ def report_(options: argparse.Namespace, choose: Choose) -> int:
     return exits.DONE
   console = tables.console()
   console.print(f"report: {path}", soft_wrap=True)
-  if options.output is None and options.format == "html":
-    console.print(f"  all studies: {write_index(results.folder.resolve().parent)}", soft_wrap=True)
+  root = results.folder.resolve().parent
+  if options.output is None and options.format == "html" and os.access(root, os.W_OK):
+    console.print(f"  all studies: {write_index(root)}", soft_wrap=True)
   return exits.DONE
 
 
 def compare(options: argparse.Namespace, choose: Choose) -> int:
   """`python -m tuning compare DIR DIR ...`: a table, the findings on it, and a report where one is asked for."""
+  from tuning.findings import comparison  # Its statistics take a second to import, which no other command waits for.
+
   results = choose(read_compared(options.dirs), options)
   console = tables.console()
   console.print(_compared(results))

@@ -84,6 +84,7 @@ def _json(results: StudyResults, seen: Any, banner: str | None) -> dict[str, Any
     "answer": answer(results, seen),
     "best": best
     and plain({"trial": best.trial, "objective": best.objective, "step": best.step, "values": best.values}),
+    "warnings": list(results.study.warnings),
     "findings": [plain(one.as_json()) for one in seen],
     "provenance": dict(provenance(results)),
   }

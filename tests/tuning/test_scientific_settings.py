@@ -1,0 +1,115 @@
+import itertools
+import math
+
+import numpy as np
+import planted
+import pytest
+
+from tuning import Discrete, Integer, Linear, Log, OneOf, ReverseLog, scientific
+from tuning.space import Hyperparameter, Role
+
+SCALES = {
+  "log": (Log(1e-4, 1.0), lambda value: math.log10(value) / 4 + 1),
+  "linear": (Linear(-1.0, 3.0), lambda value: (value + 1) / 4),
+  "reverse log": (ReverseLog(0.9, 0.9999), lambda value: -math.log10((1 - value) / 0.1) / 3),
+  "integer": (Integer(1, 100), lambda value: (value - 0.5) / 100),
+}
+"""Each with where a value is on it, from 0 to 1, computed by hand."""
+
+
+def study(values, scale, role: Role = "nuisance", name="x"):
+  """Trials with such values of one hyperparameter, each worth its number; ...: it does not exist in the trial."""
+  one = Hyperparameter(name=name, path=name, scale=scale, role=role)
+  trials = [
+    planted.trial(
+      number, {} if value is ... else {name: value}, {"validation/error": ([1, 2], [1.0, 0.5 + number / 1000])}
+    )
+    for number, value in enumerate(values)
+  ]
+  return planted.results(trials, (one,))
+
+
+def numbers(settings):
+  return [[trial.trial for trial in setting.trials] for setting in settings]
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_slices_are_equally_wide_on_the_scale_and_hold_each_trial_once(name):
+  scale, unit = SCALES[name]
+  values = [scale.at(each) for each in np.random.default_rng(0).random(60).tolist()]
+  results = study(values, scale)
+  found = scientific.buckets(results.varied[0], results.trials)
+  assert len(found) == scientific.BUCKETS
+  assert sorted(itertools.chain(*numbers(found))) == list(range(60))
+  for place, part in enumerate(found):
+    for trial in part.trials:
+      assert int(unit(trial.values["x"]) * 5) == place
+    low, high = part.values["x"]
+    # Bounds of slices of whole numbers are whole numbers.
+    assert unit(low) == pytest.approx(place / 5, abs=0.01)
+    assert unit(high) == pytest.approx((place + 1) / 5, abs=0.01)
+  labels = [part.label for part in found]
+  assert len(set(labels)) == 5
+  for before, after in itertools.pairwise(labels):
+    assert before.split(" to ")[1] == after.split(" to ")[0]
+
+
+def test_the_bounds_themselves_are_in_the_outer_slices():
+  results = study([1e-4, 1.0, 0.3, 0.03, 0.003, 0.0003], Log(1e-4, 1.0))
+  found = scientific.buckets(results.varied[0], results.trials)
+  assert 0 in numbers(found)[0]
+  assert 1 in numbers(found)[-1]
+
+
+def test_few_values_of_a_continuous_axis_are_settings_in_their_order():
+  results = study([0.1, 0.01, 0.1, 0.001], Log(1e-4, 1.0))
+  found = scientific.buckets(results.varied[0], results.trials)
+  assert [setting.label for setting in found] == ["0.001", "0.01", "0.1"]
+  assert numbers(found) == [[3], [1], [0, 2]]
+
+
+@pytest.mark.parametrize(
+  ("scale", "values", "labels"),
+  [
+    (OneOf(["sgd", "adam", "lamb"]), ["lamb", "sgd", "adam"], ["sgd", "adam", "lamb"]),
+    (Discrete((0.9, 0.99, 0.999)), [0.999, 0.9, 0.99], ["0.9", "0.99", "0.999"]),
+    # Three digits would make one setting of the last two.
+    (Discrete((0.9, 0.9999, 0.99999)), [0.99999, 0.9, 0.9999], ["0.9", "0.9999", "0.99999"]),
+    (OneOf([None, (64, 64), (32,)]), [(32,), (64, 64), None], ["None", "(64, 64)", "(32,)"]),
+    (OneOf(["1", 1, True]), ["1", True], ["1", "True"]),
+    (OneOf(["1", 1]), [1, "1"], ["'1'", "1"]),
+  ],
+)
+def test_settings_stand_in_the_order_of_the_scale_and_have_names_of_their_own(scale, values, labels):
+  results = study(values, scale, "scientific")
+  found = scientific.settings(results)
+  assert [setting.label for setting in found] == labels
+  assert sorted(itertools.chain(*numbers(found))) == list(range(len(values)))
+
+
+def test_of_several_scientific_hyperparameters_each_combination_that_was_tried_is_a_setting():
+  space = tuple(
+    Hyperparameter(name=name, path=name, scale=OneOf(values), role="scientific")
+    for name, values in (("model", ["mlp", "cnn"]), ("width", [8, 16]))
+  )
+  had = [("cnn", 8), ("mlp", 16), ("mlp", 8), ("mlp", 16)]
+  curve = {"validation/error": ([1], [0.5])}
+  trials = [planted.trial(number, {"model": model, "width": width}, curve) for number, (model, width) in enumerate(had)]
+  found = scientific.settings(planted.results(trials, space))
+  assert [(setting.label, setting.values) for setting in found] == [
+    ("model=mlp, width=8", {"model": "mlp", "width": 8}),
+    ("model=mlp, width=16", {"model": "mlp", "width": 16}),
+    ("model=cnn, width=8", {"model": "cnn", "width": 8}),
+  ]
+  assert numbers(found) == [[2], [1, 3], [0]]
+
+
+def test_a_trial_in_which_the_hyperparameter_does_not_exist_is_in_no_slice():
+  results = study([0.1, ..., 0.2, ...], Log(1e-4, 1.0), "scientific")
+  assert numbers(scientific.settings(results)) == [[0], [2]]
+
+
+def test_where_nothing_is_scientific_all_trials_are_one_setting():
+  results = study([0.1, 0.2], Log(1e-4, 1.0))
+  (only,) = scientific.settings(results)
+  assert (only.label, only.values, list(only.trials)) == ("all trials", {}, list(results.trials))
