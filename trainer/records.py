@@ -26,15 +26,16 @@ def jsonable(value: Any) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces a file atomically: temporary file, fsync, rename. Readers see the old content or the new, whole."""
-  _replace(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n", path.with_name(f".{path.name}.tmp"))
+  _replace(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
   """Replaces a file as `write_json` does, also where several processes write it: the last one's stays, whole."""
-  _replace(path, text, path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+  _replace(path, text, f".{os.getpid()}")
 
 
-def _replace(path: pathlib.Path, text: str, temporary: pathlib.Path) -> None:
+def _replace(path: pathlib.Path, text: str, writer: str = "") -> None:
+  temporary = path.with_name(f".{path.name}{writer}.tmp")
   try:
     with temporary.open("w") as file:
       file.write(text)
@@ -84,7 +85,7 @@ def cut_lines(path: pathlib.Path, last_step: int) -> None:
   """Takes away all lines after those of `last_step`, atomically."""
   steps = [line["step"] for line in read_lines(path)]
   lines = path.read_text(errors="replace").split("\n")
-  replace_text(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
+  _replace(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
 
 
 class StepLines:
@@ -116,7 +117,7 @@ class StepLines:
     path = pathlib.Path(self._file.name)
     *lines, last, _ = path.read_text().split("\n")
     last = json.dumps(jsonable({**json.loads(last), **extra}), allow_nan=False)
-    replace_text(path, "".join(f"{line}\n" for line in [*lines, last]))
+    _replace(path, "".join(f"{line}\n" for line in [*lines, last]))
     self._file = path.open("a")
 
   def flush(self) -> None:
