@@ -274,7 +274,7 @@ def test_findings_are_json_of_one_schema(hostile):
     raise AssertionError(text)
 
   told = json.loads(report(hostile, format="json").read_text(), parse_constant=refuse)
-  assert set(told) == {"format", "study", "objective", "complete", "answer", "best", "findings", "provenance"}
+  assert set(told) == {"format", "study", "objective", "complete", "answer", "best", "findings", "provenance", "warnings"}
   fields = {field.name for field in dataclasses.fields(Finding)}
   seen = findings(read_results(hostile))
   assert len(told["findings"]) == len(seen) > 10
