@@ -274,7 +274,17 @@ def test_findings_are_json_of_one_schema(hostile):
     raise AssertionError(text)
 
   told = json.loads(report(hostile, format="json").read_text(), parse_constant=refuse)
-  assert set(told) == {"format", "study", "objective", "complete", "answer", "best", "findings", "provenance", "warnings"}
+  assert set(told) == {
+    "format",
+    "study",
+    "objective",
+    "complete",
+    "answer",
+    "best",
+    "findings",
+    "provenance",
+    "warnings",
+  }
   fields = {field.name for field in dataclasses.fields(Finding)}
   seen = findings(read_results(hostile))
   assert len(told["findings"]) == len(seen) > 10
@@ -535,7 +545,7 @@ def test_the_index_links_to_reports_that_are_there_and_names_those_that_are_not(
   links = [of["href"] for tag, of in parsed.tags if tag == "a"]
   assert "with%20a%20report%20%231/report.html" in links
   assert "without/report.html" not in links
-  assert f"python -m tuning report {root.name}/without" in text
+  assert f"python -m tuning report {root}/without" in text
   assert not parsed.raw["script"]
   assert ATTACK not in text
   assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt; &amp; more?" in text

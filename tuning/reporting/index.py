@@ -1,6 +1,7 @@
 """A page of all studies in a folder: the table of `studies.md`, with links to their reports."""
 
 import pathlib
+import shlex
 
 import jinja2
 
@@ -16,7 +17,9 @@ def write_index(root: pathlib.Path) -> pathlib.Path:
   for row in tracking.rows(root):
     folder = pathlib.PurePosixPath(row["config"]).parent
     report = folder / "report.html"
-    studies.append({**row, "folder": str(folder), "report": str(report) if (root / report).exists() else None})
+    studies.append(
+      {**row, "folder": shlex.quote(str(root / folder)), "report": str(report) if (root / report).exists() else None}
+    )
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
   template = environment.from_string((_HERE / "index.html.j2").read_text())
   path = root / "studies.html"
