@@ -53,7 +53,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
     value = json.loads(path.read_text())
   except FileNotFoundError:
     return None
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path} cannot be read: {error}") from None
   if not isinstance(value, dict):
     raise UserError(f"{path} cannot be read: it holds no JSON object")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -68,16 +69,22 @@ def read_log(folder: pathlib.Path) -> Logged:
   examples: dict[str, int] = {}
   path = folder / "metrics.jsonl"
   for number_of_line, line in enumerate(records.read_lines(path), start=1):
-    if not isinstance(line, dict) or not isinstance(step := line.get("step"), int):
+    if not isinstance(line, dict) or type(step := line.get("step")) is not int:
       raise UserError(f"{path}, line {number_of_line} cannot be read: it is no object with a step")
     for name, value in line.items():
       split, _, last = name.rpartition("/")
       number: Any = records.number(value)
       if last == "class_examples":
+        if not isinstance(value, list) or not all(type(count) is int for count in value):
+          raise UserError(f"{path}, line {number_of_line}, {name}: {value!r} should be a list of whole numbers")
         class_examples[name] = value
         examples[split] = sum(value)
       elif split and last in ("examples", "num_examples"):
-        examples[split] = int(value)
+        if not isinstance(number, int | float) or not math.isfinite(number):
+          raise UserError(f"{path}, line {number_of_line}, {name}: {value!r} should be a whole number")
+        examples[split] = int(number)
       elif name != "step" and isinstance(number, int | float):
         curves.setdefault(name, []).append((step, float(number)))
+  for points in curves.values():
+    points.sort(key=lambda point: point[0])
   return Logged(curves=curves, class_examples=class_examples, examples=examples)

@@ -7,6 +7,7 @@
 A kind of source is a module with `read(source, options) -> list[SourceStudy]`, named in `KINDS`.
 """
 
+import dataclasses
 import importlib
 import pathlib
 import shlex
@@ -73,6 +74,7 @@ def import_study(
   logged = {metric for one in studies for trial in one.trials for metric in trial.curves}
   problems = metric_names.unknown(options.rename, logged)
   converted = []
+  studies = _apart(studies)
   command = command or _command(kind, source, directory, options)
   for one in studies:
     try:
@@ -82,6 +84,20 @@ def import_study(
   if problems:
     raise UserError(problems)
   return writing.write(pathlib.Path(directory), converted)
+
+
+def _apart(studies: list[SourceStudy]) -> list[SourceStudy]:
+  """The studies, the later of two that would have one folder in a numbered one."""
+  taken: set[str] = set()
+  found = []
+  for study in studies:
+    place, count = study.place, 1
+    while place.lower() in taken:
+      count += 1
+      place = f"{study.place}_{count}"
+    taken.add(place.lower())
+    found.append(dataclasses.replace(study, place=place))
+  return found
 
 
 def _command(kind: str, source: str | pathlib.Path, directory: str | pathlib.Path, options: Options) -> str:

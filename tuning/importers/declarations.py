@@ -142,6 +142,11 @@ def read_declared(path: pathlib.Path, problems: list[str]) -> Declared:
   except UserError as error:
     problems += error.problems
     return Declared(path=path)
+  try:
+    json.dumps(stored, ensure_ascii=False).encode()
+  except UnicodeEncodeError:
+    problems.append(f"{path}: it has a character that is half of one (\\ud800 to \\udfff), which no file can hold")
+    return Declared(path=path)
   problems += [f"{path}: unknown key {key!r}{nearest(key, _KEYS)}" for key in stored if key not in _KEYS]
   for key in ("name", "goal"):
     if not isinstance(stored.get(key, ""), str):
@@ -191,6 +196,8 @@ def _wrong_fields(fields: Any) -> list[str]:
   for key, choices in (("role", typing.get_args(Role)), ("scale", _SCALES)):
     if key in fields and fields[key] not in choices:
       wrong.append(f".{key}: {fields[key]!r}{nearest(str(fields[key]), choices)}")
+  if not isinstance(fields.get("path", ""), str):
+    wrong.append(f".path: {fields['path']!r} should be a string")
   for key in ("min", "max"):
     if key in fields and not _is_number(fields[key]):
       wrong.append(f".{key}: {json.dumps(fields[key])} should be a finite number")

@@ -37,6 +37,8 @@ METRIC = "objective"
 
 INTERMEDIATE = "intermediate"
 """What reported values are called where they are not what the returned one is made of."""
+LONGEST_NAME = 100
+"""Characters of a folder's name that are taken of a study's: file systems take 255 bytes."""
 
 _STATES: dict[str, State] = {
   "COMPLETE": "complete",
@@ -138,7 +140,7 @@ def _study(study: "optuna.Study", path: pathlib.Path, options: Options, several:
     {step + shift: float(value) for step, value in sorted(trial.intermediate_values.items())} for trial in trials
   ]
   objective, joined = _joined(Objective(metrics[chosen], mode), chosen, trials, reported)
-  label = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name).lstrip(". ") or "study"
+  label = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name).lstrip(". ")[:LONGEST_NAME] or "study"
   return SourceStudy(
     source=f"optuna: {path.resolve()}, {name}",
     name=label if options.name is None else f"{options.name}_{label}" if several else options.name,

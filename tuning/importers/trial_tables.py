@@ -29,6 +29,8 @@ from tuning.study import TRIAL_COLUMNS
 
 TOLD = 20
 """Problems of one file that are told; of the others, how many there are."""
+LARGEST_STEP = 2**53
+"""Whole numbers up to there are exact also as floats, which tables may give."""
 
 _STATES: dict[str, State] = {
   "complete": "complete",
@@ -210,8 +212,13 @@ def _read_curves(table: Rows, trials: set[str] | None, problems: list[str]) -> d
       if problem:
         told.append(f"{table.at(line)}, {problem}")
         continue
-    if at < 0 or (isinstance(step, float) and step != at):
-      told.append(f"{table.at(line)}, column step: {step!r} should be a whole number from 0 on")
+    # Python reads 1_000 as a number.
+    if (
+      not 0 <= at <= LARGEST_STEP or (isinstance(step, float) and step != at) or (isinstance(step, str) and "_" in step)
+    ):
+      told.append(f"{table.at(line)}, column step: {step!r} should be a whole number from 0 on, below 2^53")
+    elif isinstance(value, str) and "_" in value:
+      told.append(f"{table.at(line)}, column value: {value!r} should be a number, nan, inf, or empty")
     elif not metric or metric == "step":
       told.append(f"{table.at(line)}, column metric: {metric!r} should be a name such as validation/error")
     elif trials is not None and trial not in trials:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import altair as alt
 
+from tuning.reporting.axes import banded, drawn, few_labels, ink, is_sliced, x_axis, y_axis
 from tuning.results import StudyResults
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
+from tuning.space import Hyperparameter, Integer, Linear, Log, ReverseLog
 
 SHOWN = 5
 """Trials whose curves are drawn from the start: as many as people tell apart by colour (PB-25)."""
@@ -22,7 +23,6 @@ _CROSS_Y = 7
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _RED = "#d7263d"
 _BLUE = "#3d7dca"
-_MARGIN = 0.04
 TOLD_APART = 8
 """Settings that have a colour each; where there are more, none has."""
 
@@ -79,9 +79,9 @@ def plots(results: StudyResults, names: Sequence[str], settings: int) -> list[Pl
 def _axis(number: int, one: Hyperparameter, name: str, by_setting: bool) -> Plot:
   field = f"h{number}"
   here = f"isValid(datum.{field})"
-  x = _x(field, one, name)
+  x = x_axis(field, one, name)
   base = _base("trials").transform_filter(here)
-  y = _y("objective")
+  y = y_axis("objective")
   colour: Any = alt.value(_BLUE)
   if by_setting and one.role != "scientific":
     colour = alt.Color("setting:N", title=None, legend=alt.Legend(orient="top", symbolOpacity=1))
@@ -109,14 +109,14 @@ def _axis(number: int, one: Hyperparameter, name: str, by_setting: bool) -> Plot
     ),
     base.transform_filter("datum.trial === selected")
     .mark_point(size=240, strokeWidth=2.5)
-    .encode(x=x, y=y, color=_ink()),
+    .encode(x=x, y=y, color=ink()),
   ]
   if not one.inferred and isinstance(one.scale, Linear | Log | ReverseLog | Integer):
-    bounds = [_drawn(one, one.scale.min), _drawn(one, one.scale.max)]
+    bounds = [drawn(one, one.scale.min), drawn(one, one.scale.max)]
     edges = alt.Chart(alt.InlineData([{"bound": bound} for bound in bounds])).mark_rule(
       strokeDash=[4, 4], strokeWidth=1.5, opacity=0.6
     )
-    layers.append(edges.encode(x=alt.X("bound:Q"), color=_ink()))
+    layers.append(edges.encode(x=alt.X("bound:Q"), color=ink()))
   return Plot(
     id=f"axis:{one.name}",
     section="hyperparameters",
@@ -140,9 +140,9 @@ def _isolation(number: int, one: Hyperparameter, name: str) -> Plot:
     f"{field}:O",
     title=name,
     sort=alt.EncodingSortField(f"o{number}", op="min"),
-    axis=_bands(-25 if _is_sliced(one) else 0),
+    axis=banded(-25 if is_sliced(one) else 0),
   )
-  y = _y("objective")
+  y = y_axis("objective")
   best = base.transform_filter("datum.worth === datum.top")
   layers = [
     base.mark_tick(thickness=2, width=24).encode(
@@ -157,9 +157,9 @@ def _isolation(number: int, one: Hyperparameter, name: str) -> Plot:
     ),
     base.transform_filter("datum.trial === selected")
     .mark_point(size=220, strokeWidth=2.5)
-    .encode(x=x, y=y, color=_ink()),
+    .encode(x=x, y=y, color=ink()),
   ]
-  if _is_sliced(one):
+  if is_sliced(one):
     layers.insert(1, best.mark_line(strokeWidth=2, color=_BLUE).encode(x=x, y=alt.Y("min(objective):Q")))
   return Plot(
     id=f"isolation:{one.name}",
@@ -214,7 +214,7 @@ def _curves() -> Plot:
   colour = alt.Color("trial:N", legend=alt.Legend(orient="top", title="trial"), sort=alt.EncodingSortField("place"))
   layer = base.mark_line(strokeWidth=1.8).encode(
     x=x,
-    y=_y("value"),
+    y=y_axis("value"),
     color=colour,
     strokeDash=alt.StrokeDash(
       "split:N",
@@ -232,7 +232,7 @@ def _curves() -> Plot:
   chosen = (
     base.transform_filter("datum.chosen")
     .mark_point(filled=True, size=70, opacity=1)
-    .encode(x=x, y=_y("value"), color=colour, tooltip=[alt.Tooltip("trial:N"), alt.Tooltip("step:Q", format=",")])
+    .encode(x=x, y=y_axis("value"), color=colour, tooltip=[alt.Tooltip("trial:N"), alt.Tooltip("step:Q", format=",")])
   )
   return Plot(
     id="curves",
@@ -263,9 +263,9 @@ def _best_of_k(by_setting: bool) -> Plot:
     *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("median", "p25", "p75", "p5", "p95")),
   ]
   layers = [
-    base.mark_rule(opacity=0.7).encode(x=x, y=_y("p5"), y2="p95:Q", **colour),
-    base.mark_bar(opacity=0.45).encode(x=x, y=_y("p25"), y2="p75:Q", tooltip=tooltip, **colour),
-    base.mark_tick(thickness=2.5, width=8).encode(x=x, y=_y("median"), tooltip=tooltip, **colour),
+    base.mark_rule(opacity=0.7).encode(x=x, y=y_axis("p5"), y2="p95:Q", **colour),
+    base.mark_bar(opacity=0.45).encode(x=x, y=y_axis("p25"), y2="p75:Q", tooltip=tooltip, **colour),
+    base.mark_tick(thickness=2.5, width=8).encode(x=x, y=y_axis("median"), tooltip=tooltip, **colour),
   ]
   return Plot(
     id="best_of_k",
@@ -295,7 +295,7 @@ def _steps(steps: int) -> Plot:
       color=alt.value(_BLUE),
       tooltip=[alt.Tooltip("count()", title="trials")],
     ),
-    base.transform_filter("datum.trial === selected").mark_rule(strokeWidth=2.5).encode(x="step:Q", color=_ink()),
+    base.transform_filter("datum.trial === selected").mark_rule(strokeWidth=2.5).encode(x="step:Q", color=ink()),
   ]
   return Plot(
     id="steps",
@@ -314,7 +314,7 @@ def _gradient_norm() -> Plot:
     .mark_line(strokeWidth=1.2)
     .encode(
       x=alt.X("step:Q", axis=alt.Axis(format="~s", tickCount=6)),
-      y=_y("value", scale="log", title="gradient norm"),
+      y=y_axis("value", scale="log", title="gradient norm"),
       color=alt.Color("trial:N", legend=alt.Legend(orient="top", title="trial"), sort=alt.EncodingSortField("place")),
       opacity=alt.condition("datum.trial === selected || selected < 0", alt.value(0.9), alt.value(0.25)),
       tooltip=[alt.Tooltip("trial:N"), alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4g")],
@@ -336,7 +336,7 @@ def _gradient_histogram() -> Plot:
   base = _base("grad_histogram")
   layers = [
     base.mark_rect(opacity=0.75).encode(
-      x=alt.X("low:Q", scale=alt.Scale(type="log", nice=False), title="gradient norm", axis=_few()),
+      x=alt.X("low:Q", scale=alt.Scale(type="log", nice=False), title="gradient norm", axis=few_labels()),
       x2="high:Q",
       y=alt.Y("count:Q", title="logged steps"),
       y2=alt.datum(0),
@@ -365,72 +365,6 @@ def _gradient_histogram() -> Plot:
 
 def _base(dataset: str) -> alt.Chart:
   return alt.Chart(alt.NamedData(dataset))
-
-
-def _x(field: str, one: Hyperparameter, name: str) -> alt.X:
-  match one.scale:
-    case Log() | Integer(log=True):
-      return alt.X(f"{field}:Q", title=name, scale=alt.Scale(type="log", domain=_domain(one), nice=False), axis=_few())
-    case ReverseLog():
-      scale = alt.Scale(type="log", domain=_domain(one), nice=False, reverse=True)
-      return alt.X(f"{field}:Q", title=f"1 − {name}", scale=scale, axis=_few())
-    case Linear() | Integer():
-      return alt.X(f"{field}:Q", title=name, scale=alt.Scale(domain=_domain(one), nice=False), axis=_few())
-    case Discrete() | OneOf() as scale:
-      order = [_label(value) for value in scale.values]
-      return alt.X(f"{field}:O", title=name, sort=order, axis=_bands())
-    case _:
-      return alt.X(f"{field}:O", title=name)
-
-
-def _domain(one: Hyperparameter) -> list[float]:
-  """A little wider than the bounds, on the hyperparameter's own scale."""
-  low, high = sorted((_drawn(one, one.scale.min), _drawn(one, one.scale.max)))  # type: ignore[attr-defined]
-  if isinstance(one.scale, Log | ReverseLog) or (isinstance(one.scale, Integer) and one.scale.log):
-    factor = (high / low) ** _MARGIN
-    return [low / factor, high * factor]
-  room = _MARGIN * (high - low)
-  return [low - room, high + room]
-
-
-def _drawn(one: Hyperparameter, value: float) -> float:
-  return 1 - value if isinstance(one.scale, ReverseLog) else value
-
-
-def _is_sliced(one: Hyperparameter) -> bool:
-  return isinstance(one.scale, Linear | Log | ReverseLog | Integer)
-
-
-def drawn(one: Hyperparameter, value: Any) -> Any:
-  """What a plot's axis shows for a value of a hyperparameter: a number, or a label where it is no quantity."""
-  if _is_sliced(one):
-    return _drawn(one, value)
-  return _label(value)
-
-
-def _label(value: Any) -> str:
-  return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _y(field: str, scale: Literal["linear", "log"] = "linear", title: str | None = None) -> alt.Y:
-  # Its title is the objective's, which the page sets.
-  title = field if title is None else title
-  return alt.Y(
-    f"{field}:Q", title=title, scale=alt.Scale(type=scale, zero=False), axis=alt.Axis(format="~g", tickCount=6)
-  )
-
-
-def _few() -> alt.Axis:
-  return alt.Axis(format="~g", labelOverlap=True, tickCount=5, grid=False)
-
-
-def _bands(angle: int = 0) -> alt.Axis:
-  return alt.Axis(labelAngle=angle, labelOverlap=False, labelLimit=130)
-
-
-def _ink() -> Any:
-  """The colour of text, which the page sets by its scheme."""
-  return alt.value(alt.ExprRef("ink"))
 
 
 def _tooltip(field: str, name: str) -> list[alt.Tooltip]:

@@ -13,6 +13,7 @@ from tuning.findings import Finding, findings
 from tuning.objective import usual_mode
 from tuning.reporting import charts
 from tuning.reporting.answer import answer
+from tuning.reporting.axes import drawn
 from tuning.reporting.plain import plain, short
 from tuning.reporting.provenance import is_running, provenance
 from tuning.reporting.thinning import thinned
@@ -107,7 +108,7 @@ def trial_columns(results: StudyResults, settings: Sequence[scientific.Setting])
       for trial in part.trials
     }
     columns[f"h{number}"] = [
-      charts.drawn(one, trial.values[one.name]) if one.name in trial.values else None for trial in results.trials
+      drawn(one, trial.values[one.name]) if one.name in trial.values else None for trial in results.trials
     ]
     columns[f"o{number}"] = [places.get(trial.trial, (None, None))[0] for trial in results.trials]
     columns[f"b{number}"] = [places.get(trial.trial, (None, None))[1] for trial in results.trials]

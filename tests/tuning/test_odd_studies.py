@@ -1,0 +1,94 @@
+"""Files that no program of ours writes: told with the place, and nothing else is lost."""
+
+import json
+
+import pytest
+from csv_studies import rates
+
+from trainer import UserError
+from tuning import read_results, report, tracking
+from tuning.importers import import_study
+from tuning.logs import read_log
+from tuning.reporting.report import text_of
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    '{"step": 1, "validation/num_examples": null}',
+    '{"step": 1, "validation/num_examples": "NaN"}',
+    '{"step": 1, "validation/class_examples": "abc"}',
+    '{"step": 1, "validation/class_examples": [1, null]}',
+    '{"step": true, "a": 1}',
+    '{"a": 1}',
+    "[1]",
+  ],
+)
+def test_a_line_of_a_log_that_cannot_be_read_is_told_with_file_and_line(tmp_path, line):
+  (tmp_path / "metrics.jsonl").write_text(f'{{"step": 0, "a": 1}}\n{line}\n')
+  with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
+    read_log(tmp_path)
+
+
+def test_curves_are_in_the_order_of_steps_whatever_that_of_the_lines(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "a": {step}}}\n' for step in (5, 2, 7)))
+  assert read_log(tmp_path).curves["a"] == [(2, 2.0), (5, 5.0), (7, 7.0)]
+
+
+def test_json_that_is_too_deep_is_told_and_its_neighbours_are_listed(tmp_path):
+  rates(tmp_path / "runs/good")
+  (tmp_path / "runs/deep").mkdir()
+  (tmp_path / "runs/deep/study.json").write_text("[" * 100_000)
+  with pytest.raises(UserError, match=r"deep/study\.json cannot be read"):
+    read_results(tmp_path / "runs/deep")
+  assert len(tracking.rows(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize(
+  ("study", "told"),
+  [
+    ({"hyperparameters": {"rate": {"path": 5}}}, "path: 5 should be a string"),
+    ({"name": "\ud800"}, "half of one"),
+  ],
+)
+def test_a_declaration_that_would_fail_later_is_refused_at_once(tmp_path, study, told):
+  source = tmp_path / "tables"
+  source.mkdir()
+  (source / "trials.csv").write_text("trial,rate\na,0.1\nb,0.2\n")
+  (source / "curves.csv").write_text("trial,step,metric,value\na,1,validation/error,0.5\nb,1,validation/error,0.4\n")
+  (source / "study.json").write_text(json.dumps(study))
+  with pytest.raises(UserError, match=told):
+    import_study("csv", source, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("step", ["1_0", "9007199254740993", "-1", "1.5"])
+def test_a_step_that_is_none_is_told(tmp_path, step):
+  (tmp_path / "trials.csv").write_text("trial,rate\na,0.1\nb,0.2\n")
+  (tmp_path / "curves.csv").write_text(f"trial,step,metric,value\na,{step},validation/error,0.5\n")
+  with pytest.raises(UserError, match="line 2, column step"):
+    import_study("csv", tmp_path, tmp_path / "out")
+
+
+def test_the_smallest_number_there_is_can_be_drawn(tmp_path):
+  (tmp_path / "trials.csv").write_text(
+    "trial,rate\n" + "".join(f"{n},{r}\n" for n, r in enumerate(("5e-324", 0.1, 1e308)))
+  )
+  (tmp_path / "curves.csv").write_text(
+    "trial,step,metric,value\n" + "".join(f"{n},1,validation/error,{0.1 + n / 10}\n" for n in range(3))
+  )
+  (folder,) = import_study("csv", tmp_path, tmp_path / "out")
+  assert text_of(read_results(folder), "html")
+  assert report(folder, format="svg").is_dir()
+
+
+def test_studies_of_a_storage_whose_names_make_one_folder_have_folders_of_their_own(tmp_path):
+  optuna = pytest.importorskip("optuna")
+  storage = f"sqlite:///{tmp_path / 'studies.db'}"
+  for worth, name in enumerate(("a/b", "a_b", "A_B", "..", "study", "x" * 300), start=1):
+    study = optuna.create_study(storage=storage, study_name=name)
+    study.add_trial(optuna.trial.create_trial(value=float(worth)))
+  folders = import_study("optuna", tmp_path / "studies.db", tmp_path / "out")
+  assert len({str(folder).lower() for folder in folders}) == 6
+  best = [read_results(folder).best for folder in folders]
+  assert sorted(trial.objective for trial in best if trial is not None) == [1, 2, 3, 4, 5, 6]
