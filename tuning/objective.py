@@ -62,6 +62,8 @@ def uncharacteristic(
   """
   values = [(step, value) for step, value in points.get(objective.metric, ()) if math.isfinite(value)]
   after = [value for step, value in values if step > 0]
+  if objective.metric not in points:
+    return f"{objective.metric} was never logged"
   if not after:
     return f"{objective.metric} was never finite after step 0"
   best = min(after) if objective.mode == "min" else max(after)

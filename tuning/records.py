@@ -187,6 +187,8 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
   """
   path = folder / "study.json"
   stored = records.read_json(path)
+  if (folder / "trials.csv").exists() and (folder / "curves.csv").exists() and "format" not in (stored or {}):
+    raise UserError(f"{folder} holds tables: first make a study of them, python -m tuning import csv {folder} DIR")
   if stored is None:
     raise UserError(f"{folder} holds no study: there is no study.json")
   try:

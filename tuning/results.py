@@ -1,5 +1,6 @@
 """What a study came to: a row for each trial, and its curves; ranked by the study's objective or another one."""
 
+import bisect
 import csv
 import dataclasses
 import functools
@@ -19,6 +20,9 @@ from tuning.objective import Curve
 from tuning.records import StudyRecord, TrialRecord, trial_folder
 from tuning.space import Hyperparameter
 from tuning.study import Objective
+
+SAME_LENGTH = 0.05
+"""By which trainings may differ in the last step that they logged and be of one length: an evaluation of twenty."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,6 +196,23 @@ class StudyResults:
     if self.study.config is not None:
       return self.study.config.max_train_steps
     return max((trial.last_step for trial in self.trials), default=0) or None
+
+  def length(self, trial: Trial) -> int | None:
+    """Steps of a whole training of a trial: as it or the config says, or else what most complete trials ran, or the
+    trial itself if that is more; None if nothing tells."""
+    own = trial.changes.get("max_train_steps")
+    if isinstance(own, int | float) and own >= 1:
+      return int(own)
+    if self.study.config is not None:
+      return self.study.config.max_train_steps
+    return max(self._usual_length, trial.last_step) or None
+
+  @functools.cached_property
+  def _usual_length(self) -> int:
+    """The last step of which most complete trials are at most `SAME_LENGTH` short; the longest among equals."""
+    last = sorted(trial.last_step for trial in self.trials if trial.state == "complete")
+    near = [at + 1 - bisect.bisect_left(last, (1 - SAME_LENGTH) * step) for at, step in enumerate(last)]
+    return max(zip(near, last, strict=True), default=(0, 0))[1]
 
   def training_metric(self, metric: str) -> str | None:
     """The metric of training examples that goes with one of another split, of the fixed part where there is one."""

@@ -1,7 +1,6 @@
 """The settings that a study compares: one for each combination of scientific values (PB-13, PB-30)."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,9 @@ class Setting:
   """What is held against others.
 
   Attributes:
-    label: for people: its value, or `name=value` for each of several hyperparameters; `low to high` for a slice.
-    values: of the scientific hyperparameters, or their slices' bounds; {} where a study has none.
+    label: for people: its value, or `name=value` for each of several hyperparameters; `low to high` for a slice. A
+      hyperparameter that does not exist in its trials is left out; `without name` where none does.
+    values: of the scientific hyperparameters that exist, or their slices' bounds; {} where there is none.
     trials: that had them, in order.
   """
 
@@ -29,51 +29,59 @@ class Setting:
 
 
 def settings(results: StudyResults) -> list[Setting]:
-  """The settings of a study in the order of their values; a single one, "all trials", where nothing is scientific."""
+  """The settings of a study in the order of their values; a single one, "all trials", where nothing is scientific.
+
+  Each trial is in one of them: those in which a hyperparameter does not exist, as it belongs to another choice, are a
+  setting of their own.
+  """
   axes = [one for one in results.varied if one.role == "scientific"]
   if not axes:
     return [Setting("all trials", {}, results.trials)]
   slices = [buckets(one, results.trials) for one in axes]
-  numbers = {id(part): {trial.trial for trial in part.trials} for parts in slices for part in parts}
+  places = [{trial.trial: place for place, part in enumerate(parts) for trial in part.trials} for parts in slices]
+  groups: dict[tuple[int, ...], list[Trial]] = {}
+  for trial in results.trials:
+    # Where a hyperparameter does not exist comes after all of its values.
+    key = tuple(of.get(trial.trial, len(parts)) for of, parts in zip(places, slices, strict=True))
+    groups.setdefault(key, []).append(trial)
   found = []
-  for combination in itertools.product(*slices):
-    both = set.intersection(*(numbers[id(part)] for part in combination))
-    trials = [trial for trial in results.trials if trial.trial in both]
-    if trials:
-      labels = [part.label for part in combination]
-      if len(axes) > 1:
-        labels = [f"{one.name}={label}" for one, label in zip(axes, labels, strict=True)]
-      values = {name: value for part in combination for name, value in part.values.items()}
-      found.append(Setting(", ".join(labels), values, trials))
+  for key, trials in sorted(groups.items()):
+    parts = [(one, of[place]) for one, of, place in zip(axes, slices, key, strict=True) if place < len(of)]
+    labels = [part.label if len(axes) == 1 else f"{one.name}={part.label}" for one, part in parts]
+    values = {name: value for _, part in parts for name, value in part.values.items()}
+    label = ", ".join(labels) or f"without {', '.join(one.name for one in axes)}"
+    found.append(Setting(label, values, trials))
   return found
 
 
 def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:
   """The trials by the values of one hyperparameter; those of a continuous one in `BUCKETS` slices, equally wide on its
   scale. Trials in which it does not exist are in none."""
-  having = [trial for trial in trials if one.name in trial.values]
-  values = list(dict.fromkeys(trial.values[one.name] for trial in having))
+  groups: dict[Any, list[Trial]] = {}
+  for trial in trials:
+    if one.name in trial.values:
+      groups.setdefault(trial.values[one.name], []).append(trial)
+  values = list(groups)
   if not isinstance(one.scale, Linear | Log | ReverseLog | Integer) or len(values) <= BUCKETS:
     if isinstance(one.scale, Discrete | OneOf):
       order = list(one.scale.values)
       values.sort(key=lambda value: order.index(value) if value in order else len(order))
     else:
       values.sort()
-    return [
-      Setting(label, {one.name: value}, [trial for trial in having if trial.values[one.name] == value])
-      for label, value in zip(_texts(values, _FEWEST_DIGITS), values, strict=True)
-    ]
+    texts = _texts(values, _FEWEST_DIGITS)
+    return [Setting(label, {one.name: value}, groups[value]) for label, value in zip(texts, values, strict=True)]
   edges = [one.scale.at(number / BUCKETS) for number in range(BUCKETS + 1)]
   texts = _texts(edges, _FEWEST_DIGITS - 1)
-  found = []
-  for number in range(BUCKETS):
-    inside = [
-      trial for trial in having if min(int(one.scale.unit(trial.values[one.name]) * BUCKETS), BUCKETS - 1) == number
-    ]
-    if inside:
-      low, high = edges[number : number + 2]
-      found.append(Setting(f"{texts[number]} to {texts[number + 1]}", {one.name: (low, high)}, inside))
-  return found
+  inside: list[list[Trial]] = [[] for _ in range(BUCKETS)]
+  for trial in trials:
+    if one.name in trial.values:
+      # Values beyond the bounds, as of another tool, are in the outer slices.
+      inside[min(max(int(one.scale.unit(trial.values[one.name]) * BUCKETS), 0), BUCKETS - 1)].append(trial)
+  return [
+    Setting(f"{texts[number]} to {texts[number + 1]}", {one.name: (edges[number], edges[number + 1])}, those)
+    for number, those in enumerate(inside)
+    if those
+  ]
 
 
 def _texts(values: Sequence[Any], digits: int) -> list[str]:

@@ -91,4 +91,34 @@ def test_studies_of_a_storage_whose_names_make_one_folder_have_folders_of_their_
   folders = import_study("optuna", tmp_path / "studies.db", tmp_path / "out")
   assert len({str(folder).lower() for folder in folders}) == 6
   best = [read_results(folder).best for folder in folders]
-  assert sorted(trial.objective for trial in best if trial is not None) == [1, 2, 3, 4, 5, 6]
+  assert {trial.objective for trial in best if trial is not None} == {1, 2, 3, 4, 5, 6}
+
+
+def test_trials_that_failed_are_told_with_their_reasons_and_what_is_to_be_done(tmp_path):
+  rows = "a,failed,out of paper,0.1\nb,failed,out of paper,0.2\nc,complete,,0.3\n"
+  (tmp_path / "trials.csv").write_text(f"trial,state,reason,rate\n{rows}")
+  (tmp_path / "curves.csv").write_text("trial,step,metric,value\nc,1,validation/error,0.5\n")
+  (folder,) = import_study("csv", tmp_path, tmp_path / "out")
+  told = json.loads(text_of(read_results(folder), "json"))
+  failed = next(one for one in told["findings"] if one["title"] == "2 of 3 trials failed")
+  assert (failed["id"], failed["severity"], failed["trials"]) == ("PB-21", "warning", [0, 1])
+  assert "out of paper (2)" in failed["why"]
+  assert failed["action"].startswith("Read the log of trial 0")
+  assert told["states"] == {"complete": 1, "failed": 2}
+
+
+def test_a_folder_of_tables_is_told_how_it_becomes_a_study(tmp_path):
+  for name in ("trials.csv", "curves.csv"):
+    (tmp_path / name).touch()
+  with pytest.raises(UserError, match="first make a study of them, python -m tuning import csv"):
+    read_results(tmp_path)
+
+
+def test_what_makes_a_study_doubtful_is_said_in_every_format(tmp_path):
+  folder = rates(tmp_path / "out")
+  stored = json.loads((folder / "study.json").read_text())
+  stored["search"] = {"name": "bayesian_optimization"}
+  (folder / "study.json").write_text(json.dumps(stored))
+  results = read_results(folder)
+  for text in (text_of(results, "html"), text_of(results, "md"), text_of(results, "json")):
+    assert "as if points had been drawn independently" in text

@@ -108,6 +108,33 @@ def test_settings_are_compared_by_their_best_at_equal_budgets(study, page):
     assert len(set(table["budget"])) == 1
 
 
+def test_plots_draw_points_as_the_findings_do_and_count_only_what_ended(monkeypatch):
+  monkeypatch.setattr(charts, "plots", lambda *_: [])
+  space = (METHOD, planted.SPACE[0], Hyperparameter(name="seed", path="seed", scale=OneOf([0, 1]), role="nuisance"))
+  # (method, rate, seed) and worth: two retrains of a point of "a" have the mean 0.3, and its best point has 0.25.
+  had = [("a", 0.1, 0, 0.1), ("a", 0.1, 1, 0.5), ("a", 0.2, 0, 0.25), ("b", 0.1, 0, 0.4), ("b", 0.2, 0, 0.45)]
+  states = {5: "running", 6: "failed", 7: "infeasible"}
+  had += [("b", 0.3 + 0.1 * number, 0, 0.9) for number in states]
+  trials = [
+    planted.trial(
+      number,
+      {"method": method, planted.SPACE[0].name: rate, "seed": seed},
+      {"validation/error": ([1, 2], [0.95, worth])},
+      state=states.get(number, "complete"),
+    )
+    for number, (method, rate, seed, worth) in enumerate(had)
+  ]
+  study = planted.results(trials, space)
+  tables = page_data(study, [study.objective])["views"][0]["tables"]
+  shown = tables["settings"]
+  assert (shown["setting"], shown["trial"], shown["winner"]) == (["a", "b"], [2, 3], [True, False])
+  assert shown["objective"] == [0.25, 0.4]
+  assert shown["budget"] == [2, 2]
+  ks = list(zip(tables["best_of_k"]["setting"], tables["best_of_k"]["k"], strict=True))
+  assert ks == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3)]
+  assert tables["best_of_k"]["p95"][0] == pytest.approx(0.3)
+
+
 def test_findings_and_states_are_those_of_each_objective(study, page):
   for objective, view in zip(objectives_of(study), page["views"], strict=True):
     results = study.by(objective)

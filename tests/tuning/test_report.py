@@ -283,6 +283,7 @@ def test_findings_are_json_of_one_schema(hostile):
     "best",
     "findings",
     "provenance",
+    "states",
     "warnings",
   }
   fields = {field.name for field in dataclasses.fields(Finding)}
@@ -369,7 +370,7 @@ def all_nan(_, curves):
 
 SHORT = {
   "no trial": (lambda: small(count=0), "No trial has begun"),
-  "one trial": (lambda: small(count=1), "The best of 1 complete trials is trial 0"),
+  "one trial": (lambda: small(count=1), "The only complete trial is trial 0"),
   "all infeasible": (lambda: small(state="infeasible", reason="train/loss = nan"), "Every trial was infeasible"),
   "all infeasible, nothing logged": (
     lambda: small(lambda *_: {}, state="infeasible", reason="out of memory"),

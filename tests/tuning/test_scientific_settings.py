@@ -1,5 +1,6 @@
 import itertools
 import math
+import time
 
 import numpy as np
 import planted
@@ -104,9 +105,44 @@ def test_of_several_scientific_hyperparameters_each_combination_that_was_tried_i
   assert numbers(found) == [[2], [1, 3], [0]]
 
 
-def test_a_trial_in_which_the_hyperparameter_does_not_exist_is_in_no_slice():
+def test_trials_in_which_a_hyperparameter_does_not_exist_are_in_no_slice_and_a_setting_of_their_own():
   results = study([0.1, ..., 0.2, ...], Log(1e-4, 1.0), "scientific")
-  assert numbers(scientific.settings(results)) == [[0], [2]]
+  assert numbers(scientific.buckets(results.varied[0], results.trials)) == [[0], [2]]
+  found = scientific.settings(results)
+  assert numbers(found) == [[0], [2], [1, 3]]
+  assert (found[2].label, found[2].values) == ("without x", {})
+
+
+def test_a_hyperparameter_that_does_not_exist_is_left_out_of_the_setting():
+  space = (
+    Hyperparameter(name="optimizer", path="optimizer", scale=OneOf(["adam", "sgd"]), role="scientific"),
+    Hyperparameter(name="a", path="a", scale=OneOf([True, False]), role="scientific", parent=("optimizer", "adam")),
+  )
+  had = [{"optimizer": "sgd"}, {"optimizer": "adam", "a": False}, {"optimizer": "adam", "a": True}, {}] * 2
+  trials = [planted.trial(number, values, {"validation/error": ([1], [0.5])}) for number, values in enumerate(had)]
+  found = scientific.settings(planted.results(trials, space))
+  assert [setting.label for setting in found] == [
+    "optimizer=adam, a=True", "optimizer=adam, a=False", "optimizer=sgd", "without optimizer, a"
+  ]  # fmt: skip
+  assert [setting.values for setting in found] == [had[2], had[1], had[0], {}]
+  assert numbers(found) == [[2, 6], [1, 5], [0, 4], [3, 7]]
+
+
+def test_values_beyond_the_bounds_are_in_the_outer_slices():
+  results = study([-9.0, 0.1, 0.3, 0.5, 0.7, 0.9, 9.0], Linear(0.0, 1.0), "scientific")
+  assert numbers(scientific.settings(results)) == [[0, 1], [2], [3], [4], [5, 6]]
+
+
+def test_settings_of_thousands_of_trials_come_at_once():
+  space = tuple(Hyperparameter(name=n, path=n, scale=OneOf(list(range(5))), role="scientific") for n in "ab")
+  trials = [planted.trial(n, {"a": n % 5, "b": n // 5 % 5}, {"validation/error": ([1], [0.5])}) for n in range(2000)]
+  results = planted.results(trials, space)
+  assert len(results.varied) == 2
+  start = time.process_time()
+  found = scientific.settings(results)
+  assert time.process_time() - start < 0.05
+  assert len(found) == 25
+  assert all(len(setting.trials) == 80 for setting in found)
 
 
 def test_where_nothing_is_scientific_all_trials_are_one_setting():

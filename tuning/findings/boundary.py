@@ -9,7 +9,6 @@ too small for the fit are tested by how many of their best points lie in the out
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from trainer import UserError
 from tuning.findings import surface as surfaces
+from tuning.findings.expansion import allowed, bound_of, expanded, places_of
 from tuning.findings.finding import Finding, Severity
 from tuning.findings.infeasible import Separation, separation
-from tuning.findings.noise import noise_of
+from tuning.findings.noise import Noise, noise_of
 from tuning.findings.points import (
   Point,
   feasible,
@@ -29,15 +28,20 @@ from tuning.findings.points import (
   is_numeric,
   many,
   points_of,
+  rounded,
   searched,
+  shown,
+  unit_of,
   units_of,
   value_at,
 )
 from tuning.results import StudyResults
-from tuning.space import Discrete, Hyperparameter, Integer, Log, ReverseLog
+from tuning.space import Hyperparameter, ReverseLog
 
 LEVEL = 0.05
 """Of the tests of all sides together: an unneeded expansion costs density in all dimensions."""
+LEAST_PLACES = 3
+"""On a scale: of two, each is at an edge."""
 LEAST = 8
 """Points with a value: of fewer, the best three are not told from the others."""
 NEAR = 0.4
@@ -47,18 +51,22 @@ BEST = 1 / 8
 """Of the points are the best ones, three at least."""
 OUTER = 1 / 6
 """The outer part of a scale, in the test for small studies: three of three points there have p = 0.005 by chance."""
+SHOWN = 3
+"""Sides whose tests are named in one finding, the first ones: a reader sees what is asked."""
 LEAST_STEP, MOST_STEP = 0.25, 0.5
 """By what share of the scale a side is moved out: to the fitted optimum and a tenth beyond, but less than a quarter is
 not worth a study, and more than a half is guessed."""
 CLIFF_INSIDE, CLIFF_OUTSIDE = 0.8, 0.15
 """Beyond a cliff this share is bad, and not more than that before it."""
+CLIFF_WITHIN = 0.05
+"""Of the scale: a cut that is nearer to an end is that end."""
 CLIFF_POINTS = 3
 """Beyond a cliff: two may be chance."""
+MOST_TIMES = 4.0
+"""As many points as there are: how many more would tell is not foreseen beyond."""
 MUCH_WORSE = 10.0
 """Times the median excess of the better half: a trial that diverged and came back counts as beyond a cliff too. Smooth
 valleys do not fall that far within a scale."""
-SHARES = ("momentum", "beta1", "beta2", "decay", "dropout_rate", "label_smoothing", "probability", "rate_of")
-"""Fields whose names end so are shares, from 0 to 1, by what they are."""
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -66,7 +74,7 @@ def find(results: StudyResults) -> list[Finding]:
   points = points_of(results)
   axes = [one for one in searched(results) if is_numeric(one)]
   if not axes:
-    return [_finding("ok", "No numeric hyperparameter is varied: there is no edge to be near to.", "Nothing to test.")]
+    return [_finding("ok", "No numeric hyperparameter is varied: there is no edge to be near to", "Nothing to test.")]
   found: list[Finding] = []
   unknown = [one for one in axes if one.inferred]
   if unknown:
@@ -74,43 +82,61 @@ def find(results: StudyResults) -> list[Finding]:
     found.append(
       _finding(
         "cannot_tell",
-        f"The bounds of {names} are not known, so that nobody can tell whether the best trials lie at them.",
+        f"The bounds of {names} are not known, so that nobody can tell whether the best trials lie at them",
         "Their scales were inferred from the trials' values.",
         action="Give min, max and scale of each in study.json.",
       )
     )
   axes = [one for one in axes if not one.inferred]
+  if binary := [one.name for one in axes if places_of(one) < LEAST_PLACES]:
+    found.append(
+      _finding(
+        "cannot_tell",
+        f"{', '.join(binary)} {'has' if len(binary) == 1 else 'have'} two values: there is no edge to test",
+        "Of two values each is at an edge; that one is better does not say whether one beyond it is better still.",
+        action="To learn that, give it a third value on the better side.",
+      )
+    )
+  axes = [one for one in axes if places_of(one) >= LEAST_PLACES]
+  if not axes:
+    return found
+  noise = noise_of(results)
   cliffs = {one.name: _cliffs(one, points) for one in axes}
   kept = _before(points, axes, cliffs)
-  surface = surfaces.fit(kept, searched(results))
+  space = searched(results)
+  surface = surfaces.fit(kept, space)
   short = []
+  unsure: list[Side] = []
   numbers: dict[str, Any] = {}
   for one in axes:
     here = [point for point in feasible(kept) if math.isfinite(_unit(one, point))]
-    if len(here) < LEAST or len({_unit(one, point) for point in here}) < 3:
+    if len(here) < LEAST or len({_unit(one, point) for point in here}) < LEAST_PLACES:
       short.append(one.name)
       continue
     for upper in (False, True):
       cliff = cliffs[one.name].get(upper)
-      side = _side(one, upper, cliff, here, surface, 2 * len(axes), results)
+      side = _side(one, upper, cliff, here, surface, space, 2 * len(axes), noise)
       numbers[f"{one.name} {'above' if upper else 'below'}"] = round(side.p, 6)
       if side.near:
         found.append(_unstable(side) if side.cliff is not None else _expand(side, results))
+      elif side.more is not None:
+        unsure.append(side)
+  if unsure:
+    found.append(_unsure(unsure, len(feasible(kept)), LEVEL / 2 / len(axes)))
   if short:
-    least = max(LEAST, 3)
     found.append(
       _finding(
         "cannot_tell",
-        f"Too few points to tell whether the best lie at an edge of {', '.join(short)}.",
-        f"The test takes {least} points with a value and three places on the scale.",
-        action=f"Run until each has {least} complete trials.",
+        f"Too few points to tell whether the best lie at an edge of {', '.join(short)}",
+        f"The test takes {LEAST} points with a value and {LEAST_PLACES} places on the scale.",
+        action=f"Run until each has {LEAST} complete trials.",
       )
     )
   if not found:
     found.append(
       _finding(
         "ok",
-        "The best points lie inside of the search space, in every dimension.",
+        "No side of the space is shown to limit the best points",
         f"Towards none of {2 * len(axes)} sides do the good points still get better (p below"
         f" {LEVEL / 2 / len(axes):.2g} would tell).",
         numbers={"p": numbers},
@@ -121,12 +147,25 @@ def find(results: StudyResults) -> list[Finding]:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """One side of one hyperparameter, and what was found there."""
+  """One side of one hyperparameter, and what was found there.
+
+  Attributes:
+    upper: which side.
+    cliff: that it ends at; None: at the edge of the space.
+    near: whether the best points are limited by it.
+    more: how many more points would tell, infinite if very many; None: it is told.
+    p: of the test.
+    distance: of the best points, at the median, as a share of the scale before the side.
+    optimum: of the fit, on the scale; None if there is none.
+    best: the points.
+    how: the test was made, in a clause.
+  """
 
   one: Hyperparameter
   upper: bool
   cliff: Separation | None
   near: bool
+  more: float | None
   p: float
   distance: float
   optimum: float | None
@@ -148,8 +187,9 @@ def _side(
   cliff: Separation | None,
   here: Sequence[Point],
   surface: surfaces.Surface | None,
+  space: Sequence[Hyperparameter],
   tests: int,
-  results: StudyResults,
+  noise: Noise | None,
 ) -> Side:
   edge = cliff.unit if cliff is not None else float(upper)
   inside = edge if upper else 1 - edge
@@ -158,24 +198,33 @@ def _side(
   best = max(3, round(BEST * len(here)))
   distance = float(np.median(distances[:best]))
   optimum = None
+  more = None
+  level = LEVEL / tests
   if surface is not None:
     slope, error = surface.slope(one.name, edge)
     outward = slope if upper else -slope
     p = float(scipy.stats.t.cdf(outward / error, surface.freedom)) if error > 0 else 1.0
-    noise = noise_of(results)
     # What an expansion by a quarter of the scale would gain at least has to be more than noise.
     matters = noise is None or -outward * LEAST_STEP > noise.deviation
     optimum = surface.lowest(one.name)
+    if matters and level <= p and outward < 0 and error > 0 and distance < NEAR:
+      # Standard errors shrink by the root of the number of points.
+      times = (float(scipy.stats.t.ppf(level, surface.freedom)) * error / outward) ** 2
+      more = math.ceil((times - 1) * surface.points) if times <= MOST_TIMES else math.inf
     how = "a quadratic through the good points still falls towards it there"
   else:
     best = 3
     outer = distances <= OUTER
-    p = float(scipy.stats.binom.sf(int(outer[:best].sum()) - 1, best, max(float(np.mean(outer)), OUTER)))
+    chance = max(float(np.mean(outer)), OUTER)
+    p = float(scipy.stats.binom.sf(int(outer[:best].sum()) - 1, best, chance))
+    if chance**best >= level:
+      # Not even if all of the best points were there.
+      more = max(surfaces.needed(space) - len(here), 1)
     distance = float(np.median(distances[:best]))
     matters = True
     how = f"its outer sixth holds {int(outer[:best].sum())} of the best {best} points"
-  near = matters and p < LEVEL / tests and distance < NEAR
-  return Side(one, upper, cliff, near, p, distance, optimum, tuple(here[:best]), how)
+  near = matters and p < level and distance < NEAR
+  return Side(one, upper, cliff, near, more, p, distance, optimum, tuple(here[:best]), how)
 
 
 def _cliffs(one: Hyperparameter, points: Sequence[Point]) -> dict[bool, Separation]:
@@ -196,7 +245,8 @@ def _cliffs(one: Hyperparameter, points: Sequence[Point]) -> dict[bool, Separati
     if cut is None or (bad is not kinds[0] and not cut.above):
       continue
     sharp = cut.inside[0] >= CLIFF_INSIDE * cut.inside[1] and cut.outside[0] <= CLIFF_OUTSIDE * cut.outside[1]
-    if sharp and cut.inside[0] >= CLIFF_POINTS and 0.05 < cut.unit < 0.95 and cut.p < LEVEL:
+    inner = CLIFF_WITHIN < cut.unit < 1 - CLIFF_WITHIN
+    if sharp and inner and cut.inside[0] >= CLIFF_POINTS and cut.p < LEVEL:
       cliffs.setdefault(cut.above, cut)
   return cliffs
 
@@ -213,8 +263,8 @@ def _before(points: Sequence[Point], axes: Sequence[Hyperparameter], cliffs) -> 
 def _unstable(side: Side) -> Finding:
   cut = side.cliff
   assert cut is not None
-  one, beyond = side.one, "above" if side.upper else "below"
-  shares = f"{cut.inside[0]} of {many(cut.inside[1], 'point')} {beyond} {cut.value:.2g} are infeasible or much worse"
+  one = side.one
+  shares = f"{cut.inside[0]} of {many(cut.inside[1], 'point')} with {cut.text} are infeasible or much worse"
   why = (
     f"{shares}, {cut.outside[0]} of {cut.outside[1]} others; the best points lie right beside that cliff (median"
     f" distance {side.distance:.0%} of the scale before it), and {side.how} (p = {side.p:.1g})."
@@ -227,7 +277,7 @@ def _unstable(side: Side) -> Finding:
       question="boundary",
       severity="warning",
       subject=one.name,
-      title=f"Training is unstable at {one.name} above {cut.value:.2g}, and the best trials lie right below.",
+      title=f"Training is unstable at {cut.text}, and the best trials lie right below",
       why=f"{why} It is instability that limits the learning rate, not the search space.",
       trials=trials,
       numbers=numbers,
@@ -237,7 +287,7 @@ def _unstable(side: Side) -> Finding:
     )
   return _finding(
     "note",
-    f"The best trials lie right beside the infeasible region of {one.name} {beyond} {cut.value:.2g}.",
+    f"The best trials lie right beside the infeasible region, {cut.text}",
     why,
     subject=one.name,
     trials=trials,
@@ -247,30 +297,63 @@ def _unstable(side: Side) -> Finding:
   )
 
 
+def _unsure(sides: Sequence[Side], count: int, level: float) -> Finding:
+  """For sides of which the test could not have told, or does not yet."""
+  names = list(dict.fromkeys(side.one.name for side in sides))
+  more = max(side.more or 0 for side in sides)
+  which = (
+    f"the {sides[0].word} edge of {names[0]} limits the best points"
+    if len(sides) == 1
+    else f"the best points lie at an edge of {', '.join(names)}"
+  )
+  tests = "; ".join(
+    f"{side.one.name}, {side.word} side: {side.how}"
+    if side.optimum is None
+    else f"{side.one.name}, {side.word} side: {side.how}, not surely (p = {side.p:.2g})"
+    for side in sides[:SHOWN]
+  )
+  return _finding(
+    "cannot_tell",
+    f"Whether {which} cannot be told from {many(count, 'point')}",
+    f"The tests of all sides together take p below {level:.2g}. {tests[0].upper()}{tests[1:]}"
+    + (f"; and {many(len(sides) - SHOWN, 'more side')}." if len(sides) > SHOWN else "."),
+    subject=names[0] if len(names) == 1 else None,
+    numbers={
+      "p": {f"{side.one.name} {'above' if side.upper else 'below'}": round(side.p, 6) for side in sides},
+      "more": None if math.isinf(more) else int(more),
+    },
+    action=f"It takes more than {MOST_TIMES:g} times as many points: look at the plot, and expand what looks cut off."
+    if math.isinf(more)
+    else f"Run {many(int(more), 'more trial')} at least.",
+    plot=f"axis:{names[0]}",
+  )
+
+
 def _expand(side: Side, results: StudyResults) -> Finding:
   one = side.one
   beyond = None
   if side.optimum is not None:
     beyond = side.optimum - 1 if side.upper else -side.optimum
   step = LEAST_STEP if beyond is None else min(max(beyond + 0.1, LEAST_STEP), MOST_STEP)
-  scale = _expanded(one, side.upper, step)
-  bound = _bound(one.scale, side.upper)
-  if scale is not None and not _allowed(one, _bound(scale, side.upper), side.best[0], results):
+  scale = expanded(one, side.upper, step)
+  bound = bound_of(one.scale, side.upper)
+  if scale is not None and not allowed(one, bound_of(scale, side.upper), side.best[0], results):
     scale = None
   trials = tuple(sorted(number for point in side.best for number in point.trials))
   why = f"{side.how[0].upper()}{side.how[1:]} (p = {side.p:.1g}, tested on all sides); the best points lie at a median"
   why += f" distance of {side.distance:.0%} of the scale from it."
   if side.optimum is not None:
-    why += (
-      f" The fitted optimum is at {value_at(one, min(max(side.optimum, -MOST_STEP), 1 + MOST_STEP)):.2g} or beyond."
-    )
-  title = f"The best trials lie at the {side.word} edge of {one.name} ({bound:.3g})."
+    optimum = value_at(one, min(max(side.optimum, -MOST_STEP), 1 + MOST_STEP))
+    place = unit_of(one, {one.name: optimum})
+    short = rounded(one, optimum, lambda new: abs(unit_of(one, {one.name: new}) - place) < LEAST_STEP / 4, 2)
+    why += f" The fitted optimum is at {shown(one, short)} or beyond."
+  title = f"The best trials lie at the {side.word} edge of {one.name} ({shown(one, bound)})"
   numbers = {"edge": bound, "side": side.word, "p": side.p, "distance": side.distance}
   plot = f"axis:{one.name}"
   if scale is None:
     return _finding(
       "note",
-      f"{title[:-1]}, which is the end of what it can be.",
+      f"{title}, which is the end of what it can be",
       why,
       subject=one.name,
       trials=trials,
@@ -278,7 +361,7 @@ def _expand(side: Side, results: StudyResults) -> Finding:
       action="Nothing lies beyond: narrow the space to this side, or ask whether the extreme value itself is best.",
       plot=plot,
     )
-  new = _bound(scale, side.upper)
+  new = bound_of(scale, side.upper)
   numbers["new"] = new
   if bound > 0 and new > 0 and not isinstance(scale, ReverseLog):
     numbers["factor"] = new / bound
@@ -290,76 +373,10 @@ def _expand(side: Side, results: StudyResults) -> Finding:
     subject=one.name,
     trials=trials,
     numbers=numbers,
-    action=f"Expand it {by}to {new:.3g}, and search again: better values may lie outside.",
+    action=f"Expand {one.name} {by}to {shown(one, new)}, and search again: better values may lie outside.",
     space={one.name: dataclasses.replace(one, scale=scale).as_json()},
     plot=plot,
   )
-
-
-def _bound(scale: Any, upper: bool) -> float:
-  if isinstance(scale, Discrete):
-    return scale.values[-1 if upper else 0]
-  return scale.max if upper else scale.min
-
-
-def _expanded(one: Hyperparameter, upper: bool, step: float) -> Any:
-  """The scale with one side moved out by a share of its width; None where nothing lies beyond by its nature."""
-  scale: Any = one.scale
-  share = one.sets == "complement" or one.path.rpartition(".")[2].endswith(SHARES)
-  if isinstance(scale, Discrete):
-    values = list(scale.values)
-    new = _next(values if upper else values[::-1])
-    if (new < 0 <= min(values)) or (new == 0 < min(values)) or (share and not 0 <= new <= 1):
-      return None
-    return Discrete(tuple([*values, new] if upper else [new, *values]))
-  value = value_at(one, 1 + step if upper else -step)
-  if isinstance(scale, Integer):
-    new = round(value) if upper else max(round(value), min(scale.min, 1))
-    new = new if new != _bound(scale, upper) else new + (1 if upper else -1)
-    if new < min(scale.min, 1):
-      return None
-  elif isinstance(scale, ReverseLog):
-    new = 1 - float(f"{1 - value:.1g}")
-    new = new if upper or not share else max(new, 0.0)
-  else:
-    new = float(f"{value:.{1 if isinstance(scale, Log) else 2}g}")
-    # Whatever was searched among positive numbers is not negative.
-    new = max(new, 0.0) if scale.min >= 0 else new
-    new = min(new, 1.0) if share and scale.max <= 1 else new
-  if (new <= scale.max) if upper else (new >= scale.min):
-    return None
-  return dataclasses.replace(scale, **{"max" if upper else "min": new})
-
-
-def _next(values: Sequence[float]) -> float:
-  """One more of a list: by its last factor where its factors are alike, else by its last difference."""
-  last, before = values[-1], values[-2]
-  if min(values) > 0 and len(values) > 2:
-    factors = [b / a for a, b in itertools.pairwise(values)]
-    if max(factors) / min(factors) < 1.5 and not math.isclose(last - before, before - values[-3]):
-      new = float(f"{last * last / before:.3g}")
-      return int(new) if all(isinstance(value, int) for value in values) and new == int(new) else new
-  return last + (last - before)
-
-
-def _allowed(one: Hyperparameter, value: float, point: Point, results: StudyResults) -> bool:
-  """Whether the study's config takes a value, beside those of a good point; True where there is no config."""
-  config = results.study.config
-  if config is None:
-    return True
-  changes: dict[str, Any] = {}
-  for other in results.space.values():
-    if other.name in point.values and other.name != one.name:
-      changes |= other.changes(point.values[other.name])
-  try:
-    config.override(changes)
-  except UserError:
-    return True  # The trouble is not this value.
-  try:
-    config.override({**changes, **one.changes(value)})
-  except UserError:
-    return False
-  return True
 
 
 def _finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import special
 
 from tuning.results import StudyResults, Trial
-from tuning.study import Objective
 
 RELEVANT = 0.02
 """Of the distance from a perfect value: an error of 5.0% that becomes 5.1%. Less decides nothing in practice: seeds and
@@ -31,6 +31,11 @@ MOST_CORRELATED = 0.8
 """Of neighbouring values, as an estimate: beyond, few dozens of evaluations cannot tell noise from a trend."""
 ENOUGH_CURVES = 100
 """Of which the correlation of neighbours is the median: more do not change it."""
+PERCENTAGES = (
+  *("accuracy", "acc", "error", "err", "precision", "recall", "bleu", "auc", "auroc", "map", "miou", "iou", "dice"),
+  *("wer", "cer", "top"),
+)
+"""Beginnings or ends of words in the names of metrics that are shares, and are written as percentages by many."""
 SMOOTHED = 0.1
 """Share of a curve in the running mean whose best is looked for: narrow beside what is looked for, and an average of
 several evaluations."""
@@ -200,9 +205,9 @@ def relevant(results: StudyResults, value: float) -> float:
   """The smallest difference from a value of the objective that matters: `RELEVANT` of its distance from perfection, or
   `OF_TRIALS` of the differences between trials, but not less than `NEVER` of the former.
 
-  What is perfect is 0 where smaller is better, and 1 for shares of which larger is better, such as an accuracy.
+  What is perfect is 0 where smaller is better, and 1 or 100% for shares of which larger is better, such as an accuracy.
   """
-  most = of_perfection(results.objective, value)
+  most = of_perfection(results, value)
   values = [trial.objective for trial in results.trials if trial.objective is not None]
   if len(values) < LEAST_TRIALS:
     return most
@@ -210,12 +215,25 @@ def relevant(results: StudyResults, value: float) -> float:
   return max(min(most, OF_TRIALS * abs(float(np.median(values)) - best)), NEVER * most)
 
 
-def of_perfection(objective: Objective, value: float) -> float:
+def of_perfection(results: StudyResults, value: float) -> float:
   """`RELEVANT` of the distance from a perfect value."""
-  distance = abs(value)
-  if objective.mode == "max" and 0 <= value <= 1:
-    distance = min(value, 1 - value)
+  distance, whole = abs(value), whole_of(results)
+  if results.objective.mode == "max" and 0 <= value <= whole:
+    distance = min(value, whole - value)
   return RELEVANT * distance
+
+
+def whole_of(results: StudyResults) -> float:
+  """What a share of all examples is written as: 100 where the objective is a percentage, by its name and by what the
+  trials logged, or else 1."""
+  words = re.split(r"[^a-z]+", results.objective.metric.lower())
+  if not any(word.startswith(PERCENTAGES) or word.endswith(PERCENTAGES) for word in words if word):
+    return 1.0
+  curves = [values for trial in results.trials if len(values := trial.curve(results.objective.metric)[1])]
+  if not curves:
+    return 1.0
+  low, high = min(values.min() for values in curves), max(values.max() for values in curves)
+  return 100.0 if low >= 0 and 1 < high <= 100 else 1.0
 
 
 def complete(results: StudyResults) -> list[Trial]:

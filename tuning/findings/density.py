@@ -1,9 +1,10 @@
 """Whether enough points were tried (PB-24).
 
 The playbook: look at how many points lie in the good region; with few, a study can miss the best by luck. Good is here
-what lies within `GOOD` of the way from the best to the median point, or within two standard deviations of the noise if
-that is more. If g points are good, half of the study would have found one with a probability of about 1 - 2^-g: a best
-point that stands alone is luck. Fewer points than `PER_DIMENSION` for each hyperparameter do not even show the shape.
+what lies within `GOOD` of the way from the best to the median point, or within `NOISE_TIMES` standard deviations of
+the noise if that is more. If g points are good, half of the study would have found one with a probability of about
+1 - 2^-g: a best point that stands alone is luck. Fewer points than `PER_DIMENSION` for each hyperparameter do not even
+show the shape.
 """
 
 import math
@@ -28,6 +29,8 @@ PER_DIMENSION = 4
 Gaussian-process practice asks for ten."""
 LEAST = 5
 """Points with a value, of which the median means something."""
+NOISE_TIMES = 2.0
+"""Standard deviations of the noise: a trial that is worse by less is as good as the best, but for luck."""
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -40,7 +43,7 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "cannot_tell",
-        f"{many(count, 'point')} with a value: too few to see a good region.",
+        f"{many(count, 'point')} with a value: too few to see a good region",
         f"It takes {LEAST} to have a median, {max(LEAST, PER_DIMENSION * dimensions)} for"
         f" {many(dimensions, 'hyperparameter')}.",
         numbers={"points": count},
@@ -49,7 +52,7 @@ def find(results: StudyResults) -> list[Finding]:
     ]
   costs = np.array([point.cost for point in found])
   noise = noise_of(results)
-  within = max(GOOD * float(np.median(costs) - costs[0]), 2 * noise.deviation if noise else 0.0)
+  within = max(GOOD * float(np.median(costs) - costs[0]), NOISE_TIMES * noise.deviation if noise else 0.0)
   good = int(np.sum(costs <= costs[0] + within))
   # A conditional hyperparameter takes its share of a dimension.
   active = float(np.mean([sum(one.name in point.values for one in searched(results)) for point in found]))
@@ -72,12 +75,12 @@ def find(results: StudyResults) -> list[Finding]:
     f" {max(1, total // 2)} is {_text(halves[0])}, of {total} it is {_text(halves[1])}."
   )
   if count < PER_DIMENSION * active:
-    if noise is not None and (equal := int(np.sum(costs <= costs[0] + 2 * noise.deviation))) >= WANTED:
+    if noise is not None and (equal := int(np.sum(costs <= costs[0] + NOISE_TIMES * noise.deviation))) >= WANTED:
       return [
         _finding(
           "note",
           f"{many(count, 'point')} for {dimensions} hyperparameters are few, but {equal} of them are as good as the"
-          " best within noise.",
+          " best within noise",
           why,
           numbers=numbers,
           action="Before searching on, choose an objective or a validation set that tells the best apart.",
@@ -87,7 +90,7 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "warning",
-        f"{many(count, 'point')} for {dimensions} hyperparameters are too few: the best one may be luck.",
+        f"{many(count, 'point')} for {dimensions} hyperparameters are too few: the best one may be luck",
         f"{why} {PER_DIMENSION} for each hyperparameter would show the shape.",
         numbers={**numbers, "more": more},
         action=f"Try {max(more, 1)} more points, or fix hyperparameters that matter little.",
@@ -98,14 +101,14 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "warning",
-        f"The best point stands alone: no other of {count} is nearly as good.",
+        f"The best point stands alone: no other of {count} is nearly as good",
         why,
         trials=found[0].trials,
         numbers={**numbers, "more": more},
         action=f"Search around it, or try about {more} more points: {WANTED} good ones are expected then.",
       )
     ]
-  return [_finding("ok", f"{good} of {count} points are nearly as good as the best.", why, numbers=numbers)]
+  return [_finding("ok", f"{good} of {count} points are nearly as good as the best", why, numbers=numbers)]
 
 
 def _text(value: float | None) -> str:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from tuning.findings.curve_noise import between, complete, listed, share_interval, text
 from tuning.findings.finding import Finding
-from tuning.findings.settings_in_use import is_varied, setting
+from tuning.findings.settings_in_use import is_varied, proposed, setting
 from tuning.results import StudyResults, Trial
 
 METRIC, CLIPPED = "grad_norm", "clip_fraction"
@@ -39,6 +39,8 @@ MANY, TOP = 0.25, 0.25
 best trials, by this share, has them. Else they are those of some bad values."""
 THRESHOLD = 0.9
 """The playbook's percentile of the norms, for clipping."""
+BEGINNING = 0.1
+"""Share of a training in which warmup would help: it is seldom longer (PB-82)."""
 AGGRESSIVE = 0.5
 """Share of clipped updates that the playbook calls extremely aggressive."""
 
@@ -150,7 +152,7 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
       plot="grad_norm",
     )
   grave = is_grave(hit, seen)
-  early = np.mean([step / max(one.trial.last_step, 1) < 0.1 for one in hit for step in one.steps])
+  early = np.mean([step / max(one.trial.last_step, 1) < BEGINNING for one in hit for step in one.steps])
   threshold, now = clip_threshold(results), setting(results, "clip_norm")
   if now is not None:
     # What is clipped already is clipped harder, or it would not help.
@@ -163,8 +165,8 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
     severity="warning" if grave else "note",
     title=f"Gradient norms have outliers in {len(hit)} of {len(seen)} trials, up to {text(largest)} times their"
     f" neighbours{'' if grave else '; none of the best has'}",
-    why=f"{share} are {rule}; {early:.0%} of them are in the first tenth of the training. A single such update can"
-    " throw a training back or make it diverge, and forces smaller learning rates.",
+    why=f"{share} are {rule}; {early:.0%} of them are in the first {BEGINNING:.0%} of the training. A single such"
+    " update can throw a training back or make it diverge, and forces smaller learning rates.",
     trials=listed([one.trial for one in hit]),
     numbers=numbers,
     action=f"Clip gradients at {threshold:g}, the 90th percentile of the best trial's norms"
@@ -192,6 +194,7 @@ def _clipping(results: StudyResults) -> Finding | None:
       plot="grad_norm",
     )
   low, high = share_interval(len(hard), len(shares))
+  threshold = clip_threshold(results)
   return Finding(
     id="PB-83",
     question="gradient_norm",
@@ -201,7 +204,9 @@ def _clipping(results: StudyResults) -> Finding | None:
     why=f"Clipping more than {AGGRESSIVE:.0%} of the updates is extremely aggressive: it acts as a smaller learning"
     f" rate that nobody chose ({between(low, high)} of trials). Clipping is for outliers.",
     trials=listed([trial for trial, _ in hard]),
-    numbers=numbers,
-    action="Cut the learning rate instead, and clip at the 90th percentile of the norms.",
+    numbers={**numbers, "threshold": threshold},
+    action="Cut the learning rate instead, and clip at the 90th percentile of the norms"
+    + (f", {threshold:g} in the best trial." if threshold is not None else "."),
+    changes=None if threshold is None else proposed(results, ("clip_norm", threshold)),
     plot="grad_norm",
   )

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.stats
 
 from tuning.findings import surface as surfaces
+from tuning.findings.curve_noise import RELEVANT, of_perfection
 from tuning.findings.finding import Finding, Severity
 from tuning.findings.noise import noise_of
 from tuning.findings.points import feasible, is_numeric, points_of, searched
@@ -25,9 +26,11 @@ EXPLAINED = 0.3
 """Of the variance of points left out, by the fit: under that, what is left unexplained is more than what is known."""
 INSENSITIVE = 0.2
 """Of the way from the best to the median point, less than half of what counts as good (PB-24): a hyperparameter with a
-smaller span moves few trials into the good region or out of it."""
+smaller span moves few trials into the good region or out of it, and matters less than the others."""
 NOISE_TIMES = 2.0
-"""Standard deviations of the noise: a smaller span is not seen in one trial."""
+"""Standard deviations of the noise: a smaller span, or lead, is not seen in one trial."""
+CONFIDENCE = 0.9
+"""That a span is below what matters: fixing one that matters a little costs less than to search one dimension more."""
 INTERACTS = 0.05
 """Of the variance, the share of a pair: less is not worth tuning two together."""
 ON_OFF = ((True, False), ("on", "off"))
@@ -38,7 +41,7 @@ def find(results: StudyResults) -> list[Finding]:
   """The shares of the hyperparameters; then what interacts, what can be fixed and what can be removed."""
   points, axes = points_of(results), searched(results)
   if not axes:
-    return [_finding("ok", "No hyperparameter is varied.", "There is nothing to compare.")]
+    return [_finding("ok", "No hyperparameter is varied", "There is nothing to compare.")]
   count, wanted = len(feasible(points)), surfaces.needed(axes)
   surface = surfaces.fit(points, axes)
   if surface is None:
@@ -46,9 +49,9 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "cannot_tell",
-        "Which hyperparameters matter cannot be told: the good points are equal."
+        "Which hyperparameters matter cannot be told: the good points are equal"
         if equal
-        else f"Which hyperparameters matter cannot be told from {count} points with a value.",
+        else f"Which hyperparameters matter cannot be told from {count} points with a value",
         f"The fit of {len(axes)} hyperparameters takes {wanted} points that differ.",
         numbers={"points": count, "needed": wanted},
         action="Choose an objective that tells trials apart."
@@ -61,7 +64,7 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "cannot_tell",
-        "Which hyperparameters matter cannot be told: a quadratic explains little of the good points.",
+        "Which hyperparameters matter cannot be told: a quadratic explains little of the good points",
         f"Of the variance of points left out it explains {max(surface.explained, 0):.0%}; {EXPLAINED:.0%} would do. The"
         " space may be too wide, or the differences noise.",
         numbers=numbers,
@@ -76,7 +79,7 @@ def find(results: StudyResults) -> list[Finding]:
   found = [
     _finding(
       "ok",
-      f"{ranking[0]} matters most: {_percent(shares[ranking[0]])} of the variation.",
+      f"{ranking[0]} matters most: {_percent(shares[ranking[0]])} of the variation",
       f"Total shares of the fitted variance with 95% intervals: {text}. The fit explains {surface.explained:.0%} of the"
       " variance of points left out; trials far from the best weigh little.",
       subject=ranking[0],
@@ -118,7 +121,7 @@ def _interactions(surface: surfaces.Surface, draws: np.ndarray) -> list[Finding]
     found.append(
       _finding(
         "note",
-        f"{first} and {second} interact: together they explain {_percent((share, low, high))} of the variation.",
+        f"{first} and {second} interact: together they explain {_percent((share, low, high))} of the variation",
         f"A product of both enters the fit with p = {p:.1g}, corrected for all pairs.",
         subject=first,
         numbers={"with": second, "share": share, "low": low, "high": high, "p": p},
@@ -134,9 +137,10 @@ def _insensitive(
 ) -> list[Finding]:
   costs = np.array([point.cost for point in feasible(points_of(results))])
   noise = noise_of(results)
-  relevant = max(
-    INSENSITIVE * float(np.median(costs) - costs[0]), NOISE_TIMES * noise.deviation if noise is not None else 0.0
-  )
+  # Others may matter so much that a fifth of that is not little: then it only matters less.
+  little = INSENSITIVE * float(np.median(costs) - costs[0])
+  seen = NOISE_TIMES * noise.deviation if noise is not None else 0.0
+  relevant = max(min(little, of_perfection(results, results.objective.sign * float(costs[0]))), seen)
   fitted = {name for column in surface.columns for name in column.names}
   found = []
   for one in axes:
@@ -144,21 +148,39 @@ def _insensitive(
     if one.name not in fitted or one.role == "scientific" or any(one.name in pair for pair in surface.pairs):
       continue
     span = float(surface.spans(one.name, surface.coefficients[None])[0])
-    high = float(np.quantile(surface.spans(one.name, draws), 0.9))
-    if high >= relevant:
+    high = float(np.quantile(surface.spans(one.name, draws), CONFIDENCE))
+    if high >= max(little, relevant):
       continue
     best = results.best
     value = best.values.get(one.name) if best is not None else None
+    example = "" if value is None else f", for example at {value}"
+    numbers = {"span": span, "high": high, "relevant": relevant}
+    if high >= relevant:
+      found.append(
+        _finding(
+          "note",
+          f"{one.name} matters less than the others: from its best to its worst value the objective changes by"
+          f" {span:.2g}",
+          f"At most {high:.2g} with {CONFIDENCE:.0%} confidence. That is less than a fifth of the way from the best to"
+          f" the median point, {little:.2g}, but may be more than {relevant:.2g}, which would matter.",
+          subject=one.name,
+          numbers=numbers,
+          action=f"Tune the others first. To fix it{example} may cost up to {high:.2g}.",
+          plot=f"axis:{one.name}",
+        )
+      )
+      continue
     found.append(
       _finding(
         "note",
-        f"{one.name} hardly matters: from its best to its worst value the objective changes by {span:.2g}.",
-        f"At most {high:.2g} with 90% confidence, less than {relevant:.2g}, which would matter (a fifth of the way"
-        " from the best to the median point, or twice the noise).",
+        f"{one.name} hardly matters: from its best to its worst value the objective changes by {span:.2g}",
+        f"At most {high:.2g} with {CONFIDENCE:.0%} confidence, less than {relevant:.2g}, which would matter"
+        f" ({RELEVANT:.0%} of the distance from perfection, or twice the noise).",
         subject=one.name,
-        numbers={"span": span, "high": high, "relevant": relevant},
-        action=f"Fix it next time{'' if value is None else f', for example at {value}'}: each hyperparameter less makes"
-        " the search denser.",
+        numbers=numbers,
+        action=f"Fix it next time{example}: each hyperparameter less makes the search denser.",
+        # Under a value of another one, its field need not be there in the config.
+        changes=one.changes(value) if results.study.config and value is not None and one.parent is None else None,
         plot=f"axis:{one.name}",
       )
     )
@@ -168,7 +190,9 @@ def _insensitive(
 def _features(results: StudyResults, surface: surfaces.Surface, axes: list[Hyperparameter]) -> list[Finding]:
   """Features that are no better than nothing."""
   found = []
+  points = feasible(points_of(results))
   noise = noise_of(results)
+  deviation = noise.deviation if noise is not None else 0.0
   for one in axes:
     if is_numeric(one) or one.name not in surface.levels:
       continue
@@ -176,16 +200,23 @@ def _features(results: StudyResults, surface: surfaces.Surface, axes: list[Hyper
     pairs = [(on, off) for on, off in ON_OFF if {repr(on), repr(off)} <= set(levels)]
     pairs += [(v, None) for v in one.scale.as_json()["values"] if v is not None and {repr(v), "None"} <= set(levels)]
     for on, off in pairs:
-      worse, error = surface.differences(one.name, repr(on), repr(off))
+      under = [child.name for child in axes if child.parent == (one.name, on)]
+      worse, error = surface.differences(one.name, repr(on), repr(off), under)
+      having = [point for point in points if one.name in point.values]
+      best = [min(point.cost for point in having if repr(point.values[one.name]) == repr(v)) for v in (on, off)]
+      # What the fit says against the points themselves is a misfit.
+      if best[1] - best[0] > NOISE_TIMES * deviation:
+        continue
       half = float(scipy.stats.t.ppf(0.95, surface.freedom)) * error
       # What it may help at most has to be less than what could be seen.
-      if not (math.isfinite(half) and half - worse < (noise.deviation if noise is not None else 0.0)):
+      if not (math.isfinite(half) and half - worse < deviation):
         continue
       found.append(
         _finding(
           "note",
-          f"{one.name} = {on} does not help: it changes the objective by {results.objective.sign * worse:.2g}.",
-          f"It helps by {max(half - worse, 0):.2g} at most, with 95% confidence, the others held at good values.",
+          f"{one.name} = {on} does not help: it changes the objective by {results.objective.sign * worse:.2g}",
+          f"It helps by {max(half - worse, 0):.2g} at most, with 95% confidence, the others held at good values"
+          + (f" and {', '.join(under)} at the best." if under else "."),
           subject=one.name,
           numbers={"worse": worse, "error": error},
           action=f"Remove it: {one.name} = {off}.",

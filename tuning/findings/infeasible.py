@@ -8,15 +8,27 @@ tried. If none does, although enough trials of both kinds would show it, nothing
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
 
 from tuning.findings.finding import Finding, Severity
-from tuning.findings.points import Point, is_numeric, many, points_of, searched, units_of, value_at
+from tuning.findings.points import (
+  Point,
+  is_numeric,
+  many,
+  points_of,
+  rounded,
+  searched,
+  shown,
+  unit_of,
+  units_of,
+  value_at,
+)
 from tuning.results import StudyResults
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, OneOf
+from tuning.space import Discrete, Hyperparameter, Integer, OneOf
 
 WARNING_SHARE = 0.2
 """Of the trials: a fifth of the budget bought nothing but the knowledge of where not to look."""
@@ -28,6 +40,8 @@ LEVEL = 0.01
 """Of the test, over all cuts: a region to cut off is a claim about trials that will never be run."""
 TELLING = 5
 """Infeasible and feasible trials each, for "nothing separates them": fewer pass the test in no space."""
+CUT_MOVES = 0.02
+"""Of the scale, by what a cut may move to be a short number: points of a study lie about as close as that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +70,23 @@ class Separation:
   def text(self) -> str:
     if not is_numeric(self.one):
       return f"{self.one.name} = {self.value}"
-    return f"{self.one.name} {'above' if self.above else 'below'} {self.value:.2g}"
+    match self.one.scale:
+      case Integer():
+        first, last = self.edge + 1, self.edge - 1
+      case Discrete(values):
+        lost = [value for value in values if (self.one.scale.unit(value) < self.unit) != self.above]
+        first, last = lost[0], lost[-1]
+      case _:
+        return f"{self.one.name} {'above' if self.above else 'below'} {shown(self.one, self.edge)}"
+    return f"{self.one.name} from {first:.6g} on" if self.above else f"{self.one.name} up to {last:.6g}"
+
+  @property
+  def edge(self) -> float:
+    """Of a numeric scale that is cut there: a short number near `value`; of whole numbers the last that is kept."""
+    value = float(str(self.value))
+    if isinstance(self.one.scale, Integer):
+      return math.floor(value) if self.above else math.ceil(value)
+    return rounded(self.one, value, lambda new: abs(unit_of(self.one, {self.one.name: new}) - self.unit) < CUT_MOVES, 2)
 
 
 def separation(one: Hyperparameter, points: Sequence[Point], bad: Sequence[bool]) -> Separation | None:
@@ -112,31 +142,51 @@ def without(found: Separation) -> dict[str, object] | None:
     left = [value for value in scale.values if value != found.value]
     new = OneOf(left) if len(left) > 1 else None
   elif isinstance(scale, Discrete):
-    left = [value for value in scale.values if (value < float(str(found.value))) == found.above]
+    left = [value for value in scale.values if (scale.unit(value) < found.unit) == found.above]
     new = Discrete(tuple(left)) if len(left) > 1 else None
   else:
-    value = float(str(found.value))
-    edge = round(value) if isinstance(scale, Integer) else float(f"{value:.2g}")
-    low, high = (scale.min, edge) if found.above else (edge, scale.max)  # pyright: ignore[reportAttributeAccessIssue]
-    new = dataclasses.replace(scale, min=low, max=high) if low < high else None  # pyright: ignore
-    if isinstance(scale, Linear) and new is not None and new.problems():
-      new = None
-  return None if new is None else {found.one.name: dataclasses.replace(found.one, scale=new).as_json()}
+    new = dataclasses.replace(scale, **{"max" if found.above else "min": found.edge})  # pyright: ignore
+  if new is None or new.problems():
+    return None
+  return {found.one.name: dataclasses.replace(found.one, scale=new).as_json()}
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """Infeasible trials: how many, where, and whether the space explains them."""
+  """Infeasible trials: how many, where, and whether the space explains them; and those that failed."""
+  return [*_infeasible(results), *_failed(results)]
+
+
+def _failed(results: StudyResults) -> list[Finding]:
+  """Trials that crashed: what they would have come to is not known, so they are no part of any other finding."""
+  failed = [trial for trial in results.trials if trial.state == "failed"]
+  if not failed:
+    return []
+  ended = sum(results.count(state) for state in ("complete", "infeasible", "failed"))
+  return [
+    _finding(
+      "problem" if len(failed) == ended else "warning",
+      f"{len(failed)} of {many(ended, 'trial')} failed",
+      f"Reasons: {_reasons(failed)}. They say nothing of their values, and no other finding counts them.",
+      trials=tuple(trial.trial for trial in failed),
+      numbers={"failed": len(failed), "ended": ended},
+      action=f"Read the log of trial {failed[0].trial}, mend what made it fail, and run the failed ones again.",
+    )
+  ]
+
+
+def _infeasible(results: StudyResults) -> list[Finding]:
   bad = [trial for trial in results.trials if trial.state == "infeasible"]
   complete = [trial for trial in results.trials if trial.objective is not None]
   count, total = len(bad), len(bad) + len(complete)
   if total == 0:
-    return [_finding("cannot_tell", "No trial has ended yet.", "There is nothing to look at.", action="Run trials.")]
+    said = "No trial is complete or infeasible", "There is nothing to look at."
+    return [_finding("cannot_tell", *said, action="Run trials.")]
   if total == count:
     few = total < TELLING
     return [
       _finding(
         "cannot_tell" if few else "problem",
-        f"All {total} trials are infeasible.",
+        f"All {total} trials are infeasible",
         f"Reasons: {_reasons(bad)}.",
         trials=tuple(t.trial for t in bad),
         numbers={"infeasible": count, "ended": total},
@@ -148,7 +198,7 @@ def find(results: StudyResults) -> list[Finding]:
   share = f"{count} of {total} trials are infeasible ({count / total:.0%}, 95% interval {low:.0%} to {high:.0%})"
   numbers = {"infeasible": count, "ended": total, "share": count / total, "low": float(low), "high": float(high)}
   if not count:
-    return [_finding("ok", "No trial is infeasible.", f"{share}.", numbers=numbers)]
+    return [_finding("ok", "No trial is infeasible", f"{share}.", numbers=numbers)]
   points = [point for point in points_of(results) if bool(point.retrains) != bool(point.infeasible)]
   cuts = [separation(one, points, [not point.retrains for point in points]) for one in searched(results)]
   known = [cut for cut in cuts if cut is not None]
@@ -168,7 +218,7 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         severity,
-        f"{share}, most of them at {best.text}.",
+        f"{share}, most of them at {best.text}",
         f"{where}. Reasons: {_reasons(bad)}.",
         subject=best.one.name,
         trials=trials,
@@ -184,7 +234,7 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "problem",
-        f"{share}, everywhere in the space: this points at a bug.",
+        f"{share}, everywhere in the space: this points at a bug",
         f"No hyperparameter tells them from feasible trials (the best has p = {p:.2g}). Reasons: {_reasons(bad)}.",
         trials=trials,
         numbers=numbers,
@@ -192,16 +242,14 @@ def find(results: StudyResults) -> list[Finding]:
         "memory, or a machine.",
       )
     ]
-  short = max(TELLING - count, TELLING - feasible_count, 0)
   return [
     _finding(
       severity,
-      f"{share}; which hyperparameter is behind it cannot be told.",
+      f"{share}; which hyperparameter is behind it cannot be told",
       f"No hyperparameter separates them (p = {p:.2g}). Reasons: {_reasons(bad)}.",
       trials=trials,
       numbers=numbers,
-      action=(f"{many(short, 'more trial')} of the rarer kind would tell. " if short else "")
-      + "Read the log of one of them.",
+      action=f"Read the log of trial {trials[0]}." if trials else None,
     )
   ]
 

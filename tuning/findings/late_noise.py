@@ -11,7 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from tuning.findings.curve_noise import between, complete, costs, deviation, listed, of_perfection, relevant, text
+from tuning.findings.curve_noise import (
+  between,
+  complete,
+  costs,
+  deviation,
+  listed,
+  of_perfection,
+  relevant,
+  text,
+  whole_of,
+)
 from tuning.findings.finding import Finding
 from tuning.findings.settings_in_use import is_varied
 from tuning.results import StudyResults, Trial
@@ -153,8 +163,9 @@ def measured(results: StudyResults) -> LateNoise | None:
   level = results.objective.sign * float(np.median(levels))
   examples = ends[0][0].log.examples.get(results.objective.metric.rpartition("/")[0])
   sampling = None
-  if results.objective.metric.rpartition("/")[2] in ("error", "accuracy") and examples and 0 <= level <= 1:
-    sampling = math.sqrt(level * (1 - level) / examples)
+  whole = whole_of(results)
+  if results.objective.metric.rpartition("/")[2] in ("error", "accuracy") and examples and 0 <= level <= whole:
+    sampling = math.sqrt(level * (whole - level) / examples)
   return LateNoise(
     trials=[trial for trial, _ in ends],
     deviation=math.sqrt(variance),
@@ -177,7 +188,7 @@ def is_luck(results: StudyResults, seen: LateNoise) -> bool:
 def is_large(results: StudyResults, seen: LateNoise) -> bool:
   """Whether the noise that validation examples do not explain is a fault whatever the trials' differences are."""
   unexplained = math.sqrt(max(seen.low**2 - (seen.sampling or 0.0) ** 2, 0.0))
-  return unexplained > LARGE * of_perfection(results.objective, seen.level)
+  return unexplained > LARGE * of_perfection(results, seen.level)
 
 
 @dataclasses.dataclass(frozen=True)

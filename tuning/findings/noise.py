@@ -22,6 +22,7 @@ class TrialNoise:
     low, high: its 95% interval, by the chi-squared distribution.
     freedom: the number of retrains less that of groups.
     trials: that were retrained.
+    good: whether they are among the better half of the study; of bad points alone, the noise is that of bad points.
   """
 
   deviation: float
@@ -29,17 +30,26 @@ class TrialNoise:
   high: float
   freedom: int
   trials: tuple[int, ...]
+  good: bool = True
+
+  @property
+  def tells(self) -> bool:
+    """Whether leads among the best points can be held against it."""
+    return self.good and self.deviation > 0
 
 
 def trial_noise(results: StudyResults) -> TrialNoise | None:
   """From retrains of one point in the study, and from reruns; None if there are none.
 
-  Bad points vary more and decide nothing, so that only the better half of the groups counts. A rerun trial itself does
-  not: it was chosen because it was good, its seeds were not.
+  Bad points vary more and decide nothing, so that only the better half of the groups counts, and of these only what is
+  among the better half of all points, if there is such. A rerun trial itself does not: it was chosen because it was
+  good, its seeds were not.
   """
   groups: list[tuple[list[float], int]] = []
   for trials in results.points:
     groups.append(([t.objective for t in trials if t.objective is not None], trials[0].trial))
+  costs = {number: results.objective.sign * float(np.mean(values)) for values, number in groups if values}
+  median = float(np.median(list(costs.values()))) if costs else math.inf
   for number, study in results.reruns.items():
     groups.append(([t.objective for t in study.trials if t.objective is not None], number))
   groups = [group for group in groups if len(group[0]) > 1]
@@ -47,6 +57,14 @@ def trial_noise(results: StudyResults) -> TrialNoise | None:
     return None
   groups.sort(key=lambda group: (results.objective.sign * float(np.mean(group[0])), group[1]))
   groups = groups[: (len(groups) + 1) // 2]
+
+  def is_good(group: tuple[list[float], int]) -> bool:
+    # What was chosen to be rerun was good, even if its seeds do not confirm that.
+    own = results.objective.sign * float(np.mean(group[0]))
+    return min(own, costs.get(group[1], own)) <= median
+
+  good = [group for group in groups if is_good(group)]
+  groups = good or groups
   freedom = sum(len(values) - 1 for values, _ in groups)
   squares = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values, _ in groups)
   low, high = scipy.stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], freedom)
@@ -56,6 +74,7 @@ def trial_noise(results: StudyResults) -> TrialNoise | None:
     math.sqrt(squares / high),
     freedom,
     tuple(sorted(number for _, number in groups)),
+    bool(good),
   )
 
 
@@ -87,8 +106,8 @@ class Noise:
 
 
 def noise_of(results: StudyResults) -> Noise | None:
-  """From seed to seed where there are retrains, else by the draw of validation examples, else None."""
-  if (seeds := trial_noise(results)) is not None and seeds.deviation > 0:
+  """From seed to seed where good points have retrains, else by the draw of validation examples, else None."""
+  if (seeds := trial_noise(results)) is not None and seeds.tells:
     return Noise(seeds.deviation, "seed-to-seed standard deviation")
   if (sampling := sampling_noise(results)) is not None:
     return Noise(sampling[0], f"standard error of {sampling[1]:,} validation examples")

@@ -7,8 +7,9 @@ above the best one diverge, if its loss or its gradient norm spikes, and where i
 import dataclasses
 
 from tuning.findings import convergence, gradient_norm, late_noise
-from tuning.findings.curve_noise import complete, listed, share_interval
+from tuning.findings.curve_noise import complete, listed, share_interval, training_losses
 from tuning.findings.finding import Finding
+from tuning.findings.points import is_learning_rate
 from tuning.results import StudyResults, Trial
 from tuning.space import Linear, Log
 
@@ -55,17 +56,31 @@ def find(results: StudyResults) -> list[Finding]:
         action="Search smaller learning rates, until one trial is complete.",
       )
     ]
-  found = [sign for look in (_cliff, _spikes, _norms, _rising, _noise) if (sign := look(results)) is not None]
+  seen = [look(results) for look in (_cliff, _spikes, _norms, _rising, _noise)]
+  found = [one for one in seen if isinstance(one, Sign)]
+  fine = [one for one in seen if isinstance(one, str)]
+  if not found and not fine:
+    return [
+      Finding(
+        id="PB-33",
+        question="optimization",
+        severity="cannot_tell",
+        title="Whether optimization has problems cannot be told: nothing that shows it was logged",
+        why="It shows in infeasible trials right above the best learning rate, in the training loss, in gradient norms,"
+        " and in the end of curves with many evaluations.",
+        action="Log the training loss and the norm of the gradient (train/loss, grad_norm) at every step.",
+      )
+    ]
   if not found:
     return [
       Finding(
         id="PB-33",
         question="optimization",
         severity="ok",
-        title="There is no sign of optimization problems",
-        why="Learning rates right above the best one train, the training loss neither spikes early nor rises late,"
-        " gradient norms have no frequent outliers, and the end is not too noisy; as far as each was logged.",
-        numbers={"signs": []},
+        title="There is no sign of optimization problems"
+        + (f" in what could be looked at, {len(fine)} of {len(seen)} signs" if len(fine) < len(seen) else ""),
+        why=f"Looked at: {'; '.join(fine)}.",
+        numbers={"signs": [], "looked_at": len(fine)},
       )
     ]
   return [
@@ -84,11 +99,15 @@ def find(results: StudyResults) -> list[Finding]:
   ]
 
 
-def _cliff(results: StudyResults) -> Sign | None:
+# Each of these returns the sign, what is fine in words, or None where there was nothing to look at.
+
+
+def _cliff(results: StudyResults) -> Sign | str | None:
   """Infeasible trials right above the best learning rate (PB-80)."""
   best = complete(results)[0]
+  fine = []
   for one in results.varied:
-    if not one.path.endswith("learning_rate") or one.name not in best.values or not isinstance(one.scale, Linear | Log):
+    if not is_learning_rate(one) or one.name not in best.values or not isinstance(one.scale, Linear | Log):
       continue
     at = one.scale.unit(best.values[one.name])
     near: list[Trial] = [
@@ -109,14 +128,17 @@ def _cliff(results: StudyResults) -> Sign | None:
         f" ({low:.0%} to {high:.0%}, 95% interval): stability limits the learning rate.",
         listed(bad),
       )
-  return None
+    fine.append(f"{len(near) - len(bad)} of {len(near)} trials with {one.name} right above the best one train")
+  return " and ".join(fine) or None
 
 
-def _spikes(results: StudyResults) -> Sign | None:
+def _spikes(results: StudyResults) -> Sign | str | None:
   seen = gradient_norm.looked_at(results, "train/loss", EARLY)
+  if not seen:
+    return None
   hit = gradient_norm.recurrent(seen)
   if not hit or not gradient_norm.is_grave(hit, seen):
-    return None
+    return "the training loss does not spike early"
   return Sign(
     "early spikes of the loss",
     f"In {len(hit)} of {len(seen)} trials the training loss spikes in the first {EARLY:.0%} of the training, up to"
@@ -125,11 +147,13 @@ def _spikes(results: StudyResults) -> Sign | None:
   )
 
 
-def _norms(results: StudyResults) -> Sign | None:
+def _norms(results: StudyResults) -> Sign | str | None:
   seen = gradient_norm.looked_at(results, gradient_norm.METRIC)
+  if not seen:
+    return None
   hit = gradient_norm.recurrent(seen)
   if not hit or not gradient_norm.is_grave(hit, seen):
-    return None
+    return "gradient norms have no frequent outliers"
   return Sign(
     "outliers of the gradient norm",
     f"Gradient norms have outliers in {len(hit)} of {len(seen)} trials.",
@@ -137,22 +161,26 @@ def _norms(results: StudyResults) -> Sign | None:
   )
 
 
-def _rising(results: StudyResults) -> Sign | None:
-  count = len(complete(results))
+def _rising(results: StudyResults) -> Sign | str | None:
+  trials = complete(results)
   seen = convergence.rising(results)
-  if not seen or not convergence.is_grave(results, seen):
-    return None
-  wrong = [trial for trial, _ in seen]
-  return Sign("rising training loss", f"Training loss rises late in {len(wrong)} of {count} trials.", listed(wrong))
+  if seen and convergence.is_grave(results, seen):
+    wrong = [trial for trial, _ in seen]
+    return Sign(
+      "rising training loss", f"Training loss rises late in {len(wrong)} of {len(trials)} trials.", listed(wrong)
+    )
+  enough = any(len(training_losses(results, trial)[0]) >= convergence.LEAST for trial in trials)
+  return "the training loss does not rise late" if enough else None
 
 
-def _noise(results: StudyResults) -> Sign | None:
+def _noise(results: StudyResults) -> Sign | str | None:
   """Only of what more validation examples would not mend."""
   seen = late_noise.measured(results)
-  if seen is None or seen.explained >= late_noise.EXPLAINED:
+  if seen is None:
     return None
-  if not (late_noise.is_luck(results, seen) or late_noise.is_large(results, seen)):
-    return None
+  bad = late_noise.is_luck(results, seen) or late_noise.is_large(results, seen)
+  if not bad or seen.explained >= late_noise.EXPLAINED:
+    return "the end is not too noisy"
   return Sign(
     "a noisy end",
     f"{results.objective.metric} varies late in training by more than validation examples explain.",

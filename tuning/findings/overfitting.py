@@ -25,6 +25,7 @@ from tuning.findings.curve_noise import (
   training_losses,
 )
 from tuning.findings.finding import Finding
+from tuning.findings.points import is_learning_rate, is_numeric
 from tuning.findings.settings_in_use import proposed, setting
 from tuning.results import StudyResults, Trial
 from tuning.space import Hyperparameter
@@ -35,6 +36,12 @@ MANY = 0.5
 """Share of the trials behind the best from which the best one may be best for not overfitting: most of them."""
 LEAST_EVALUATIONS = 12
 """Of a curve: fewer leave no line behind the best of their running mean."""
+PLACES = 0.05
+"""Largest p, divided by the number of hyperparameters, of a place where trials overfit: it is said beside what was
+found with certainty, and only tells where to look."""
+LEAST_OF_A_KIND = 3
+"""Points that overfit, and that do not, by whose ranks a place is told: of fewer, the normal approximation of the test
+does not hold."""
 REGULARIZERS = (
   *("weight_decay", "dropout", "smoothing", "mixup", "cutmix", "augment", "erasing", "crop", "flip"),
   *("stochastic_depth", "regulariz", "l2"),
@@ -156,12 +163,12 @@ def _places(results: StudyResults, trials: Sequence[Trial], those: set[int]) -> 
   axes = [one for one in results.varied if one.scale.as_json()["scale"] != "categorical"]
   for one in axes:
     inside, outside = (_units(one, trials) for trials in (some, rest))
-    if min(len(inside), len(outside)) < 3:
+    if min(len(inside), len(outside)) < LEAST_OF_A_KIND:
       continue
     above = (inside[:, None] > outside).mean() + 0.5 * (inside[:, None] == outside).mean()
     error = np.sqrt((len(inside) + len(outside) + 1) / (12 * len(inside) * len(outside)))
     p = 2 * float(special.ndtr(-abs(above - 0.5) / error))
-    if p < 0.05 / len(axes):
+    if p < PLACES / len(axes):
       found.append(f"{'large' if above > 0.5 else 'small'} {one.name}")
   return found
 
@@ -177,7 +184,7 @@ def _selection(
   low, high = share_interval(len(others), max(len(trials) - 1, 1))
   if low <= MANY or any(one.trials == (trials[0].trial,) for one in found):
     return None
-  rates = [one for one in results.varied if one.path.endswith("learning_rate") and one.name in trials[0].values]
+  rates = [one for one in results.varied if is_learning_rate(one) and is_numeric(one) and one.name in trials[0].values]
   remark = ""
   for one in rates:
     here, all_of_them = _units(one, trials[:1])[0], _units(one, trials)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
+from scipy import ndimage, special
 
 from tuning.findings.curve_noise import complete, costs, listed, text
 from tuning.findings.finding import Finding
@@ -21,9 +21,12 @@ LEAST = 24
 MOST_TRIALS = 200
 """That are looked at, the best: more add nothing."""
 DEGREE = 4
-"""Of the polynomial that takes the course of the training away: slower than any period that is looked for."""
+"""Of the polynomial that takes away what the running median leaves of the course of the training: slower than any
+period that is looked for."""
 LEAST_TURNS = 4
 """Of a period in the curve: fewer are a course, not a period."""
+COVERED = 0.8
+"""Share of the usual evaluations that a trial must have to be looked at: what is missing is interpolated."""
 CERTAIN = 0.01
 """Largest p of the highest peak, after correction for the number of frequencies."""
 
@@ -86,11 +89,13 @@ def find(results: StudyResults) -> list[Finding]:
       title=f"{results.objective.metric} goes up and down with a period of about {period:,.0f} steps (p = {p:.1g})",
       why=f"At this period the mean spectrum of {len(trials)} trials is {ratio[peak]:.1f} times that of noise, an"
       f" amplitude of about {text(amplitude)}. Validation should not know of passes over the training data; a period"
-      f" that is shorter than two evaluations, {2 * distance:,.0f} steps, would show as a longer one.",
+      f" that is shorter than two evaluations, {2 * distance:,.0f} steps, would show as a longer one. A learning rate"
+      " that goes up and down, as with restarts, makes a period too.",
       trials=listed(trials[:10]),
       numbers={**numbers, "amplitude": amplitude},
-      action="Compare the period with the steps of one pass over the training data. Look whether each pass is shuffled"
-      " anew and over all of the data, and whether validation or test examples are among those for training.",
+      action="Compare the period with that of the learning rate, and with the steps of one pass over the training data."
+      " If it is the latter: look whether each pass is shuffled anew and over all of the data, and whether validation"
+      " examples are among those for training.",
       plot="curves",
     )
   ]
@@ -117,7 +122,7 @@ def _evaluated(results: StudyResults) -> tuple[list[Trial], list[tuple[np.ndarra
   whole = [
     (trial, (grid, np.interp(grid, steps, values)))
     for trial, (steps, values) in zip(trials, curves, strict=True)
-    if steps[-1] >= end - distance and len(steps) >= 0.8 * (end / distance) and count >= LEAST
+    if steps[-1] >= end - distance and len(steps) >= COVERED * (end / distance) and count >= LEAST
   ][:MOST_TRIALS]
   return [trial for trial, _ in whole], [curve for _, curve in whole]
 
@@ -129,6 +134,9 @@ def _waves(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, np.n
   Frequencies are those of `LEAST_TURNS` and more turns, without Nyquist's, which has half the degrees of freedom.
   """
   values = np.array([value for _, value in curves])
+  # The median of neighbours over one turn of the slowest period follows whatever falls, also the bends and steps that a
+  # schedule of the learning rate makes, which would leak into all frequencies; it does not follow a period.
+  values = values - ndimage.median_filter(values, (1, values.shape[1] // LEAST_TURNS | 1), mode="nearest")
   time = np.linspace(-1, 1, values.shape[1])
   course = np.polynomial.legendre.legvander(time, DEGREE)
   values = values - (course @ np.linalg.lstsq(course, values.T, rcond=None)[0]).T

@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tuning.results import StudyResults
 from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, ReverseLog
+
+MOST_DIGITS = 7
+"""Of a value that is rounded to be read, less one: searches draw no more (`tuning.space.DIGITS`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,20 @@ def value_at(one: Hyperparameter, unit: float) -> float:
       return scale.min - 0.5 + unit * (scale.max - scale.min + 1)
     case _:
       return float(scale.at(min(max(unit, 0.0), 1.0 - 1e-9)))
+
+
+def rounded(one: Hyperparameter, value: float, fits: Callable[[float], bool], digits: int = 1) -> float:
+  """With the fewest significant digits, from `digits` on, with which it fits; on a reverse-log scale, of 1 - value."""
+  for count in range(digits, MOST_DIGITS):
+    new = 1 - float(f"{1 - value:.{count}g}") if isinstance(one.scale, ReverseLog) else float(f"{value:.{count}g}")
+    if fits(new):
+      return new
+  return value
+
+
+def shown(one: Hyperparameter, value: float) -> str:
+  """A value in a sentence; close to 1 on a reverse-log scale it is "1 - 0.0007"."""
+  return f"1 - {1 - value:.3g}" if isinstance(one.scale, ReverseLog) else f"{value:.6g}"
 
 
 def searched(results: StudyResults) -> list[Hyperparameter]:

@@ -30,7 +30,7 @@ EVALUATIONS = 10
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-61. The best evaluation of every complete trial, as a share of the study's steps; the share of trials that are
+  """PB-61. The best evaluation of every complete trial, as a share of the trial's steps; the share of trials that are
   early or late with its interval (Clopper and Pearson)."""
   selected = shares(results)
   if not selected:
@@ -46,6 +46,8 @@ def find(results: StudyResults) -> list[Finding]:
     ]
   at = np.array([share for _, share in selected])
   early, late = int((at <= EARLY).sum()), int((at > LATE).sum())
+  lengths = sorted(results.length(trial) or 1 for trial, _ in selected)
+  usual = lengths[len(lengths) // 2]
   few, many = share_interval(early, len(at)), share_interval(late, len(at))
   numbers = {
     "trials": len(at),
@@ -56,15 +58,16 @@ def find(results: StudyResults) -> list[Finding]:
     "late_low": many[0],
     "late_high": many[1],
     "median": float(np.median(at)),
-    "steps": results.steps,
+    "steps": usual,
   }
+  of_steps = f"{usual:,} steps" if lengths[0] == lengths[-1] else "its steps"
   counted = (
     f"Of {len(at)} complete trials, the best evaluation of {early} ({few[0]:.0%} to {few[1]:.0%}, 95% interval) is in"
-    f" the first {EARLY:.0%} of {results.steps:,} steps, that of {late} ({many[0]:.0%} to {many[1]:.0%}) in the last"
+    f" the first {EARLY:.0%} of {of_steps}, that of {late} ({many[0]:.0%} to {many[1]:.0%}) in the last"
     f" {1 - LATE:.0%}; the median is at {np.median(at):.0%}."
   )
   if few[0] > MOST:
-    fewer = max(round((results.steps or 1) * 2 * EARLY), 1)
+    fewer = max(round(usual * 2 * EARLY), 1)
     return [
       Finding(
         id="PB-61",
@@ -109,12 +112,13 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def shares(results: StudyResults) -> list[tuple[Trial, float]]:
-  """The complete trials with enough evaluations, and the step of the best one as a share of the study's steps."""
+  """The complete trials with enough evaluations, and the step of the best one as a share of the trial's own steps."""
   best = dataclasses.replace(results.objective, value="best")
   found = []
   for trial in complete(results):
     points = trial.curves[best.metric]
     step = trial.step if results.objective.value == "best" else (value_of(best, points) or (None,))[0]
-    if step is not None and len(points) >= EVALUATIONS and results.steps:
-      found.append((trial, step / results.steps))
+    length = results.length(trial)
+    if step is not None and len(points) >= EVALUATIONS and length:
+      found.append((trial, step / length))
   return found

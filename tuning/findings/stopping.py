@@ -27,7 +27,7 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "cannot_tell",
-        f"{len(costs)} points with a value are too few to say what more trials would gain.",
+        f"{len(costs)} points with a value are too few to say what more trials would gain",
         f"The distribution of the best trials takes {LEAST} points.",
         numbers={"points": len(costs)},
         action=f"Run {short} more, feasible ones.",
@@ -40,8 +40,8 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "ok",
-        f"The best third of {total} points are equal: more trials would gain nothing that this objective shows. Stop.",
-        f"They all have {abs(min(costs)):.4g}.",
+        f"The best third of {total} points are equal: more trials would gain nothing that this objective shows: stop",
+        f"They all have {results.objective.sign * costs[0]:.4g}.",
         numbers={"gain": 0.0, "points": total},
         action="Stop; a larger validation set would tell them apart.",
       )
@@ -58,7 +58,7 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         "note",
-        f"{gain}; nothing is known of how much a trial varies by itself.",
+        f"{gain}; nothing is known of how much a trial varies by itself",
         why,
         numbers=numbers,
         action=f"Rerun the best trial: {how_to_rerun(results)}; stop if the"
@@ -69,12 +69,12 @@ def find(results: StudyResults) -> list[Finding]:
   against = f"the {noise.source}, {noise.deviation:.2g}"
   if mean < noise.deviation:
     return [
-      _finding("ok", f"{gain}, less than {against}: stop.", why, numbers=numbers, action="Stop searching this space.")
+      _finding("ok", f"{gain}, less than {against}: stop", why, numbers=numbers, action="Stop searching this space.")
     ]
   return [
     _finding(
       "note",
-      f"{gain}, more than {against}: worth going on.",
+      f"{gain}, more than {against}: worth going on",
       why,
       numbers=numbers,
       action=f"Run {total} more trials, or refine the space around the best ones first.",

@@ -100,20 +100,28 @@ class Surface:
 
   def spans(self, name: str, coefficients: np.ndarray) -> np.ndarray:
     """From the best to the worst value of one hyperparameter, the others at the centre: [draws] of [draws, columns]."""
+    profile = coefficients @ self.profile(name)
+    return profile.max(axis=1) - profile.min(axis=1)
+
+  def profile(self, name: str) -> np.ndarray:
+    """The columns along one hyperparameter, from end to end or for each value, the others at the centre.
+
+    Returns: [columns, places].
+    """
+    own = [i for i, column in enumerate(self.columns) if column.names == (name,)]
     if name in self.levels:
       grid = np.array(list(self.levels[name].values()))
-      own = [i for i, column in enumerate(self.columns) if column.names == (name,)]
-      profile = coefficients[:, own] @ grid.T
-    else:
-      x = np.linspace(-1, 1, 21)
-      design = np.zeros((len(self.columns), len(x)))
-      for position, column in enumerate(self.columns):
-        if column.names == (name,):
-          design[position] = EDGE * x if column.degree == 1 else math.sqrt(5) * (3 * x**2 - 1) / 2
-        elif len(column.names) == 2 and name in column.names:
-          design[position] = EDGE * x * self.centre[column.names[column.names[0] == name]]
-      profile = coefficients @ design
-    return profile.max(axis=1) - profile.min(axis=1)
+      design = np.zeros((len(self.columns), len(grid)))
+      design[own] = grid.T
+      return design
+    x = np.linspace(-1, 1, 21)
+    design = np.zeros((len(self.columns), len(x)))
+    for position, column in enumerate(self.columns):
+      if column.names == (name,):
+        design[position] = EDGE * x if column.degree == 1 else math.sqrt(5) * (3 * x**2 - 1) / 2
+      elif len(column.names) == 2 and name in column.names:
+        design[position] = EDGE * x * self.centre[column.names[column.names[0] == name]]
+    return design
 
   def variances(self, coefficients: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
     """The parts of the variance over the space, by hyperparameters: name or pair -> [draws] for [draws, columns]."""
@@ -124,12 +132,20 @@ class Surface:
       found[column.names] = found.get(column.names, np.zeros(len(coefficients))) + part
     return found
 
-  def differences(self, name: str, first: object, second: object) -> tuple[float, float]:
-    """Cost at one value of a categorical hyperparameter less that at another, and its standard error."""
+  def differences(self, name: str, first: object, second: object, under: Sequence[str] = ()) -> tuple[float, float]:
+    """Cost at one value of a categorical hyperparameter less that at another, and its standard error.
+
+    `under`: hyperparameters that exist at the first value only; they are at the values that are best by the fit.
+    """
+    direction = np.zeros(len(self.columns))
     own = [i for i, column in enumerate(self.columns) if column.names == (name,)]
-    contrast = self.levels[name][first] - self.levels[name][second]
-    variance = contrast @ self.covariance[np.ix_(own, own)] @ contrast
-    return float(contrast @ self.coefficients[own]), math.sqrt(max(float(variance), 0.0))
+    direction[own] = self.levels[name][first] - self.levels[name][second]
+    for child in under:
+      if child in self.levels or child in self.centre:
+        profile = self.profile(child)
+        direction += profile[:, int(np.argmin(self.coefficients @ profile))]
+    variance = direction @ self.covariance @ direction
+    return float(direction @ self.coefficients), math.sqrt(max(float(variance), 0.0))
 
 
 def needed(space: Sequence[Hyperparameter]) -> int:

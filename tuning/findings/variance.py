@@ -28,9 +28,7 @@ def find(results: StudyResults) -> list[Finding]:
   points = points_of(results)
   ranked = feasible(points)
   if not ranked:
-    return [
-      _finding("PB-41", "cannot_tell", "No trial has a value.", "There is nothing to vary.", action="Run trials.")
-    ]
+    return [_finding("PB-41", "cannot_tell", "No trial has a value", "There is nothing to vary.", action="Run trials.")]
   return [_trial_variance(results), *_apart(results, len(points) - len(ranked))]
 
 
@@ -41,8 +39,20 @@ def _trial_variance(results: StudyResults) -> Finding:
     return _finding(
       "PB-41",
       "cannot_tell",
-      "How much a trial varies from seed to seed is not known: no point was run twice.",
+      "How much a trial varies from seed to seed is not known: no point was run twice",
       "A lead can only be held against the draw of validation examples, which is a part of the noise.",
+      action=f"Rerun the best trial: {command}.",
+    )
+  if not seeds.good:
+    which = many(len(seeds.trials), "point")
+    return _finding(
+      "PB-41",
+      "cannot_tell",
+      "How much a good trial varies from seed to seed is not known: only bad points were run twice",
+      f"{which} of the worse half of the study, with {many(seeds.freedom, 'degree')} of freedom, varies by"
+      f" {seeds.deviation:.2g}; good points mostly vary less, so that no lead is held against that.",
+      trials=seeds.trials,
+      numbers={"deviation": seeds.deviation, "freedom": seeds.freedom},
       action=f"Rerun the best trial: {command}.",
     )
   numbers = {"deviation": seeds.deviation, "low": seeds.low, "high": seeds.high, "freedom": seeds.freedom}
@@ -51,7 +61,7 @@ def _trial_variance(results: StudyResults) -> Finding:
     "PB-41",
     "note" if few else "ok",
     f"From seed to seed a trial varies by {seeds.deviation:.2g} (standard deviation, 95% interval {seeds.low:.2g} to"
-    f" {seeds.high:.2g}).",
+    f" {seeds.high:.2g})",
     f"From retrains of {many(len(seeds.trials), 'point')}, the better half, with {many(seeds.freedom, 'degree')} of"
     " freedom.",
     trials=seeds.trials,
@@ -84,7 +94,7 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
       _finding(
         "PB-40",
         "cannot_tell",
-        "Whether the best trial is better than the next cannot be told.",
+        "Whether the best trial is better than the next cannot be told",
         " ".join(why) + (" There is one point." if len(costs) < 2 else " No noise is known to hold the lead against."),
         numbers=numbers,
         action="Rerun the best two trials with 5 seeds each.",
@@ -92,21 +102,21 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
     ]
   seeds = trial_noise(results)
   factor = TOLD_APART
-  if seeds is not None and seeds.deviation > 0:
+  if seeds is not None and seeds.tells:
     factor = float(scipy.stats.t.ppf(0.975, seeds.freedom))
   margins = [factor * noise.deviation * math.sqrt(1 / _count(ranked[0], seeds) + 1 / _count(p, seeds)) for p in ranked]
-  close = 1
-  while close < len(costs) and costs[close] - costs[0] < margins[close]:
-    close += 1
-  numbers |= {"lead": costs[1] - costs[0], "margin": margins[1], "not_told_apart": close, "noise": noise.deviation}
+  # Each by its own margin: a point of one seed may be close that is behind a clearly worse one of five.
+  close = [place for place, cost in enumerate(costs) if not place or cost - costs[0] < margins[place]]
+  numbers |= {"lead": costs[1] - costs[0], "margin": margins[1], "not_told_apart": len(close), "noise": noise.deviation}
   why.append(f"The lead is held against the {noise.source}, {noise.deviation:.2g}, of both trials.")
-  trials = tuple(point.trials[0] for point in ranked[:close])
-  if close == 1:
+  having = {trial.trial for trial in results.trials if trial.objective is not None}
+  trials = tuple(next(number for number in ranked[place].trials if number in having) for place in close)
+  if len(close) == 1:
     return [
       _finding(
         "PB-40",
         "ok",
-        f"The best point leads by {costs[1] - costs[0]:.2g}, more than the noise of {margins[1]:.2g}.",
+        f"The best point leads by {costs[1] - costs[0]:.2g}, more than the noise of {margins[1]:.2g}",
         " ".join(why),
         trials=trials,
         numbers=numbers,
@@ -116,7 +126,8 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
     _finding(
       "PB-40",
       "note",
-      f"The first {close} points are not told apart: they differ by less than the noise, {max(margins[1:close]):.2g}.",
+      f"The best point is not told apart from {many(len(close) - 1, 'other')}: it leads them by less than the noise,"
+      f" {max(margins[place] for place in close[1:]):.2g}",
       " ".join(why),
       trials=trials,
       numbers=numbers,
@@ -127,7 +138,7 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
 
 def _count(point, seeds) -> int:
   """Retrains average the noise out, if it is that of seeds."""
-  return len(point.retrains) if seeds is not None and seeds.deviation > 0 else 1
+  return len(point.retrains) if seeds is not None and seeds.tells else 1
 
 
 def _finding(id: str, severity: Severity, title: str, why: str, **more: Any) -> Finding:

@@ -43,7 +43,7 @@ def import_(options: argparse.Namespace) -> int:
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
   """Adds it to the parser."""
   made = command("import", "make a study of trials that were run elsewhere", import_)
-  made.add_argument("kind", choices=list(KINDS), help="of the source, see docs/findings.md")
+  made.add_argument("kind", choices=list(KINDS), help="of the source, see docs/tutorials/report.md")
   made.add_argument("source", help="a folder; of Optuna the file of a storage")
   made.add_argument("dir", help="folder of the study, or of the studies where the source has several")
   made.add_argument(

@@ -33,8 +33,18 @@ def answer(results: StudyResults, findings: Sequence[Finding]) -> Answer:
     compared = next((one.title for one in findings if one.question == "comparison" and "settings" in one.numbers), None)
     value = f"{results.objective.metric} {tables.number(best.objective)}"
     values = tables.values_text(best.values, results.study.hyperparameters)
-    sentence = f"The best of {results.count('complete')} complete trials is trial {best.trial}: {value} with {values}."
+    count = results.count("complete")
+    whose = f"The best of {count} complete trials is" if count > 1 else "The only complete trial is"
+    sentence = f"{whose} trial {best.trial}: {value}{f' with {values}' if values else ''}."
     if compared:
       sentence = f"{compared.rstrip('.')}. {sentence}"
+  waiting = results.count("pending") + results.count("running")
+  if waiting and results.study.source is None:
+    action = f"Wait for the other {waiting} trials, or go on with them: {results.study.command}"
+    return Answer(sentence=sentence, next=action, because="The study is not at its end.")
   urgent = next((one for one in findings if one.action and one.severity in ("problem", "warning", "note")), None)
+  if urgent is None or urgent.question == "fixed":
+    unknown = [one for one in findings if one.action and one.severity == "cannot_tell"]
+    # What cannot be told of the study's own question first.
+    urgent = min(unknown, key=lambda one: one.question != "comparison", default=None)
   return Answer(sentence=sentence, next=urgent and urgent.action, because=urgent and urgent.title)

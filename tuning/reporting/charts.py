@@ -121,8 +121,8 @@ def _axis(number: int, one: Hyperparameter, name: str, by_setting: bool) -> Plot
     id=f"axis:{one.name}",
     section="hyperparameters",
     title=name,
-    caption="Each trial's objective; the ring is the best, red crosses are infeasible, dashed lines the search space's"
-    " bounds. PB-22",
+    caption="Each trial's objective; the ring is the best, red crosses are infeasible or failed, dashed lines the"
+    " search space's bounds. PB-22",
     spec=_spec(*layers),
     datasets=("trials",),
     switch=True,
@@ -272,7 +272,7 @@ def _best_of_k(by_setting: bool) -> Plot:
     section="search",
     title="The best of so many trials",
     caption="What a study of k of these trials, drawn again, would have found: median, quartiles, 5% to 95%. Where it"
-    " is flat, more trials gain little. PB-24",
+    " is flat, more trials gain little; where too few of the draws are feasible there is no box. PB-24",
     spec=_spec(*layers),
     datasets=("best_of_k",),
     wide=True,

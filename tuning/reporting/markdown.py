@@ -7,7 +7,7 @@ from tuning import tables
 from tuning.findings import SEVERITIES, Finding
 from tuning.reporting.answer import answer
 from tuning.reporting.plain import plain
-from tuning.reporting.provenance import provenance
+from tuning.reporting.provenance import caveats, provenance
 from tuning.results import StudyResults
 
 ROWS = 20
@@ -36,7 +36,7 @@ def markdown(results: StudyResults, findings: Sequence[Finding], banner: str | N
       if one.severity == severity:
         lines += _finding(one)
   lines += ["", "## Trials", "", *_table(results), "", "## Caveats and provenance", ""]
-  lines += [f"- {_text(warning)}" for warning in results.study.warnings]
+  lines += [f"- {_text(warning)}" for warning in caveats(results)]
   lines += [f"- {name}: {_text(value)}" for name, value in provenance(results)]
   return "\n".join(lines) + "\n"
 
@@ -62,7 +62,7 @@ def _table(results: StudyResults) -> list[str]:
     cells = [trial.trial, reason, plain(trial.objective), trial.step, values]
     lines.append(f"| {' | '.join(_text(tables.number(cell)) for cell in cells)} |")
   if len(ranked) > ROWS:
-    lines += ["", f"and {len(ranked) - ROWS} more in trials.csv"]
+    lines += ["", f"and {len(ranked) - ROWS} more"]
   return lines
 
 

@@ -12,6 +12,7 @@ const SECTIONS = {
   comparison: "Comparison", hyperparameters: "Hyperparameters", isolation: "One at a time, the others at their best",
   curves: "Training curves", search: "Enough trials?", steps: "Steps and gradients",
 };
+const LABEL = 150; // Pixels of a legend's entry.
 const AROUND = 62; // Pixels of a plot's axis and legend.
 const SHOWN = 5; // as in charts.py
 const CATEGORIES = ["#3d7dca", "#d95f02", "#2d9a72", "#a55fb8", "#b8860b", "#c94c7c", "#5c9bb8", "#8a6d4f"];
@@ -93,12 +94,12 @@ function table(name) {
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-function look() {
+function look(width) {
   const ink = css("--ink"), soft = css("--soft"), line = css("--line"), font = getComputedStyle(document.body).fontFamily;
   return {
     background: "transparent", font, view: { stroke: null }, range: { category: CATEGORIES },
     axis: { labelColor: soft, titleColor: soft, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 11, titleFontSize: 12, titleFontWeight: 500 },
-    legend: { labelColor: ink, titleColor: soft, labelFontSize: 11, titleFontSize: 11, columns: innerWidth < 640 ? 3 : 8, labelLimit: 240 },
+    legend: { labelColor: ink, titleColor: soft, labelFontSize: 11, titleFontSize: 11, columns: Math.max(1, Math.floor(width / LABEL)), labelLimit: LABEL - 24 },
   };
 }
 
@@ -116,7 +117,7 @@ function logarithmic(plot, tables) {
     if (typeof row[name] !== "number") continue;
     if (row[name] > 0) { low = Math.min(low, row[name]); high = Math.max(high, row[name]); } else all = false;
   }
-  return { possible: high > low && (all || of_curves), usual: high / low > 8 && (all || of_curves), all };
+  return { possible: high > low && (all || of_curves), usual: high / low > 8 && all, all };
 }
 
 async function draw(plot, element) {
@@ -150,7 +151,7 @@ async function draw(plot, element) {
   spec.datasets = { ...spec.datasets, ...tables };
   const { view: made } = await vegaEmbed(holder, spec, {
     // Errors only: a layer without marks, such as that of a selection when there is none, is no mistake.
-    config: look(), renderer: "canvas", logLevel: 1, tooltip: { theme: document.documentElement.dataset.scheme },
+    config: look(holder.clientWidth), renderer: "canvas", logLevel: 1, tooltip: { theme: document.documentElement.dataset.scheme },
     actions: false,
   });
   if (element.turn !== turn) { made.finalize(); return; } // Another objective was chosen in the meantime.
@@ -244,7 +245,7 @@ function showSummary() {
   warning.hidden = !objective().warning;
   warning.textContent = objective().warning ?? "";
   const next = document.getElementById("next"), best = document.getElementById("best");
-  next.replaceChildren(make("p", { text: view().answer.next ?? "Nothing that this study shows asks for another one." }));
+  next.replaceChildren(make("p", { text: view().answer.next ?? "Nothing that was looked at asks for another study." }));
   if (view().answer.because) next.append(make("p", { class: "because", text: view().answer.because }));
   const index = place.get(view().best);
   if (index === undefined) { best.replaceChildren(make("p", { text: "none yet" })); return; }
@@ -344,7 +345,7 @@ function showTable() {
     const line = make("tr", { class: [row.best ? "best" : "", row.trial === state.selected ? "selected" : ""].join(" ").trim() });
     line.dataset.trial = row.trial;
     for (const { name } of COLUMNS) {
-      line.append(make("td", { class: name === "state" ? row.state : "", text: name === "seconds" ? Number(row.seconds).toFixed(1) : number(row[name]) }));
+      line.append(make("td", { class: name === "state" ? row.state : "", text: name === "seconds" && row.seconds !== null ? Number(row.seconds).toFixed(1) : number(row[name]) }));
     }
     line.onclick = () => select(row.trial === state.selected ? -1 : row.trial);
     return line;

@@ -9,13 +9,13 @@ import numpy as np
 
 from tuning import scientific, tables
 from tuning.best_of_k import best_of_k, of_k
-from tuning.findings import Finding, findings
+from tuning.findings import Finding, comparison, findings
 from tuning.objective import usual_mode
 from tuning.reporting import charts
 from tuning.reporting.answer import answer
 from tuning.reporting.axes import drawn
 from tuning.reporting.plain import plain, short
-from tuning.reporting.provenance import is_running, provenance
+from tuning.reporting.provenance import caveats, is_running, provenance, states
 from tuning.reporting.thinning import thinned
 from tuning.results import StudyResults, Trial
 from tuning.study import Objective
@@ -53,7 +53,7 @@ def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[st
     "views": [_view(_by(results, objective), settings) for objective in objectives],
     "curves": _curves(results, objectives),
     "provenance": provenance(results),
-    "warnings": list(results.study.warnings),
+    "warnings": caveats(results),
   }
 
 
@@ -169,17 +169,12 @@ def curve_rows(results: StudyResults, metric: str, shown: Sequence[Trial], point
   ]
 
 
-def _states(results: StudyResults) -> dict[str, int]:
-  names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
-  return {name: count for name in names if (count := results.count(name))}
-
-
 def _study(results: StudyResults) -> dict[str, Any]:
   return {
     "name": results.study.name,
     "goal": results.study.goal,
     "steps": results.steps,
-    "states": _states(results),
+    "states": states(results),
     "running": is_running(results),
     "planned": results.study.trials,
     "source": results.study.source,
@@ -211,7 +206,7 @@ def _view(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict
     "training_metric": results.training_metric(results.objective.metric),
     "findings": [_finding(one) for one in seen],
     "tables": view_tables(results, settings),
-    "states": _states(results),
+    "states": states(results),
   }
 
 
@@ -226,25 +221,24 @@ def _finding(one: Finding) -> dict[str, Any]:
 
 
 def _settings(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
+  field = comparison.contenders(results, settings)
+  known = comparison.first_of(results, field)
+  budget = min((one.total for one in known), default=0)
   found = []
-  budget = min((sum(trial.state != "pending" for trial in each.trials) for each in settings), default=0)
-  for order, setting in enumerate(settings):
-    valued = [trial for trial in setting.trials if trial.objective is not None]
-    if not valued or not budget:
+  for order, one in enumerate(field):
+    if one.best is None:
       continue
-    best = min(valued, key=lambda trial: results.objective.sign * (trial.objective or 0.0))
-    infeasible = sum(trial.state == "infeasible" for trial in setting.trials)
-    values = [trial.objective or 0.0 for trial in valued]
-    spread = of_k(values, results.objective.sign, budget, infeasible)
+    sign = results.objective.sign
+    spread = of_k([sign * cost for cost in one.costs], sign, budget, one.infeasible)
     found.append(
       {
-        "setting": setting.label,
+        "setting": one.setting.label,
         "order": order,
-        "objective": best.objective,
-        "trial": best.trial,
-        "step": best.step,
+        "objective": sign * one.costs[0],
+        "trial": one.best.trial,
+        "step": one.best.step,
         "budget": budget,
-        "winner": results.best is not None and best.trial == results.best.trial,
+        "winner": one is known[0],
         **{name: getattr(spread, name) for name in _QUANTILES},
       }
     )
@@ -254,12 +248,11 @@ def _settings(results: StudyResults, settings: Sequence[scientific.Setting]) -> 
 def _best_of_k(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
   if len(settings) > charts.TOLD_APART:
     settings = [scientific.Setting("all trials", {}, results.trials)]
+  sign = results.objective.sign
   found = []
-  for setting in settings:
-    values = [trial.objective for trial in setting.trials if trial.objective is not None]
-    infeasible = sum(trial.state == "infeasible" for trial in setting.trials)
-    for each in best_of_k(values, results.objective.sign, infeasible) if values else []:
-      found.append({"setting": setting.label, "k": each.k, **{name: getattr(each, name) for name in _QUANTILES}})
+  for one in comparison.contenders(results, settings):
+    for each in best_of_k([sign * cost for cost in one.costs], sign, one.infeasible):
+      found.append({"setting": one.setting.label, "k": each.k, **{name: getattr(each, name) for name in _QUANTILES}})
   return _columns(found)
 
 

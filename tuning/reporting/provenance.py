@@ -5,6 +5,12 @@ import time
 from tuning import records, tracking
 from tuning.results import StudyResults
 
+ADAPTIVE = (
+  "Where a search looked at results, its points crowd at what looked good by its objective: best-of-k, what more trials"
+  " would gain, and other objectives are then answered as if points had been drawn independently, too favourably."
+)
+"""The playbook's reason for quasi-random search (PB-14, PB-15)."""
+
 
 def provenance(results: StudyResults) -> list[tuple[str, str]]:
   """Where a study comes from and what repeats it."""
@@ -22,7 +28,28 @@ def provenance(results: StudyResults) -> list[tuple[str, str]]:
   return [(name, value) for name, value in found if value]
 
 
+def caveats(results: StudyResults) -> list[str]:
+  """What is to be known before a study is believed, beside its findings."""
+  found = list(results.study.warnings)
+  if results.objective.metric.startswith("test/"):
+    found.append(
+      f"It is ranked by {results.objective.metric}: the best trial was chosen on the test set, and what it reached"
+      " there is too optimistic."
+    )
+  if str(results.study.search.get("name", "")).startswith("bayes"):
+    found.append(ADAPTIVE)
+  elif (results.study.source or "").startswith("optuna"):
+    found.append(f"Optuna does not store which sampler was used. {ADAPTIVE}")
+  return found
+
+
 def is_running(results: StudyResults) -> bool:
   """Whether somebody works now on the study, or on one of those that were merged."""
   folders = {results.folder, *(folder for trial in results.trials for folder in list(trial.folder.parents)[1:2])}
   return any(records.is_locked(folder, "study") for folder in folders)
+
+
+def states(results: StudyResults) -> dict[str, int]:
+  """How many trials are in which state, where any is."""
+  names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
+  return {name: count for name in names if (count := results.count(name))}

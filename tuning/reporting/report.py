@@ -11,7 +11,7 @@ from tuning.comparing import read_any
 from tuning.findings import findings
 from tuning.reporting.answer import answer
 from tuning.reporting.plain import plain
-from tuning.reporting.provenance import is_running, provenance
+from tuning.reporting.provenance import caveats, is_running, provenance, states
 from tuning.results import StudyResults
 
 Format = Literal["html", "md", "json", "png", "svg"]
@@ -84,7 +84,8 @@ def _json(results: StudyResults, seen: Any, banner: str | None) -> dict[str, Any
     "answer": answer(results, seen),
     "best": best
     and plain({"trial": best.trial, "objective": best.objective, "step": best.step, "values": best.values}),
-    "warnings": list(results.study.warnings),
+    "states": states(results),
+    "warnings": caveats(results),
     "findings": [plain(one.as_json()) for one in seen],
     "provenance": dict(provenance(results)),
   }
