@@ -32,8 +32,8 @@ LEVEL = 0.1
 """Of an interval of a difference, over all settings that are held against the best: half of it lies on the other side,
 so that an equal one is called worse in one study of twenty at most."""
 LUCK = 0.04
-"""The share of random deals with a difference as large as that which is seen, up to which it is not luck. It is exact for
-any distribution of equal settings: the one of twenty that `LEVEL` means, less what `DEALS` leave uncertain."""
+"""The share of random deals with a difference as large as that which is seen, up to which it is not luck. It is exact
+for any distribution of equal settings: the one of twenty that `LEVEL` means, less what `DEALS` leave uncertain."""
 DRAWS = 4000
 """Of the medians: the quantiles of the difference are then sure to a few hundredths of its spread."""
 DEALS = 1000

@@ -23,6 +23,7 @@ from tuning.findings.curve_noise import (
   whole_of,
 )
 from tuning.findings.finding import Finding
+from tuning.findings.noise import split_of
 from tuning.findings.settings_in_use import is_varied
 from tuning.results import StudyResults, Trial
 
@@ -106,8 +107,8 @@ def find(results: StudyResults) -> list[Finding]:
   )
   if seen.sampling is not None:
     why += (
-      f" The draw of {seen.examples:,} validation examples explains up to {text(seen.sampling)}, {seen.explained:.0%}"
-      " of the variance; less where evaluations share them."
+      f" The draw of {seen.examples:,} {split_of(results)} examples explains up to {text(seen.sampling)},"
+      f" {seen.explained:.0%} of the variance; less where evaluations share them."
     )
   luck = is_luck(results, seen)
   if not luck and not is_large(results, seen):
@@ -135,7 +136,7 @@ def find(results: StudyResults) -> list[Finding]:
       why=why,
       trials=listed(seen.trials),
       numbers=shown,
-      action=_more_examples(seen)
+      action=_more_examples(results, seen)
       if by_sampling
       else "Let the learning rate decay further by the end, average the parameters (Polyak), or train on larger"
       " batches; rank by the smoothed value rather than by the best evaluation.",
@@ -219,12 +220,13 @@ def _beside(seen: LateNoise) -> str:
   return f"less than the best trials differ, by {text(seen.spread)}"
 
 
-def _more_examples(seen: LateNoise) -> str:
+def _more_examples(results: StudyResults, seen: LateNoise) -> str:
   factor = (seen.deviation / max(seen.spread, 1e-3 * seen.deviation)) ** 2
   return (
-    f"Evaluate on more validation examples: {factor:,.0f} times as many halve the variance beside the trials'."
+    f"Evaluate on {factor:,.0f} times as many {split_of(results)} examples: the noise is then as small as the trials'"
+    " differences."
     if 2 <= factor < 100
-    else "Evaluate on more validation examples, or say that the best trials are equally good."
+    else f"Evaluate on more {split_of(results)} examples, or take the best trials for equally good."
   )
 
 

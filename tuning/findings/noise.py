@@ -110,8 +110,14 @@ def noise_of(results: StudyResults) -> Noise | None:
   if (seeds := trial_noise(results)) is not None and seeds.tells:
     return Noise(seeds.deviation, "seed-to-seed standard deviation")
   if (sampling := sampling_noise(results)) is not None:
-    return Noise(sampling[0], f"standard error of {sampling[1]:,} validation examples")
+    return Noise(sampling[0], f"standard error of {sampling[1]:,} {split_of(results)} examples")
   return None
+
+
+def split_of(results: StudyResults) -> str:
+  """Of which examples the objective is, in a word: "validation", "training"."""
+  split = results.objective.metric.rpartition("/")[0]
+  return "training" if split.startswith("train") else split or "evaluated"
 
 
 def how_to_rerun(results: StudyResults) -> str:

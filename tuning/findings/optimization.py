@@ -21,6 +21,8 @@ AT_LEAST = 0.25
 """The lower end of that share's interval, so that two unlucky trials are no sign."""
 EARLY = 0.2
 """Share of a training that is early: warmup is at most half of it (PB-82)."""
+NOISY_END = "a noisy end"
+"""The sign that has remedies of its own, since it is no instability."""
 REMEDIES = (
   "learning rate warmup (early instability)",
   "gradient clipping (early and mid-training)",
@@ -93,7 +95,9 @@ def find(results: StudyResults) -> list[Finding]:
       why=" ".join(sign.seen for sign in found),
       trials=tuple(sorted({trial for sign in found for trial in sign.trials})),
       numbers={"signs": [sign.name for sign in found]},
-      action=f"Try, in this order: {'; '.join(REMEDIES)}. Then search the learning rate again.",
+      action="Lower the learning rate late, average parameters, or enlarge the batch (PB-27)."
+      if [sign.name for sign in found] == [NOISY_END]
+      else f"Try, in this order: {'; '.join(REMEDIES)}. Then search the learning rate again.",
       plot="grad_norm",
     )
   ]
@@ -182,7 +186,7 @@ def _noise(results: StudyResults) -> Sign | str | None:
   if not bad or seen.explained >= late_noise.EXPLAINED:
     return "the end is not too noisy"
   return Sign(
-    "a noisy end",
+    NOISY_END,
     f"{results.objective.metric} varies late in training by more than validation examples explain.",
     listed(seen.trials),
   )

@@ -13,7 +13,7 @@ import scipy.stats
 
 from tuning.best_of_k import of_k
 from tuning.findings.finding import Finding, Severity
-from tuning.findings.noise import how_to_rerun, noise_of, sampling_noise, trial_noise
+from tuning.findings.noise import how_to_rerun, noise_of, sampling_noise, split_of, trial_noise
 from tuning.findings.points import feasible, many, points_of
 from tuning.results import StudyResults
 
@@ -79,8 +79,8 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
   if (sampling := sampling_noise(results)) is not None:
     numbers["sampling"] = sampling[0]
     why.append(
-      f"Data-sampling: the {sampling[1]:,} validation examples leave a standard error of {sampling[0]:.2g}; trials"
-      " share them, so that differences vary less than that of two independent sets."
+      f"Data-sampling: the {sampling[1]:,} {split_of(results)} examples leave a standard error of {sampling[0]:.2g};"
+      " trials share them, so that differences vary less than that of two independent sets."
     )
   else:
     why.append("Data-sampling: not known for this metric, or the number of validation examples was not logged.")

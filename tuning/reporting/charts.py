@@ -54,21 +54,21 @@ class Plot:
   switch: bool = False
 
 
-def plots(results: StudyResults, names: Sequence[str], settings: int) -> list[Plot]:
+def plots(results: StudyResults, names: Sequence[str], settings: Sequence[str]) -> list[Plot]:
   """All plots that a study has something for.
 
   Args:
     results: of the study.
     names: of `results.varied`, as short as they tell them apart.
-    settings: how many scientific ones are compared; 1: none are.
+    settings: what is compared, by label; a single one: nothing is.
   """
-  by_setting = 1 < settings <= TOLD_APART
+  coloured = settings if 1 < len(settings) <= TOLD_APART else ()
   found = []
-  if settings > 1:
-    found.append(_comparison(settings))
-  found += [_axis(number, one, names[number], by_setting) for number, one in enumerate(results.varied)]
+  if len(settings) > 1:
+    found.append(_comparison(len(settings)))
+  found += [_axis(number, one, names[number], coloured) for number, one in enumerate(results.varied)]
   found += [_isolation(number, one, names[number]) for number, one in enumerate(results.varied)]
-  found += [_curves(), _best_of_k(by_setting)]
+  found += [_curves(), _best_of_k(coloured)]
   if results.steps:
     found.append(_steps(results.steps))
   if "grad_norm" in results.metrics:
@@ -76,15 +76,15 @@ def plots(results: StudyResults, names: Sequence[str], settings: int) -> list[Pl
   return found
 
 
-def _axis(number: int, one: Hyperparameter, name: str, by_setting: bool) -> Plot:
+def _axis(number: int, one: Hyperparameter, name: str, coloured: Sequence[str]) -> Plot:
   field = f"h{number}"
   here = f"isValid(datum.{field})"
   x = x_axis(field, one, name)
   base = _base("trials").transform_filter(here)
   y = y_axis("objective")
   colour: Any = alt.value(_BLUE)
-  if by_setting and one.role != "scientific":
-    colour = alt.Color("setting:N", title=None, legend=alt.Legend(orient="top", symbolOpacity=1))
+  if coloured and one.role != "scientific":
+    colour = _by_setting(coloured)
   valued = base.transform_filter("isValid(datum.objective)")
   crossed = base.transform_filter("datum.state === 'infeasible' || datum.state === 'failed'")
   layers = [
@@ -247,14 +247,14 @@ def _curves() -> Plot:
   )
 
 
-def _best_of_k(by_setting: bool) -> Plot:
+def _best_of_k(coloured: Sequence[str]) -> Plot:
   # Where too few of the draws are feasible, there is no box.
   base = _base("best_of_k").transform_filter("isValid(datum.p5) && isValid(datum.p95)")
   x = alt.X("k:O", title="number of trials", axis=alt.Axis(labelAngle=0, labelOverlap=True))
   colour: dict[str, Any] = {"color": alt.value(_BLUE)}
-  if by_setting:
+  if coloured:
     colour = {
-      "color": alt.Color("setting:N", title=None, legend=alt.Legend(orient="top")),
+      "color": _by_setting(coloured),
       "xOffset": alt.XOffset("setting:N"),
     }
   tooltip = [
@@ -361,6 +361,12 @@ def _gradient_histogram() -> Plot:
     spec=_spec(*layers),
     datasets=("grad_histogram", "grad_percentile"),
   )
+
+
+def _by_setting(coloured: Sequence[str]) -> alt.Color:
+  """A setting has the same colour in every plot, also in one that has not all of them."""
+  scale = alt.Scale(domain=list(coloured))
+  return alt.Color("setting:N", title=None, scale=scale, legend=alt.Legend(orient="top", symbolOpacity=1))
 
 
 def _base(dataset: str) -> alt.Chart:

@@ -38,7 +38,7 @@ def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[st
   """
   settings = scientific.settings(results)
   names = short_names(results)
-  plots = charts.plots(results, names, len(settings))
+  plots = charts.plots(results, names, [each.label for each in settings])
   return {
     "format": FORMAT,
     "study": _study(results),

@@ -37,7 +37,7 @@ def write_pictures(results: StudyResults, folder: pathlib.Path, kind: Literal["p
   rows["grad_norm"] = page_data.curve_rows(results, "grad_norm", shown, CURVE_POINTS)
   folder.mkdir(parents=True, exist_ok=True)
   written: list[pathlib.Path] = []
-  for plot in charts.plots(results, page_data.short_names(results), len(settings)):
+  for plot in charts.plots(results, page_data.short_names(results), [each.label for each in settings]):
     if not any(rows[name] for name in plot.datasets):
       continue
     name = re.sub(r"[^\w.-]+", "_", plot.id)
