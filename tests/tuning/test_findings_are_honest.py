@@ -164,3 +164,9 @@ def test_equal_negative_values_keep_their_sign():
   equal = retrained([(0.02 * k, [-0.5]) for k in range(40)])
   (found,) = stopping.find(equal)
   assert found.why == "They all have -0.5."
+
+
+def test_a_categorical_hyperparameter_may_interact_with_a_number():
+  # In this study a product of both enters the fit.
+  study = planted_points.CONTROLS["two equal settings, a categorical nuisance"](8)
+  assert [one.severity for one in boundary.find(study)] == ["ok"]

@@ -91,7 +91,7 @@ METHOD = Hyperparameter(name="method", path="method", scale=OneOf(["one", "other
 WIDE = Hyperparameter(name="x", path="x", scale=Linear(0.0, 1e6), role="nuisance")
 
 
-def compared(methods, worth, points=None, mode="min", space=(METHOD, WIDE)) -> StudyResults:
+def compared(methods, worth, points=None, space=(METHOD, WIDE)) -> StudyResults:
   """Trials of such methods that are worth so much; `points` says which are retrains of one another."""
   points = range(len(worth)) if points is None else points
   trials = [
@@ -102,7 +102,7 @@ def compared(methods, worth, points=None, mode="min", space=(METHOD, WIDE)) -> S
     )
     for number, (method, value, point) in enumerate(zip(methods, worth, points, strict=True))
   ]
-  return planted.results(trials, space, planted.Objective("m", mode))
+  return planted.results(trials, space, planted.Objective("m", "min"))
 
 
 def bowl(rng: np.random.Generator, count: int) -> np.ndarray:

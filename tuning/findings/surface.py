@@ -172,8 +172,8 @@ def fit(points: Sequence[Point], space: Sequence[Hyperparameter]) -> Surface | N
   design = np.column_stack([np.ones(len(found)), *blocks])
   design, columns, pairs = _with_pairs(design, columns, first, np.sqrt(weights), costs)
   coefficients, covariance, explained = _regression(design, weights, costs)
-  numeric = [name for name in first if name not in levels]
-  centre = {name: float(np.mean(first[name][:TOP])) for name in numeric}
+  # Of a categorical one the mean of its first contrast, which is what enters products.
+  centre = {name: float(np.mean(values[:TOP])) for name, values in first.items()}
   return Surface(
     tuple(columns),
     coefficients[1:],
