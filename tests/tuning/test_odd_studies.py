@@ -122,3 +122,15 @@ def test_what_makes_a_study_doubtful_is_said_in_every_format(tmp_path):
   results = read_results(folder)
   for text in (text_of(results, "html"), text_of(results, "md"), text_of(results, "json")):
     assert "as if points had been drawn independently" in text
+
+
+@pytest.mark.slow
+def test_hyperparameters_may_have_the_names_of_javascripts_own(tmp_path):
+  (tmp_path / "trials.csv").write_text(
+    "trial,constructor,__proto__\n" + "".join(f"{n},{n + 1},{2 * n}\n" for n in range(9))
+  )
+  (tmp_path / "curves.csv").write_text(
+    "trial,step,metric,value\n" + "".join(f"{n},1,validation/error,{0.1 + n / 10}\n" for n in range(9))
+  )
+  (folder,) = import_study("csv", tmp_path, tmp_path / "out")
+  assert len(list(report(folder, format="svg").glob("axis_*.svg"))) == 2

@@ -19,6 +19,7 @@ SHOWN = 5
 STEP_BINS = 20
 """Of the histogram of selected steps: the first two are the first 10%, the last five the last 25% (PB-61)."""
 HEIGHT = 260
+_OWN_NAMES = ("constructor", "__proto__", "hasOwnProperty", "isPrototypeOf", "toString", "toLocaleString", "valueOf")
 _CROSS_Y = 7
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 _RED = "#d7263d"
@@ -62,6 +63,9 @@ def plots(results: StudyResults, names: Sequence[str], settings: Sequence[str]) 
     names: of `results.varied`, as short as they tell them apart.
     settings: what is compared, by label; a single one: nothing is.
   """
+  # Vega takes titles for keys of objects, and `constructor` is one of JavaScript's own; with a space of no width it is
+  # none.
+  names = [f"{name}\u200b" if name in _OWN_NAMES else name for name in names]
   coloured = settings if 1 < len(settings) <= TOLD_APART else ()
   found = []
   if len(settings) > 1:
