@@ -148,7 +148,7 @@ class BayesianOptimization:
     if self.sampler == "tpe":
       return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
     # Optuna would import it later, and only of what is loaded can the threads be limited.
-    import torch  # noqa: F401
+    import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
 
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0)
 
