@@ -286,8 +286,4 @@ def read_results(folder: str | pathlib.Path) -> StudyResults:
 
 def _hashable(value: Any) -> Any:
   """1 and True are equal in Python, and two values of a hyperparameter."""
-  return (
-    (type(value).__name__, tuple(value) if isinstance(value, list) else value)
-    if not isinstance(value, int | float) or isinstance(value, bool)
-    else value
-  )
+  return isinstance(value, bool), tuple(value) if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuning.results import StudyResults, Trial
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
+from tuning.space import Discrete, Hyperparameter, OneOf, Quantity
 
 BUCKETS = 5
 """Slices of a continuous axis: as many as leave each a few of the tens of trials that studies have."""
@@ -62,7 +62,7 @@ def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:
     if one.name in trial.values:
       groups.setdefault(trial.values[one.name], []).append(trial)
   values = list(groups)
-  if not isinstance(one.scale, Linear | Log | ReverseLog | Integer) or len(values) <= BUCKETS:
+  if not isinstance(one.scale, Quantity) or len(values) <= BUCKETS:
     if isinstance(one.scale, Discrete | OneOf):
       order = list(one.scale.values)
       values.sort(key=lambda value: order.index(value) if value in order else len(order))

@@ -132,6 +132,10 @@ class Integer:
     return {"scale": "integer_log" if self.log else "integer", "min": self.min, "max": self.max}
 
 
+Quantity = Linear | Log | ReverseLog | Integer
+"""Scales between two bounds, of which a slice can be taken."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Discrete:
   """Some numbers, in order, equally frequent."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tuning.results import StudyResults
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, ReverseLog
+from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, Quantity, ReverseLog
 
 MOST_DIGITS = 7
 """Of a value that is rounded to be read, less one: searches draw no more (`tuning.space.DIGITS`)."""
@@ -56,7 +56,7 @@ def feasible(points: Sequence[Point]) -> list[Point]:
 
 def is_numeric(one: Hyperparameter) -> bool:
   """Whether its values have an order."""
-  return isinstance(one.scale, Linear | Log | ReverseLog | Integer | Discrete)
+  return isinstance(one.scale, Quantity | Discrete)
 
 
 def is_learning_rate(one: Hyperparameter) -> bool:

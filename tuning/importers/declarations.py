@@ -22,7 +22,15 @@ from trainer import UserError, records
 from trialbook.naming import nearest
 from tuning.importers import inferred
 from tuning.importers.source import plain
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog, Role, Scale, scale_from_json
+from tuning.space import (
+  Discrete,
+  Hyperparameter,
+  OneOf,
+  Quantity,
+  Role,
+  Scale,
+  scale_from_json,
+)
 from tuning.study import Objective, Value
 
 _SCALES = ("linear", "log", "reverse_log", "integer", "integer_log", "discrete", "categorical")
@@ -103,7 +111,7 @@ class Declared:
       scale, made_up = OneOf(had) if kind == "categorical" else Discrete(tuple(sorted(had))), True
     elif kind is None or (guessed is not None and len(known) < 2 and len({*had, *known}) < 2):
       scale, made_up = guessed and guessed.scale, len(known) < 2
-      if not made_up and isinstance(scale, Linear | Log | ReverseLog | Integer):
+      if not made_up and isinstance(scale, Quantity):
         scale = dataclasses.replace(scale, min=fields["min"], max=fields["max"])
       if guessed is not None and "role" not in fields:
         role = guessed.role

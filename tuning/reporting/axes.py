@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
+from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Quantity, ReverseLog
 
 _MARGIN = 0.04
 _SMALLEST, _LARGEST = math.log(sys.float_info.min), math.log(sys.float_info.max) - 1
@@ -48,7 +48,7 @@ def _number(one: Hyperparameter, value: float) -> float:
 
 def is_sliced(one: Hyperparameter) -> bool:
   """Whether its values are quantities of which a slice of the axis can be taken."""
-  return isinstance(one.scale, Linear | Log | ReverseLog | Integer)
+  return isinstance(one.scale, Quantity)
 
 
 def drawn(one: Hyperparameter, value: Any) -> Any:

@@ -12,7 +12,7 @@ import altair as alt
 
 from tuning.reporting.axes import banded, drawn, few_labels, ink, is_sliced, x_axis, y_axis
 from tuning.results import StudyResults
-from tuning.space import Hyperparameter, Integer, Linear, Log, ReverseLog
+from tuning.space import Hyperparameter, Quantity
 
 SHOWN = 5
 """Trials whose curves are drawn from the start: as many as people tell apart by colour (PB-25)."""
@@ -115,7 +115,7 @@ def _axis(number: int, one: Hyperparameter, name: str, coloured: Sequence[str]) 
     .mark_point(size=240, strokeWidth=2.5)
     .encode(x=x, y=y, color=ink()),
   ]
-  if not one.inferred and isinstance(one.scale, Linear | Log | ReverseLog | Integer):
+  if not one.inferred and isinstance(one.scale, Quantity):
     bounds = [drawn(one, one.scale.min), drawn(one, one.scale.max)]
     edges = alt.Chart(alt.InlineData([{"bound": bound} for bound in bounds])).mark_rule(
       strokeDash=[4, 4], strokeWidth=1.5, opacity=0.6

@@ -259,9 +259,7 @@ function showSummary() {
 }
 
 function showStates() {
-  const names = data.study.states;
-  const counts = view().states ?? names;
-  document.getElementById("states").replaceChildren(...Object.entries(counts).map(([name, count]) => make("span", { class: "pill", text: `${count} ${name}` })),
+  document.getElementById("states").replaceChildren(...Object.entries(view().states).map(([name, count]) => make("span", { class: "pill", text: `${count} ${name}` })),
     make("span", { class: "pill", text: `written ${data.study.written}` }));
 }
 

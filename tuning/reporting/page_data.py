@@ -173,11 +173,8 @@ def _study(results: StudyResults) -> dict[str, Any]:
   return {
     "name": results.study.name,
     "goal": results.study.goal,
-    "steps": results.steps,
     "states": states(results),
     "running": is_running(results),
-    "planned": results.study.trials,
-    "source": results.study.source,
     "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
   }
 
