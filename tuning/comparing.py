@@ -17,11 +17,9 @@ STUDY = "study"
 def read_any(folder: str | pathlib.Path) -> StudyResults:
   """The results of the study in a folder, or of all studies of a round. Raises UserError if there is neither."""
   folder = pathlib.Path(folder)
-  if not (folder / "round.json").exists():
+  if not _is_round(folder):
     return read_results(folder)
-  stored, studies = read_round(folder)
-  if not studies:
-    raise UserError(f"{folder}: no study of this round has begun")
+  stored, studies = _begun(folder)
   begun = {results.folder.name for results in studies}
   found = studies[0]
   if len(studies) > 1:
@@ -31,20 +29,34 @@ def read_any(folder: str | pathlib.Path) -> StudyResults:
 
 
 def read_compared(folders: Sequence[str | pathlib.Path]) -> StudyResults:
-  """The studies of some folders, two at least, merged. Raises UserError with all that keeps them from comparison."""
-  found, problems = [], []
-  for folder in folders:
+  """The studies of some folders and of rounds, two at least, merged. Raises UserError with all that keeps them from
+  comparison."""
+  found: list[StudyResults] = []
+  problems = []
+  for folder in map(pathlib.Path, folders):
     try:
-      found.append(read_results(folder))
+      found += _begun(folder)[1] if _is_round(folder) else [read_results(folder)]
     except UserError as error:
       problems += error.problems
-  if len({pathlib.Path(folder).resolve() for folder in folders}) < max(len(folders), 2):
+  if len({results.folder.resolve() for results in found}) < max(len(found), 2 - len(problems)):
     problems.append("a comparison needs two different studies at least")
   if problems:
     raise UserError(problems)
   names = ", ".join(dict.fromkeys(results.study.name for results in found))
   root = pathlib.Path(os.path.commonpath([results.folder.resolve() for results in found]))
   return merged(found, name="comparison", goal=f"Which is best: {names}?", folder=root)
+
+
+def _is_round(folder: pathlib.Path) -> bool:
+  return (folder / "round.json").exists()
+
+
+def _begun(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]:
+  """The record of a round and the studies of it that have begun. Raises UserError if none has."""
+  stored, studies = read_round(folder)
+  if not studies:
+    raise UserError(f"{folder}: no study of this round has begun")
+  return stored, studies
 
 
 def merged(studies: Sequence[StudyResults], *, name: str, goal: str, folder: pathlib.Path) -> StudyResults:

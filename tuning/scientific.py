@@ -27,6 +27,14 @@ class Setting:
   values: Mapping[str, Any]
   trials: Sequence[Trial]
 
+  @property
+  def named(self) -> str:
+    """The label in a sentence: after the hyperparameter's name where a bare number or truth value needs one."""
+    if len(self.values) == 1:
+      ((name, value),) = self.values.items()
+      return self.label if isinstance(value, str) or "=" in self.label else f"{name}={self.label}"
+    return self.label
+
 
 def settings(results: StudyResults) -> list[Setting]:
   """The settings of a study in the order of their values; a single one, "all trials", where nothing is scientific.

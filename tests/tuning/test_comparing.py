@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import csv_studies
 import planted
@@ -176,7 +177,7 @@ def test_the_command_compares_at_equal_budgets_and_writes_a_report(capsys, two, 
     results = read_results(folder)
     assert results.best is not None
     assert rows[folder.name][:2] == [str(len(results.trials)), f"{results.best.objective:.4g}"]
-  assert "best of 2: median" in " ".join(out.split())
+  assert "best of 2 points: median" in " ".join(out.split())
   assert "(PB-30)" in out
   assert f"report: {page}" in out
   assert "Which is best: narrow, wide?" in page.read_text()
@@ -217,6 +218,19 @@ def test_a_round_is_reported_as_a_whole(capsys, round_folder):
   assert told["best"]["trial"] == found.ranked[0].trial
   assert {one["question"] for one in told["findings"]} >= {"comparison", "variance"}
   assert report(round_folder, format="md") == round_folder / "report.md"
+
+
+def test_the_studies_of_a_round_are_compared_with_others(capsys, round_folder, tmp_path):
+  other = shutil.copytree(round_folder / "shapes_wide", tmp_path / "other")
+  assert read_compared([round_folder, other]).space["study"].scale == OneOf(
+    [str(round_folder / "shapes_wide"), "shapes_narrow", str(other)]
+  )
+  code, out, err = outcome(capsys, "compare", round_folder)
+  assert (code, err) == (0, "")
+  assert {"shapes_wide", "shapes_narrow"} <= set(out.split())
+  code, out, err = outcome(capsys, "compare", round_folder, round_folder / "shapes_wide")
+  assert (code, out) == (2, "")
+  assert "two different studies" in err
 
 
 def test_a_round_runs_while_one_of_its_studies_does(round_folder, tmp_path):

@@ -171,11 +171,39 @@ def test_trials_in_which_a_scientific_hyperparameter_does_not_exist_can_win():
   amsgrad = Hyperparameter(
     name="amsgrad", path="amsgrad", scale=OneOf([True, False]), role="scientific", parent=("optimizer", "adam")
   )
-  had = [{"optimizer": "sgd"}, *({"optimizer": "adam", "amsgrad": each} for each in (True, False))] * 15
+  had = [{"optimizer": "sgd"}] * 2 + [{"optimizer": "adam", "amsgrad": each} for each in (True, False)]
+  had *= 12
   rng = np.random.default_rng(0)
   worth = [0.1 + 0.1 * rng.random() + 0.3 * ("amsgrad" in values) for values in had]
   found = comparison.find(compared(had, worth, space=(kind, amsgrad, WIDE)))
-  assert [(one.severity, one.subject) for one in found] == [("ok", "optimizer=sgd")]
+  assert [(one.severity, one.subject) for one in found] == [("ok", "sgd"), ("warning", found[1].subject)]
+  assert set(found[1].numbers["settings"]) == {"True", "False"}
+  nuisance = dataclasses.replace(kind, role="nuisance")
+  found, *_ = comparison.find(compared(had, worth, space=(nuisance, amsgrad, WIDE)))
+  assert (found.severity, found.subject) == ("ok", "without amsgrad")
+
+
+def test_of_two_scientific_hyperparameters_each_has_a_verdict_at_the_best_of_the_other():
+  depth = Hyperparameter(name="depth", path="depth", scale=Integer(1, 3), role="scientific")
+  rng = np.random.default_rng(0)
+  had = [{"method": method, "depth": depth} for method in ("one", "other") for depth in (1, 2, 3)] * 12
+  worth = [0.1 + 0.05 * rng.random() + 0.3 * (values["depth"] == 1) for values in had]
+  methods, depths = comparison.find(compared(had, worth, space=(METHOD, depth, WIDE)))
+  assert (methods.severity, methods.plot) == ("warning", "isolation:method")
+  assert set(methods.numbers["settings"]) == {"one", "other"}
+  assert methods.numbers["settings"]["one"]["points"] == 36
+  assert (depths.severity, depths.plot) == ("warning", "isolation:depth")
+  assert depths.numbers["leads"]["1"]["low"] > 0
+  best, second = (name for name in ("2", "3") if name == depths.subject), {"2", "3"} - {depths.subject}
+  assert f"depth={next(best)} has the best point" in depths.title
+  assert depths.title.endswith(f"not told apart from depth={second.pop()}: the winner may be luck.")
+
+
+def test_settings_whose_best_points_are_equal_have_no_winner():
+  rng = np.random.default_rng(0)
+  worth = [0.1, 0.1, *rng.uniform(0.2, 0.4, 22)]
+  (found,) = comparison.find(compared(["one", "other"] * 12, worth))
+  assert found.title == "one and other have equal best points (0.1): none of them wins."
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "_"))

@@ -65,6 +65,11 @@ class Contender:
   best: Trial | None
 
   @property
+  def named(self) -> str:
+    """The setting, in a sentence."""
+    return self.setting.named
+
+  @property
   def infeasible(self) -> int:
     """Points that gave nothing."""
     return self.total - len(self.costs)
@@ -99,35 +104,49 @@ def first_of(results: StudyResults, field: Sequence[Contender]) -> list[Contende
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """The winner and who is not told apart from it; unequal effort. Nothing where the study compares nothing."""
+  """The winner and who is not told apart from it; unequal effort. Nothing where the study compares nothing.
+
+  Of several scientific hyperparameters each is looked at by itself, at the best of the others: the trials of one
+  combination are few.
+  """
   axes = [one for one in searched(results) if one.role == "scientific"]
-  settings = scientific.settings(results)
-  if not axes or len(settings) < 2:
+  if len(axes) == 1:
+    return _of_settings(results, axes[0], scientific.settings(results))
+  return [found for one in axes for found in _of_settings(results, one, scientific.buckets(one, results.trials))]
+
+
+def _of_settings(results: StudyResults, axis: Hyperparameter, settings: Sequence[scientific.Setting]) -> list[Finding]:
+  if len(settings) < 2:
     return []
   field = contenders(results, settings)
   # A slice of a continuous axis is no setting that somebody would choose, and its neighbours are alike by nature.
-  sliced = any(isinstance(each.values.get(one.name), tuple) and is_numeric(one) for one in axes for each in settings)
-  return [_verdict(results, field, axes, sliced), *([] if sliced else _effort(field))]
+  sliced = is_numeric(axis) and any(isinstance(each.values.get(axis.name), tuple) for each in settings)
+  return [_verdict(results, field, axis, sliced), *([] if sliced else _effort(field))]
 
 
-def _verdict(results: StudyResults, field: list[Contender], axes: Sequence[Hyperparameter], sliced: bool) -> Finding:
-  plot = f"isolation:{axes[0].name}" if len(axes) == 1 else "comparison"
+def _verdict(results: StudyResults, field: list[Contender], axis: Hyperparameter, sliced: bool) -> Finding:
+  plot = f"isolation:{axis.name}"
   known = first_of(results, field)
-  numbers: dict[str, Any] = {"settings": {one.setting.label: _summary(one, results) for one in field}}
+  numbers: dict[str, Any] = {
+    "hyperparameter": axis.name,
+    "settings": {one.setting.label: _summary(one, results) for one in field},
+  }
   if len(known) < 2:
     return _finding(
       "cannot_tell",
       "Fewer than two settings have a complete trial: there is nothing to compare.",
-      "; ".join(f"{one.setting.label}: {len(one.costs)} of {one.total}" for one in field) + ".",
+      "; ".join(f"{one.named}: {len(one.costs)} of {one.total}" for one in field) + ".",
       numbers=numbers,
       action=f"Run until each setting has {LEAST} complete trials.",
       plot=plot,
     )
   winner, others = known[0], known[1:]
   sign = results.objective.sign
-  shown = f"{winner.setting.label} has the best point ({sign * winner.costs[0]:.4g})"
+  equal = [one.named for one in known if one.costs[0] == winner.costs[0]]
+  shown = f"{' and '.join(equal)} {'have equal best points' if len(equal) > 1 else 'has the best point'}"
+  shown += f" ({sign * winner.costs[0]:.4g})"
   if winner.tail is None or any(one.tail is None for one in others):
-    few = [one.setting.label for one in known if one.tail is None]
+    few = [one.named for one in known if one.tail is None]
     return _finding(
       "note" if sliced else "cannot_tell",
       f"{shown}, but {', '.join(few)} {'has' if len(few) == 1 else 'have'} too few points that differ to compare.",
@@ -164,8 +183,8 @@ def _verdict(results: StudyResults, field: list[Contender], axes: Sequence[Hyper
       open_.append((one, max(shrink, float(chance), 1.0) ** 2))
   noise = trial_noise(results)
   numbers |= {"budget": budget, "leads": leads, "trial_noise": noise.deviation if noise else None}
-  runner = others[0].setting.label
-  lead = leads[runner]
+  runner = others[0].named
+  lead = leads[others[0].setting.label]
   apart = f"{lead['lead']:.2g} ({100 * (1 - level):.3g}% interval {lead['low']:.2g} to {lead['high']:.2g})"
   why = (
     f"{_sentence(field, results)} At equal budgets of {many(budget, 'point')}, the median of the best differs by"
@@ -180,20 +199,24 @@ def _verdict(results: StudyResults, field: list[Contender], axes: Sequence[Hyper
   if not open_:
     return _finding(
       "ok",
-      f"{winner.setting.label} wins: its best of {many(budget, 'point')} beats that of {runner} by {apart}.",
+      f"{winner.named} wins: its best of {many(budget, 'point')} beats that of {runner} by {apart}.",
       why,
       subject=winner.setting.label,
       trials=_trials(known[:2]),
       numbers=numbers,
       plot=plot,
     )
-  names = ", ".join(one.setting.label for one, _ in open_)
+  names = ", ".join(one.named for one, _ in open_ if one.named not in equal)
+  if len(equal) > 1:
+    title = f"{shown}: none of them wins" + (f", and {names} may be as good." if names else ".")
+  else:
+    title = f"{shown}, but is not told apart from {names}: the winner may be luck."
   most = max(times for _, times in open_)
   more = math.ceil(sum(one.total for one in known) * (most - 1)) if most < MOST_TIMES else None
   numbers["more"] = more
   return _finding(
     "note" if sliced else "warning",
-    f"{shown}, but is not told apart from {names}: the winner may be luck.",
+    title,
     why,
     subject=winner.setting.label,
     trials=_trials([winner, *(one for one, _ in open_)]),
@@ -251,7 +274,7 @@ def _sentence(field: list[Contender], results: StudyResults) -> str:
   parts = []
   for one in field:
     best = f"best {results.objective.sign * one.costs[0]:.4g}" if one.costs else "none with a value"
-    parts.append(f"{one.setting.label}: {best} of {many(one.total, 'point')}")
+    parts.append(f"{one.named}: {best} of {many(one.total, 'point')}")
   return "; ".join(parts) + "."
 
 
@@ -271,11 +294,11 @@ def _effort(field: list[Contender]) -> list[Finding]:
     return [
       _finding(
         "warning",
-        f"{most.setting.label} was tuned with {most.total} points, {least.setting.label} with {least.total}.",
+        f"{most.named} was tuned with {most.total} points, {least.named} with {least.total}.",
         f"{why} More tries find better bests; the comparison is made at equal budgets, but more trials also say more.",
         subject=least.setting.label,
         numbers={"effort": counts},
-        action=f"Run {most.total - least.total} more trials of {least.setting.label}.",
+        action=f"Run {most.total - least.total} more trials of {least.named}.",
         plot="comparison",
       )
     ]
@@ -288,12 +311,12 @@ def _effort(field: list[Contender]) -> list[Finding]:
       return [
         _finding(
           "warning",
-          f"{len(poor.costs)} of {poor.total} points of {poor.setting.label} are feasible, {len(rich.costs)} of"
-          f" {rich.total} of {rich.setting.label}: it was tuned less.",
+          f"{len(poor.costs)} of {poor.total} points of {poor.named} are feasible, {len(rich.costs)} of"
+          f" {rich.total} of {rich.named}: it was tuned less.",
           f"{why} Fisher's test: p = {p:.1g}.",
           subject=poor.setting.label,
           numbers={"effort": counts, "p": p},
-          action=f"Give {poor.setting.label} a space that is feasible, and as many trials there.",
+          action=f"Give {poor.named} a space that is feasible, and as many trials there.",
           plot="comparison",
         )
       ]

@@ -30,14 +30,14 @@ def answer(results: StudyResults, findings: Sequence[Finding]) -> Answer:
     if results.trials and all(trial.state == "infeasible" for trial in results.trials):
       sentence = "Every trial was infeasible."
   else:
-    compared = next((one.title for one in findings if one.question == "comparison" and "settings" in one.numbers), None)
+    compared = [one.title for one in findings if one.question == "comparison" and "settings" in one.numbers]
     value = f"{results.objective.metric} {tables.number(best.objective)}"
     values = tables.values_text(best.values, results.study.hyperparameters)
     count = results.count("complete")
     whose = f"The best of {count} complete trials is" if count > 1 else "The only complete trial is"
     sentence = f"{whose} trial {best.trial}: {value}{f' with {values}' if values else ''}."
-    if compared:
-      sentence = f"{compared.rstrip('.')}. {sentence}"
+    # Of several scientific hyperparameters each has its own.
+    sentence = " ".join([*compared, sentence])
   waiting = results.count("pending") + results.count("running")
   if waiting and results.study.source is None:
     action = f"Wait for the other {waiting} trials, or go on with them: {results.study.command}"

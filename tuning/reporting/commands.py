@@ -1,7 +1,6 @@
 """The commands `report`, `compare` and `index` of `python -m tuning`."""
 
 import argparse
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -62,26 +61,24 @@ def index(options: argparse.Namespace) -> int:
 
 
 def _compared(results: StudyResults) -> Table:
-  settings = scientific.settings(results)
-  ended = {
-    each.label: [trial for trial in each.trials if trial.state in ("complete", "infeasible")] for each in settings
-  }
-  budget = min(map(len, ended.values()), default=0)
-  title = f"best of {budget}"
-  table = tables.empty("study", "trials", results.objective.metric, f"{title}: median", f"{title}: 5% to 95%")
-  for each in settings:
-    of = dataclasses.replace(results, trials=tuple(each.trials))
-    best = of.best
-    cells = ["", "", ""]
-    if best is not None and budget:
-      values = [trial.objective for trial in of.ranked if trial.objective is not None]
-      spread = of_k(values, results.objective.sign, budget, len(ended[each.label]) - len(values))
+  from tuning.findings import comparison
+
+  field = comparison.contenders(results, scientific.settings(results))
+  budget = min((one.total for one in field if one.costs), default=0)
+  metric, sign = results.objective.metric, results.objective.sign
+  table = tables.empty(
+    "study", "points", metric, f"best of {budget} points: median", f"best of {budget} points: 5% to 95%"
+  )
+  for one in field:
+    cells = [""] * 3
+    if one.costs:
+      spread = of_k([sign * cost for cost in one.costs], sign, budget, one.infeasible)
       cells = [
-        best.objective,
-        spread.median,
+        tables.number(sign * one.costs[0]),
+        tables.number(spread.median),
         f"{tables.number(spread.p5)} to {tables.number(spread.p95) or 'infeasible'}",
       ]
-    table.add_row(Text(each.label), str(len(each.trials)), *(tables.number(cell) for cell in cells))
+    table.add_row(Text(one.setting.label), str(one.total), *cells)
   return table
 
 
@@ -92,7 +89,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], choose: Choose
   what = "a page, its text, its findings as JSON, or its plots (default html)"
   made.add_argument("--format", choices=FORMATS, default="html", help=what)
   against = command("compare", "studies of one objective against each other", lambda options: compare(options, choose))
-  against.add_argument("dirs", nargs="+", metavar="dir", help="folders of studies")
+  against.add_argument("dirs", nargs="+", metavar="dir", help="folders of studies or rounds")
   against.add_argument("--output", metavar="FILE", help="write a report of them, too")
   command("index", "write a page of all studies in the folders of a root", index, "root")
   return [made, against]

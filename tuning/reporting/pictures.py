@@ -9,6 +9,7 @@ import vl_convert
 
 from tuning import scientific
 from tuning.reporting import charts, page_data
+from tuning.reporting.plot import Plot, name_objective
 from tuning.results import StudyResults
 
 WIDTH = {False: 460, True: 860}
@@ -52,9 +53,9 @@ def write_pictures(results: StudyResults, folder: pathlib.Path, kind: Literal["p
   return written
 
 
-def _filled(plot: charts.Plot, tables: dict[str, list[dict[str, Any]]], metric: str) -> dict[str, Any]:
+def _filled(plot: Plot, tables: dict[str, list[dict[str, Any]]], metric: str) -> dict[str, Any]:
   spec = copy.deepcopy(plot.spec)
   spec["datasets"] = spec.get("datasets", {}) | tables
   spec["config"], spec["width"], spec["title"] = _CONFIG, WIDTH[plot.wide], plot.title
-  charts.name_objective(spec, metric, plot)
+  name_objective(spec, metric, plot)
   return spec
