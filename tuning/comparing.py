@@ -102,7 +102,8 @@ def merged(studies: Sequence[StudyResults], *, name: str, goal: str, folder: pat
       if trial.trial in ranked.reruns:
         reruns[len(trials)] = ranked.reruns[trial.trial]
       values = {STUDY: label, **{renamed.get(one, one): value for one, value in trial.values.items()}}
-      trials.append(dataclasses.replace(trial, trial=len(trials), values=values))
+      source = f"{label} {trial.trial}"
+      trials.append(dataclasses.replace(trial, trial=len(trials), values=values, source=source))
   configs = [results.study.config for results in studies]
   record = dataclasses.replace(
     studies[0].study,

@@ -45,6 +45,7 @@ class Trial:
     folder: its workdir.
     log: what it logged.
     recorded: its state and reason as recorded, whatever the objective.
+    source: what it is called where it was made; None if by its number.
   """
 
   trial: int
@@ -61,6 +62,7 @@ class Trial:
   folder: pathlib.Path
   log: Log = dataclasses.field(compare=False, repr=False)
   recorded: tuple[str, str | None]
+  source: str | None = None
   # Shared by the same trial under other objectives.
   _arrays: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
@@ -138,6 +140,7 @@ class StudyResults:
           folder=trial_folder(folder, record.trial),
           log=LogFile(trial_folder(folder, record.trial)),
           recorded=(record.state, record.reason),
+          source=None if summary.get("source") == str(record.trial) else summary.get("source"),
         )
       )
     found.sort(key=lambda trial: trial.trial)

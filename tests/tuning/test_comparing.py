@@ -59,6 +59,7 @@ def test_trials_of_all_studies_are_numbered_anew_and_ranked_together(two):
   assert [trial.folder for trial in found.trials] == [trial.folder for one in apart for trial in one.trials]
   worth = [trial.objective or 0.0 for one in apart for trial in one.trials]
   assert [trial.trial for trial in found.ranked] == sorted(range(5), key=lambda number: worth[number])
+  assert [trial.source for trial in found.trials] == ["narrow 0", "narrow 1", "narrow 2", "wide 0", "wide 1"]
   assert found.study.trials == 5
   assert found.folder == two[0].parent.resolve()
 

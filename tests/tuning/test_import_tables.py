@@ -55,6 +55,7 @@ def test_tables_become_a_study_with_their_values_curves_and_names(imported):
   assert [(trial.trial, trial.objective, trial.step) for trial in results.ranked] == [(0, 0.25, 20), (1, 0.375, 10)]
   stored = json.loads((results.folder / "trials/0001/trial.json").read_text())
   assert stored["summary"]["source"] == "t1"
+  assert results.trials[1].source == "t1"
   assert (results.folder / "trials.csv").read_text() == results.csv()
   assert results.study.source == f"csv: {(results.folder.parent / 'tables').resolve()}"
   assert "import csv" in results.study.command

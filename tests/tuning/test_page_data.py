@@ -11,7 +11,7 @@ from tuning import Linear, Log, Maximize, Minimize, Objective, OneOf, ReverseLog
 from tuning.findings import findings
 from tuning.logs import Logged
 from tuning.reporting import charts
-from tuning.reporting.page_data import CURVE_POINTS, FEWEST_POINTS, objectives_of, page_data, short_names
+from tuning.reporting.page_data import CURVE_POINTS, FEWEST_POINTS, objectives_of, page_data, short_names, trial_columns
 from tuning.reporting.plain import plain
 from tuning.space import Hyperparameter
 
@@ -206,6 +206,13 @@ def test_names_are_as_short_as_they_tell_hyperparameters_apart():
   assert short_names(planted.results(trials, space)) == [
     "optimizer.learning_rate", "schedule.learning_rate", "dropout", "averaging.present", "augment.present"
   ]  # fmt: skip
+
+
+def test_what_trials_are_called_where_they_were_made_is_shown_where_it_differs(study):
+  assert "source" not in trial_columns(study, [])
+  named = [dataclasses.replace(trial, source=f"worker_{trial.trial}") for trial in study.trials]
+  columns = trial_columns(dataclasses.replace(study, trials=tuple(named)), [])
+  assert columns["source"] == [f"worker_{number}" for number in columns["trial"]]
 
 
 def test_axes_show_one_minus_a_decay_and_slices_of_it_have_names_of_their_own():

@@ -17,6 +17,7 @@ from trainer import ConfigError, UserError
 from tuning import Minimize, Objective, read_results, report
 from tuning.findings import SEVERITIES, Finding, findings
 from tuning.records import locked
+from tuning.reporting.answer import answer
 from tuning.reporting.page_data import objectives_of, page_data
 from tuning.reporting.report import text_of
 
@@ -388,6 +389,12 @@ SHORT = {
   "a trial without curves": (lambda: small(only_of(0, lambda _: {})), "The best of 4 complete trials"),
   "trials that did not begin": (lambda: small(lambda *_: {}, state="pending"), "No trial has a value yet"),
 }
+
+
+def test_trials_that_are_as_good_as_the_best_are_counted():
+  for same, sentence in ((2, "; another one is as good."), (3, "; 2 others are as good.")):
+    results = small(lambda number, curves, same=same: {"validation/error": ([1], [0.0])} if number < same else curves)
+    assert answer(results, [])["sentence"].endswith(sentence)
 
 
 @pytest.mark.parametrize("name", SHORT)

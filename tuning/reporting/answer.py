@@ -35,7 +35,9 @@ def answer(results: StudyResults, findings: Sequence[Finding]) -> Answer:
     values = tables.values_text(best.values, results.study.hyperparameters)
     count = results.count("complete")
     whose = f"The best of {count} complete trials is" if count > 1 else "The only complete trial is"
-    sentence = f"{whose} trial {best.trial}: {value}{f' with {values}' if values else ''}."
+    equal = sum(trial.objective == best.objective for trial in results.ranked) - 1
+    tie = "" if not equal else "; another one is as good" if equal == 1 else f"; {equal} others are as good"
+    sentence = f"{whose} trial {best.trial}: {value}{f' with {values}' if values else ''}{tie}."
     # Of several scientific hyperparameters each has its own.
     sentence = " ".join([*compared, sentence])
   waiting = results.count("pending") + results.count("running")

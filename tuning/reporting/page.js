@@ -232,6 +232,7 @@ function showSelection() {
   const value = values[index] === null ? "" : `${objective().metric} ${number(values[index])} at step ${number(step[index])}`;
   panel.replaceChildren(make("div", { class: "row" },
     make("strong", { text: `trial ${state.selected}` }),
+    data.trials.source ? make("span", { text: data.trials.source[index] }) : null,
     make("span", { text: reason[index] ? `${states[index]}: ${reason[index]}` : states[index] }),
     make("span", { text: value }), make("span", { text: data.trials.values[index] }), close));
   if (data.commands[state.selected]) panel.append(make("div", { class: "row" }, code(data.commands[state.selected]), make("span")));
@@ -312,6 +313,7 @@ const COLUMNS = [
   { name: "trial", title: "trial" }, { name: "state", title: "state" }, { name: "objective", title: "" }, { name: "step", title: "step" },
   ...data.hyperparameters.map((one, index) => ({ name: `h${index}`, title: one.scale === "reverse_log" ? `1 − ${one.short}` : one.short })),
   { name: "seconds", title: "seconds" }, { name: "reason", title: "reason" },
+  ...(data.trials.source ? [{ name: "source", title: "made as" }] : []),
 ];
 
 function compare(a, b) {

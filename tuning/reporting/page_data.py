@@ -92,7 +92,8 @@ def short_names(results: StudyResults) -> list[str]:
 
 
 def trial_columns(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
-  """What is known of each trial whatever the objective, a list a column; for hyperparameter *i* of `results.varied`:
+  """What is known of each trial whatever the objective, a list a column ("source" where it was made elsewhere under
+  another name); for hyperparameter *i* of `results.varied`:
   `h{i}` its value as axes show it, `b{i}` its slice, `o{i}` the slice's place."""
   setting_of = {trial.trial: setting.label for setting in settings for trial in setting.trials}
   columns: dict[str, list[Any]] = {
@@ -101,6 +102,8 @@ def trial_columns(results: StudyResults, settings: Sequence[scientific.Setting])
     "seconds": [short(trial.seconds) for trial in results.trials],
     "values": [tables.values_text(trial.values, results.study.hyperparameters) for trial in results.trials],
   }
+  if any(trial.source is not None for trial in results.trials):
+    columns["source"] = [trial.source for trial in results.trials]
   for number, one in enumerate(results.varied):
     places = {
       trial.trial: (place, part.label)
