@@ -2,8 +2,11 @@
 
 import pathlib
 
+import csv_studies
 import pytest
 from pages import FIGURES, ITEM_OF_TRIAL, SCREENSHOTS, WIDTHS
+
+from tuning import report
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -94,6 +97,21 @@ def test_the_table_sorts_by_any_column_and_filters(demo, open_page):
   page.fill("#filter", "nesterov")
   optimizer = names.index("optimizer") + 1
   assert set(page.locator(column.format(optimizer)).all_inner_texts()) == {"nesterov"}
+
+
+def test_words_in_a_wide_table_are_not_broken(tmp_path, open_page):
+  values = {f"hyperparameter_{number}": 0.1 * number for number in range(14)}
+  trials = [
+    {"method": ("a_method_of_one_word", "other")[k % 2], **{name: v * k for name, v in values.items()}}
+    for k in range(1, 4)
+  ]
+  curves = {number: {"validation/error": csv_studies.bowl(0.01)} for number in range(3)}
+  page = open_page(report(csv_studies.imported(tmp_path / "wide", trials, curves))).page
+  cell = page.locator("#table td", has_text="a_method_of_one_word").first
+  lines = (
+    "one => { const all = document.createRange(); all.selectNodeContents(one); return all.getClientRects().length }"
+  )
+  assert cell.evaluate(lines) == 1
 
 
 def test_a_finding_leads_to_its_plot(demo, open_page):

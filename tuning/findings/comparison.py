@@ -147,9 +147,10 @@ def _verdict(results: StudyResults, field: list[Contender], axis: Hyperparameter
   shown += f" ({sign * winner.costs[0]:.4g})"
   if winner.tail is None or any(one.tail is None for one in others):
     few = [one.named for one in known if one.tail is None]
+    whose = "all have" if len(few) == len(known) else f"{', '.join(few)} {'has' if len(few) == 1 else 'have'}"
     return _finding(
       "note" if sliced else "cannot_tell",
-      f"{shown}, but {', '.join(few)} {'has' if len(few) == 1 else 'have'} too few points that differ to compare.",
+      f"{shown}, but {whose} too few points that differ to compare.",
       f"{_sentence(field, results)} A comparison takes {LEAST} points with a value in each setting.",
       trials=_trials(known[:1]),
       numbers=numbers,

@@ -70,9 +70,9 @@ def find(results: StudyResults) -> list[Finding]:
     "median_of_all": halves[1],
   }
   why = (
-    f"{many(good, 'point')} of {count} lie within {within:.2g} of the best; half of the study would have found one in"
-    f" {1 - 0.5**good:.0%} of cases. That makes {per_axis:.1f} points along each axis. The median of the best of"
-    f" {max(1, total // 2)} is {_text(halves[0])}, of {total} it is {_text(halves[1])}."
+    f"Within {within:.2g} of the best {'lies' if good == 1 else 'lie'} {many(good, 'point')} of {count}; half of the"
+    f" study would have found one in {1 - 0.5**good:.0%} of cases. That makes {per_axis:.1f} points along each axis."
+    f" The median of the best of {max(1, total // 2)} is {_text(halves[0])}, of {total} it is {_text(halves[1])}."
   )
   if count < PER_DIMENSION * active:
     if noise is not None and (equal := int(np.sum(costs <= costs[0] + NOISE_TIMES * noise.deviation))) >= WANTED:
