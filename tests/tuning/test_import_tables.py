@@ -7,7 +7,7 @@ import random
 import pytest
 
 from trainer import UserError
-from tuning import Discrete, Integer, Linear, Log, Minimize, OneOf, ReverseLog, read_results
+from tuning import Discrete, Integer, Linear, Log, Minimize, OneOf, ReverseLog, read_results, report
 from tuning.importers import import_study
 
 TRIALS = "trial,state,learning_rate,optimizer\nt0,complete,0.001,adam\nt1,complete,0.1,sgd\n"
@@ -59,6 +59,26 @@ def test_tables_become_a_study_with_their_values_curves_and_names(imported):
   assert (results.folder / "trials.csv").read_text() == results.csv()
   assert results.study.source == f"csv: {(results.folder.parent / 'tables').resolve()}"
   assert "import csv" in results.study.command
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("metric", ["learning_rate", "lr"])
+def test_a_learning_rate_that_is_logged_too_stays_a_hyperparameter(imported, metric, declared):
+  study = {"hyperparameters": {"learning_rate": {"scale": "log", "min": 1e-4, "max": 1.0}}} if declared else None
+  results = imported(curves=f"{CURVES}t0,10,{metric},0.0005\n", study=study)
+  assert {one.name for one in results.varied} == {"learning_rate", "optimizer"}
+  assert results.trials[0].curves["learning_rate"] == [(10, 0.0005)]
+  assert results.study.warnings == ()
+  assert report(results).stat().st_size
+
+
+def test_columns_that_are_metrics_are_named_and_what_is_declared_is_set(imported):
+  trials = "trial,val_loss,bleu,dropout\nt0,0.5,1.0,0.1\nt1,0.25,2.0,0.2\n"
+  curves = CURVES + "".join(f"t0,10,{metric},0.5\n" for metric in ("val_loss", "bleu", "dropout"))
+  study = {"hyperparameters": {"dropout": {"min": 0.0, "max": 0.5}}}
+  results = imported(trials, curves, study)
+  assert [one.name for one in results.varied] == ["dropout"]
+  assert "columns of trials that are metrics, and no hyperparameters: val_loss, bleu" in results.study.warnings
 
 
 def test_a_larger_study_ranks_as_its_tables_do(imported):

@@ -13,12 +13,13 @@ _SPLITS = (
   ("test", ("test",)),
 )
 _LAST = {"acc": "accuracy", "err": "error", "error_rate": "error", "ppl": "perplexity", "bpb": "bits_per_byte"}
+LEARNING_RATE = "learning_rate"
 _WHOLE = {
   "loss": "train/loss",
   "gradient_norm": "grad_norm",
   "global_grad_norm": "grad_norm",
   "gradnorm": "grad_norm",
-  "lr": "learning_rate",
+  "lr": LEARNING_RATE,
 }
 
 

@@ -81,10 +81,17 @@ def read(source: str, options: Options) -> list[SourceStudy]:
   with rows.opened(curves_path) as table:
     curves = _read_curves(table, None if problems and not found else set(found), problems)
   metrics = {metric for curve in curves.values() for metric in curve}
-  passed_over = {*TRIAL_COLUMNS, *metrics, *map(metric_names.ours, metrics), *options.rename.values()}
+  logged = {*metrics, *map(metric_names.ours, metrics), *options.rename.values()}
+  # What is declared is set, whatever else is logged under its name; a learning rate is set, and logged where a schedule
+  # changes it.
+  logged -= {
+    name for name in logged if name in declared.stored or metric_names.ours(name) == metric_names.LEARNING_RATE
+  }
   if declared.objective is not None:
-    passed_over.add(declared.objective.metric)
-  names = [name for name in next(iter(found.values())).cells if name not in passed_over] if found else []
+    logged.add(declared.objective.metric)
+  names = [name for name in next(iter(found.values())).cells if name not in TRIAL_COLUMNS] if found else []
+  results = [name for name in names if name in logged]
+  names = [name for name in names if name not in logged]
   columns = {name: {trial: row.cells[name] for trial, row in found.items()} for name in names}
   values = {
     name: _values(name, cells, declared, lambda trial: at(found[trial].number), problems)
@@ -114,6 +121,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     trials=trials,
     objective=declared.objective,
     hyperparameters=hyperparameters,
+    notes=[f"columns of trials that are metrics, and no hyperparameters: {', '.join(results)}"] if results else [],
   )
   return [own]
 
