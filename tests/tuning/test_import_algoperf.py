@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from trainer import UserError
-from tuning import Maximize, read_results
+from tuning import Log, Maximize, read_results
 from tuning.importers import import_study
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -135,6 +135,30 @@ def test_files_that_are_no_logs_are_told_all_at_once(tree, tmp_path):
   assert not (tmp_path / "out").exists()
   with pytest.raises(UserError, match="holds no study_N/WORKLOAD/trial_M folder"):
     import_study("algoperf", tree / "study_0", tmp_path / "out")
+
+
+def test_roles_scales_and_bounds_may_be_said_in_a_file(tree, tmp_path):
+  space = tmp_path / "space.json"
+  space.write_text('{"hyperparameters": {"learning_rate": {"scale": "log", "min": 1e-4, "max": 1.0}}}')
+  results = read_results(import_study("algoperf", tree, tmp_path / "out", space=space)[0])
+  assert results.space["learning_rate"].scale == Log(1e-4, 1.0)
+  assert not results.space["learning_rate"].inferred
+  assert results.space["power"].inferred
+  assert f"--space={space}" in results.study.command
+  for text, problem in {
+    '{"hyperparameters": {"learning_rat": {"min": 1e-4, "max": 1.0}}}': "did you mean 'learning_rate'",
+    '{"hyperparameters": {"learning_rate": {"min": 0.05, "max": 1.0}}}': "the trials have 0.001, outside of",
+    '{"goal": "Which?"}': "say --goal",
+    "{": "cannot be read",
+  }.items():
+    space.write_text(text)
+    with pytest.raises(UserError, match=problem):
+      import_study("algoperf", tree, tmp_path / "other", space=space)
+  with pytest.raises(UserError, match="there is no such file"):
+    import_study("algoperf", tree, tmp_path / "other", space=tmp_path / "none.json")
+  with pytest.raises(UserError, match="say it in the study"):
+    import_study("csv", tree, tmp_path / "other", space=space)
+  assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from trainer import UserError
 from trialbook.naming import nearest
 from tuning.importers import metric_names, writing
 from tuning.importers.conversion import convert
+from tuning.importers.declarations import declared_in
 from tuning.importers.metric_names import parse_renames
 from tuning.importers.source import Options, SourceStudy
 
@@ -36,6 +37,7 @@ def import_study(
   name: str | None = None,
   goal: str | None = None,
   study: str | None = None,
+  space: str | pathlib.Path | None = None,
   command: str | None = None,
 ) -> list[pathlib.Path]:
   """Imports what a source holds; a source of several studies gives each a folder inside `directory`.
@@ -54,6 +56,8 @@ def import_study(
     name: of the study.
     goal: in words.
     study: the only one that is wanted of an Optuna storage.
+    space: a JSON file with the `hyperparameters` of a `study.json`: roles, scales and bounds that the source does not
+      know, for "algoperf" and "optuna".
     command: that repeats the import; None: it is made up.
 
   Returns:
@@ -68,9 +72,21 @@ def import_study(
     raise UserError(f"mode = {mode!r}: should be 'min' or 'max'")
   if study is not None and kind != "optuna":
     raise UserError(f"study = {study!r}: only an Optuna storage has studies of several names")
-  options = Options(rename=rename or {}, objective=objective, mode=mode, name=name, goal=goal, study=study)
+  if space is not None and kind == "csv":
+    raise UserError(f"space = {str(space)!r}: tables say it in the study.json beside them")
+  options = Options(
+    rename=rename or {},
+    objective=objective,
+    mode=mode,
+    name=name,
+    goal=goal,
+    study=study,
+    space=None if space is None else str(space),
+  )
   reader = importlib.import_module(f"tuning.importers.{KINDS[kind]}")
   studies: list[SourceStudy] = reader.read(str(source), options)
+  if space is not None:
+    studies = declared_in(pathlib.Path(space), studies)
   logged = {metric for one in studies for trial in one.trials for metric in trial.curves}
   problems = metric_names.unknown(options.rename, logged)
   converted = []
@@ -102,7 +118,7 @@ def _apart(studies: list[SourceStudy]) -> list[SourceStudy]:
 
 def _command(kind: str, source: str | pathlib.Path, directory: str | pathlib.Path, options: Options) -> str:
   flags = [f"--rename={metric}={name}" for metric, name in options.rename.items()]
-  for flag in ("objective", "mode", "name", "goal", "study"):
+  for flag in ("objective", "mode", "name", "goal", "study", "space"):
     if (value := getattr(options, flag)) is not None:
       flags.append(f"--{flag}={value}")
   return shlex.join(["python", "-m", "tuning", "import", kind, str(source), str(directory), *flags])

@@ -23,6 +23,7 @@ def import_(options: argparse.Namespace) -> int:
     name=options.name,
     goal=options.goal,
     study=options.study,
+    space=options.space,
     command=shlex.join(["python", "-m", "tuning", *sys.argv[1:]]) if sys.argv[1:2] == ["import"] else None,
   )
   console = tables.console()
@@ -54,3 +55,5 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
   made.add_argument("--name", help="of the study")
   made.add_argument("--goal", help="of the study, in words")
   made.add_argument("--study", help="of an Optuna storage, only this one")
+  what = 'of hyperparameters: {"hyperparameters": {"dropout_rate": {"min": 0, "max": 0.5}}}; of tables in study.json'
+  made.add_argument("--space", metavar="FILE", help=f"JSON that says roles, scales and bounds {what}")

@@ -1,4 +1,5 @@
-"""The `study.json` of a study as tables: what somebody wrote down of it by hand.
+"""The `study.json` of a study as tables: what somebody wrote down of it by hand. Of its `hyperparameters` alone, a file
+that is given with another source.
 
   {"name": "rates", "goal": "Which rate?", "objective": {"metric": "validation/error", "mode": "min"},
    "hyperparameters": {
@@ -15,13 +16,13 @@ import json
 import math
 import pathlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import UserError, records
 from trialbook.naming import nearest
 from tuning.importers import inferred
-from tuning.importers.source import plain
+from tuning.importers.source import SourceStudy, plain
 from tuning.space import (
   Discrete,
   Hyperparameter,
@@ -141,6 +142,33 @@ class Declared:
       parent=None if parent is None else (parent["name"], plain(parent["value"])),
       inferred=made_up or fields.get("inferred", False) is True,
     )
+
+
+def declared_in(path: pathlib.Path, studies: Sequence[SourceStudy]) -> list[SourceStudy]:
+  """The studies with the roles, scales and bounds of hyperparameters that a file says.
+
+  Raises:
+    UserError: if there is no such file, it says something else, or what trials contradict.
+  """
+  if not path.is_file():
+    raise UserError(f"{path}: there is no such file")
+  problems: list[str] = []
+  declared = read_declared(path, problems)
+  if said := [key for key in ("name", "goal", "objective") if getattr(declared, key) is not None]:
+    problems.append(f"{path}: should have hyperparameters only; say {', '.join(f'--{key}' for key in said)}")
+  found = []
+  for study in studies:
+    values: dict[str, dict[str, Any]] = {}
+    for trial in study.trials:
+      for name, value in trial.values.items():
+        values.setdefault(name, {})[trial.source] = plain(value)
+    own: list[str] = []
+    hyperparameters = declared.hyperparameters(values, bool(study.trials), own)
+    problems += [f"{study.place}: {problem}" if study.place else problem for problem in own]
+    found.append(dataclasses.replace(study, hyperparameters={**study.hyperparameters, **hyperparameters}))
+  if problems:
+    raise UserError(problems)
+  return found
 
 
 def read_declared(path: pathlib.Path, problems: list[str]) -> Declared:

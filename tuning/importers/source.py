@@ -21,6 +21,7 @@ class Options:
     name: of the study; where a source has several, each one's own name is put behind it.
     goal: in words.
     study: of an Optuna storage, the only one that is wanted.
+    space: path of a JSON file that says roles, scales and bounds of hyperparameters, as `study.json` does.
   """
 
   rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -29,6 +30,7 @@ class Options:
   name: str | None = None
   goal: str | None = None
   study: str | None = None
+  space: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
