@@ -35,12 +35,15 @@ from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, 
 MODULES = (infeasible, boundary, density, stopping, comparison, variance, importance, fixed)
 SEEDS = range(50)
 REACHED = {
-  "optimum beyond an edge": 0.4,
-  "instability under the best": 0.4,
+  "optimum near an edge, or beyond": 0.2,
+  "optimum beyond an edge, warned of": 0.4,
+  "instability near the best, or under it": 0.2,
+  "instability under the best, warned of": 0.4,
   "too few points": 10,
   "best point alone": 1,
   "infeasible region": 0.2,
   "infeasible everywhere": 0.3,
+  "no effect": 0.01,
   "useless feature": 0.02,
   "two interact": 0.8,
   "winner by luck": 0.01,

@@ -3,9 +3,10 @@
 The playbook: a search space is suspicious if the best points sit near its boundary; expand it there. If everything
 above a learning rate is infeasible and the best sit right below, it is not the space but training that limits: mend the
 instability first. Here: for each side of each numeric hyperparameter, the edge is the space's, or the cliff beyond
-which points are infeasible; "at the edge" means that a quadratic through the good points (`tuning.findings.surface`)
-still falls towards it there, by a one-sided t test over all sides, and that the best points stand on that side. Studies
-too small for the fit are tested by how many of their best points lie in the outer part of the scale.
+which points are infeasible (`tuning.findings.cliffs`); "at the edge" means that a quadratic through the good points
+(`tuning.findings.surface`) still falls towards it there, by a one-sided t test over all sides, and that the best points
+stand on that side. "Near the edge" means the same at the inner end of the outer part of the scale: the optimum is in
+that part, or beyond. Studies too small for the fit are tested by how many of their best points lie in the outer part.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import numpy as np
 import scipy.stats
 
 from tuning.findings import surface as surfaces
+from tuning.findings.cliffs import before, cliffs_of
 from tuning.findings.expansion import allowed, bound_of, expanded, places_of
 from tuning.findings.finding import Finding, Severity
 from tuning.findings.infeasible import Separation, separation
@@ -50,23 +52,19 @@ nearer third or so, as few points have landed right at it."""
 BEST = 1 / 8
 """Of the points are the best ones, three at least."""
 OUTER = 1 / 6
-"""The outer part of a scale, in the test for small studies: three of three points there have p = 0.005 by chance."""
+"""The outer part of a scale. The best points of usual studies spread by about a sixth (standard deviation) around the
+optimum: an edge that is nearer cuts many of them off. In the test for small studies: three of three points there have
+p = 0.005 by chance."""
+AROUND = 2 * OUTER
+"""How far from the edge half of the best points may lie to be near it: those of an optimum in the outer part, to both
+sides of it."""
 SHOWN = 3
 """Sides whose tests are named in one finding, the first ones: a reader sees what is asked."""
 LEAST_STEP, MOST_STEP = 0.25, 0.5
 """By what share of the scale a side is moved out: to the fitted optimum and a tenth beyond, but less than a quarter is
 not worth a study, and more than a half is guessed."""
-CLIFF_INSIDE, CLIFF_OUTSIDE = 0.8, 0.15
-"""Beyond a cliff this share is bad, and not more than that before it."""
-CLIFF_WITHIN = 0.05
-"""Of the scale: a cut that is nearer to an end is that end."""
-CLIFF_POINTS = 3
-"""Beyond a cliff: two may be chance."""
 MOST_TIMES = 4.0
 """As many points as there are: how many more would tell is not foreseen beyond."""
-MUCH_WORSE = 10.0
-"""Times the median excess of the better half: a trial that diverged and came back counts as beyond a cliff too. Smooth
-valleys do not fall that far within a scale."""
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -84,7 +82,7 @@ def find(results: StudyResults) -> list[Finding]:
         "cannot_tell",
         f"The bounds of {names} are not known, so that nobody can tell whether the best trials lie at them",
         "Their scales were inferred from the trials' values.",
-        action="Give min, max and scale of each in study.json.",
+        action="Give min, max and scale of each: of tables in study.json, of other sources by `import --space=FILE`.",
       )
     )
   axes = [one for one in axes if not one.inferred]
@@ -101,24 +99,27 @@ def find(results: StudyResults) -> list[Finding]:
   if not axes:
     return found
   noise = noise_of(results)
-  cliffs = {one.name: _cliffs(one, points) for one in axes}
-  kept = _before(points, axes, cliffs)
+  cliffs = {one.name: cliffs_of(one, points) for one in axes}
+  kept = before(points, axes, cliffs)
   space = searched(results)
   surface = surfaces.fit(kept, space)
   short = []
   unsure: list[Side] = []
   numbers: dict[str, Any] = {}
   for one in axes:
-    here = [point for point in feasible(kept) if math.isfinite(_unit(one, point))]
-    if len(here) < LEAST or len({_unit(one, point) for point in here}) < LEAST_PLACES:
+    here = [point for point in feasible(kept) if math.isfinite(unit_of(one, point.values))]
+    if len(here) < LEAST or len({unit_of(one, point.values) for point in here}) < LEAST_PLACES:
       short.append(one.name)
       continue
     for upper in (False, True):
       cliff = cliffs[one.name].get(upper)
       side = _side(one, upper, cliff, here, surface, space, 2 * len(axes), noise)
       numbers[f"{one.name} {'above' if upper else 'below'}"] = round(side.p, 6)
-      if side.near:
-        found.append(_unstable(side) if side.cliff is not None else _expand(side, results))
+      said = None
+      if side.limits or side.near is not None:
+        said = _unstable(side) if side.cliff is not None else _expand(side, results, points)
+      if said is not None:
+        found.append(said)
       elif side.more is not None:
         unsure.append(side)
   if unsure:
@@ -152,19 +153,21 @@ class Side:
   Attributes:
     upper: which side.
     cliff: that it ends at; None: at the edge of the space.
-    near: whether the best points are limited by it.
+    limits: whether the best points are limited by it.
+    near: p of the test whether they lie near it, though it need not limit them; None if they do not.
     more: how many more points would tell, infinite if very many; None: it is told.
-    p: of the test.
+    p: of the test whether it limits them.
     distance: of the best points, at the median, as a share of the scale before the side.
     optimum: of the fit, on the scale; None if there is none.
     best: the points.
-    how: the test was made, in a clause.
+    how: that test was made, in a clause.
   """
 
   one: Hyperparameter
   upper: bool
   cliff: Separation | None
-  near: bool
+  limits: bool
+  near: float | None
   more: float | None
   p: float
   distance: float
@@ -176,9 +179,12 @@ class Side:
   def word(self) -> str:
     return "upper" if self.upper else "lower"
 
-
-def _unit(one: Hyperparameter, point: Point) -> float:
-  return float(units_of(one, [point])[0])
+  @property
+  def told(self) -> str:
+    """What the test that found something says, in a clause."""
+    if self.limits:
+      return f"{self.how} (p = {self.p:.1g})"
+    return f"a quadratic through the good points still falls a sixth of the scale before it (p = {self.near:.1g})"
 
 
 def _side(
@@ -197,20 +203,29 @@ def _side(
   distances = (edge - units if upper else units - edge) / inside
   best = max(3, round(BEST * len(here)))
   distance = float(np.median(distances[:best]))
-  optimum = None
-  more = None
+  optimum = more = beside = None
   level = LEVEL / tests
+
+  def falls(place: float) -> tuple[float, float, bool]:
+    """How steeply the fit falls outwards at a place, by standard errors; p that it does not; whether it matters."""
+    assert surface is not None
+    slope, error = surface.slope(one.name, place)
+    fall = -slope if upper else slope
+    # By the least step of an expansion it has to fall by more than noise.
+    matters = noise is None or fall * LEAST_STEP > noise.deviation
+    steep = fall / error if error > 0 else 0.0
+    return steep, float(scipy.stats.t.sf(steep, surface.freedom)) if error > 0 else 1.0, matters
+
   if surface is not None:
-    slope, error = surface.slope(one.name, edge)
-    outward = slope if upper else -slope
-    p = float(scipy.stats.t.cdf(outward / error, surface.freedom)) if error > 0 else 1.0
-    # What an expansion by a quarter of the scale would gain at least has to be more than noise.
-    matters = noise is None or -outward * LEAST_STEP > noise.deviation
+    steep, p, matters = falls(edge)
+    limits = matters and p < level and distance < NEAR
     optimum = surface.lowest(one.name)
-    if matters and level <= p and outward < 0 and error > 0 and distance < NEAR:
+    if matters and level <= p and steep > 0 and distance < NEAR:
       # Standard errors shrink by the root of the number of points.
-      times = (float(scipy.stats.t.ppf(level, surface.freedom)) * error / outward) ** 2
+      times = (float(scipy.stats.t.ppf(level, surface.freedom)) / steep) ** 2
       more = math.ceil((times - 1) * surface.points) if times <= MOST_TIMES else math.inf
+    _, nearby, matters = falls(edge - OUTER * inside if upper else edge + OUTER * inside)
+    beside = nearby if matters and nearby < level and distance < AROUND and not limits else None
     how = "a quadratic through the good points still falls towards it there"
   else:
     best = 3
@@ -221,64 +236,36 @@ def _side(
       # Not even if all of the best points were there.
       more = max(surfaces.needed(space) - len(here), 1)
     distance = float(np.median(distances[:best]))
-    matters = True
+    limits = p < level and distance < NEAR
     how = f"its outer sixth holds {int(outer[:best].sum())} of the best {best} points"
-  near = matters and p < level and distance < NEAR
-  return Side(one, upper, cliff, near, more, p, distance, optimum, tuple(here[:best]), how)
-
-
-def _cliffs(one: Hyperparameter, points: Sequence[Point]) -> dict[bool, Separation]:
-  """By side (True: upper), the cut beyond which points are infeasible, or for a learning rate much worse."""
-  found = feasible(points)
-  if not found:
-    return {}
-  worse = math.inf
-  if is_learning_rate(one):
-    half = np.array([point.cost for point in found])[: (len(found) + 1) // 2]
-    worse = found[0].cost + MUCH_WORSE * float(np.median(half - half[0])) if half[-1] > half[0] else math.inf
-  kinds = [[not point.retrains for point in points]]
-  if math.isfinite(worse):
-    kinds.append([not point.retrains or point.cost > worse for point in points])
-  cliffs: dict[bool, Separation] = {}
-  for bad in kinds:
-    cut = separation(one, points, bad)
-    if cut is None or (bad is not kinds[0] and not cut.above):
-      continue
-    sharp = cut.inside[0] >= CLIFF_INSIDE * cut.inside[1] and cut.outside[0] <= CLIFF_OUTSIDE * cut.outside[1]
-    inner = CLIFF_WITHIN < cut.unit < 1 - CLIFF_WITHIN
-    if sharp and inner and cut.inside[0] >= CLIFF_POINTS and cut.p < LEVEL:
-      cliffs.setdefault(cut.above, cut)
-  return cliffs
-
-
-def _before(points: Sequence[Point], axes: Sequence[Hyperparameter], cliffs) -> list[Point]:
-  """The points that lie beyond no cliff."""
-  kept = list(points)
-  for one in axes:
-    for upper, cut in cliffs[one.name].items():
-      kept = [p for p in kept if not ((_unit(one, p) > cut.unit) if upper else (_unit(one, p) < cut.unit))]
-  return kept
+  return Side(one, upper, cliff, limits, beside, more, p, distance, optimum, tuple(here[:best]), how)
 
 
 def _unstable(side: Side) -> Finding:
   cut = side.cliff
   assert cut is not None
   one = side.one
+  beside, below, surely = ("right beside", "right", "is") if side.limits else ("near", "not far", "may be")
   shares = f"{cut.inside[0]} of {many(cut.inside[1], 'point')} with {cut.text} are infeasible or much worse"
   why = (
-    f"{shares}, {cut.outside[0]} of {cut.outside[1]} others; the best points lie right beside that cliff (median"
-    f" distance {side.distance:.0%} of the scale before it), and {side.how} (p = {side.p:.1g})."
+    f"{shares}, {cut.outside[0]} of {cut.outside[1]} others; the best points lie {beside} that cliff (median"
+    f" distance {side.distance:.0%} of the scale before it), and {side.told}."
   )
-  numbers = {"cliff": cut.value, "inside": list(cut.inside), "outside": list(cut.outside), "p": side.p}
+  numbers = {
+    "cliff": cut.value,
+    "inside": list(cut.inside),
+    "outside": list(cut.outside),
+    "p": side.p if side.limits else side.near,
+  }
   trials = tuple(sorted(number for point in side.best for number in point.trials))
   if is_learning_rate(one) and side.upper:
     return Finding(
       id="PB-80",
       question="boundary",
-      severity="warning",
+      severity="warning" if side.limits else "note",
       subject=one.name,
-      title=f"Training is unstable at {cut.text}, and the best trials lie right below",
-      why=f"{why} It is instability that limits the learning rate, not the search space.",
+      title=f"Training is unstable at {cut.text}, and the best trials lie {below} below",
+      why=f"{why} It {surely} instability that limits the learning rate, not the search space.",
       trials=trials,
       numbers=numbers,
       action="Do not expand the space. Look at the loss just above the cliff, then try warmup (PB-82), gradient"
@@ -287,7 +274,7 @@ def _unstable(side: Side) -> Finding:
     )
   return _finding(
     "note",
-    f"The best trials lie right beside the infeasible region, {cut.text}",
+    f"The best trials lie {beside} the infeasible region, {cut.text}",
     why,
     subject=one.name,
     trials=trials,
@@ -307,15 +294,12 @@ def _unsure(sides: Sequence[Side], count: int, level: float) -> Finding:
     else f"the best points lie at an edge of {', '.join(names)}"
   )
   tests = "; ".join(
-    f"{side.one.name}, {side.word} side: {side.how}"
-    if side.optimum is None
-    else f"{side.one.name}, {side.word} side: {side.how}, not surely (p = {side.p:.2g})"
-    for side in sides[:SHOWN]
+    f"on the {side.word} side of {side.one.name} {side.how} (p = {side.p:.2g})" for side in sides[:SHOWN]
   )
   return _finding(
     "cannot_tell",
     f"Whether {which} cannot be told from {many(count, 'point')}",
-    f"The tests of all sides together take p below {level:.2g}. {tests[0].upper()}{tests[1:]}"
+    f"The tests of all sides together take p below {level:.2g}; {tests}"
     + (f"; and {many(len(sides) - SHOWN, 'more side')}." if len(sides) > SHOWN else "."),
     subject=names[0] if len(names) == 1 else None,
     numbers={
@@ -329,7 +313,8 @@ def _unsure(sides: Sequence[Side], count: int, level: float) -> Finding:
   )
 
 
-def _expand(side: Side, results: StudyResults) -> Finding:
+def _expand(side: Side, results: StudyResults, points: Sequence[Point]) -> Finding | None:
+  """By how much to move an edge; None where the best points are only near it and the space should not grow there."""
   one = side.one
   beyond = None
   if side.optimum is not None:
@@ -339,16 +324,23 @@ def _expand(side: Side, results: StudyResults) -> Finding:
   bound = bound_of(one.scale, side.upper)
   if scale is not None and not allowed(one, bound_of(scale, side.upper), side.best[0], results):
     scale = None
+  if not side.limits:
+    cut = separation(one, points, [not point.retrains for point in points])
+    if scale is None or (cut is not None and cut.above == side.upper and cut.p < LEVEL):
+      return None
   trials = tuple(sorted(number for point in side.best for number in point.trials))
-  why = f"{side.how[0].upper()}{side.how[1:]} (p = {side.p:.1g}, tested on all sides); the best points lie at a median"
-  why += f" distance of {side.distance:.0%} of the scale from it."
+  why = f"{side.told[0].upper()}{side.told[1:-1]}, tested on all sides); the best points lie at a median distance of"
+  why += f" {side.distance:.0%} of the scale from it."
   if side.optimum is not None:
     optimum = value_at(one, min(max(side.optimum, -MOST_STEP), 1 + MOST_STEP))
     place = unit_of(one, {one.name: optimum})
     short = rounded(one, optimum, lambda new: abs(unit_of(one, {one.name: new}) - place) < LEAST_STEP / 4, 2)
-    why += f" The fitted optimum is at {shown(one, short)} or beyond."
-  title = f"The best trials lie at the {side.word} edge of {one.name} ({shown(one, bound)})"
-  numbers = {"edge": bound, "side": side.word, "p": side.p, "distance": side.distance}
+    why += f" The fitted optimum is at {shown(one, short)}{' or beyond' if side.limits else ''}."
+  title = (
+    f"The best trials lie {'at' if side.limits else 'near'} the {side.word} edge of {one.name} ({shown(one, bound)})"
+  )
+  p = side.p if side.limits else side.near
+  numbers = {"edge": bound, "side": side.word, "p": p, "distance": side.distance}
   plot = f"axis:{one.name}"
   if scale is None:
     return _finding(
@@ -366,14 +358,15 @@ def _expand(side: Side, results: StudyResults) -> Finding:
   if bound > 0 and new > 0 and not isinstance(scale, ReverseLog):
     numbers["factor"] = new / bound
   by = f"by a factor of {max(new / bound, bound / new):.3g}, " if "factor" in numbers else ""
+  reason = "better values may lie outside" if side.limits else "few trials lie beyond the best value"
   return _finding(
-    "warning",
+    "warning" if side.limits else "note",
     title,
-    why,
+    why if side.limits else f"{why} That better ones lie beyond is not shown.",
     subject=one.name,
     trials=trials,
     numbers=numbers,
-    action=f"Expand {one.name} {by}to {shown(one, new)}, and search again: better values may lie outside.",
+    action=f"Expand {one.name} {by}to {shown(one, new)}, and search again: {reason}.",
     space={one.name: dataclasses.replace(one, scale=scale).as_json()},
     plot=plot,
   )

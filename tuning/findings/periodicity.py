@@ -5,12 +5,12 @@ hints that they are not shuffled (again) in each, or that validation examples ar
 """
 
 import math
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage, special
 
-from tuning.findings.curve_noise import complete, costs, listed, text
+from tuning.findings.curve_noise import MOST_CORRELATED, complete, costs, listed, text
 from tuning.findings.finding import Finding
 from tuning.results import StudyResults, Trial
 
@@ -18,81 +18,124 @@ START = 0.2
 """Share of the evaluations that is left out: there the curve falls steeply, and hides all else."""
 LEAST = 24
 """Evaluations after the start: of fewer, the spectrum has too few frequencies to tell one from the others."""
-MOST_TRIALS = 200
-"""That are looked at, the best: more add nothing."""
+MOST_TRIALS = 100
+"""That are looked at, the best: what a period explains is known to 0.02 then."""
 DEGREE = 4
-"""Of the polynomial that takes away what the running median leaves of the course of the training: slower than any
-period that is looked for."""
-LEAST_TURNS = 4
-"""Of a period in the curve: fewer are a course, not a period."""
+"""Of the polynomial that takes away most of the course of the training, and what a running median leaves of it: slower
+than any period that is looked for."""
+LEAST_TURNS = 3
+"""Of a period in what is looked at of a curve: fewer are a course, not a period."""
 COVERED = 0.8
 """Share of the usual evaluations that a trial must have to be looked at: what is missing is interpolated."""
+HARMONICS = 3
+"""Sines of a wave, of once, twice and three times its frequency: with them most of a saw and of a spike is seen too."""
+FUNDAMENTAL = 0.5
+"""Of the power of each harmonic, which the first must have at least: twice the period of a sine is not its period."""
+FINE = 8
+"""Frequencies that are looked at, for each that a curve can tell apart: a wave between two of these is not missed."""
+VISIBLE = 0.15
+"""Share of the variance from evaluation to evaluation, in the mean of the trials, that a wave must explain to matter.
+The amplitude of a sine is 0.6 standard deviations of the noise then, and nobody sees less in a curve. It is also above
+what noise and the bends of healthy curves come to in some dozens of trials, which is up to 0.13."""
+LEFT = 0.02
+"""Share that noise may have at a frequency beyond what the correlation of neighbours tells: no noise is as simple as
+that, and many trials would make each difference certain."""
 CERTAIN = 0.01
-"""Largest p of the highest peak, after correction for the number of frequencies."""
+"""Largest p of a share that is called a period, after correction for the number of frequencies."""
+
+
+class _Wave(NamedTuple):
+  """That explains the most.
+
+  Attributes:
+    frequency: in turns for each evaluation.
+    share: of the variance, in the mean of the trials, without what a wave explains of noise.
+    p: how likely noise is to have so large a share at any frequency.
+    worth: the number of trials with noise of their own that the trials are worth.
+  """
+
+  frequency: float
+  share: float
+  p: float
+  worth: float
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-29. The mean spectrum of the trials, each with the same weight, over that of autocorrelated noise that fits it;
-  its highest peak, tested by the F distribution. How many trials it is worth is read from how the other frequencies
-  differ and from how alike trials are there: those that share the order of the data share noise, and count as fewer."""
-  trials, curves = _evaluated(results)
+  """PB-29. The wave, a sine and its harmonics, that explains the most of what the trials vary by from evaluation to
+  evaluation: a warning if that is enough to be seen, and more than noise has by chance."""
+  metric = results.objective.metric
+  trials, distance, values = _evaluated(results)
   if not trials:
+    least = math.ceil(LEAST / (1 - START))
     return [
       Finding(
         id="PB-29",
         question="periodicity",
         severity="cannot_tell",
-        title=f"Whether {results.objective.metric} has a period cannot be told",
-        why=f"It takes a complete trial with {math.ceil(LEAST / (1 - START))} evaluations, at about equal distances.",
-        action=f"Evaluate {math.ceil(LEAST / (1 - START))} times at least in each training.",
+        title=f"Whether {metric} has a period cannot be told",
+        why=f"It takes a complete trial with {least} evaluations that differ, at about equal distances.",
+        action=f"Evaluate {least} times at least in each training.",
       )
     ]
-  distance, waves, noise = _waves(curves)
-  powers = np.abs(waves) ** 2
-  spectrum = powers.mean(axis=0)
-  frequencies = np.arange(len(spectrum)) + LEAST_TURNS
-  length = curves[0][0].size
-  ratio = spectrum / _smooth(spectrum, frequencies / length)
-  peak = int(np.argmax(ratio))
-  worth = min(_worth(ratio), _independent(np.delete(waves, peak, axis=1)))
-  ratio *= float(special.gammaincinv(worth, 0.5)) / worth  # The noise was fitted to the median, and is the mean.
-  # The noise is known from half as many frequencies as there are, since a median is that much less certain.
-  single = float(special.fdtrc(2 * worth, worth * len(ratio), ratio[peak]))
-  p = -math.expm1(len(ratio) * math.log1p(-min(single, 1 - 1e-12)))
-  period = distance * length / float(frequencies[peak])
+  sizes = values.std(axis=2)
+  wave = _strongest(values / sizes[:, :, None])
+  length = values.shape[2]
+  period = distance / wave.frequency
+  # Two frequencies are told apart if they differ by a turn in all evaluations; the peak is known to about a quarter.
+  low, high = (distance / (wave.frequency + side / (4 * length)) for side in (1, -1))
+  amplitude = math.sqrt(2 * wave.share) * float(np.median(sizes[1]))
   numbers = {
-    "p": p,
+    "p": wave.p,
+    "share": wave.share,
     "period": period,
-    "ratio": float(ratio[peak]),
+    "period_low": low,
+    "period_high": high,
+    "amplitude": amplitude,
     "trials": len(trials),
-    "worth": worth,
+    "worth": wave.worth,
     "evaluations": length,
   }
-  if p >= CERTAIN:
+  explains = (
+    f"A period of {period:,.0f} steps explains the most of how the metric varies from evaluation to evaluation, at"
+    f" least {wave.share:.0%} in the mean of the trials that were looked at ({len(trials)})"
+  )
+  if wave.share < VISIBLE:
     return [
       Finding(
         id="PB-29",
         question="periodicity",
         severity="ok",
-        title=f"{results.objective.metric} has no period (p = {p:.2g})",
-        why=f"The highest peak of the mean spectrum of {len(trials)} trials, at {period:,.0f} steps, is"
-        f" {ratio[peak]:.1f} times the noise there, which is no more than chance gives over {len(ratio)} frequencies.",
+        title=f"{metric} has no period that could be seen",
+        why=f"{explains}; below {VISIBLE:.0%} it is lost in the noise of a curve. Periods of up to"
+        f" {distance * length / LEAST_TURNS:,.0f} steps were looked for, {LEAST_TURNS} of which are in the curves.",
         numbers=numbers,
       )
     ]
-  amplitude = noise * math.sqrt(max(2 * (float(ratio[peak]) - 1) * 2 / length, 0.0))
+  if wave.p >= CERTAIN:
+    return [
+      Finding(
+        id="PB-29",
+        question="periodicity",
+        severity="cannot_tell",
+        title=f"Whether {metric} has a period cannot be told (p = {wave.p:.2g})",
+        why=f"{explains}, but noise may do so too in {length} evaluations of trials that are worth {wave.worth:.1f}"
+        " with noise of their own.",
+        numbers=numbers,
+        action="Evaluate more often, or complete more trials.",
+      )
+    ]
   return [
     Finding(
       id="PB-29",
       question="periodicity",
       severity="warning",
-      title=f"{results.objective.metric} goes up and down with a period of about {period:,.0f} steps (p = {p:.1g})",
-      why=f"At this period the mean spectrum of {len(trials)} trials is {ratio[peak]:.1f} times that of noise, an"
-      f" amplitude of about {text(amplitude)}. Validation should not know of passes over the training data; a period"
-      f" that is shorter than two evaluations, {2 * distance:,.0f} steps, would show as a longer one. A learning rate"
-      " that goes up and down, as with restarts, makes a period too.",
+      title=f"{metric} goes up and down with a period of about {period:,.0f} steps (p = {wave.p:.1g})",
+      why=f"{explains}, with an amplitude of about {text(amplitude)}; it is {low:,.0f} to {high:,.0f} steps long."
+      " Validation should not know of passes over the training data; a period that is shorter than two evaluations,"
+      f" {2 * distance:,.0f} steps, would show as a longer one. A learning rate that goes up and down, as with"
+      " restarts, makes a period too.",
       trials=listed(trials[:10]),
-      numbers={**numbers, "amplitude": amplitude},
+      numbers=numbers,
       action="Compare the period with that of the learning rate, and with the steps of one pass over the training data."
       " If it is the latter: look whether each pass is shuffled anew and over all of the data, and whether validation"
       " examples are among those for training.",
@@ -101,82 +144,105 @@ def find(results: StudyResults) -> list[Finding]:
   ]
 
 
-def _evaluated(results: StudyResults) -> tuple[list[Trial], list[tuple[np.ndarray, np.ndarray]]]:
-  """Trials with enough evaluations, and their values at steps that all have in common, at equal distances."""
-  trials, curves = [], []
-  for trial in complete(results):
-    steps, values = costs(results, trial)
-    if len(steps) * (1 - START) >= LEAST:
-      trials.append(trial)
-      curves.append((steps, values))
-  if not trials:
-    return [], []
-  distance = float(np.median([np.median(np.diff(steps)) for steps, _ in curves]))
+def _evaluated(results: StudyResults) -> tuple[list[Trial], float, np.ndarray]:
+  """Trials with enough evaluations, the distance of these in steps, and what two ways leave of their values without the
+  course of the training [2, trials, evaluations], at steps that all have in common, at equal distances."""
+  curves = ((trial, *costs(results, trial)) for trial in complete(results))
+  curves = [one for one in curves if len(one[1]) * (1 - START) >= LEAST]
+  distance = float(np.median([np.median(np.diff(steps)) for _, steps, _ in curves])) if curves else 0.0
+  if distance <= 0:
+    return [], 0.0, np.zeros((2, 0, 0))
   # The usual length; a trial that was cut short has not the same frequencies, and is left out.
-  end = float(np.median([steps[-1] for steps, _ in curves]))
-  start = START * end
-  if not distance > 0:
-    return [], []
-  count = int((end - start) / distance) + 1
+  end = float(np.median([steps[-1] for _, steps, _ in curves]))
+  curves = [one for one in curves if one[1][-1] >= end - distance and len(one[1]) >= COVERED * end / distance]
+  count = int((1 - START) * end / distance) + 1 if curves else 0
+  if count < LEAST:
+    return [], distance, np.zeros((2, 0, 0))
   grid = end - distance * np.arange(count)[::-1]
-  whole = [
-    (trial, (grid, np.interp(grid, steps, values)))
-    for trial, (steps, values) in zip(trials, curves, strict=True)
-    if steps[-1] >= end - distance and len(steps) >= COVERED * (end / distance) and count >= LEAST
-  ][:MOST_TRIALS]
-  return [trial for trial, _ in whole], [curve for _, curve in whole]
+  slow, _ = np.linalg.qr(np.polynomial.legendre.legvander(np.linspace(-1, 1, count), DEGREE))
+  trials, left = [], []
+  for trial, steps, values in curves:
+    values = np.interp(grid, steps, values)
+    # The median also follows the bends and steps that a schedule of the learning rate makes, and, where the curve is
+    # steep, a wave. A polynomial first leaves waves as they are, but makes some of a step. Both see only a period.
+    ways = np.stack([_without_median(values), _without_median(values - slow @ (slow.T @ values))])
+    ways = ways - ways @ slow @ slow.T
+    if ways.std(axis=1).min() > 1e-9 * np.abs(values).max():
+      trials.append(trial)
+      left.append(ways)
+    if len(trials) == MOST_TRIALS:
+      break
+  return trials, distance, np.array(left).reshape(-1, 2, count).swapaxes(0, 1)
 
 
-def _waves(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, np.ndarray, float]:
-  """The distance of evaluations in steps, the trials' Fourier coefficients, each with a mean power of 1,
-  [trials, frequencies], and the median noise of a trial.
+def _without_median(values: np.ndarray) -> np.ndarray:
+  """Values [evaluations] less the median of their neighbours over one turn of the slowest period, which follows what
+  falls, and no period; a second time, since the first leaves noise in it."""
+  course = values
+  for _ in range(2):
+    course = ndimage.median_filter(course, len(values) // LEAST_TURNS | 1, mode="nearest")
+  return values - course
 
-  Frequencies are those of `LEAST_TURNS` and more turns, without Nyquist's, which has half the degrees of freedom.
+
+def _strongest(values: np.ndarray) -> _Wave:
+  """The wave in values [2, trials, evaluations], which have a mean of 0 and a variance of 1 in each trial.
+
+  Its share is the smaller of both. Whether it is more than noise is tested in the second by the F distribution, for as
+  many trials as these are worth: those that share the order of the data share noise, and count as fewer.
   """
-  values = np.array([value for _, value in curves])
-  # The median of neighbours over one turn of the slowest period follows whatever falls, also the bends and steps that a
-  # schedule of the learning rate makes, which would leak into all frequencies; it does not follow a period.
-  values = values - ndimage.median_filter(values, (1, values.shape[1] // LEAST_TURNS | 1), mode="nearest")
-  time = np.linspace(-1, 1, values.shape[1])
-  course = np.polynomial.legendre.legvander(time, DEGREE)
-  values = values - (course @ np.linalg.lstsq(course, values.T, rcond=None)[0]).T
-  waves = np.fft.rfft(values, axis=1)[:, LEAST_TURNS : (values.shape[1] + 1) // 2]
-  size = np.sqrt((np.abs(waves) ** 2).mean(axis=1))
-  usable = size > 1e-9 * np.array([np.abs(value).max() for _, value in curves])
-  distance = float(curves[0][0][1] - curves[0][0][0])
-  if not usable.any():
-    return distance, np.ones_like(waves), 0.0
-  return distance, waves[usable] / size[usable, None], float(np.median(values.std(axis=1)))
+  length = values.shape[2]
+  size = FINE * length
+  # Without Nyquist's frequency, which has half the degrees of freedom.
+  first = np.arange(LEAST_TURNS * FINE, size // 2 - FINE + 1)
+  harmonics = np.arange(1, HARMONICS + 1)[:, None]
+  turns = np.where(harmonics * first <= first[-1], harmonics * first, 0)
+  (robust, _), (smooth, chances) = (_shares(one, turns) for one in values)
+  best = int(np.argmax(np.minimum(robust, smooth)))
+
+  angles = 2 * np.pi / size * turns[turns[:, best] > 0, best][:, None] * np.arange(length)
+  basis, _ = np.linalg.qr(np.concatenate([np.sin(angles), np.cos(angles)]).T)
+  worth = _worth(values[1] - values[1] @ basis @ basis.T)
+  chance = chances[best] + LEFT * (1 - chances[best])
+  noise = (1 - smooth[best]) * (1 - chances[best])
+  ratio = (1 - noise) / noise * (1 - chance) / chance
+  freedom = basis.shape[1]
+  single = float(special.fdtrc(freedom * worth, (length - 1 - DEGREE - freedom) * worth, ratio))
+  # Half as many frequencies as evaluations are told apart, and there is about one more between two of them.
+  p = -math.expm1((length - 2 * LEAST_TURNS) * math.log1p(-min(single, 1 - 1e-12)))
+  share = max(float(min(robust[best], smooth[best])), 0.0)
+  return _Wave(float(first[best]) / size, share, p, worth)
 
 
-def _smooth(spectrum: np.ndarray, turns: np.ndarray) -> np.ndarray:
-  """The spectrum of autocorrelated noise, exp(a + b cos(2 pi f)), that fits: by the median, which peaks do not move."""
-  design = np.stack([np.ones(len(turns)), np.cos(2 * np.pi * turns)], axis=1)
-  logs = np.log(np.maximum(spectrum, 1e-12))
-  weights = np.ones(len(logs))
-  fit = logs
-  for _ in range(20):  # Least absolute deviations, by weights.
-    scaled = design * weights[:, None]
-    fit = design @ np.linalg.lstsq(scaled, logs * weights, rcond=None)[0]
-    weights = 1 / np.sqrt(np.maximum(np.abs(logs - fit), 1e-3))
-  return np.exp(fit)
+def _shares(values: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """What waves explain of values [trials, evaluations], in the mean, beyond what they explain of noise, and the latter.
+
+  A wave has frequencies `turns` [harmonics, waves] in `FINE` times the evaluations, 0: none. It explains the sum of the
+  spectrum there; -inf if another one explains that better. What it leaves is taken for noise with correlated
+  neighbours.
+  """
+  length = values.shape[1]
+  size = FINE * length
+  spectrum = (2 * np.abs(np.fft.rfft(values, size)) ** 2).mean(axis=0) / length**2
+  powers = np.where(turns > 0, spectrum[turns], 0)
+  explained = np.minimum(powers.sum(axis=0), 1 - 1e-9)
+  cosines = np.cos(2 * np.pi / size * turns)
+  neighbours = (values[:, 1:] * values[:, :-1]).sum(axis=1).mean() / length
+  shared = (neighbours - (powers * cosines).sum(axis=0)) / (1 - explained)
+  shared = np.clip(shared, -MOST_CORRELATED, MOST_CORRELATED)
+  color = (1 - shared**2) / (1 - 2 * shared * cosines + shared**2)
+  chance = np.minimum((2 * (turns > 0) * color).sum(axis=0) / (length - 1 - DEGREE), 0.9)
+  share = 1 - (1 - explained) / (1 - chance)
+  return np.where(powers[0] >= FUNDAMENTAL * powers.max(axis=0), share, -np.inf), chance
 
 
-def _independent(waves: np.ndarray) -> float:
-  """The number of independent trials that as many [trials, frequencies] are worth, by how alike they are: the power of
-  a mean of them is their mean power over n where they have nothing in common, and as large where all is."""
-  trials = len(waves)
+def _worth(noise: np.ndarray) -> float:
+  """The number of trials with noise of their own that noise [trials, evaluations] is worth, by how alike it is: the
+  power of a mean of trials is their mean power over n where they have nothing in common, and as large where all is."""
+  trials = len(noise)
   if trials < 2:
     return 1.0
-  alike = (trials * np.abs(waves.mean(axis=0)) ** 2).mean() / (np.abs(waves) ** 2).mean()
+  waves = np.fft.rfft(noise)[:, LEAST_TURNS : (noise.shape[1] + 1) // 2]
+  # The median over frequencies, which is log 2 for such powers: what is left of a period is in few of them.
+  alike = np.median(trials * np.abs(waves.mean(axis=0)) ** 2 / (np.abs(waves) ** 2).mean(axis=0)) / math.log(2)
   shared = min(max((float(alike) - 1) / (trials - 1), 0.0), 1.0)
-  return trials / (1 + (trials - 1) * shared**2)
-
-
-def _worth(ratio: np.ndarray) -> float:
-  """The shape of the gamma distribution that the ratios have, from the middle half of their logarithms: the number of
-  independent trials that they are worth, 1 at least."""
-  low, high = np.quantile(np.log(np.maximum(ratio, 1e-12)), [0.25, 0.75])
-  shapes = np.geomspace(1, MOST_TRIALS, 60)
-  width = np.log(special.gammaincinv(shapes, 0.75) / special.gammaincinv(shapes, 0.25))
-  return float(np.interp(-(high - low), -width, shapes))
+  return trials / (1 + (trials - 1) * shared)

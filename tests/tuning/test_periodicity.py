@@ -1,0 +1,118 @@
+"""A period in a validation metric is seen whatever its form, and noise, bends and steps are not taken for one."""
+
+import time
+
+import numpy as np
+import planted
+import planted_curves
+import pytest
+
+from tuning import StudyResults
+from tuning.findings import periodicity
+from tuning.findings.finding import Finding
+
+FORMS = {
+  "sine": lambda at, period: np.sin(2 * np.pi * at / period),
+  "saw": lambda at, period: 2 * (at / period % 1) - 1,
+  "spike": lambda at, period: np.where(at % period < 1, 2.0, 0.0),
+}
+"""Of the number of the evaluation and the period in evaluations; an amplitude of 1."""
+
+
+def _answer(results: StudyResults) -> Finding:
+  (answer,) = periodicity.find(results)
+  return answer
+
+
+def _study(*curves: np.ndarray) -> StudyResults:
+  """A trial for each curve, evaluated every 100 steps."""
+  return planted.results(
+    [
+      planted.trial(number, {}, {"validation/error": (100 * np.arange(1, len(values) + 1), values)})
+      for number, values in enumerate(curves)
+    ],
+    planted.SPACE,
+  )
+
+
+def _trained(seed: int, trials: int = 20, evaluations: int = 60, noise: float = 0.003) -> np.ndarray:
+  """Errors [trials, evaluations] that fall to 0.1."""
+  rng = np.random.default_rng(seed)
+  falling = 0.1 + 0.8 * np.exp(-7 * np.arange(evaluations) / evaluations)
+  return falling + rng.normal(0, noise, (trials, evaluations))
+
+
+def _wave(form: str, period: float) -> np.ndarray:
+  return FORMS[form](np.arange(60), period)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("period", [3.7, 4, 12])
+@pytest.mark.parametrize("amplitude", [0.01, 0.03])
+def test_a_period_of_any_form_is_seen_and_told(form, period, amplitude):
+  wave = amplitude * _wave(form, period)
+  answer = _answer(_study(*(_trained(10_000) + wave)))
+  assert answer.severity == "warning"
+  assert answer.numbers["period_low"] <= 100 * period <= answer.numbers["period_high"]
+  assert answer.numbers["p"] < periodicity.CERTAIN
+
+
+def test_a_larger_amplitude_explains_more_and_is_more_certain():
+  wave = _wave("saw", 8)
+  answers = [_answer(_study(*(_trained(10_001) + size * wave))) for size in (0.002, 0.004, 0.008, 0.016, 0.032)]
+  shares = [answer.numbers["share"] for answer in answers]
+  assert shares == sorted(shares)
+  assert answers[0].severity == "ok"
+  assert {answer.severity for answer in answers[2:]} == {"warning"}
+
+
+def test_what_nobody_could_see_is_no_period_however_many_trials_have_it():
+  wave = 0.0012 * _wave("sine", 5)
+  answer = _answer(_study(*(_trained(10_002, trials=periodicity.MOST_TRIALS) + wave)))
+  assert answer.severity == "ok"
+  assert answer.numbers["period"] == pytest.approx(500, rel=0.05)
+  assert answer.numbers["share"] < periodicity.VISIBLE
+
+
+@pytest.mark.parametrize("correlation", [-0.5, 0.6])
+def test_correlated_noise_has_no_period(correlation):
+  rng = np.random.default_rng(10_003)
+  noise = rng.normal(0, 0.003, (30, 60))
+  for step in range(1, 60):
+    noise[:, step] += correlation * noise[:, step - 1]
+  assert _answer(_study(*(0.1 + noise))).severity == "ok"
+
+
+@pytest.mark.parametrize("schedule", planted_curves.SCHEDULES)
+def test_what_a_schedule_does_is_no_period(schedule):
+  for seed in range(10_000, 10_003):
+    reshape = planted_curves.following(schedule, 1.0, logged=False)
+    assert _answer(planted.healthy(seed, trials=16, reshape=reshape)).severity == "ok"
+
+
+def test_few_trials_or_shared_noise_are_no_certainty():
+  alone = [_answer(_study(*_trained(seed, trials=1))) for seed in range(10_000, 10_040)]
+  shared = [_answer(_study(*(_trained(seed, 1) + _trained(seed, 20, noise=0.0003)))) for seed in range(10_000, 10_040)]
+  for answers in (alone, shared):
+    severities = [answer.severity for answer in answers]
+    assert severities.count("warning") <= 1
+    assert "cannot_tell" in severities
+  assert max(answer.numbers["worth"] for answer in shared) < 2
+
+
+def test_a_period_in_one_trial_is_seen_if_it_is_large():
+  assert _answer(_study(*(_trained(10_004, 1) + 0.02 * _wave("sine", 5)))).severity == "warning"
+
+
+def test_few_evaluations_and_values_that_do_not_differ_tell_nothing():
+  for curves in (_trained(10_005, evaluations=25), np.full((5, 60), 0.1)):
+    answer = _answer(_study(*curves))
+    assert answer.severity == "cannot_tell"
+    assert "30" in str(answer.action)
+
+
+def test_a_large_study_is_looked_at_in_two_seconds():
+  results = _study(*_trained(10_006, trials=1000, evaluations=500))
+  began = time.process_time()
+  assert _answer(results).numbers["trials"] == periodicity.MOST_TRIALS
+  assert time.process_time() - began < 2
