@@ -96,6 +96,31 @@ def still_improving(seed: int, size: float, **world: Any) -> StudyResults:
   return _study(seed, reshape, world)
 
 
+def hardly_begun(seed: int, size: float, **world: Any) -> StudyResults:
+  """The error falls from chance by as much as the steps to the power of `size`; no learning rate is logged."""
+
+  def reshape(curves: planted.Curves, _: planted.Units, rng: np.random.Generator) -> planted.Curves:
+    steps, errors = curves["validation/error"]
+    end = 0.3 + errors[-1]
+    return {**curves, "validation/error": (steps, 0.9 - (0.9 - end) * (steps / steps[-1]) ** size)}
+
+  return _study(seed, reshape, world)
+
+
+def saturated_and_noisy(seed: int, size: float, **world: Any) -> StudyResults:
+  """`saturated_early` where an evaluation varies by about 5% of the best error up to the end, in as many trials as a
+  usual study has."""
+
+  def reshape(curves: planted.Curves, _: planted.Units, rng: np.random.Generator) -> planted.Curves:
+    found = {
+      name: both if name == "grad_norm" else (both[0], np.interp(np.minimum(both[0] / (1 - size), both[0][-1]), *both))
+      for name, both in curves.items()
+    }
+    return _changed(found, lambda time: 0.003 * rng.normal(0, 1, len(time)) * (time > 0))
+
+  return _study(seed, reshape, {"trials": 48, **world})
+
+
 def saturated_early(seed: int, size: float, **world: Any) -> StudyResults:
   """The training would have been as good with a share of 1 - `size` of the steps: all that happens, happens in them."""
 
@@ -270,6 +295,26 @@ PLANTS = (
     (0.3, 0.5, 0.6, 0.7, 0.8),
     0.6,
     "the compute pays for more than two studies instead of one",
+    _titled("does not improve after"),
+  ),
+  Plant(
+    "hardly begun, no learning rate logged",
+    "convergence",
+    hardly_begun,
+    "power of the steps by which it improves",
+    (0.1, 0.3, 0.5, 0.7, 1.0),
+    0.7,
+    "a fifth more steps gain more than a tenth of all that was gained: what is best now is what starts fastest",
+    _warned("still improves"),
+  ),
+  Plant(
+    "saturated early, noisy evaluations",
+    "convergence",
+    saturated_and_noisy,
+    "share of the steps that is idle",
+    (0.3, 0.5, 0.6, 0.7, 0.8),
+    0.7,
+    "the compute pays for three studies instead of one",
     _titled("does not improve after"),
   ),
   Plant(

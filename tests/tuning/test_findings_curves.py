@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import planted
@@ -266,18 +267,6 @@ def test_the_period_is_that_of_the_sine():
     np.testing.assert_allclose(answer.numbers["amplitude"], 0.01, rtol=0.5)
 
 
-def test_trials_that_share_their_noise_are_not_taken_for_many():
-  alarms = 0
-  for seed in range(60):
-    shared = _noise(seed, scale=0.003)
-    curves = [
-      {"validation/error": (np.arange(1, 51) * 100, 0.1 + shared + _noise(1000 * seed + number, scale=0.0005))}
-      for number in range(20)
-    ]
-    alarms += found("periodicity", _study(*curves))[0].severity == "warning"
-  assert alarms <= 3
-
-
 def test_the_best_step_is_looked_for_also_where_the_last_one_counts():
   results = planted_curves.early_best(1, 1.0)
   last = results.by(Minimize("validation/error", "last"))
@@ -289,6 +278,74 @@ def test_best_steps_at_the_end_are_a_note():
   (answer,) = found("selected_step", _study(*curves))
   assert answer.severity == "note"
   assert "last 25%" in answer.title
+
+
+def test_a_median_that_is_early_is_a_note_where_the_interval_does_not_decide():
+  def early(count: int) -> StudyResults:
+    bests = [4] * count + [20] * (20 - count)
+    return _study(
+      *[
+        {"validation/error": (np.arange(1, 51) * 100, 0.1 + 0.01 * np.abs(np.arange(1, 51) - best) + 0.001 * n)}
+        for n, best in enumerate(bests)
+      ]
+    )
+
+  severities = [found("selected_step", early(count))[0].severity for count in (9, 12, 19)]
+  assert severities == ["ok", "note", "problem"]
+  assert "median of the best steps is at 8%" in found("selected_step", early(12))[0].title
+
+
+def _from_chance(course: Callable[[np.ndarray], np.ndarray], first: int = 0, **world) -> StudyResults:
+  """Errors that fall from 0.9 by a course from 0 to 0.5, of time [evaluations], from the evaluation `first` on."""
+
+  def reshape(curves: planted.Curves, *_) -> planted.Curves:
+    steps = curves["validation/error"][0]
+    errors = 0.9 - course(steps / steps[-1])
+    return {**curves, "validation/error": (steps[first:], errors[first:])}
+
+  return planted.healthy(1, trials=12, untidy=False, **world, reshape=reshape)
+
+
+def test_what_has_hardly_begun_is_a_warning_without_a_learning_rate():
+  (answer,) = found("convergence", _from_chance(lambda time: 0.5 * time))
+  assert answer.severity == "warning"
+  assert "hardly explains it" in answer.why
+  # Not where it began late, slows down to the end, or was not seen from its start.
+  for late in (
+    _from_chance(lambda time: 0.5 * np.maximum(time - 0.6, 0) / 0.4),
+    _from_chance(lambda time: 0.25 * (1 - np.cos(np.pi * time))),
+    _from_chance(lambda time: 0.4 * (1 - np.exp(-time / 0.03)) + 0.1 * time),
+    _from_chance(lambda time: 0.5 * time, first=4),
+  ):
+    assert {one.severity for one in found("convergence", late)} <= {"note", "ok"}
+
+
+def test_whether_half_the_steps_would_do_is_ok_only_where_it_was_seen():
+  def flat(curves: planted.Curves, _: planted.Units, rng: np.random.Generator) -> planted.Curves:
+    steps, errors = curves["validation/error"]
+    noise = rng.normal(0, 0.02, len(steps))
+    return {**curves, "validation/error": (steps, errors[-1] + 0.5 * np.exp(-steps / 500) + noise)}
+
+  unsure = [found("convergence", planted.healthy(seed, **SMALL, reshape=flat))[0] for seed in range(8)]
+  assert sum(one.severity == "cannot_tell" for one in unsure) >= 6
+  (answer, *_) = [one for one in unsure if one.severity == "cannot_tell"]
+  assert "10,000 steps" in str(answer.action)
+  assert answer.numbers["half_low"] <= 0 < answer.numbers["half_high"]
+
+
+def test_saturation_that_five_trials_cannot_tell_is_told_by_more():
+  # By five of them it is told in three of eight.
+  drawn = [planted_curves.saturated_and_noisy(seed, 0.8, trials=80, validation_examples=5000) for seed in range(8)]
+  assert sum(one.severity == "warning" for results in drawn for one in found("convergence", results)) >= 6
+
+
+def test_the_best_few_that_still_improve_are_not_outvoted_by_others():
+  steps = np.arange(1, 51) * 100
+  drop = np.where(steps <= 2500, 0.006, 0.0)
+  curves = [{"validation/error": (steps, 0.1 + 0.002 * n + drop * (n < 5) + _noise(n, scale=0.001))} for n in range(80)]
+  (answer,) = found("convergence", _study(*curves))
+  assert answer.severity == "ok"
+  assert "half as many would not do" in answer.title
 
 
 def test_clipping_most_updates_is_too_much():

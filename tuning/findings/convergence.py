@@ -5,25 +5,24 @@ compute; if they were saturated long before, fewer steps will do; a training los
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
+from tuning.findings import rising_loss
 from tuning.findings.curve_noise import (
-  Rise,
   between,
   complete,
   correlation,
   costs,
   deviation,
   listed,
+  of_perfection,
   relevant,
-  rise_after_best,
   text,
-  thinned,
-  training_losses,
 )
 from tuning.findings.finding import Finding
 from tuning.findings.settings_in_use import proposed
@@ -33,6 +32,9 @@ BEST = 5
 """Trials whose ends are looked at: the best few, as the playbook says; enough to average noise."""
 TOP = 0.25
 """Share of the trials that are looked through for such as ran to their end; worse ones say nothing of the best."""
+AVERAGED = 20
+"""Of those trials, whose ends are held against their middles: evaluations vary by more than what is relevant, and good
+trials all stop to learn at about the same step. How fast they still improve differs more."""
 END = 0.3
 """Share of a curve in which its noise is measured: that from which the gain is foreseen."""
 WHOLE = 0.95
@@ -41,7 +43,17 @@ MORE_STEPS = 0.2
 """Share of steps, in addition, of which the gain is foreseen: what a next study may add without much thought, and not
 further from what was seen than that."""
 ENOUGH = (3, 4, 5)
-"""Tenths of the steps by which saturation counts as long before the end: half of the compute at least is wasted."""
+"""Tenths of the steps by which saturation counts as long before the end: half of the compute at least is wasted.
+Whether the last of them would do is answered in any case."""
+MOST_TIMES = 20
+"""As many evaluations that are proposed: more than these nobody makes."""
+STEADY = 0.1
+"""Of all that the metric improved since its first evaluation, that must still be gained to be more than a decay makes:
+one that takes the whole training, in a line, had to have made half of all the improvement, and learning no more."""
+MANY = 3
+"""Times 2% of the distance from perfection that such a gain must be: plainly more than what is just relevant."""
+FIRST = 0.05
+"""Share of the steps by which the first evaluation must be, for the improvement since then to be about all."""
 LEAST = 20
 """Evaluations of a trial, about, one in each twentieth of its steps: of fewer, the end is one or two."""
 COVERED = 0.9
@@ -50,21 +62,30 @@ FILLED = 0.8
 """Share of the twentieths in which an evaluation must be: what is interpolated is not known."""
 ONE_SIDED = 1.645
 """Standard errors of a normal distribution that are not exceeded in 95%, on one side."""
+AGAINST = 2.576
+"""The same in 99.5%: of the best few alone, which count against the mean of more if they are worse at half of the steps
+by as much."""
 CONSTANT = 0.9
 """Of the largest learning rate of a training: from there on down it decays."""
 LEARNING_RATES = ("learning_rate", "lr")
 """Last parts of the names under which a learning rate is logged."""
-RISES = 0.05
-"""Of the lowest training loss, that a rise must reach: less is the sway of regularization and of batches."""
-RISES_OF_FALL = 0.01
-"""Of what the loss fell since the first evaluation, that a rise must reach: a loss that is nearly 0 wavers by much of
-itself."""
-CERTAIN = 0.01
-"""Largest p of a rise, divided by the number of trials."""
-FREQUENT = 0.1
-"""Share of the trials with a rising loss from which it is the study's problem and not that of some bad values."""
-POINTS = 200
-"""To which a training loss that was logged at every step is thinned by medians: single spikes are no rise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+  """How a trial came to its end.
+
+  Attributes:
+    trial: that ran to its end.
+    twentieths: means of the costs over each twentieth of the steps: [20].
+    error: standard error of the mean over a tenth, late in training.
+    error_before: the same before half of the steps; noise is larger before a decay.
+  """
+
+  trial: Trial
+  twentieths: np.ndarray
+  error: float
+  error_before: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +96,25 @@ class Ends:
     trials: that ran to their end, the best first.
     gain: of the metric, from `MORE_STEPS` more, foreseen from how it slows down; positive is better.
     low, high: the 95% interval of `gain`.
+    averaged: how many trials the rest is about, `AVERAGED` at most.
     saturated: tenths of the steps by which the level of the last fifth was reached; None if later than `ENOUGH`.
     lost: at most, with 95% certainty, by having stopped there; None as before.
-    needed: whether the fifth of the curve that ends at half of the steps is certainly worse than the last one.
+    half: what the fifth of the curve that ends at half of the steps is worse than the last one, at least and at most,
+      with 95% certainty each.
     level: of the metric at the end.
     schedule: what the gain may be due to: "constant" where the learning rate is, or where the metric still improved by
-      a relevant amount when the decay began; "decay" where it was made in one; None if no learning rate was logged.
+      a relevant amount when the decay began; "steady" where no usual decay makes so much, see `_is_steady`; "decay"
+      where it was made in one; None if no learning rate was logged.
   """
 
   trials: Sequence[Trial]
   gain: float
   low: float
   high: float
-  saturated: float | None
+  averaged: int
+  saturated: int | None
   lost: float | None
-  needed: bool
+  half: tuple[float, float]
   level: float
   schedule: str | None
 
@@ -97,8 +122,8 @@ class Ends:
 def find(results: StudyResults) -> list[Finding]:
   """PB-28. Still improving: of the best few trials the mean gain of 20% more steps is relevant
   (`curve_noise.RELEVANT`) at the lower end of its interval; a warning only where a decay of the learning rate did not
-  make it, since a decay that takes longer need not gain more. Saturated: a fifth of the curve that ends before half of
-  the steps is, at the upper end, worse than the last fifth by less than is relevant. Rising: see `rising`."""
+  make it, since a decay that takes longer need not gain more. Saturated: in the mean of more of them, a fifth of the
+  curve in the first half is at the upper end worse than the last fifth by less than is relevant. See `rising_loss`."""
   found = []
   seen = ends(results)
   if seen is None:
@@ -113,14 +138,14 @@ def find(results: StudyResults) -> list[Finding]:
         action=f"Let the best trials run to their end, and evaluate {LEAST} times at least.",
       )
     )
-  elif seen.low >= relevant(results, seen.level):
+  elif 0 < seen.low >= relevant(results, seen.level):
     found.append(_improving(results, seen))
   elif seen.saturated is not None:
     found.append(_saturated(results, seen))
-  if wrong := rising(results):
-    found.append(_rising(results, wrong))
+  if wrong := rising_loss.rising(results):
+    found.append(rising_loss.finding(results, wrong))
   if not found and seen is not None:
-    found.append(_ok(results, seen))
+    found.append(_enough(results, seen))
   return found
 
 
@@ -128,49 +153,79 @@ def ends(results: StudyResults) -> Ends | None:
   """What the ends of the best trials say; None if none of them has enough evaluations."""
   trials = complete(results)
   among = trials[: max(BEST, math.ceil(TOP * len(trials)))]
-  whole = [trial for trial in among if trial.last_step >= WHOLE * (results.length(trial) or 0)][:BEST]
+  whole = [trial for trial in among if trial.last_step >= WHOLE * (results.length(trial) or 0)][:AVERAGED]
   shared = correlation(costs(results, trial) for trial in trials)
   inflation = math.sqrt((1 + shared) / (1 - shared))
-  best, parts, errors, errors_before = [], [], [], []
-  for trial in whole:
-    steps, values = costs(results, trial)
-    means = _twentieths(steps, values)
-    noise = deviation(steps, values, round(END * len(steps)))
-    half = len(steps) // 2
-    noise_before = deviation(steps[:half], values[:half], round(END * len(steps)))
-    if means is None or noise is None or noise_before is None:
-      continue
-    best.append(trial)
-    parts.append(means)
-    errors.append(inflation * noise / math.sqrt(len(steps) / 10))
-    errors_before.append(inflation * noise_before / math.sqrt(len(steps) / 10))
+  courses = [_course(results, trial, inflation) for trial in whole]
+  more = [one for one in courses if one is not None]
+  best = [one for one in courses[:BEST] if one is not None]
   if not best:
     return None
-  twentieths = np.mean(parts, axis=0)
-  mean = twentieths.reshape(10, 2).mean(axis=1)
-  error = math.hypot(*errors) / len(best)  # Of the mean over the trials, in one tenth.
-  gain, gain_error = _gain(mean, twentieths, error)
-  freedom = sum(round(END * len(costs(results, trial)[0])) - 3 for trial in best)
+  twentieths = np.mean([one.twentieths for one in best], axis=0)
+  tenths = twentieths.reshape(10, 2).mean(axis=1)
+  error = math.hypot(*(one.error for one in best)) / len(best)  # Of the mean over the trials, in one tenth.
+  gain, gain_error = _gain(tenths, twentieths, error)
+  freedom = sum(round(END * len(costs(results, one.trial)[0])) - 3 for one in best)
   reach = float(special.stdtrit(freedom, 0.975)) * gain_error
-  final = float(mean[8:].mean())
-  level = results.objective.sign * final
-  # Before a decay noise is larger than at the end.
-  early_error = math.hypot(*errors, *errors_before) / len(best) / math.sqrt(2)
-  # A fifth held against the last one: twice as many evaluations in each.
-  at_most = [float(mean[end - 2 : end].mean()) - final + ONE_SIDED * error for end in range(2, 9)]
-  good = [lost < relevant(results, level) for lost in at_most]
-  saturated = next((end for end in ENOUGH if all(good[end - 2 :])), None)
+  level = results.objective.sign * float(tenths[8:].mean())
+  margin = relevant(results, level)
+  few, few_error = _lost(best)
+  # Where the best few are certainly worse at half of the steps, what others are does not count.
+  averaged = best if few[-1] >= max(margin, AGAINST * few_error) else more
+  lost, lost_error = _lost(averaged)
+  at_most = lost + ONE_SIDED * lost_error
+  # Each is asked only if the later one was answered, so that all hold together.
+  saturated = min(itertools.takewhile(lambda end: at_most[ENOUGH.index(end)] <= margin, reversed(ENOUGH)), default=None)
+  found = [one.trial for one in best]
+  steady = _is_steady(results, found, tenths, gain - reach, level)
+  schedule = _schedule(results, found, tenths, error, level)
   return Ends(
-    trials=best,
+    trials=found,
     gain=gain,
     low=gain - reach,
     high=gain + reach,
+    averaged=len(averaged),
     saturated=saturated,
-    lost=None if saturated is None else at_most[saturated - 2],
-    needed=float(mean[3:5].mean()) - final - ONE_SIDED * early_error >= relevant(results, level),
+    lost=None if saturated is None else float(at_most[ENOUGH.index(saturated)]),
+    half=(float(lost[-1] - ONE_SIDED * lost_error), float(at_most[-1])),
     level=level,
-    schedule=_schedule(results, best, mean, error, level),
+    schedule="steady" if steady and schedule != "constant" else schedule,
   )
+
+
+def _course(results: StudyResults, trial: Trial, inflation: float) -> Course | None:
+  """None if there are too few evaluations; `inflation` of errors is that by what neighbours have in common."""
+  steps, values = costs(results, trial)
+  twentieths = _twentieths(steps, values)
+  points, half = round(END * len(steps)), len(steps) // 2
+  noise, before = deviation(steps, values, points), deviation(steps[:half], values[:half], points)
+  if twentieths is None or noise is None or before is None:
+    return None
+  scale = inflation / math.sqrt(len(steps) / 10)
+  return Course(trial, twentieths, scale * noise, scale * before)
+
+
+def _lost(courses: Sequence[Course]) -> tuple[np.ndarray, float]:
+  """What fifths of the mean curve that end at each of `ENOUGH` are worse than the last fifth: [3]; their
+  standard error, with noise as before half of the steps."""
+  tenths = np.mean([one.twentieths for one in courses], axis=0).reshape(10, 2).mean(axis=1)
+  lost = np.array([tenths[end - 2 : end].mean() for end in ENOUGH]) - tenths[8:].mean()
+  # A fifth held against another: twice as many evaluations in each.
+  errors = [error for one in courses for error in (one.error, one.error_before)]
+  return lost, math.hypot(*errors) / len(courses) / math.sqrt(2)
+
+
+def _is_steady(results: StudyResults, best: Sequence[Trial], tenths: np.ndarray, gain: float, level: float) -> bool:
+  """Whether a gain is one that no usual decay of the learning rate makes: large (`MANY`), a large part of all the
+  improvement (`STEADY`), and none that began late: each fifth after the first improved by as much as the next will. A
+  decay to the end that bends, such as a cosine, leaves hardly any gain to be foreseen."""
+  curves = [trial.curve(results.objective.metric) for trial in best]
+  if any(steps[0] > FIRST * steps[-1] for steps, _ in curves):
+    return False
+  start = results.objective.sign * float(np.mean([values[0] for _, values in curves]))
+  falls = -np.diff(tenths.reshape(5, 2).mean(axis=1))[1:]
+  improved = start - float(tenths[9])
+  return gain >= max(MANY * of_perfection(results, level), STEADY * improved) and bool((falls >= gain).all())
 
 
 def _schedule(
@@ -231,27 +286,11 @@ def _gain(tenths: np.ndarray, twentieths: np.ndarray | None, error: float) -> tu
   return last * factor, math.sqrt(2) * error * max(factor, 1.0)
 
 
-def rising(results: StudyResults) -> list[tuple[Trial, Rise]]:
-  """The complete trials whose training loss rises after the best of its running mean, with certainty `CERTAIN` over all
-  of them, by `RISES` of its lowest and `RISES_OF_FALL` of its fall; the best trial first."""
-  curves = [(trial, *thinned(*training_losses(results, trial), POINTS)) for trial in complete(results)]
-  shared = correlation((steps, losses) for _, steps, losses in curves)
-  found = []
-  for trial, steps, losses in curves:
-    rise = rise_after_best(steps, losses, shared)
-    if rise is None or rise.p >= CERTAIN / len(curves):
-      continue
-    fall = float(np.max(losses[: max(len(losses) // 10, 1)])) - rise.level
-    if rise.amount >= max(RISES * abs(rise.level), RISES_OF_FALL * fall):
-      found.append((trial, rise))
-  return found
-
-
 def _improving(results: StudyResults, seen: Ends) -> Finding:
   metric, steps = results.objective.metric, results.length(seen.trials[0])
   longer = math.ceil((1 + MORE_STEPS) * (steps or 1))
   numbers = {"gain": seen.gain, "low": seen.low, "high": seen.high, "level": seen.level, "steps": steps}
-  if seen.schedule != "constant":
+  if seen.schedule not in ("constant", "steady"):
     made = seen.schedule == "decay"
     return Finding(
       id="PB-28",
@@ -271,6 +310,12 @@ def _improving(results: StudyResults, seen: Ends) -> Finding:
       + ("" if made else " Log the learning rate as learning_rate."),
       plot="curves",
     )
+  cause = {
+    "constant": " The learning rate does not explain it: it is constant at the end, or the metric improved as well"
+    " before it began to decay.",
+    "steady": f" A decay of the learning rate hardly explains it: that is {STEADY:.0%} at least of all that the metric"
+    " improved since its first evaluation, each fifth of the steps before gained as much, and the end is not flat.",
+  }
   return Finding(
     id="PB-28",
     question="convergence",
@@ -279,8 +324,7 @@ def _improving(results: StudyResults, seen: Ends) -> Finding:
     f" ({between(seen.low, seen.high)})",
     why=f"Mean of the best {len(seen.trials)} trials that ran to their end, foreseen from the last three tenths of"
     " their curves: each tenth gains so much less than the one before as the last did, or as much where they speed up."
-    " The learning rate does not explain it: it is constant at the end, or the metric improved as well before it"
-    " began to decay. Such a study is bound by compute: what wins with more steps may be another configuration.",
+    f"{cause[seen.schedule]} Such a study is bound by compute: what wins with more steps may be another configuration.",
     trials=listed(seen.trials),
     numbers=numbers,
     action=f"Train for more steps, such as {longer:,}, and tune the decay of the learning rate again.",
@@ -299,7 +343,7 @@ def _saturated(results: StudyResults, seen: Ends) -> Finding:
     severity="warning",
     title=f"{results.objective.metric} does not improve after {10 * seen.saturated}% of the steps: by less than"
     f" {text(max(seen.lost or 0.0, 0.0))} (95% certain)",
-    why=f"Mean of the best {len(seen.trials)} trials that ran to their end: the fifth of the curve up to there is worse"
+    why=f"Mean of the best {seen.averaged} trials that ran to their end: the fifth of the curve up to there is worse"
     f" than the last one by less than {text(relevant(results, seen.level))}, which would be relevant. With"
     " fewer steps the same compute pays for more trials.",
     trials=listed(seen.trials),
@@ -315,63 +359,42 @@ def _steps(results: StudyResults, steps: int) -> dict | None:
   return None if change is None else dict(change)
 
 
-def is_grave(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> bool:
-  """Whether rising training losses are more than those of some bad values."""
-  trials = complete(results)
-  best = {trial.trial for trial in trials[:BEST]}
-  return len(wrong) >= FREQUENT * len(trials) or any(trial.trial in best for trial, _ in wrong)
-
-
-def _rising(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Finding:
-  trials = complete(results)
-  best = {trial.trial for trial in trials[:BEST]}
-  first, rise = wrong[0]
-  among_best = sum(trial.trial in best for trial, _ in wrong)
-  grave = is_grave(results, wrong)
-  return Finding(
-    id="PB-28",
-    question="convergence",
-    severity="problem" if grave else "note",
-    title=f"Training loss rises late in {len(wrong)} of {len(trials)} trials: probably a bug"
-    if grave
-    else f"Training loss rises late in {len(wrong)} of {len(trials)} trials, none of them among the best",
-    why=f"After its best, at step {rise.step:,}, a line through the training loss of trial {first.trial} rises by"
-    f" {text(rise.amount)} ({between(rise.low, rise.high)}) from {text(rise.level)}; {among_best} of such trials are"
-    f" among the best {len(best)}. Training lowers the loss that it minimizes, unless the learning rate is too high,"
-    " the data change, or the pipeline or the update is wrong.",
-    trials=listed([trial for trial, _ in wrong]),
-    numbers={
-      "count": len(wrong),
-      "trials": len(trials),
-      "among_best": among_best,
-      "amount": rise.amount,
-      "low": rise.low,
-      "high": rise.high,
-    },
-    action="Look for a bug first: data that change during training, a schedule that rises, regularization that grows."
-    " Then try a smaller learning rate."
-    if grave
-    else "Look at their learning rates; large ones may be unstable (PB-80).",
-    plot="curves",
+def _enough(results: StudyResults, seen: Ends) -> Finding:
+  """Where the metric is neither certainly improving nor certainly saturated: ok if half of the steps are certainly
+  worse than all, be it by little."""
+  steps, margin, (least, most) = results.length(seen.trials[0]), relevant(results, seen.level), seen.half
+  gains = f"{MORE_STEPS:.0%} more steps would gain {text(max(seen.low, 0.0))} to {text(max(seen.high, 0.0))}"
+  numbers = {"gain": seen.gain, "low": seen.low, "high": seen.high, "level": seen.level, "steps": steps}
+  numbers |= {"half_low": least, "half_high": most}
+  about = (
+    f"By the mean of the best {len(seen.trials)} trials that ran to their end, for half of the steps {seen.averaged}. A"
+    f" difference of {text(margin)} would be relevant; "
   )
-
-
-def _ok(results: StudyResults, seen: Ends) -> Finding:
+  if least > 0:
+    loses = "would not do" if least >= margin else f"would lose {text(least)} to {text(most)}"
+    return Finding(
+      id="PB-28",
+      question="convergence",
+      severity="ok",
+      title=f"{gains}, and half as many {loses}",
+      why=f"{about}no trial's training loss rises.",
+      trials=listed(seen.trials),
+      numbers=numbers,
+    )
+  # What half the steps lose must be known to within what is relevant.
+  times = ((most - least) / margin) ** 2 if margin > 0 else math.inf
   return Finding(
     id="PB-28",
     question="convergence",
-    severity="ok",
-    title=f"{MORE_STEPS:.0%} more steps would gain {text(max(seen.low, 0.0))} to {text(max(seen.high, 0.0))}"
-    + (", and half as many would not do" if seen.needed else ""),
-    why=f"Mean of the best {len(seen.trials)} trials that ran to their end. A gain of"
-    f" {text(relevant(results, seen.level))} would be relevant; no trial's training loss rises."
-    + ("" if seen.needed else " Whether half as many steps would do as well cannot be told."),
+    severity="cannot_tell",
+    title=f"Whether fewer steps would do as well cannot be told: half may lose up to {text(most)}",
+    why=f"{about}the fifth of the curve up to half of the steps is worse than the last one by 0 to {text(most)}:"
+    f" evaluations vary too much. {gains}; no trial's training loss rises.",
     trials=listed(seen.trials),
-    numbers={
-      "gain": seen.gain,
-      "low": seen.low,
-      "high": seen.high,
-      "level": seen.level,
-      "steps": results.length(seen.trials[0]),
-    },
+    numbers=numbers,
+    action=f"Train the best trial again for {math.ceil(ENOUGH[-1] / 10 * (steps or 1)):,} steps, with the learning rate"
+    " decayed by then. Evaluations that vary less, on more examples,"
+    + (f" or {math.ceil(times)} times as many of them" if times <= MOST_TIMES else "")
+    + " would tell too.",
+    plot="curves",
   )

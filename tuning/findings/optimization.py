@@ -6,7 +6,7 @@ above the best one diverge, if its loss or its gradient norm spikes, and where i
 
 import dataclasses
 
-from tuning.findings import convergence, gradient_norm, late_noise
+from tuning.findings import convergence, gradient_norm, late_noise, rising_loss
 from tuning.findings.curve_noise import complete, listed, share_interval, training_losses
 from tuning.findings.finding import Finding
 from tuning.findings.points import is_learning_rate
@@ -167,8 +167,8 @@ def _norms(results: StudyResults) -> Sign | str | None:
 
 def _rising(results: StudyResults) -> Sign | str | None:
   trials = complete(results)
-  seen = convergence.rising(results)
-  if seen and convergence.is_grave(results, seen):
+  seen = rising_loss.rising(results)
+  if seen and rising_loss.is_grave(results, seen):
     wrong = [trial for trial, _ in seen]
     return Sign(
       "rising training loss", f"Training loss rises late in {len(wrong)} of {len(trials)} trials.", listed(wrong)

@@ -66,8 +66,8 @@ def find(results: StudyResults) -> list[Finding]:
     f" the first {EARLY:.0%} of {of_steps}, that of {late} ({many[0]:.0%} to {many[1]:.0%}) in the last"
     f" {1 - LATE:.0%}; the median is at {np.median(at):.0%}."
   )
+  fewer = max(round(usual * 2 * EARLY), 1)
   if few[0] > MOST:
-    fewer = max(round(usual * 2 * EARLY), 1)
     return [
       Finding(
         id="PB-61",
@@ -94,6 +94,21 @@ def find(results: StudyResults) -> list[Finding]:
         trials=listed([trial for trial, share in selected if share > LATE]),
         numbers=numbers,
         action="If the best trials still improve at the end, train longer and tune the decay again.",
+        plot="steps",
+      )
+    ]
+  if np.median(at) <= EARLY:
+    return [
+      Finding(
+        id="PB-61",
+        question="selected_step",
+        severity="note",
+        title=f"The median of the best steps is at {np.median(at):.0%}: trainings may be too long",
+        why=f"{counted} Whether most trials are that early cannot be told from so many.",
+        trials=listed([trial for trial, share in selected if share <= EARLY]),
+        numbers=numbers,
+        action="Look at the curves: if none of the best trials improves after its first fifth, train for fewer steps,"
+        f" such as {fewer:,}, and let the learning rate decay by then.",
         plot="steps",
       )
     ]
