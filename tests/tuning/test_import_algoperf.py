@@ -154,6 +154,13 @@ def test_roles_scales_and_bounds_may_be_said_in_a_file(tree, tmp_path):
     space.write_text(text)
     with pytest.raises(UserError, match=problem):
       import_study("algoperf", tree, tmp_path / "other", space=space)
+  write_trial(tree / "study_0/ogbg_jax/trial_1", {"dropout": 0.1}, None, None)
+  space.write_text('{"hyperparameters": {"learning_rate": {"min": 1e-4, "max": 1.0}, "dropout": {"min": 0, "max": 1}}}')
+  both = [read_results(folder) for folder in import_study("algoperf", tree, tmp_path / "both", space=space)]
+  assert [{name for name, one in of.space.items() if not one.inferred} for of in both] == [
+    {"learning_rate"},
+    {"dropout"},
+  ]
   with pytest.raises(UserError, match="there is no such file"):
     import_study("algoperf", tree, tmp_path / "other", space=tmp_path / "none.json")
   with pytest.raises(UserError, match="say it in the study"):

@@ -78,7 +78,7 @@ def test_columns_that_are_metrics_are_named_and_what_is_declared_is_set(imported
   study = {"hyperparameters": {"dropout": {"min": 0.0, "max": 0.5}}}
   results = imported(trials, curves, study)
   assert [one.name for one in results.varied] == ["dropout"]
-  assert "columns of trials that are metrics, and no hyperparameters: val_loss, bleu" in results.study.warnings
+  assert "columns of trials that are metrics, not hyperparameters: val_loss, bleu" in results.study.warnings
 
 
 def test_a_larger_study_ranks_as_its_tables_do(imported):

@@ -55,5 +55,5 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
   made.add_argument("--name", help="of the study")
   made.add_argument("--goal", help="of the study, in words")
   made.add_argument("--study", help="of an Optuna storage, only this one")
-  what = 'of hyperparameters: {"hyperparameters": {"dropout_rate": {"min": 0, "max": 0.5}}}; of tables in study.json'
-  made.add_argument("--space", metavar="FILE", help=f"JSON that says roles, scales and bounds {what}")
+  what = "a JSON file with hyperparameters' roles, scales and bounds (tables have them in their study.json): "
+  made.add_argument("--space", metavar="FILE", help=what + '{"hyperparameters": {"dropout": {"min": 0, "max": 0.5}}}')

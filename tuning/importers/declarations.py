@@ -145,7 +145,8 @@ class Declared:
 
 
 def declared_in(path: pathlib.Path, studies: Sequence[SourceStudy]) -> list[SourceStudy]:
-  """The studies with the roles, scales and bounds of hyperparameters that a file says.
+  """The studies with the roles, scales and bounds of hyperparameters that a file says; each hyperparameter has to be in
+  one study at least.
 
   Raises:
     UserError: if there is no such file, it says something else, or what trials contradict.
@@ -156,19 +157,28 @@ def declared_in(path: pathlib.Path, studies: Sequence[SourceStudy]) -> list[Sour
   declared = read_declared(path, problems)
   if said := [key for key in ("name", "goal", "objective") if getattr(declared, key) is not None]:
     problems.append(f"{path}: should have hyperparameters only; say {', '.join(f'--{key}' for key in said)}")
+  columns = [_columns(study) for study in studies]
+  everywhere = {name for values in columns for name in values}
   found = []
-  for study in studies:
-    values: dict[str, dict[str, Any]] = {}
-    for trial in study.trials:
-      for name, value in trial.values.items():
-        values.setdefault(name, {})[trial.source] = plain(value)
+  for study, values in zip(studies, columns, strict=True):
     own: list[str] = []
-    hyperparameters = declared.hyperparameters(values, bool(study.trials), own)
+    # One that only other studies have is none of this one's.
+    here = {name: said for name, said in declared.stored.items() if name in values or name not in everywhere}
+    hyperparameters = dataclasses.replace(declared, stored=here).hyperparameters(values, bool(study.trials), own)
     problems += [f"{study.place}: {problem}" if study.place else problem for problem in own]
     found.append(dataclasses.replace(study, hyperparameters={**study.hyperparameters, **hyperparameters}))
   if problems:
     raise UserError(problems)
   return found
+
+
+def _columns(study: SourceStudy) -> dict[str, dict[str, Any]]:
+  """The values of each hyperparameter, by trial."""
+  values: dict[str, dict[str, Any]] = {}
+  for trial in study.trials:
+    for name, value in trial.values.items():
+      values.setdefault(name, {})[trial.source] = plain(value)
+  return values
 
 
 def read_declared(path: pathlib.Path, problems: list[str]) -> Declared:

@@ -121,7 +121,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     trials=trials,
     objective=declared.objective,
     hyperparameters=hyperparameters,
-    notes=[f"columns of trials that are metrics, and no hyperparameters: {', '.join(results)}"] if results else [],
+    notes=[f"columns of trials that are metrics, not hyperparameters: {', '.join(results)}"] if results else [],
   )
   return [own]
 
