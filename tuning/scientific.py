@@ -46,20 +46,27 @@ def settings(results: StudyResults) -> list[Setting]:
   if not axes:
     return [Setting("all trials", {}, results.trials)]
   slices = [buckets(one, results.trials) for one in axes]
-  places = [{trial.trial: place for place, part in enumerate(parts) for trial in part.trials} for parts in slices]
-  groups: dict[tuple[int, ...], list[Trial]] = {}
-  for trial in results.trials:
-    # Where a hyperparameter does not exist comes after all of its values.
-    key = tuple(of.get(trial.trial, len(parts)) for of, parts in zip(places, slices, strict=True))
+  groups: dict[tuple[int | None, ...], list[Trial]] = {}
+  for trial, key in zip(results.trials, places(axes, results.trials), strict=True):
     groups.setdefault(key, []).append(trial)
   found = []
-  for key, trials in sorted(groups.items()):
-    parts = [(one, of[place]) for one, of, place in zip(axes, slices, key, strict=True) if place < len(of)]
+  # Where a hyperparameter does not exist comes after all of its values.
+  for key, trials in sorted(groups.items(), key=lambda group: [(place is None, place or 0) for place in group[0]]):
+    parts = [(one, of[place]) for one, of, place in zip(axes, slices, key, strict=True) if place is not None]
     labels = [part.label if len(axes) == 1 else f"{one.name}={part.label}" for one, part in parts]
     values = {name: value for _, part in parts for name, value in part.values.items()}
     label = ", ".join(labels) or f"without {', '.join(one.name for one in axes)}"
     found.append(Setting(label, values, trials))
   return found
+
+
+def places(axes: Sequence[Hyperparameter], trials: Sequence[Trial]) -> list[tuple[int | None, ...]]:
+  """For each trial which of the `buckets` of each hyperparameter it is in; None where that does not exist."""
+  found = []
+  for one in axes:
+    of = {trial.trial: place for place, part in enumerate(buckets(one, trials)) for trial in part.trials}
+    found.append([of.get(trial.trial) for trial in trials])
+  return [tuple(each[row] for each in found) for row in range(len(trials))]
 
 
 def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:

@@ -295,7 +295,7 @@ PLANTS = (
     (0.3, 0.5, 0.6, 0.7, 0.8),
     0.6,
     "the compute pays for more than two studies instead of one",
-    _titled("does not improve after"),
+    _titled("improves by less than", "is no better at the end"),
   ),
   Plant(
     "hardly begun, no learning rate logged",
@@ -315,7 +315,7 @@ PLANTS = (
     (0.3, 0.5, 0.6, 0.7, 0.8),
     0.7,
     "the compute pays for three studies instead of one",
-    _titled("does not improve after"),
+    _titled("improves by less than", "is no better at the end"),
   ),
   Plant(
     "rising training loss",

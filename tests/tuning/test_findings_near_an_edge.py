@@ -48,11 +48,32 @@ def test_an_optimum_right_at_an_edge_is_a_note_with_the_space_expanded_there(sca
   results = study(scale, valley(float(upper)))
   (found,) = boundary.find(results)
   assert (found.id, found.severity, found.subject, found.plot) == ("PB-23", "note", "x", "axis:x")
-  assert found.title.startswith(f"The best trials lie near the {'upper' if upper else 'lower'} edge of x")
+  # Most of the best have the last of so few values.
+  at = "at" if isinstance(scale, Discrete) else "near"
+  assert found.title.startswith(f"The best trials lie {at} the {'upper' if upper else 'lower'} edge of x")
   assert found.space is not None
   new = Hyperparameter.from_json("x", found.space["x"]).scale
   assert new == expansion.expanded(results.space["x"], upper, 0.25)
   assert set(found.trials) >= {results.best.trial}  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@pytest.mark.parametrize(
+  ("scale", "bottom", "severity", "at"),
+  [
+    (Discrete((2, 4, 8)), 0.9, "note", "at"),
+    (Integer(1, 8), 1.4, "warning", "at"),
+    (Integer(1, 8), 0.86, "note", "near"),
+  ],
+)
+def test_on_a_scale_of_few_values_it_is_said_which_the_best_trials_have(scale, bottom, severity, at):
+  found = [one for one in boundary.find(study(scale, valley(bottom), beside=0.01)) if one.subject == "x"]
+  assert [(one.severity, one.title) for one in found] == [
+    (severity, f"The best trials lie {at} the upper edge of x (8)")
+  ]
+  assert ("of the best 6 points have 8, the last value." in found[0].why) == (at == "at")
+  assert ("the best 6 points have 7 at the median." in found[0].why) == (at == "near")
+  assert "%" not in found[0].why
+  assert "of the scale" not in found[0].why
 
 
 def test_an_optimum_inside_of_the_outer_part_is_none():
@@ -85,6 +106,15 @@ def test_near_an_instability_it_is_said_without_a_larger_space():
   found = [one for one in boundary.find(results) if one.severity != "ok"]
   assert [(one.id, one.severity, one.space) for one in found] == [("PB-80", "note", None)]
   assert "the best trials lie not far below" in found[0].title
+
+
+@pytest.mark.parametrize(("bottom", "left_out"), [(0.9, False), (0.7, False), (0.35, True)])
+def test_what_is_unstable_is_not_left_out_while_the_best_trials_lie_beside_it(bottom, left_out):
+  results = study(Log(1e-4, 1.0), valley(bottom), bad=lambda unit, _: unit > 0.7, name="learning_rate")
+  assert ("PB-80" in [one.id for one in boundary.find(results)]) != left_out
+  (found,) = infeasible.find(results)
+  assert (found.space is not None) == left_out
+  assert (found.action or "").startswith("Leave out" if left_out else "Do not leave out learning_rate above")
 
 
 def test_a_hyperparameter_that_does_not_matter_has_best_points_near_no_edge():

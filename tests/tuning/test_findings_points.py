@@ -24,6 +24,7 @@ from tuning.findings import (
   importance,
   infeasible,
   noise,
+  separation,
   stopping,
   surface,
   tail,
@@ -81,132 +82,6 @@ def test_what_is_planted_is_found_the_more_surely_the_larger_it_is(plant):
 def test_healthy_studies_raise_no_alarm(control):
   rates = planted_points.false_alarms(control, SEEDS)
   assert all(rate <= 0.05 for rate in rates.values()), rates
-
-
-@pytest.mark.slow
-def test_equal_settings_have_a_clear_winner_in_one_of_twenty_studies_at_most():
-  claims = [comparison.find(planted_points.contest(seed, 0.0))[0].severity == "ok" for seed in range(100)]
-  # Of 100 with a chance of 0.05, more than 9 have one of 0.03.
-  assert sum(claims) <= 9
-
-
-METHOD = Hyperparameter(name="method", path="method", scale=OneOf(["one", "other"]), role="scientific")
-WIDE = Hyperparameter(name="x", path="x", scale=Linear(0.0, 1e6), role="nuisance")
-
-
-def compared(methods, worth, points=None, space=(METHOD, WIDE)) -> StudyResults:
-  """Trials of such methods that are worth so much; `points` says which are retrains of one another."""
-  points = range(len(worth)) if points is None else points
-  trials = [
-    planted.trial(
-      number,
-      {**({"method": method} if isinstance(method, str) else method), "x": float(point)},
-      {"m": (np.array([1]), np.array([value]))},
-    )
-    for number, (method, value, point) in enumerate(zip(methods, worth, points, strict=True))
-  ]
-  return planted.results(trials, space, planted.Objective("m", "min"))
-
-
-def bowl(rng: np.random.Generator, count: int) -> np.ndarray:
-  return 0.1 + 0.4 * np.sum((rng.random((count, 8)) - 0.5) ** 2, axis=1) + rng.normal(0, 0.0015, count)
-
-
-@pytest.mark.parametrize(
-  ("draw", "count"),
-  [
-    (lambda rng, count: rng.normal(0.3, 0.02, count), 12),
-    (lambda rng, count: rng.normal(0.3, 0.02, count), 32),
-    (bowl, 32),
-    (lambda rng, count: 0.1 + 0.3 * rng.weibull(3, count), 32),
-  ],
-  ids=["noise, few", "noise", "8 dimensions", "weibull"],
-)
-def test_of_one_distribution_no_setting_wins_more_often_than_is_said(draw, count):
-  claims = 0
-  for seed in range(60):
-    worth = draw(np.random.default_rng((seed, count)), 2 * count).tolist()
-    claims += comparison.find(compared(["one", "other"] * count, worth))[0].severity == "ok"
-  # Of 60 with a chance of 0.05, more than 7 have one of 0.01; of a chance of 0.2, 7 or fewer have one of 0.07.
-  assert claims <= 7
-
-
-def test_a_difference_has_a_bootstrap_interval_and_a_share_of_random_deals():
-  rng = np.random.default_rng(0)
-  worth = [float(rng.normal(0.3 + 0.01 * (n % 2), 0.02)) for n in range(24)]
-  lead = comparison.find(compared(["one", "other"] * 12, worth))[0].numbers["leads"]["other"]
-  one, other = np.array(worth[::2]), np.array(worth[1::2])
-  rng = np.random.default_rng(1)
-  bests = [rng.choice(side, (20_000, 12)).min(1) for side in (one, other)]
-  # The quantiles are differences of values, so that they may be a neighbour of the true one.
-  for name, chance in (("low", 0.05), ("high", 0.95)):
-    around = np.quantile(bests[1] - bests[0], [chance - 0.015, chance + 0.015])
-    assert around[0] - 1e-9 <= lead["bootstrap"][name] <= around[1] + 1e-9
-  assert lead["low"] <= lead["bootstrap"]["low"]
-  assert lead["high"] >= lead["bootstrap"]["high"]
-  # The mean best of six draws with replacement, by its definition.
-  weights = -np.diff((1 - np.arange(13) / 12) ** 6)
-  mean = lambda side: np.sort(side) @ weights  # noqa: E731
-  deals = [rng.permutation(worth) for _ in range(4000)]
-  as_large = np.mean([abs(mean(deal[:12]) - mean(deal[12:])) >= mean(other) - mean(one) for deal in deals])
-  assert lead["luck"] == pytest.approx(as_large, abs=0.05)
-
-
-def test_the_trial_that_is_cited_is_the_best_one_also_where_objectives_change_sign():
-  worth = [0.5, 0.4, -0.5, *np.linspace(-0.2, 0.3, 21)]
-  (found, *_) = comparison.find(compared(["one", "other"] * 12, worth))
-  assert found.trials[0] == 2
-
-
-def test_retrains_are_one_try_and_the_best_point_is_their_mean():
-  rng = np.random.default_rng(0)
-  worth = [0.1, 0.3, *rng.uniform(0.25, 0.4, 20)]
-  seeded = [{"method": ("one", "other")[n // 2 % 2], "seed": n % 2} for n in range(22)]
-  space = (METHOD, WIDE, Hyperparameter(name="seed", path="seed", scale=Integer(0, 1), role="nuisance"))
-  (found, *_) = comparison.find(compared(seeded, worth, points=[n // 2 for n in range(22)], space=space))
-  assert found.numbers["settings"]["one"]["points"] == 6
-  assert found.numbers["settings"]["one"]["best"] == pytest.approx(0.2)
-  assert "has the best point (0.2)" in found.title
-
-
-def test_trials_in_which_a_scientific_hyperparameter_does_not_exist_can_win():
-  kind = Hyperparameter(name="optimizer", path="optimizer", scale=OneOf(["adam", "sgd"]), role="scientific")
-  amsgrad = Hyperparameter(
-    name="amsgrad", path="amsgrad", scale=OneOf([True, False]), role="scientific", parent=("optimizer", "adam")
-  )
-  had = [{"optimizer": "sgd"}] * 2 + [{"optimizer": "adam", "amsgrad": each} for each in (True, False)]
-  had *= 12
-  rng = np.random.default_rng(0)
-  worth = [0.1 + 0.1 * rng.random() + 0.3 * ("amsgrad" in values) for values in had]
-  found = comparison.find(compared(had, worth, space=(kind, amsgrad, WIDE)))
-  assert [(one.severity, one.subject) for one in found] == [("ok", "sgd"), ("warning", found[1].subject)]
-  assert set(found[1].numbers["settings"]) == {"True", "False"}
-  nuisance = dataclasses.replace(kind, role="nuisance")
-  found, *_ = comparison.find(compared(had, worth, space=(nuisance, amsgrad, WIDE)))
-  assert (found.severity, found.subject) == ("ok", "without amsgrad")
-
-
-def test_of_two_scientific_hyperparameters_each_has_a_verdict_at_the_best_of_the_other():
-  depth = Hyperparameter(name="depth", path="depth", scale=Integer(1, 3), role="scientific")
-  rng = np.random.default_rng(0)
-  had = [{"method": method, "depth": depth} for method in ("one", "other") for depth in (1, 2, 3)] * 12
-  worth = [0.1 + 0.05 * rng.random() + 0.3 * (values["depth"] == 1) for values in had]
-  methods, depths = comparison.find(compared(had, worth, space=(METHOD, depth, WIDE)))
-  assert (methods.severity, methods.plot) == ("warning", "isolation:method")
-  assert set(methods.numbers["settings"]) == {"one", "other"}
-  assert methods.numbers["settings"]["one"]["points"] == 36
-  assert (depths.severity, depths.plot) == ("warning", "isolation:depth")
-  assert depths.numbers["leads"]["1"]["low"] > 0
-  best, second = (name for name in ("2", "3") if name == depths.subject), {"2", "3"} - {depths.subject}
-  assert f"depth={next(best)} has the best point" in depths.title
-  assert depths.title.endswith(f"not told apart from depth={second.pop()}: the winner may be luck.")
-
-
-def test_settings_whose_best_points_are_equal_have_no_winner():
-  rng = np.random.default_rng(0)
-  worth = [0.1, 0.1, *rng.uniform(0.2, 0.4, 22)]
-  (found,) = comparison.find(compared(["one", "other"] * 12, worth))
-  assert found.title == "one and other have equal best points (0.1): none of them wins."
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "_"))
@@ -286,7 +161,7 @@ def test_the_medians_of_a_tail_are_those_of_its_formula():
 def test_the_cut_is_half_way_between_the_last_feasible_and_the_first_infeasible_place():
   one = Hyperparameter(name="x", path="x", scale=Linear(0.0, 10.0), role="nuisance")
   points = [Point({"x": float(x)}, (x,), (0.1,) if x < 7 else (), int(x >= 7)) for x in (0, 1, 2, 3, 4, 5, 7, 8, 9)]
-  cut = infeasible.separation(one, points, [not point.retrains for point in points])
+  cut = separation.separation(one, points, [not point.retrains for point in points])
   assert cut is not None
   assert (cut.unit, cut.value, cut.above) == (pytest.approx(0.6), pytest.approx(6.0), True)
   assert (cut.inside, cut.outside) == ((3, 3), (0, 6))
@@ -486,7 +361,7 @@ def test_any_study_has_findings_that_are_json_and_the_same_each_time(trials, cha
   for one in found:
     json.dumps(one.as_json(), allow_nan=False)
     assert one.severity in SEVERITIES
-    assert one.question in ("comparison", "fixed") or not one.title.endswith(".")
+    assert not one.title.endswith(".")
     assert one.why
     assert one.action or one.severity != "cannot_tell"
     assert set(one.trials) <= set(range(trials))

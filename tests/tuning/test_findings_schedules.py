@@ -53,6 +53,19 @@ def test_a_slope_at_the_end_is_a_warning_only_where_no_decay_can_have_made_it():
     assert "while the learning rate decays" in text
 
 
+def test_a_decay_that_was_logged_explains_a_large_gain():
+  def reshape(curves: planted.Curves, units: planted.Units, rng: np.random.Generator) -> planted.Curves:
+    steps, errors = curves["validation/error"]
+    time = steps / steps[-1]
+    falling = errors[-1] + 0.25 * (1 - time) + 0.2 * np.exp(-time / 0.03)
+    return {**curves, "validation/error": (steps, falling), "learning_rate": (steps, 1e-3 * (1 - time))}
+
+  for seed in range(5):
+    severity, text = _convergence(planted.healthy(seed, **SMALL, reshape=reshape))
+    assert severity == "note"
+    assert "while the learning rate decays" in text
+
+
 def test_a_slope_before_the_decay_is_a_warning():
   decay = following("last_fifth", 0.3, logged=True)
 
@@ -72,15 +85,17 @@ def test_that_fewer_steps_would_not_do_is_said_only_where_it_was_seen():
     }
 
   noisy = [planted.healthy(900 + seed, trials=12, evaluations=25, jitter=0.03, reshape=flat) for seed in range(8)]
-  titles = [found("convergence", results)[0].title for results in noisy]
+  found_losses = [found("convergence", results)[-1] for results in noisy]
   # It is said with 95% certainty.
-  assert sum("half as many" in title for title in titles) <= 1
+  assert sum("half as many" in one.title for one in found_losses) <= 1
+  assert sum("Whether fewer" in one.title or "(95% certain)" in one.title for one in found_losses) >= 6
 
   def slow(curves: planted.Curves, _: planted.Units, rng: np.random.Generator) -> planted.Curves:
-    time = curves["validation/error"][0] / 20_000
-    return {**curves, "validation/error": (time * 20_000, 0.1 + 0.3 * np.maximum(0.7 - time, 0))}
+    steps, errors = curves["validation/error"]
+    return {**curves, "validation/error": (steps, errors[-1] + 0.3 * np.maximum(0.6 - steps / steps[-1], 0))}
 
-  assert "half as many would not do" in found("convergence", planted.healthy(1, **SMALL, reshape=slow))[0].title
+  exact = planted.healthy(1, **SMALL, jitter=0.0004, validation_examples=1_000_000, reshape=slow)
+  assert "half as many would not do" in found("convergence", exact)[0].title
 
 
 def _with_one_longer() -> tuple[StudyResults, StudyResults]:

@@ -1,5 +1,6 @@
 """A period in a validation metric is seen whatever its form, and noise, bends and steps are not taken for one."""
 
+import re
 import time
 
 import numpy as np
@@ -72,6 +73,25 @@ def test_what_nobody_could_see_is_no_period_however_many_trials_have_it():
   assert answer.severity == "ok"
   assert answer.numbers["period"] == pytest.approx(500, rel=0.05)
   assert answer.numbers["share"] < periodicity.VISIBLE
+
+
+def test_a_share_is_not_said_to_be_more_than_it_is():
+  for size in (0.0018, 0.0019, 0.002, 0.0021, 0.0022, 0.0023):
+    answer = _answer(_study(*(_trained(10_002) + size * _wave("sine", 5))))
+    said = re.search(r"at least ([\d.]+)%", answer.why)
+    assert said
+    assert 0 <= answer.numbers["share"] - float(said[1]) / 100 < 0.001
+
+
+def test_the_interval_of_a_period_holds_as_often_as_it_says():
+  inside = []
+  for seed in range(30_000, 30_040):
+    period = np.random.default_rng(seed).uniform(3.3, 14)
+    answer = _answer(_study(*(_trained(seed, trials=4) + 0.005 * _wave("sine", period))))
+    if answer.severity == "warning":
+      inside.append(answer.numbers["period_low"] <= 100 * period <= answer.numbers["period_high"])
+  assert len(inside) > 30
+  assert np.mean(inside) >= 0.9
 
 
 @pytest.mark.parametrize("correlation", [-0.5, 0.6])

@@ -397,6 +397,13 @@ def test_trials_that_are_as_good_as_the_best_are_counted():
     assert answer(results, [])["sentence"].endswith(sentence)
 
 
+def test_what_a_comparison_found_and_the_best_trial_are_sentences():
+  told = Finding(
+    id="PB-30", question="comparison", severity="ok", title="adam wins", why="", numbers={"settings": {"adam": {}}}
+  )
+  assert answer(small(), [told])["sentence"].startswith("adam wins. The best of 5 complete trials is trial ")
+
+
 @pytest.mark.parametrize("name", SHORT)
 def test_a_study_in_which_something_is_missing_is_reported_all_the_same(tmp_path, name):
   make, sentence = SHORT[name]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tuning.findings.infeasible import Separation, separation
 from tuning.findings.points import Point, feasible, is_learning_rate, unit_of
+from tuning.findings.separation import Separation, separation
 from tuning.space import Hyperparameter
 
 INSIDE, OUTSIDE = 0.8, 0.15

@@ -6,8 +6,12 @@ gives a value that was not seen, and alone calls one of two equal settings the w
 difference is therefore taken between the medians of the best of k as the good end of each setting's distribution gives
 them (`tuning.findings.tail`), too, and the wider one of both intervals counts. The form of that good end is an
 assumption, which noise and many dimensions break, so that a winner is also held against chance without any: the
-settings' points are dealt out again at random, and the difference that is seen must be rare among these. The
-trials' own noise is in all of them.
+settings' points are dealt out again at random (`tuning.findings.deals`), and the difference that is seen must be rare
+among these. The trials' own noise is in all of them.
+
+Of several scientific hyperparameters each is looked at by itself, over all values of the others, as the points of one
+combination are few. One setting may have had more of the others' better values than another: the intervals do not know
+of that, but the deals do, and a winner needs both.
 """
 
 import dataclasses
@@ -20,24 +24,15 @@ import numpy as np
 import scipy.stats
 
 from tuning import scientific
-from tuning.best_of_k import cumulative, of_k
+from tuning.best_of_k import of_k
+from tuning.findings.contenders import Contender, contenders, first_of
+from tuning.findings.differences import LEVEL, Axis, Difference, differences
 from tuning.findings.finding import Finding, Severity
 from tuning.findings.noise import trial_noise
-from tuning.findings.points import feasible, is_numeric, many, points_of, searched
-from tuning.findings.tail import LEAST, Tail, tail_of
-from tuning.results import StudyResults, Trial
-from tuning.space import Hyperparameter
+from tuning.findings.points import is_numeric, many, searched
+from tuning.findings.tail import LEAST
+from tuning.results import StudyResults
 
-LEVEL = 0.1
-"""Of an interval of a difference, over all settings that are held against the best: half of it lies on the other side,
-so that an equal one is called worse in one study of twenty at most."""
-LUCK = 0.04
-"""The share of random deals with a difference as large as that which is seen, up to which it is not luck. It is exact
-for any distribution of equal settings: the one of twenty that `LEVEL` means, less what `DEALS` leave uncertain."""
-DRAWS = 4000
-"""Of the medians: the quantiles of the difference are then sure to a few hundredths of its spread."""
-DEALS = 1000
-"""Of the points: a share of `LUCK` is then sure to 0.006."""
 EFFORT = 2.0
 """Times as many trials: random sampling of 48 over two settings does that in one study of fifty."""
 EFFORT_LEAST = 4
@@ -46,215 +41,180 @@ EFFORT_LEVEL = 0.01
 """Of the test that unequal feasible shares are not chance."""
 MOST_TIMES = 10.0
 """As many trials as there are: what would take more is not worth settling."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-  """A setting and what is known of the best of it.
-
-  Attributes:
-    setting: as `scientific.settings` gives it.
-    costs: of its points with a value, in order: smaller is better. Retrains of a point are one try: their mean.
-    total: of its points, those that gave nothing too.
-    best: of the retrains of its best point the best one; None where no point has a value.
-  """
-
-  setting: scientific.Setting
-  costs: tuple[float, ...]
-  total: int
-  best: Trial | None
-
-  @property
-  def named(self) -> str:
-    """The setting, in a sentence."""
-    return self.setting.named
-
-  @property
-  def infeasible(self) -> int:
-    """Points that gave nothing."""
-    return self.total - len(self.costs)
-
-  @functools.cached_property
-  def tail(self) -> Tail | None:
-    """The good end of its costs."""
-    return tail_of(self.costs, self.infeasible)
-
-
-def contenders(results: StudyResults, settings: Sequence[scientific.Setting]) -> list[Contender]:
-  """What is known of the best of each setting."""
-  points, sign = points_of(results), results.objective.sign
-  found = []
-  for setting in settings:
-    trials = {trial.trial: trial for trial in setting.trials}
-    own = [point for point in points if point.trials[0] in trials]
-    ordered = feasible(own)
-    valued = [trials[n] for n in ordered[0].trials if trials[n].objective is not None] if ordered else []
-    best = min(valued, key=lambda trial: sign * (trial.objective or 0.0), default=None)
-    found.append(Contender(setting, tuple(point.cost for point in ordered), len(own), best))
-  return found
-
-
-def first_of(results: StudyResults, field: Sequence[Contender]) -> list[Contender]:
-  """Those that have a value, the one with the best point first; among equals, that of the trial which ranks first."""
-  best = results.best
-  return sorted(
-    (one for one in field if one.costs),
-    key=lambda one: (one.costs[0], best is None or all(best.trial != trial.trial for trial in one.setting.trials)),
-  )
+NAMED = 4
+"""Settings in a sentence: what a reader takes in; `numbers` has all."""
+ENOUGH = f"{LEAST} points with a value"
+"""Of each setting, for a comparison."""
 
 
 def find(results: StudyResults) -> list[Finding]:
   """The winner and who is not told apart from it; unequal effort. Nothing where the study compares nothing.
 
-  Of several scientific hyperparameters each is looked at by itself, at the best of the others: the trials of one
-  combination are few.
+  Of several scientific hyperparameters each has its own, over all values of the others.
   """
   axes = [one for one in searched(results) if one.role == "scientific"]
   if len(axes) == 1:
-    return _of_settings(results, axes[0], scientific.settings(results))
-  return [found for one in axes for found in _of_settings(results, one, scientific.buckets(one, results.trials))]
+    # The trials without the only one are a setting of their own, "without NAME": nothing else stands for them.
+    compared = [(axes[0], scientific.settings(results))]
+  else:
+    # Those without one of several have another value of the hyperparameter that it belongs to, whose verdict is theirs.
+    compared = [(one, scientific.buckets(one, results.trials)) for one in axes]
+    compared = [
+      (one, [dataclasses.replace(each, label=f"{one.name}={each.label}") for each in settings])
+      for one, settings in compared
+    ]
+  compared = [(one, settings) for one, settings in compared if len(settings) > 1]
+  found = []
+  for one, settings in compared:
+    others = [other for other in axes if other is not one]
+    places = scientific.places(others, results.trials)
+    axis = Axis(
+      name=one.name,
+      others=tuple(other.name for other in others),
+      places={trial.trial: place for trial, place in zip(results.trials, places, strict=True)},
+      count=len(compared),
+      sliced=is_numeric(one) and any(isinstance(each.values.get(one.name), tuple) for each in settings),
+    )
+    field = contenders(results, settings)
+    found += [_verdict(results, field, axis), *([] if axis.sliced else _effort(field, axis))]
+  return found
 
 
-def _of_settings(results: StudyResults, axis: Hyperparameter, settings: Sequence[scientific.Setting]) -> list[Finding]:
-  if len(settings) < 2:
-    return []
-  field = contenders(results, settings)
-  # A slice of a continuous axis is no setting that somebody would choose, and its neighbours are alike by nature.
-  sliced = is_numeric(axis) and any(isinstance(each.values.get(axis.name), tuple) for each in settings)
-  return [_verdict(results, field, axis, sliced), *([] if sliced else _effort(field))]
-
-
-def _verdict(results: StudyResults, field: list[Contender], axis: Hyperparameter, sliced: bool) -> Finding:
-  plot = f"isolation:{axis.name}"
+def _verdict(results: StudyResults, field: list[Contender], axis: Axis) -> Finding:
   known = first_of(results, field)
+  sentence = _sentence(field, results)
   numbers: dict[str, Any] = {
     "hyperparameter": axis.name,
     "settings": {one.setting.label: _summary(one, results) for one in field},
   }
+  finding = functools.partial(_finding, numbers=numbers, plot=f"isolation:{axis.name}")
+  until = f"Run until each setting has {ENOUGH} (retrains count once)."
   if len(known) < 2:
-    return _finding(
-      "cannot_tell",
-      "Fewer than two settings have a complete trial: there is nothing to compare.",
-      "; ".join(f"{one.named}: {len(one.costs)} of {one.total}" for one in field) + ".",
-      numbers=numbers,
-      action=f"Run until each setting has {LEAST} complete trials.",
-      plot=plot,
+    return finding(
+      "cannot_tell", "Fewer than two settings have a value: there is nothing to compare", sentence, action=until
     )
   winner, others = known[0], known[1:]
-  sign = results.objective.sign
   equal = [one.named for one in known if one.costs[0] == winner.costs[0]]
-  shown = f"{' and '.join(equal)} {'have equal best points' if len(equal) > 1 else 'has the best point'}"
-  shown += f" ({sign * winner.costs[0]:.4g})"
-  if winner.tail is None or any(one.tail is None for one in others):
-    few = [one.named for one in known if one.tail is None]
-    whose = "all have" if len(few) == len(known) else f"{', '.join(few)} {'has' if len(few) == 1 else 'have'}"
-    return _finding(
-      "note" if sliced else "cannot_tell",
-      f"{shown}, but {whose} too few points that differ to compare.",
-      f"{_sentence(field, results)} A comparison takes {LEAST} points with a value in each setting.",
-      trials=_trials(known[:1]),
-      numbers=numbers,
-      action=f"Run until each setting has {LEAST} complete trials, or more where the best are equal.",
-      plot=plot,
+  shown = _best_point(winner, equal, results)
+  unsure: Severity = "note" if axis.sliced else "cannot_tell"
+  if any(one.tail is None for one in known):
+    few = [one for one in field if len(one.costs) < LEAST]
+    flat = [one.named for one in known if one.tail is None and one not in few]
+    reasons = [
+      *([_few(few, len(field))] if few else []),
+      *([f"the best points of {_listed(flat)} are equal"] if flat else []),
+    ]
+    return finding(
+      unsure,
+      f"{shown}, but {' and '.join(reasons)}",
+      f"{sentence} A comparison takes {ENOUGH} in each setting, whose best third are not all equal.",
+      trials=_trials([winner]),
+      action=until if few else "Rank by a finer objective, such as a loss, by which the best points differ.",
     )
   budget = min(one.total for one in known)
   rng = np.random.default_rng(0)
-  medians = {id(one): one.tail.medians(budget, DRAWS, rng) for one in known if one.tail is not None}
-  bests = {id(one): _bests(one, budget, rng) for one in known}
-  level = LEVEL / len(others)
-  ends = [level / 2, 1 - level / 2]
-  open_, leads = [], {}
-  for one in others:
-    difference = medians[id(one)] - medians[id(winner)]
-    low, high = (float(x) for x in np.quantile(difference, ends))
-    drawn = [float(x) for x in np.quantile(bests[id(one)] - bests[id(winner)], ends)]
-    low, high, middle = min(low, drawn[0]), max(high, drawn[1]), float(np.median(difference))
-    luck = _luck(winner, one, budget, rng)
-    leads[one.setting.label] = {
-      "lead": middle,
-      "low": low,
-      "high": high,
-      "bootstrap": {"low": drawn[0], "high": drawn[1]},
-      "luck": luck,
-    }
-    if low <= 0 or luck > LUCK:
-      # Intervals shrink with the root of the number of trials, and so does what chance makes up.
-      shrink = (middle - low) / middle if middle > 0 else math.inf
-      chance = scipy.stats.norm.isf(LUCK / 2) / scipy.stats.norm.isf(luck / 2) if luck < 1 else math.inf
-      open_.append((one, max(shrink, float(chance), 1.0) ** 2))
+  leads = differences(winner, others, axis, budget, rng)
   noise = trial_noise(results)
-  numbers |= {"budget": budget, "leads": leads, "trial_noise": noise.deviation if noise else None}
-  runner = others[0].named
-  lead = leads[others[0].setting.label]
-  apart = f"{lead['lead']:.2g} ({100 * (1 - level):.3g}% interval {lead['low']:.2g} to {lead['high']:.2g})"
+  numbers |= {
+    "budget": budget,
+    "leads": {one.setting.label: each.numbers for one, each in zip(others, leads, strict=True)},
+    "trial_noise": noise.deviation if noise else None,
+  }
+  runner, lead = others[0].named, leads[0]
+  apart = f"{lead.lead:.2g} ({100 * (1 - LEVEL / len(others)):.3g}% interval {lead.low:.2g} to {lead.high:.2g})"
   why = (
-    f"{_sentence(field, results)} At equal budgets of {many(budget, 'point')}, the median of the best differs by"
-    f" {apart} from that of {runner}; of random deals of their points, a share of"
-    f" {lead['luck']:.2g} differ as much. "
+    f"{sentence} At equal budgets of {many(budget, 'point')}, the median of the best differs by {apart} from that of"
+    f" {runner}{_chance(lead, axis)}. "
     + (
       f"The seed-to-seed standard deviation is {noise.deviation:.2g}."
       if noise
       else "How much the best trials vary from seed to seed is not known beyond what the points show."
     )
   )
-  if not open_:
-    return _finding(
-      "ok",
-      f"{winner.named} wins: its best of {many(budget, 'point')} beats that of {runner} by {apart}.",
-      why,
-      subject=winner.setting.label,
-      trials=_trials(known[:2]),
-      numbers=numbers,
-      plot=plot,
+  finding = functools.partial(finding, why=why, subject=winner.setting.label)
+  pairs = list(zip(others, leads, strict=True))
+  mixed = [(one, each) for one, each in pairs if each.dealt is None]
+  if mixed:
+    names = sorted({name for _, each in mixed for name in each.aliased}, key=axis.others.index)
+    return finding(
+      unsure,
+      f"{shown}, but {axis.name} and {_listed(names)} were varied together: too few points of {winner.named} and of"
+      f" {_listed([one.named for one, _ in mixed])} have the same {_listed(names)}",
+      trials=_trials([winner, *(one for one, _ in mixed)]),
+      action=_crossed(axis, names),
     )
-  names = ", ".join(one.named for one, _ in open_ if one.named not in equal)
+  open_ = [(one, each) for one, each in pairs if not each.told(axis.level)]
+  if not open_:
+    return finding(
+      "ok",
+      f"{winner.named} wins: its best of {many(budget, 'point')} beats that of {runner} by {apart}",
+      trials=_trials(known[:2]),
+    )
+  names = [one.named for one, _ in open_ if one.named not in equal]
+  confounded = any(each.confounded for _, each in open_)
   if len(equal) > 1:
-    title = f"{shown}: none of them wins" + (f", and {names} may be as good." if names else ".")
+    title = f"{shown}: none of them wins" + (f", and {_listed(names)} may be as good" if names else "")
   else:
-    title = f"{shown}, but is not told apart from {names}: the winner may be luck."
-  most = max(times for _, times in open_)
-  more = math.ceil(sum(one.total for one in known) * (most - 1)) if most < MOST_TIMES else None
+    title = f"{shown}, but is not told apart from {_listed(names)}: the winner may be luck"
+    title += f", or better by {_listed(axis.others)} alone" if confounded else ""
+  most = max(each.times(axis.level) for _, each in open_)
+  more = None
+  if confounded:
+    action = _crossed(axis, axis.others)
+  else:
+    several = [winner.named, *(one.named for one, _ in open_)]
+    better = "better" if len(several) == 2 else "best"
+    which = (
+      f"whether {_listed(several, 'or')} is {better}"
+      if len(several) <= NAMED
+      else f"which of {len(several)} settings is best"
+    )
+    if most < MOST_TIMES:
+      more = math.ceil(sum(one.total for one in known) * (most - 1))
+      action = f"About {many(more, 'more trial')} would settle {which}, if the difference is as large as it looks."
+    else:
+      action = f"{MOST_TIMES:g} times as many trials might not settle {which}: take the simpler or cheaper one."
   numbers["more"] = more
-  return _finding(
-    "note" if sliced else "warning",
+  return finding(
+    "note" if axis.sliced else "warning",
     title,
-    why,
-    subject=winner.setting.label,
     trials=_trials([winner, *(one for one, _ in open_)]),
-    numbers=numbers,
-    action=f"About {many(more, 'more trial')} would settle it if the difference is as large as it looks."
-    if more is not None
-    else f"{MOST_TIMES:g} times as many trials might not settle it: take the simpler or cheaper one.",
-    plot=plot,
+    action=action,
   )
 
 
-def _bests(one: Contender, budget: int, rng: np.random.Generator) -> np.ndarray:
-  """The best of `budget` of its points, drawn with replacement: [DRAWS]. Points without a value are as bad as the
-  worst one."""
-  reached = cumulative(len(one.costs), budget, one.infeasible)
-  places = np.searchsorted(reached, rng.random(DRAWS))
-  return np.asarray(one.costs)[np.minimum(places, len(one.costs) - 1)]
+def _best_point(winner: Contender, equal: Sequence[str], results: StudyResults) -> str:
+  """Who has the best point, in words."""
+  retrains = len(winner.points[0].retrains)
+  value = f"{results.objective.sign * winner.costs[0]:.4g}"
+  if len(equal) > 1:
+    return f"{_listed(equal)} have equal best points ({value})"
+  return f"{equal[0]} has the best point ({value}{f', the mean of its {retrains} retrains' if retrains > 1 else ''})"
 
 
-def _luck(winner: Contender, other: Contender, budget: int, rng: np.random.Generator) -> float:
-  """The share of deals of the points of both at random that differ as much as they do.
+def _few(few: Sequence[Contender], count: int) -> str:
+  """Which of so many settings have too few points, in words."""
+  if len(few) == 1:
+    return f"{few[0].named} has fewer than {ENOUGH}"
+  if len(few) == count:
+    return f"{'neither setting' if count == 2 else f'none of the {count} settings'} has {ENOUGH}"
+  return f"{len(few)} of {count} settings have fewer than {ENOUGH}"
 
-  By the mean best of half the budget: less is decided by single points than in the best of all, and more tells than in
-  the mean. Exact, whatever the distribution, where both settings have the same.
-  """
-  worst = max(winner.costs[-1], other.costs[-1])
-  sides = [np.array([*one.costs, *[worst] * one.infeasible]) for one in (winner, other)]
-  count = len(sides[0])
-  # Probabilities that the best of the draws is the first, the second, ... of a side.
-  weights = [np.diff(cumulative(len(side), max(1, budget // 2)), prepend=0) for side in sides]
-  dealt = rng.permuted(np.tile(np.concatenate(sides), (DEALS, 1)), axis=1)
-  means = [
-    np.sort(part, axis=1) @ each for part, each in zip((dealt[:, :count], dealt[:, count:]), weights, strict=True)
-  ]
-  seen = float(sides[1] @ weights[1] - sides[0] @ weights[0])
-  # As it is dealt counts too, so that no share is 0; equal ones count in spite of rounding.
-  return float(1 + np.sum(np.abs(means[1] - means[0]) >= seen - 1e-12 * abs(worst))) / (1 + DEALS)
+
+def _crossed(axis: Axis, others: Sequence[str]) -> str:
+  """What tells them apart."""
+  return f"Run each value of {axis.name} with the same values of {_listed(others)}, or draw them independently."
+
+
+def _chance(lead: Difference, axis: Axis) -> str:
+  """How rare a difference is among deals, in words that follow those on the difference."""
+  if lead.dealt is None:
+    return ""
+  said = f"; of random deals of their points, a share of {lead.dealt.luck:.2g} differ as much"
+  if axis.others:
+    said += f" (dealt among points with the same {_listed(axis.others)}, which make up {lead.dealt.expected:.2g} of"
+    said += f" {lead.dealt.seen:.2g} at half the budget)"
+  return said
 
 
 def _summary(one: Contender, results: StudyResults) -> dict[str, Any]:
@@ -279,12 +239,18 @@ def _sentence(field: list[Contender], results: StudyResults) -> str:
   return "; ".join(parts) + "."
 
 
+def _listed(names: Sequence[str], word: str = "and") -> str:
+  """In a sentence; of more than `NAMED` the first ones, and how many there are beside."""
+  shown = list(names) if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} others"]
+  return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {word} {shown[-1]}"
+
+
 def _trials(field: list[Contender]) -> tuple[int, ...]:
   """The best trial of the best point of each."""
   return tuple(one.best.trial for one in field if one.best is not None)
 
 
-def _effort(field: list[Contender]) -> list[Finding]:
+def _effort(field: list[Contender], axis: Axis) -> list[Finding]:
   """Settings that were tuned less than others, by trials or by feasible ones."""
   most, least = max(field, key=lambda one: one.total), min(field, key=lambda one: one.total)
   if least.total == 0:
@@ -295,12 +261,12 @@ def _effort(field: list[Contender]) -> list[Finding]:
     return [
       _finding(
         "warning",
-        f"{most.named} was tuned with {most.total} points, {least.named} with {least.total}.",
+        f"{most.named} was tuned with {most.total} points, {least.named} with {least.total}",
         f"{why} More tries find better bests; the comparison is made at equal budgets, but more trials also say more.",
         subject=least.setting.label,
         numbers={"effort": counts},
         action=f"Run {most.total - least.total} more trials of {least.named}.",
-        plot="comparison",
+        plot=axis.plot,
       )
     ]
   rich = max(field, key=lambda one: len(one.costs) / max(one.total, 1))
@@ -313,12 +279,12 @@ def _effort(field: list[Contender]) -> list[Finding]:
         _finding(
           "warning",
           f"{len(poor.costs)} of {poor.total} points of {poor.named} are feasible, {len(rich.costs)} of"
-          f" {rich.total} of {rich.named}: it was tuned less.",
+          f" {rich.total} of {rich.named}: it was tuned less",
           f"{why} Fisher's test: p = {p:.1g}.",
           subject=poor.setting.label,
           numbers={"effort": counts, "p": p},
           action=f"Give {poor.named} a space that is feasible, and as many trials there.",
-          plot="comparison",
+          plot=axis.plot,
         )
       ]
   return []

@@ -5,48 +5,22 @@ compute; if they were saturated long before, fewer steps will do; a training los
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
-from tuning.findings import rising_loss
-from tuning.findings.curve_noise import (
-  between,
-  complete,
-  correlation,
-  costs,
-  deviation,
-  listed,
-  of_perfection,
-  relevant,
-  text,
-)
+from tuning.findings import rising_loss, saturation
+from tuning.findings.courses import END, LEAST, Courses, courses, tenths
+from tuning.findings.curve_noise import costs, listed, of_perfection, relevant, text, worth
 from tuning.findings.finding import Finding
 from tuning.findings.settings_in_use import proposed
 from tuning.results import StudyResults, Trial
 
-BEST = 5
-"""Trials whose ends are looked at: the best few, as the playbook says; enough to average noise."""
-TOP = 0.25
-"""Share of the trials that are looked through for such as ran to their end; worse ones say nothing of the best."""
-AVERAGED = 20
-"""Of those trials, whose ends are held against their middles: evaluations vary by more than what is relevant, and good
-trials all stop to learn at about the same step. How fast they still improve differs more."""
-END = 0.3
-"""Share of a curve in which its noise is measured: that from which the gain is foreseen."""
-WHOLE = 0.95
-"""Share of the steps that a trial must have run: the end of one that was cut short is not the end of its schedule."""
 MORE_STEPS = 0.2
 """Share of steps, in addition, of which the gain is foreseen: what a next study may add without much thought, and not
 further from what was seen than that."""
-ENOUGH = (3, 4, 5)
-"""Tenths of the steps by which saturation counts as long before the end: half of the compute at least is wasted.
-Whether the last of them would do is answered in any case."""
-MOST_TIMES = 20
-"""As many evaluations that are proposed: more than these nobody makes."""
 STEADY = 0.1
 """Of all that the metric improved since its first evaluation, that must still be gained to be more than a decay makes:
 one that takes the whole training, in a line, had to have made half of all the improvement, and learning no more."""
@@ -54,38 +28,10 @@ MANY = 3
 """Times 2% of the distance from perfection that such a gain must be: plainly more than what is just relevant."""
 FIRST = 0.05
 """Share of the steps by which the first evaluation must be, for the improvement since then to be about all."""
-LEAST = 20
-"""Evaluations of a trial, about, one in each twentieth of its steps: of fewer, the end is one or two."""
-COVERED = 0.9
-"""Share of `LEAST` evaluations that a trial must have: one or two may be missing."""
-FILLED = 0.8
-"""Share of the twentieths in which an evaluation must be: what is interpolated is not known."""
-ONE_SIDED = 1.645
-"""Standard errors of a normal distribution that are not exceeded in 95%, on one side."""
-AGAINST = 2.576
-"""The same in 99.5%: of the best few alone, which count against the mean of more if they are worse at half of the steps
-by as much."""
 CONSTANT = 0.9
 """Of the largest learning rate of a training: from there on down it decays."""
 LEARNING_RATES = ("learning_rate", "lr")
 """Last parts of the names under which a learning rate is logged."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Course:
-  """How a trial came to its end.
-
-  Attributes:
-    trial: that ran to its end.
-    twentieths: means of the costs over each twentieth of the steps: [20].
-    error: standard error of the mean over a tenth, late in training.
-    error_before: the same before half of the steps; noise is larger before a decay.
-  """
-
-  trial: Trial
-  twentieths: np.ndarray
-  error: float
-  error_before: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,130 +41,81 @@ class Ends:
   Attributes:
     trials: that ran to their end, the best first.
     gain: of the metric, from `MORE_STEPS` more, foreseen from how it slows down; positive is better.
-    low, high: the 95% interval of `gain`.
-    averaged: how many trials the rest is about, `AVERAGED` at most.
-    saturated: tenths of the steps by which the level of the last fifth was reached; None if later than `ENOUGH`.
-    lost: at most, with 95% certainty, by having stopped there; None as before.
-    half: what the fifth of the curve that ends at half of the steps is worse than the last one, at least and at most,
-      with 95% certainty each.
+    low, high: at least, as foreseen, by what the noise of evaluations leaves of it (too high by up to the error of how
+      it slows down, which is left out); at most, with 95% certainty, if the metric does not speed up, see `_most`.
     level: of the metric at the end.
+    margin: what is relevant there.
     schedule: what the gain may be due to: "constant" where the learning rate is, or where the metric still improved by
-      a relevant amount when the decay began; "steady" where no usual decay makes so much, see `_is_steady`; "decay"
-      where it was made in one; None if no learning rate was logged.
+      a relevant amount when the decay began; "decay" where it was made in one; "steady" where no learning rate was
+      logged, and no usual decay makes so much, see `_is_steady`; None where none was logged, else.
   """
 
   trials: Sequence[Trial]
   gain: float
   low: float
   high: float
-  averaged: int
-  saturated: int | None
-  lost: float | None
-  half: tuple[float, float]
   level: float
+  margin: float
   schedule: str | None
 
 
 def find(results: StudyResults) -> list[Finding]:
   """PB-28. Still improving: of the best few trials the mean gain of 20% more steps is relevant
   (`curve_noise.RELEVANT`) at the lower end of its interval; a warning only where a decay of the learning rate did not
-  make it, since a decay that takes longer need not gain more. Saturated: in the mean of more of them, a fifth of the
-  curve in the first half is at the upper end worse than the last fifth by less than is relevant. See `rising_loss`."""
-  found = []
-  seen = ends(results)
-  if seen is None:
-    found.append(
-      Finding(
-        id="PB-28",
-        question="convergence",
-        severity="cannot_tell",
-        title="Whether training was long enough cannot be told",
-        why=f"It takes one of the best trials that ran to its end, with {LEAST} evaluations of"
-        f" {results.objective.metric} at least.",
-        action=f"Let the best trials run to their end, and evaluate {LEAST} times at least.",
-      )
+  make it, since a decay that takes longer need not gain more. Neither that nor saturated: ok if the gain is less than
+  relevant at the upper end too, and half of the steps would lose something. See `saturation` and `rising_loss`."""
+  ran = courses(results)
+  wrong = rising_loss.rising(results)
+  rises = [rising_loss.finding(results, wrong)] if wrong else []
+  if ran is None:
+    unknown = Finding(
+      id="PB-28",
+      question="convergence",
+      severity="cannot_tell",
+      title="Whether training was long enough cannot be told",
+      why=f"It takes one of the best trials that ran to its end, with {LEAST} evaluations of"
+      f" {results.objective.metric} at least.",
+      action=f"Let the best trials run to their end, and evaluate {LEAST} times at least.",
     )
-  elif 0 < seen.low >= relevant(results, seen.level):
-    found.append(_improving(results, seen))
-  elif seen.saturated is not None:
-    found.append(_saturated(results, seen))
-  if wrong := rising_loss.rising(results):
-    found.append(rising_loss.finding(results, wrong))
-  if not found and seen is not None:
-    found.append(_enough(results, seen))
-  return found
+    return [unknown, *rises]
+  seen = ends(results, ran)
+  if 0 < seen.low >= seen.margin:
+    return [_improving(results, seen), *rises]
+  fewer = saturation.fewer(ran, seen.margin)
+  if fewer.saturated is not None:
+    return [saturation.finding(results, fewer, seen.level, seen.margin), *rises]
+  if rises:
+    return rises
+  unsure = []
+  if seen.high >= seen.margin:
+    unsure.append(_unforeseen(results, seen, fewer))
+  if fewer.half[0] <= 0:
+    unsure.append(saturation.unsure(results, fewer, seen.margin))
+  return unsure or [_enough(results, seen, fewer)]
 
 
-def ends(results: StudyResults) -> Ends | None:
-  """What the ends of the best trials say; None if none of them has enough evaluations."""
-  trials = complete(results)
-  among = trials[: max(BEST, math.ceil(TOP * len(trials)))]
-  whole = [trial for trial in among if trial.last_step >= WHOLE * (results.length(trial) or 0)][:AVERAGED]
-  shared = correlation(costs(results, trial) for trial in trials)
-  inflation = math.sqrt((1 + shared) / (1 - shared))
-  courses = [_course(results, trial, inflation) for trial in whole]
-  more = [one for one in courses if one is not None]
-  best = [one for one in courses[:BEST] if one is not None]
-  if not best:
-    return None
-  twentieths = np.mean([one.twentieths for one in best], axis=0)
-  tenths = twentieths.reshape(10, 2).mean(axis=1)
-  error = math.hypot(*(one.error for one in best)) / len(best)  # Of the mean over the trials, in one tenth.
-  gain, gain_error = _gain(tenths, twentieths, error)
-  freedom = sum(round(END * len(costs(results, one.trial)[0])) - 3 for one in best)
-  reach = float(special.stdtrit(freedom, 0.975)) * gain_error
-  level = results.objective.sign * float(tenths[8:].mean())
-  margin = relevant(results, level)
-  few, few_error = _lost(best)
-  # Where the best few are certainly worse at half of the steps, what others are does not count.
-  averaged = best if few[-1] >= max(margin, AGAINST * few_error) else more
-  lost, lost_error = _lost(averaged)
-  at_most = lost + ONE_SIDED * lost_error
-  # Each is asked only if the later one was answered, so that all hold together.
-  saturated = min(itertools.takewhile(lambda end: at_most[ENOUGH.index(end)] <= margin, reversed(ENOUGH)), default=None)
-  found = [one.trial for one in best]
-  steady = _is_steady(results, found, tenths, gain - reach, level)
-  schedule = _schedule(results, found, tenths, error, level)
-  return Ends(
-    trials=found,
-    gain=gain,
-    low=gain - reach,
-    high=gain + reach,
-    averaged=len(averaged),
-    saturated=saturated,
-    lost=None if saturated is None else float(at_most[ENOUGH.index(saturated)]),
-    half=(float(lost[-1] - ONE_SIDED * lost_error), float(at_most[-1])),
-    level=level,
-    schedule="steady" if steady and schedule != "constant" else schedule,
-  )
-
-
-def _course(results: StudyResults, trial: Trial, inflation: float) -> Course | None:
-  """None if there are too few evaluations; `inflation` of errors is that by what neighbours have in common."""
-  steps, values = costs(results, trial)
-  twentieths = _twentieths(steps, values)
-  points, half = round(END * len(steps)), len(steps) // 2
-  noise, before = deviation(steps, values, points), deviation(steps[:half], values[:half], points)
-  if twentieths is None or noise is None or before is None:
-    return None
-  scale = inflation / math.sqrt(len(steps) / 10)
-  return Course(trial, twentieths, scale * noise, scale * before)
-
-
-def _lost(courses: Sequence[Course]) -> tuple[np.ndarray, float]:
-  """What fifths of the mean curve that end at each of `ENOUGH` are worse than the last fifth: [3]; their
-  standard error, with noise as before half of the steps."""
-  tenths = np.mean([one.twentieths for one in courses], axis=0).reshape(10, 2).mean(axis=1)
-  lost = np.array([tenths[end - 2 : end].mean() for end in ENOUGH]) - tenths[8:].mean()
-  # A fifth held against another: twice as many evaluations in each.
-  errors = [error for one in courses for error in (one.error, one.error_before)]
-  return lost, math.hypot(*errors) / len(courses) / math.sqrt(2)
+def ends(results: StudyResults, ran: Courses) -> Ends:
+  """What the ends of the best trials say."""
+  trials, means = [one.trial for one in ran.best], tenths(ran.best)
+  count = len(trials)
+  # Of the mean over the trials, in one tenth.
+  error = math.hypot(*(one.error for one in ran.best)) / math.sqrt(count * worth(count, ran.shared))
+  twentieths = np.mean([one.twentieths for one in ran.best], axis=0)
+  gain, gain_error = _gain(means, twentieths, error)
+  freedom = sum(round(END * len(costs(results, trial)[0])) - 3 for trial in trials)
+  errors = float(special.stdtrit(freedom, 0.975))
+  low, high = gain - errors * gain_error, max(_most(means, errors * error), gain)
+  level = results.objective.sign * float(means[8:].mean())
+  schedule = _schedule(results, trials, means, error, level)
+  if schedule is None and _is_steady(results, trials, means, low, level):
+    schedule = "steady"
+  return Ends(trials, gain, low, high, level, relevant(results, level), schedule)
 
 
 def _is_steady(results: StudyResults, best: Sequence[Trial], tenths: np.ndarray, gain: float, level: float) -> bool:
   """Whether a gain is one that no usual decay of the learning rate makes: large (`MANY`), a large part of all the
-  improvement (`STEADY`), and none that began late: each fifth after the first improved by as much as the next will. A
-  decay to the end that bends, such as a cosine, leaves hardly any gain to be foreseen."""
+  improvement (`STEADY`), and none that began late: each fifth after the second was better than the one before it by as
+  much as the next will be. A decay to the end that bends, such as a cosine, leaves hardly any gain to be foreseen."""
   curves = [trial.curve(results.objective.metric) for trial in best]
   if any(steps[0] > FIRST * steps[-1] for steps, _ in curves):
     return False
@@ -256,19 +153,6 @@ def _decay(trial: Trial) -> float | None:
   return None
 
 
-def _twentieths(steps: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-  """Means over each twentieth of the steps: [20]; None if there are too few evaluations. A twentieth without any, as
-  where one is missing, has that of its neighbours."""
-  if len(steps) < COVERED * LEAST:
-    return None
-  part = np.minimum((20 * (steps - 1) // steps[-1]).astype(int), 19)
-  counts = np.bincount(part, minlength=20)
-  if (counts > 0).sum() < FILLED * 20 or not counts[-2:].all():
-    return None
-  there = np.flatnonzero(counts)
-  return np.interp(np.arange(20), there, np.bincount(part, values, minlength=20)[there] / counts[there])
-
-
 def _gain(tenths: np.ndarray, twentieths: np.ndarray | None, error: float) -> tuple[float, float]:
   """What two more tenths would gain, and its standard error; `error` is that of one tenth.
 
@@ -286,10 +170,19 @@ def _gain(tenths: np.ndarray, twentieths: np.ndarray | None, error: float) -> tu
   return last * factor, math.sqrt(2) * error * max(factor, 1.0)
 
 
+def _most(tenths: np.ndarray, reach: float) -> float:
+  """What two more tenths gain at most if no tenth gains more than the one before, however much it slows down, which is
+  known worse: as much as the last fifth did, or twice as much as the last tenth. `reach` is half of the interval of one
+  tenth."""
+  fifth = tenths[6:8].mean() - tenths[8:].mean() + reach
+  tenth = 2 * (tenths[8] - tenths[9] + math.sqrt(2) * reach)
+  return float(min(fifth, tenth))
+
+
 def _improving(results: StudyResults, seen: Ends) -> Finding:
   metric, steps = results.objective.metric, results.length(seen.trials[0])
   longer = math.ceil((1 + MORE_STEPS) * (steps or 1))
-  numbers = {"gain": seen.gain, "low": seen.low, "high": seen.high, "level": seen.level, "steps": steps}
+  numbers = _numbers(results, seen)
   if seen.schedule not in ("constant", "steady"):
     made = seen.schedule == "decay"
     return Finding(
@@ -298,11 +191,10 @@ def _improving(results: StudyResults, seen: Ends) -> Finding:
       severity="note",
       title=f"{metric} still improves at the end, "
       + ("while the learning rate decays" if made else "which a decay of the learning rate may have made"),
-      why=f"Mean of the best {len(seen.trials)} trials that ran to their end: if it went on as in the last three"
-      f" tenths of their curves, {MORE_STEPS:.0%} more steps would gain about {text(seen.gain)}"
-      f" ({between(seen.low, seen.high)}). But a learning rate that decays to the end lets any metric improve to the"
-      " end, so that whether a longer training is better cannot be told from these curves."
-      + ("" if made else " The learning rate was not logged."),
+      why=f"If it went on as in the last three tenths of the curves, {MORE_STEPS:.0%} more steps would gain about"
+      f" {text(seen.gain)} ({text(seen.low)} to {text(seen.high)}). {_foreseen(seen)}."
+      " But a learning rate that decays to the end lets any metric improve to the end, so that whether a longer"
+      " training is better cannot be told from these curves." + ("" if made else " The learning rate was not logged."),
       trials=listed(seen.trials),
       numbers=numbers,
       action=f"To see whether more steps gain, train the best trial again for {longer:,} steps, with a longer constant"
@@ -310,91 +202,87 @@ def _improving(results: StudyResults, seen: Ends) -> Finding:
       + ("" if made else " Log the learning rate as learning_rate."),
       plot="curves",
     )
+  change = proposed(results, ("max_train_steps", longer))
   cause = {
     "constant": " The learning rate does not explain it: it is constant at the end, or the metric improved as well"
     " before it began to decay.",
     "steady": f" A decay of the learning rate hardly explains it: that is {STEADY:.0%} at least of all that the metric"
-    " improved since its first evaluation, each fifth of the steps before gained as much, and the end is not flat.",
+    " improved since its first evaluation, each fifth of the steps after the second was better than the one before it"
+    " by as much, and the end is not flat.",
   }
   return Finding(
     id="PB-28",
     question="convergence",
     severity="warning",
     title=f"{metric} still improves at the end: {MORE_STEPS:.0%} more steps would gain about {text(seen.gain)}"
-    f" ({between(seen.low, seen.high)})",
-    why=f"Mean of the best {len(seen.trials)} trials that ran to their end, foreseen from the last three tenths of"
-    " their curves: each tenth gains so much less than the one before as the last did, or as much where they speed up."
-    f"{cause[seen.schedule]} Such a study is bound by compute: what wins with more steps may be another configuration.",
+    f" ({text(seen.low)} to {text(seen.high)})",
+    why=f"{_foreseen(seen)}.{cause[seen.schedule]} Such a study is bound by compute: what wins with more steps"
+    " may be another configuration.",
     trials=listed(seen.trials),
     numbers=numbers,
     action=f"Train for more steps, such as {longer:,}, and tune the decay of the learning rate again.",
-    changes=_steps(results, longer),
+    changes=None if change is None else dict(change),
     plot="curves",
   )
 
 
-def _saturated(results: StudyResults, seen: Ends) -> Finding:
-  assert seen.saturated is not None
+def _numbers(results: StudyResults, seen: Ends) -> dict[str, float | None]:
   steps = results.length(seen.trials[0])
-  fewer = math.ceil(seen.saturated / 10 * (steps or 1))
-  return Finding(
-    id="PB-28",
-    question="convergence",
-    severity="warning",
-    title=f"{results.objective.metric} does not improve after {10 * seen.saturated}% of the steps: by less than"
-    f" {text(max(seen.lost or 0.0, 0.0))} (95% certain)",
-    why=f"Mean of the best {seen.averaged} trials that ran to their end: the fifth of the curve up to there is worse"
-    f" than the last one by less than {text(relevant(results, seen.level))}, which would be relevant. With"
-    " fewer steps the same compute pays for more trials.",
-    trials=listed(seen.trials),
-    numbers={"saturated": seen.saturated / 10, "lost": seen.lost, "level": seen.level, "steps": steps},
-    action=f"Train for fewer steps, such as {fewer:,}, and tune the decay of the learning rate again.",
-    changes=_steps(results, fewer),
-    plot="curves",
-  )
+  return {
+    "gain": seen.gain,
+    "low": seen.low,
+    "high": seen.high,
+    "level": seen.level,
+    "relevant": seen.margin,
+    "steps": steps,
+  }
 
 
-def _steps(results: StudyResults, steps: int) -> dict | None:
-  change = proposed(results, ("max_train_steps", steps))
-  return None if change is None else dict(change)
+def _gains(seen: Ends) -> str:
+  return f"{MORE_STEPS:.0%} more steps would gain {text(max(seen.low, 0.0))} to {text(max(seen.high, 0.0))}"
 
 
-def _enough(results: StudyResults, seen: Ends) -> Finding:
-  """Where the metric is neither certainly improving nor certainly saturated: ok if half of the steps are certainly
-  worse than all, be it by little."""
-  steps, margin, (least, most) = results.length(seen.trials[0]), relevant(results, seen.level), seen.half
-  gains = f"{MORE_STEPS:.0%} more steps would gain {text(max(seen.low, 0.0))} to {text(max(seen.high, 0.0))}"
-  numbers = {"gain": seen.gain, "low": seen.low, "high": seen.high, "level": seen.level, "steps": steps}
-  numbers |= {"half_low": least, "half_high": most}
-  about = (
-    f"By the mean of the best {len(seen.trials)} trials that ran to their end, for half of the steps {seen.averaged}. A"
-    f" difference of {text(margin)} would be relevant; "
-  )
-  if least > 0:
-    loses = "would not do" if least >= margin else f"would lose {text(least)} to {text(most)}"
-    return Finding(
-      id="PB-28",
-      question="convergence",
-      severity="ok",
-      title=f"{gains}, and half as many {loses}",
-      why=f"{about}no trial's training loss rises.",
-      trials=listed(seen.trials),
-      numbers=numbers,
-    )
-  # What half the steps lose must be known to within what is relevant.
-  times = ((most - least) / margin) ** 2 if margin > 0 else math.inf
+def _unforeseen(results: StudyResults, seen: Ends, fewer: saturation.Fewer) -> Finding:
+  """Where a relevant gain is neither certain nor excluded."""
+  longer = math.ceil((1 + MORE_STEPS) * (results.length(seen.trials[0]) or 1))
+  constant = seen.schedule == "constant"
   return Finding(
     id="PB-28",
     question="convergence",
     severity="cannot_tell",
-    title=f"Whether fewer steps would do as well cannot be told: half may lose up to {text(most)}",
-    why=f"{about}the fifth of the curve up to half of the steps is worse than the last one by 0 to {text(most)}:"
-    f" evaluations vary too much. {gains}; no trial's training loss rises.",
+    title=f"Whether more steps gain enough to matter cannot be told: {_gains(seen)}",
+    why=f"A gain of {text(seen.margin)} would be relevant. {_foreseen(seen)}"
+    + ("." if constant else ". A decay of the learning rate may have made what they gained there.")
+    + (f" Half as many steps {_loses(seen, fewer)}." if fewer.half[0] > 0 else ""),
     trials=listed(seen.trials),
-    numbers=numbers,
-    action=f"Train the best trial again for {math.ceil(ENOUGH[-1] / 10 * (steps or 1)):,} steps, with the learning rate"
-    " decayed by then. Evaluations that vary less, on more examples,"
-    + (f" or {math.ceil(times)} times as many of them" if times <= MOST_TIMES else "")
-    + " would tell too.",
+    numbers={**_numbers(results, seen), **fewer.numbers},
+    action=f"Train the best {len(seen.trials)} trials again for {longer:,} steps"
+    + ("." if constant else ", with a longer constant part of the learning rate before the same decay (PB-63)."),
     plot="curves",
+  )
+
+
+def _loses(seen: Ends, fewer: saturation.Fewer) -> str:
+  least, most = fewer.half
+  return "would not do" if least >= seen.margin else f"would lose {text(least)} to {text(most)}"
+
+
+def _foreseen(seen: Ends) -> str:
+  return (
+    f"By the mean of the best {len(seen.trials)} trials that ran to their end: the least is foreseen from how they slow"
+    " down over the last three tenths of their curves; the most holds with 95% certainty if they do not speed up"
+  )
+
+
+def _enough(results: StudyResults, seen: Ends, fewer: saturation.Fewer) -> Finding:
+  """Where neither more steps gain nor half of them lose nothing, be it by little."""
+  return Finding(
+    id="PB-28",
+    question="convergence",
+    severity="ok",
+    title=f"{_gains(seen)}, and half as many {_loses(seen, fewer)}",
+    why=f"A difference of {text(seen.margin)} would be relevant. {_foreseen(seen)}. Losses are by the mean"
+    f" of {len(fewer.trials)}, at least and at most with 95% certainty each. No trial's training loss rises.",
+    trials=listed(seen.trials),
+    numbers={**_numbers(results, seen), **fewer.numbers},
   )

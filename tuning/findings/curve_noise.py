@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -36,6 +37,8 @@ PERCENTAGES = (
   *("wer", "cer", "top"),
 )
 """Beginnings or ends of words in the names of metrics that are shares, and are written as percentages by many."""
+SMALLEST = 1e-6
+"""Of p-values that are said: of smaller ones nobody knows the noise well enough."""
 SMOOTHED = 0.1
 """Share of a curve in the running mean whose best is looked for: narrow beside what is looked for, and an average of
 several evaluations."""
@@ -123,6 +126,27 @@ def correlation(curves: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
       raw = float(left[1:] @ left[:-1]) / squares
       found.append(raw + (3 + 4 * raw) / points)
   return min(max(float(np.median(found)), 0.0), MOST_CORRELATED) if found else 0.0
+
+
+def shared_noise(noise: np.ndarray, turns: int) -> float:
+  """The correlation of the noise of two trials, from 0 to 1, of noise [trials, evaluations] without its slow course.
+
+  By how alike it is at frequencies of `turns` at least: the power of a mean of trials is their mean power over n where
+  they have nothing in common, and as large where all is. Trials that share the order of the data share noise.
+  """
+  waves = np.fft.rfft(noise)[:, turns : (noise.shape[1] + 1) // 2]
+  powers = (np.abs(waves) ** 2).mean(axis=0)
+  if len(noise) < 2 or not (powers > 0).any():
+    return 0.0
+  ratios = len(noise) * np.abs(waves.mean(axis=0))[powers > 0] ** 2 / powers[powers > 0]
+  # The median over frequencies, which is log 2 for such powers: what is left of a period or a bend is in few of them.
+  alike = float(np.median(ratios)) / math.log(2)
+  return min(max((alike - 1) / (len(noise) - 1), 0.0), 1.0)
+
+
+def worth(trials: int, shared: float) -> float:
+  """The number of trials with noise of their own that trials are worth whose noise is `shared_noise`."""
+  return trials / (1 + (trials - 1) * shared)
 
 
 def deviation(steps: np.ndarray, values: np.ndarray, points: int) -> float | None:
@@ -273,6 +297,11 @@ def listed(trials: Sequence[Trial]) -> tuple[int, ...]:
 def text(value: float) -> str:
   """A number with as many digits as a reader can use."""
   return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def p_value(p: float) -> str:
+  """A p-value for people."""
+  return f"p = {p:.2g}" if p >= SMALLEST else "p < 1e-6"
 
 
 def between(low: float, high: float) -> str:

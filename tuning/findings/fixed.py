@@ -54,7 +54,7 @@ def find(results: StudyResults) -> list[Finding]:
         id="PB-10",
         question="fixed",
         severity="ok",
-        title="No fixed hyperparameter is recorded.",
+        title="No fixed hyperparameter is recorded",
         why="The study has no config, and all that its trials name is varied.",
       )
     ]
@@ -67,7 +67,7 @@ def find(results: StudyResults) -> list[Finding]:
       id="PB-10",
       question="fixed",
       severity="note",
-      title=f"The conclusions hold for {text}{f', and {more} more' if more else ''}.",
+      title=f"The conclusions hold for {text}{f', and {more} more' if more else ''}",
       why="These were fixed: with other values of them, others may be best, and another setting may win.",
       numbers={path: fixed[path] for path in order},
       action="Before relying on a conclusion elsewhere, repeat the comparison there.",

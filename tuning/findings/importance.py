@@ -15,10 +15,10 @@ import numpy as np
 import scipy.stats
 
 from tuning.findings import surface as surfaces
-from tuning.findings.curve_noise import RELEVANT, of_perfection
+from tuning.findings.curve_noise import RELEVANT, of_perfection, p_value
 from tuning.findings.finding import Finding, Severity
 from tuning.findings.noise import noise_of
-from tuning.findings.points import feasible, is_numeric, points_of, searched
+from tuning.findings.points import feasible, is_numeric, many, points_of, searched
 from tuning.results import StudyResults
 from tuning.space import Hyperparameter
 
@@ -59,7 +59,7 @@ def find(results: StudyResults) -> list[Finding]:
         numbers={"points": count, "needed": wanted},
         action="Choose an objective that tells trials apart."
         if equal
-        else f"Run {max(wanted - count, 1)} more trials.",
+        else f"Run trials at {many(max(wanted - count, 1), 'more point')}.",
       )
     ]
   numbers: dict[str, Any] = {"explained": surface.explained, "points": count}
@@ -71,7 +71,7 @@ def find(results: StudyResults) -> list[Finding]:
         f"Of the variance of points left out it explains {max(surface.explained, 0):.0%}; {EXPLAINED:.0%} would do. The"
         " space may be too wide, or the differences noise.",
         numbers=numbers,
-        action=f"Run {count} more trials, or narrow the space around the best ones.",
+        action=f"Run trials at {count} more points, or narrow the space around the best ones.",
       )
     ]
   draws = surface.draws()
@@ -125,7 +125,7 @@ def _interactions(surface: surfaces.Surface, draws: np.ndarray) -> list[Finding]
       _finding(
         "note",
         f"{first} and {second} interact: together they explain {_percent((share, low, high))} of the variation",
-        f"A product of both enters the fit with p = {p:.1g}, corrected for all pairs.",
+        f"A product of both enters the fit with {p_value(p)}, corrected for all pairs.",
         subject=first,
         numbers={"with": second, "share": share, "low": low, "high": high, "p": p},
         action=f"When {first} is changed, tune {second} again with it.",
@@ -163,7 +163,7 @@ def _insensitive(
     example = "" if value is None else f", for example at {value}"
     numbers = {"span": span, "high": high, "relevant": relevant}
     less = (
-      f"less than a fifth of the way from the best to the median point, {little:.2g}"
+      f"less than a fifth ({little:.2g}) of the way from the best to the median point"
       if high < little
       else f"less than {LESSER:.0%} of what the one that matters most changes"
     )

@@ -7,28 +7,15 @@ tried. If none does, although enough trials of both kinds would show it, nothing
 """
 
 import collections
-import dataclasses
-import math
-from collections.abc import Sequence
 
-import numpy as np
 import scipy.stats
 
+from tuning.findings.curve_noise import p_value
 from tuning.findings.finding import Finding, Severity
-from tuning.findings.points import (
-  Point,
-  is_numeric,
-  many,
-  points_of,
-  rounded,
-  searched,
-  shown,
-  unit_of,
-  units_of,
-  value_at,
-)
+from tuning.findings.points import is_learning_rate, many, points_of, searched
+from tuning.findings.separation import Separation, separation, without
+from tuning.findings.sides import tested
 from tuning.results import StudyResults
-from tuning.space import Discrete, Hyperparameter, Integer, OneOf
 
 WARNING_SHARE = 0.2
 """Of the trials: a fifth of the budget bought nothing but the knowledge of where not to look."""
@@ -40,115 +27,6 @@ LEVEL = 0.01
 """Of the test, over all cuts: a region to cut off is a claim about trials that will never be run."""
 TELLING = 5
 """Infeasible and feasible trials each, for "nothing separates them": fewer pass the test in no space."""
-CUT_MOVES = 0.02
-"""Of the scale, by what a cut may move to be a short number: points of a study lie about as close as that."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Separation:
-  """What tells infeasible trials from feasible ones.
-
-  Attributes:
-    one: the hyperparameter.
-    unit: where its scale is cut; NaN for a categorical one.
-    above: whether the infeasible ones are above.
-    value: at the cut, or the categorical value that is infeasible.
-    inside: infeasible ones, and all, on the infeasible side.
-    outside: the same on the other.
-    p: of Fisher's test, corrected for the cuts of this hyperparameter.
-  """
-
-  one: Hyperparameter
-  unit: float
-  above: bool
-  value: object
-  inside: tuple[int, int]
-  outside: tuple[int, int]
-  p: float
-
-  @property
-  def text(self) -> str:
-    if not is_numeric(self.one):
-      return f"{self.one.name} = {self.value}"
-    match self.one.scale:
-      case Integer():
-        first, last = self.edge + 1, self.edge - 1
-      case Discrete(values):
-        lost = [value for value in values if (self.one.scale.unit(value) < self.unit) != self.above]
-        first, last = lost[0], lost[-1]
-      case _:
-        return f"{self.one.name} {'above' if self.above else 'below'} {shown(self.one, self.edge)}"
-    return f"{self.one.name} from {first:.6g} on" if self.above else f"{self.one.name} up to {last:.6g}"
-
-  @property
-  def edge(self) -> float:
-    """Of a numeric scale that is cut there: a short number near `value`; of whole numbers the last that is kept."""
-    value = float(str(self.value))
-    if isinstance(self.one.scale, Integer):
-      return math.floor(value) if self.above else math.ceil(value)
-    return rounded(self.one, value, lambda new: abs(unit_of(self.one, {self.one.name: new}) - self.unit) < CUT_MOVES, 2)
-
-
-def separation(one: Hyperparameter, points: Sequence[Point], bad: Sequence[bool]) -> Separation | None:
-  """The best cut of a hyperparameter between points that are bad and others; None if there are not both."""
-  flags = np.asarray(bad, bool)
-  if not is_numeric(one):
-    return _by_value(one, points, flags)
-  units = units_of(one, points)
-  there = np.isfinite(units)
-  order = np.argsort(units[there], kind="stable")
-  units, flags = units[there][order], flags[there][order]
-  count, total = len(units), int(flags.sum())
-  cuts = np.flatnonzero(np.diff(units) > 1e-9) + 1
-  if not len(cuts) or total in (0, count):
-    return None
-  below = np.cumsum(flags)[cuts - 1]
-  chances = [
-    scipy.stats.hypergeom.sf(below - 1, count, total, cuts),
-    scipy.stats.hypergeom.sf(total - below - 1, count, total, count - cuts),
-  ]
-  side = int(min(chances[1]) <= min(chances[0]))
-  position = int(np.argmin(chances[side]))
-  cut, low = int(cuts[position]), int(below[position])
-  unit = float((units[cut - 1] + units[cut]) / 2)
-  parts = (low, cut), (total - low, count - cut)
-  value = value_at(one, unit)
-  p = min(1.0, float(chances[side][position]) * 2 * len(cuts))
-  return Separation(one, unit, bool(side), value, parts[side], parts[1 - side], p)
-
-
-def _by_value(one: Hyperparameter, points: Sequence[Point], flags: np.ndarray) -> Separation | None:
-  values = [repr(point.values[one.name]) if one.name in point.values else None for point in points]
-  having = [value for value in values if value is not None]
-  options = list(dict.fromkeys(having))
-  total = sum(bool(flag) for value, flag in zip(values, flags, strict=True) if value is not None)
-  if len(options) < 2 or total in (0, len(having)):
-    return None
-  best = None
-  for option in options:
-    inside = [bool(flag) for value, flag in zip(values, flags, strict=True) if value == option]
-    p = float(scipy.stats.hypergeom.sf(sum(inside) - 1, len(having), total, len(inside))) * len(options)
-    if best is None or p < best.p:
-      value = next(point.values[one.name] for point, v in zip(points, values, strict=True) if v == option)
-      outside = total - sum(inside), len(having) - len(inside)
-      best = Separation(one, float("nan"), False, value, (sum(inside), len(inside)), outside, min(1.0, p))
-  return best
-
-
-def without(found: Separation) -> dict[str, object] | None:
-  """The space without the infeasible side, as `Hyperparameter.as_json`; None where nothing would be left to vary."""
-  scale = found.one.scale
-  if isinstance(scale, OneOf):
-    left = [value for value in scale.values if value != found.value]
-    new = OneOf(left) if len(left) > 1 else None
-  elif isinstance(scale, Discrete):
-    left = [value for value in scale.values if (scale.unit(value) < found.unit) == found.above]
-    new = Discrete(tuple(left)) if len(left) > 1 else None
-  else:
-    new = dataclasses.replace(scale, **{"max" if found.above else "min": found.edge})  # pyright: ignore
-  if new is None or new.problems():
-    return None
-  return {found.one.name: dataclasses.replace(found.one, scale=new).as_json()}
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -210,9 +88,10 @@ def _infeasible(results: StudyResults) -> list[Finding]:
   trials = tuple(trial.trial for trial in bad)
   numbers["p"] = p
   if best is not None and p < LEVEL:
+    unstable = _limits(results, best)
     where = (
       f"{best.inside[0]} of {many(best.inside[1], 'point')} with {best.text} are infeasible, and {best.outside[0]} of"
-      f" {best.outside[1]} others (p = {p:.1g}, Fisher's test corrected for the cuts tried)"
+      f" {best.outside[1]} others ({p_value(p)}, Fisher's test corrected for the cuts tried)"
     )
     numbers |= {"cut": best.value, "inside": list(best.inside), "outside": list(best.outside)}
     return [
@@ -223,9 +102,12 @@ def _infeasible(results: StudyResults) -> list[Finding]:
         subject=best.one.name,
         trials=trials,
         numbers=numbers,
-        action=f"Leave out {best.text}, unless the best trials lie right beside it: then see whether it is instability"
+        action=f"Do not leave out {best.text} yet: the best trials lie beside it. Mend the instability first (PB-80),"
+        " and search there again."
+        if unstable
+        else f"Leave out {best.text}, unless the best trials lie right beside it: then see whether it is instability"
         " that can be mended (PB-80).",
-        space=without(best),
+        space=None if unstable else without(best),
         plot=f"axis:{best.one.name}",
       )
     ]
@@ -252,6 +134,14 @@ def _infeasible(results: StudyResults) -> list[Finding]:
       action=f"Read the log of trial {trials[0]}." if trials else None,
     )
   ]
+
+
+def _limits(results: StudyResults, cut: Separation) -> bool:
+  """Whether it is an instability that the best points lie beside, as PB-80 says."""
+  if not (is_learning_rate(cut.one) and cut.above):
+    return False
+  sides = [side for side in tested(results) if side.one.name == cut.one.name and side.upper]
+  return any(side.cliff is not None and side.told for side in sides)
 
 
 def _reasons(trials) -> str:

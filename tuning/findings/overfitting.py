@@ -74,7 +74,7 @@ def find(results: StudyResults) -> list[Finding]:
   found = []
   for group, best in groups:
     if _overfits(margin, rises.get(best.trial), len(groups)):
-      found.append(_of_best(results, group.label if len(groups) > 1 else None, best, rises[best.trial]))
+      found.append(_of_best(results, group if len(groups) > 1 else None, best, rises[best.trial]))
   best_ones = {best.trial for _, best in groups}
   others = [t for t in trials if t.trial not in best_ones and _overfits(margin, rises.get(t.trial), len(trials))]
   if others:
@@ -99,10 +99,10 @@ def _exempt(results: StudyResults) -> list[str]:
   ]
 
 
-def _of_best(results: StudyResults, subject: str | None, best: Trial, rise: Rise) -> Finding:
+def _of_best(results: StudyResults, group: scientific.Setting | None, best: Trial, rise: Rise) -> Finding:
   metric, exempt = results.objective.metric, _exempt(results)
   moves = "rises" if results.objective.mode == "min" else "falls"
-  whose = "the best trial" + (f" of {subject}" if subject is not None else "")
+  whose = "the best trial" + (f" of {group.named}" if group is not None else "")
   why = (
     f"After the best of its running mean, {text(results.objective.sign * rise.level)} at step {rise.step:,}, a line"
     f" through the rest of trial {best.trial}'s curve {moves} by {text(rise.amount)}"
@@ -116,8 +116,8 @@ def _of_best(results: StudyResults, subject: str | None, best: Trial, rise: Rise
   return Finding(
     id="PB-26",
     question="overfitting",
-    severity="note" if exempt else "problem" if subject is not None else "warning",
-    subject=subject,
+    severity="note" if exempt else "problem" if group is not None else "warning",
+    subject=None if group is None else group.label,
     title=f"{metric} of {whose} {moves} by {text(rise.amount)} ({between(rise.low, rise.high)}) after step"
     f" {rise.step:,}",
     why=why,

@@ -25,13 +25,15 @@ ALWAYS = 0.9
 CONSISTENTLY = 0.8
 """Share of the trials that must at least be late, with 95% certainty: also where nothing is wrong most are, since noise
 decides on a flat end of which the last quarter is a large part."""
+MOST_TIMES = 10
+"""As many trials that are proposed: more nobody runs for this."""
 EVALUATIONS = 10
 """In a curve: with fewer, the first tenth of the steps has none."""
 
 
 def find(results: StudyResults) -> list[Finding]:
   """PB-61. The best evaluation of every complete trial, as a share of the trial's steps; the share of trials that are
-  early or late with its interval (Clopper and Pearson)."""
+  early or late with its interval (Clopper and Pearson). Late ones are a note at most."""
   selected = shares(results)
   if not selected:
     return [
@@ -112,18 +114,45 @@ def find(results: StudyResults) -> list[Finding]:
         plot="steps",
       )
     ]
+  where = f"{late} of {len(at)} best steps are in the last {1 - LATE:.0%}, {early} in the first {EARLY:.0%}"
+  if np.median(at) > LATE and many[1] >= CONSISTENTLY:
+    needed = _would_tell(late, len(at))
+    return [
+      Finding(
+        id="PB-61",
+        question="selected_step",
+        severity="cannot_tell",
+        title=f"{where}: too few trials to call it consistently late",
+        why=f"{counted} Consistently: in {CONSISTENTLY:.0%} at least. With a learning rate that decays to the end late"
+        " ones are usual.",
+        trials=listed([trial for trial, share in selected if share > LATE]),
+        numbers=numbers,
+        action=(f"{needed} complete trials would tell, if as large a part of them were late. " if needed else "")
+        + "If the best trials still improve at the end, train longer and tune the decay again.",
+        plot="steps",
+      )
+    ]
   return [
     Finding(
       id="PB-61",
       question="selected_step",
       severity="ok",
-      title=f"The best steps are neither always early nor always late: their median is at {np.median(at):.0%}",
+      title=f"{where}: neither always early nor consistently late",
       why=counted,
       trials=(),
       numbers=numbers,
       plot="steps",
     )
   ]
+
+
+def _would_tell(late: int, trials: int) -> int | None:
+  """How many trials, as large a share of which is late, would tell whether that is consistent; None if many more."""
+  for more in range(trials + 1, MOST_TIMES * trials + 1):
+    low, high = share_interval(round(late / trials * more), more)
+    if low > CONSISTENTLY or high < CONSISTENTLY:
+      return more
+  return None
 
 
 def shares(results: StudyResults) -> list[tuple[Trial, float]]:

@@ -30,7 +30,7 @@ def answer(results: StudyResults, findings: Sequence[Finding]) -> Answer:
     if results.trials and all(trial.state == "infeasible" for trial in results.trials):
       sentence = "Every trial was infeasible."
   else:
-    compared = [one.title for one in findings if one.question == "comparison" and "settings" in one.numbers]
+    compared = [f"{one.title}." for one in findings if one.question == "comparison" and "settings" in one.numbers]
     value = f"{results.objective.metric} {tables.number(best.objective)}"
     values = tables.values_text(best.values, results.study.hyperparameters)
     count = results.count("complete")

@@ -61,9 +61,9 @@ def index(options: argparse.Namespace) -> int:
 
 
 def _compared(results: StudyResults) -> Table:
-  from tuning.findings import comparison
+  from tuning.findings.contenders import contenders
 
-  field = comparison.contenders(results, scientific.settings(results))
+  field = contenders(results, scientific.settings(results))
   budget = min((one.total for one in field if one.costs), default=0)
   metric, sign = results.objective.metric, results.objective.sign
   table = tables.empty(

@@ -9,7 +9,8 @@ import numpy as np
 
 from tuning import scientific, tables
 from tuning.best_of_k import best_of_k, of_k
-from tuning.findings import Finding, comparison, findings
+from tuning.findings import Finding, findings
+from tuning.findings.contenders import contenders, first_of
 from tuning.objective import usual_mode
 from tuning.reporting import charts
 from tuning.reporting.answer import answer
@@ -221,8 +222,8 @@ def _finding(one: Finding) -> dict[str, Any]:
 
 
 def _settings(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
-  field = comparison.contenders(results, settings)
-  known = comparison.first_of(results, field)
+  field = contenders(results, settings)
+  known = first_of(results, field)
   budget = min((one.total for one in known), default=0)
   found = []
   for order, one in enumerate(field):
@@ -250,7 +251,7 @@ def _best_of_k(results: StudyResults, settings: Sequence[scientific.Setting]) ->
     settings = [scientific.Setting("all trials", {}, results.trials)]
   sign = results.objective.sign
   found = []
-  for one in comparison.contenders(results, settings):
+  for one in contenders(results, settings):
     for each in best_of_k([sign * cost for cost in one.costs], sign, one.infeasible):
       found.append({"setting": one.setting.label, "k": each.k, **{name: getattr(each, name) for name in _QUANTILES}})
   return _columns(found)
