@@ -1,8 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Both need Python 3.11 and nothing else.
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Files of tests beside each other, in the order of their names; the last ones are short.
-PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 DEMO ?= runs/demo
 
 .PHONY: demo test test-fast test-browser browser bayes check bench clean
@@ -13,10 +11,10 @@ demo: .venv/ready
 	$(BIN)/python -m tuning report $$folder
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/browser
+	$(BIN)/python -m pytest --ignore=tests/browser
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest -m "not slow"
 
 # Reports in headless chromium, which Debian has.
 test-browser: browser

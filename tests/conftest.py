@@ -12,17 +12,8 @@ os.environ.setdefault(
 )
 
 import jax
-import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def pytest_collection_modifyitems(config, items):
-  """Of several processes each runs whole files, whose tests share what they trained; one runs all that start Slurm."""
-  if config.pluginmanager.hasplugin("xdist"):
-    for item in items:
-      alone = item.get_closest_marker("slurm") is not None
-      item.add_marker(pytest.mark.xdist_group("slurm" if alone else item.path.name))
