@@ -60,10 +60,11 @@ def test_parameters_and_statistics_come_from_the_selected_checkpoint_of_another_
   tmp_path: pathlib.Path, programs: Programs
 ):
   source = run(resnet(), tmp_path / "source", programs=programs)
+  compiled = programs.compilations["init"]
   best = arrays(tmp_path / "source", source.best_step or 0)
   config = resnet(seed=5, warm_start__source=str(tmp_path / "source"), checkpointing__keep_latest=9)
   run(config, tmp_path / "run", programs=programs)
-  assert programs.compilations["init"] == 2  # This module's MLP, and one ResNet: the source is no part of a program.
+  assert programs.compilations["init"] == compiled  # The source is no part of a program.
   first = arrays(tmp_path / "run", 0)
   for name, value in first.items():
     if name.startswith(("params/", "variables/")):
