@@ -24,8 +24,7 @@ import numpy as np
 import scipy.stats
 
 from tuning import scientific
-from tuning.best_of_k import of_k
-from tuning.findings.contenders import Contender, contenders, first_of
+from tuning.findings.contenders import Contender, budget_of, contenders, first_of
 from tuning.findings.differences import LEVEL, Axis, Difference, differences
 from tuning.findings.finding import Finding, Severity
 from tuning.findings.noise import trial_noise
@@ -111,7 +110,7 @@ def _verdict(results: StudyResults, field: list[Contender], axis: Axis) -> Findi
       trials=_trials([winner]),
       action=until if few else "Rank by a finer objective, such as a loss, by which the best points differ.",
     )
-  budget = min(one.total for one in known)
+  budget = budget_of(known)
   rng = np.random.default_rng(0)
   leads = differences(winner, others, axis, budget, rng)
   noise = trial_noise(results)
@@ -222,7 +221,7 @@ def _summary(one: Contender, results: StudyResults) -> dict[str, Any]:
   sign = results.objective.sign
   if not one.costs:
     return {"points": one.total, "feasible": 0}
-  half = of_k([sign * cost for cost in one.costs], sign, max(1, one.total // 2), one.infeasible)
+  half = one.best_of(max(1, one.total // 2), sign)
   return {
     "points": one.total,
     "feasible": len(one.costs),

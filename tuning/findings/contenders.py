@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 
 from tuning import scientific
+from tuning.best_of_k import BestOfK, of_k
 from tuning.findings.points import Point, feasible, points_of
 from tuning.findings.tail import Tail, tail_of
 from tuning.results import StudyResults, Trial
@@ -44,6 +45,10 @@ class Contender:
     """Points that gave nothing."""
     return self.total - len(self.costs)
 
+  def best_of(self, k: int, sign: float) -> BestOfK:
+    """What the best of k of its points would be, were they drawn again; there must be one with a value."""
+    return of_k([sign * cost for cost in self.costs], sign, k, self.infeasible)
+
   @functools.cached_property
   def tail(self) -> Tail | None:
     """The good end of its costs."""
@@ -63,6 +68,11 @@ def contenders(results: StudyResults, settings: Sequence[scientific.Setting]) ->
     ordered += [point for point in own if not point.retrains]
     found.append(Contender(setting, tuple(ordered), best))
   return found
+
+
+def budget_of(field: Sequence[Contender]) -> int:
+  """Points at which settings are compared: as many as the smallest has of those with a value; 0 if none has one."""
+  return min((one.total for one in field if one.costs), default=0)
 
 
 def first_of(results: StudyResults, field: Sequence[Contender]) -> list[Contender]:

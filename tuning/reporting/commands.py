@@ -10,7 +10,6 @@ from rich.text import Text
 
 from trainer import UserError, exits
 from tuning import scientific, tables
-from tuning.best_of_k import of_k
 from tuning.comparing import read_any, read_compared
 from tuning.reporting.index import write_index
 from tuning.reporting.report import FORMATS, report
@@ -61,10 +60,10 @@ def index(options: argparse.Namespace) -> int:
 
 
 def _compared(results: StudyResults) -> Table:
-  from tuning.findings.contenders import contenders
+  from tuning.findings.contenders import budget_of, contenders
 
   field = contenders(results, scientific.settings(results))
-  budget = min((one.total for one in field if one.costs), default=0)
+  budget = budget_of(field)
   metric, sign = results.objective.metric, results.objective.sign
   table = tables.empty(
     "study", "points", metric, f"best of {budget} points: median", f"best of {budget} points: 5% to 95%"
@@ -72,7 +71,7 @@ def _compared(results: StudyResults) -> Table:
   for one in field:
     cells = [""] * 3
     if one.costs:
-      spread = of_k([sign * cost for cost in one.costs], sign, budget, one.infeasible)
+      spread = one.best_of(budget, sign)
       cells = [
         tables.number(sign * one.costs[0]),
         tables.number(spread.median),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tuning import scientific, tables
-from tuning.best_of_k import best_of_k, of_k
+from tuning.best_of_k import best_of_k
 from tuning.findings import Finding, findings
-from tuning.findings.contenders import contenders, first_of
+from tuning.findings.contenders import budget_of, contenders, first_of
 from tuning.objective import usual_mode
 from tuning.reporting import charts
 from tuning.reporting.answer import answer
@@ -224,13 +224,13 @@ def _finding(one: Finding) -> dict[str, Any]:
 def _settings(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
   field = contenders(results, settings)
   known = first_of(results, field)
-  budget = min((one.total for one in known), default=0)
+  budget = budget_of(known)
   found = []
   for order, one in enumerate(field):
     if one.best is None:
       continue
     sign = results.objective.sign
-    spread = of_k([sign * cost for cost in one.costs], sign, budget, one.infeasible)
+    spread = one.best_of(budget, sign)
     found.append(
       {
         "setting": one.setting.label,
