@@ -3,29 +3,32 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test test-fast test-browser browser bayes check bench clean
+.PHONY: demo test test-fast test-long evidence extras check bench clean
 
 demo: .venv/ready
 	folder=$(DEMO)-$$(date +%Y%m%d-%H%M%S) && \
 	$(BIN)/python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=$$folder --workers=2 && \
 	$(BIN)/python -m tuning report $$folder
 
+# Three tiers, each test in one of them: docs/testing.md. PYTEST takes more arguments, such as PYTEST=tests/launch.
 test: .venv/ready
-	$(BIN)/python -m pytest --ignore=tests/browser
+	$(BIN)/python -m pytest -m "not long and not evidence" $(PYTEST)
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not long and not evidence" $(PYTEST)
 
-# Reports in headless chromium, which Debian has.
-test-browser: browser
-	$(BIN)/python -m pytest tests/browser
+# What takes minutes, and what needs more than Python: extras, Slurm and chromium (skipped where they cannot be had).
+test-long: extras
+	$(BIN)/python -m pytest -m long $(PYTEST)
 
-browser: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-browser.lock
+# What no change has to pass: rates of hundreds of simulated studies, dozens of kills, and the tables of docs/ (hours).
+evidence: extras
+	$(BIN)/python -m pytest -m evidence $(PYTEST)
+	$(BIN)/python -m benchmarks.evidence
 
-# Bayesian optimization by Gaussian processes needs torch, 0.9 GB, which no other test does.
-bayes: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-bayes.lock
+# Gaussian processes need torch (0.9 GB), reports in a browser playwright.
+extras: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-extras.lock
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

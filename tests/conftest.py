@@ -1,8 +1,9 @@
-"""Settings that every test shares: one device set, strict dtypes, one compilation cache for the session."""
+"""Settings that every test shares: tiers, one device set, strict dtypes, one compilation cache, one set of programs."""
 
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 # Before jax starts: two CPU devices, so that every test also shards, and no accelerator.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,8 +13,41 @@ os.environ.setdefault(
 )
 
 import jax
+import pytest
+
+from trainer import Programs
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+# Nearly all of the time of most tests would be XLA's. `optimized` turns this off, and processes that tests start do not
+# inherit it, so that promises about bits, memory and what is compiled are checked on the code that users run.
+jax.config.update("jax_disable_most_optimizations", True)
+
+TIERS = ("long", "evidence")
+"""Markers of the tests that `make test` leaves to `make test-long` and `make evidence`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Refuse a test in two tiers."""
+  for item in items:
+    if sum(item.get_closest_marker(tier) is not None for tier in TIERS) > 1:
+      raise pytest.UsageError(f"{item.nodeid} is in two tiers; keep one of {', '.join(TIERS)}")
+
+
+@pytest.fixture
+def optimized() -> Iterator[None]:
+  """Compile as users do, with all of XLA's optimizations."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Programs:
+  """Compiled programs that tests of a process share, since compiling is most of what they would do.
+
+  Tests that count compilations make their own.
+  """
+  return Programs(capacity=64)

@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-  sync_api = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs it")
+  sync_api = pytest.importorskip("playwright.sync_api", reason="`make test-long` installs it")
   if CHROMIUM is None:
     pytest.skip("there is no chromium here")
   with sync_api.sync_playwright() as playwright:

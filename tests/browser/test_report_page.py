@@ -8,7 +8,7 @@ from pages import FIGURES, ITEM_OF_TRIAL, SCREENSHOTS, WIDTHS
 
 from tuning import report
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.long
 
 
 def test_every_plot_is_drawn_without_a_message_or_a_request(demo, open_page):

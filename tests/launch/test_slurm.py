@@ -18,7 +18,7 @@ from launch.slurm import JobState, SlurmOptions, SlurmUnavailableError
 from trainer import UserError
 from trainer.records import read_lines
 
-on_a_cluster = [pytest.mark.slow, pytest.mark.slurm]
+on_a_cluster = pytest.mark.long
 # Tells that it has started, and what it was told, in a file for each start.
 PRELUDE = """
 import json, os, pathlib, signal, sys, time

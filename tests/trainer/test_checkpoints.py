@@ -21,11 +21,6 @@ from trainer.names import flatten
 from trainer.sharding import MeshSettings, make_mesh
 
 
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
-
-
 def config(**changes) -> Config:
   return mlp(max_train_steps=60, optimizer__learning_rate=0.5, schedule__name="constant").override(
     {path.replace("__", "."): value for path, value in changes.items()}

@@ -4,7 +4,6 @@ import functools
 import json
 import pathlib
 import types
-from collections.abc import Iterator
 
 import jax
 import jax.export
@@ -35,20 +34,6 @@ WITH: dict[str, list[tuple[object, object, object]]] = {
     (TransformerConfig(width=8, depth=1, heads=2, mlp_ratio=1, dropout_rate=0.1), Text(length=8), LanguageModel())
   ],
 }
-
-
-@pytest.fixture(autouse=True)
-def quickly_compiled() -> Iterator[None]:
-  """Nearly all of the time would be XLA's; what is slow to run is fine for three steps."""
-  before = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
 
 
 def case_id(case: tuple[str, int]) -> str:

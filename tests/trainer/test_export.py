@@ -56,11 +56,6 @@ STRANGER = """
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
-
-
-@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """A folder in which only what an export needs can be imported."""
   folder = tmp_path_factory.mktemp("site")

@@ -19,8 +19,7 @@ def get_config():
 """
 
 
-@pytest.mark.gpu
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not pathlib.Path("/dev/nvidia0").exists(), reason="there is no NVIDIA GPU on this machine")
 def test_a_run_on_a_gpu_comes_to_its_end(tmp_path: pathlib.Path):
   experiment = tmp_path / "experiment.py"

@@ -14,11 +14,6 @@ from trainer.records import read_lines
 from trainer.schedules import Piecewise
 
 
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
-
-
 def config(**changes) -> Config:
   return mlp(max_train_steps=40, **changes)
 

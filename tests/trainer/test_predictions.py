@@ -21,11 +21,6 @@ from trainer.tasks import LanguageModel, Regression
 KEPT = {"checkpointing__keep_latest": 9}
 
 
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
-
-
 def saved(workdir: pathlib.Path) -> dict[int, dict[str, np.ndarray]]:
   """The arrays of each file of predictions, by step."""
   files = {int(path.stem): dict(np.load(path)) for path in (workdir / "predictions").iterdir()}

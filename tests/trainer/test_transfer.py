@@ -10,11 +10,6 @@ from trainer import Programs, UserError, run
 from trainer.checkpoints import saved_steps
 
 
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
-
-
 def arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
   return read_arrays(workdir / "checkpoints" / str(step))
 

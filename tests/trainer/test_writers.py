@@ -60,11 +60,6 @@ theirs = user_writers:Writer
 """
 
 
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
-
-
 @pytest.fixture(autouse=True)
 def package(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   """An installed package that declares writers."""

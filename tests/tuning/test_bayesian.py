@@ -13,12 +13,17 @@ from tuning.bayesian import BayesianOptimization, Record
 from tuning.search import Halton
 from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
-HAS_OPTUNA = importlib.util.find_spec("optuna") is not None
-HAS_TORCH = HAS_OPTUNA and importlib.util.find_spec("torch") is not None
-needs_optuna = pytest.mark.skipif(not HAS_OPTUNA, reason="Optuna is not installed: pip install 'trialbook[bayes]'")
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed: pip install 'trialbook[bayes]'")
-SAMPLERS = [pytest.param("gp", marks=needs_torch), pytest.param("tpe", marks=needs_optuna)]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+NEEDS_TORCH = (pytest.mark.long, pytest.mark.skipif(not HAS_TORCH, reason="`make extras` installs torch"))
+SAMPLERS = [pytest.param("gp", marks=NEEDS_TORCH), "tpe"]
 EXPLORED, FURTHER = 24, 20
+
+
+def needs_torch(test):
+  """Mark a test of Gaussian processes."""
+  for mark in NEEDS_TORCH:
+    test = mark(test)
+  return test
 
 
 def hyperparameter(name, scale, parent=None):
@@ -69,7 +74,6 @@ def place(values):
   return np.array([one.scale.unit(values[one.name]) for one in TRAINING])
 
 
-@pytest.mark.slow
 @needs_torch
 def test_twenty_points_of_three_seeds_beat_what_they_know_and_twenty_more_quasi_random_ones_and_most_are_feasible():
   bests = []
@@ -84,7 +88,6 @@ def test_twenty_points_of_three_seeds_beat_what_they_know_and_twenty_more_quasi_
   assert mean < quasi_random_mean - 0.003
 
 
-@needs_optuna
 def test_tpe_beats_what_it_knows_of_three_seeds_and_most_of_its_points_are_feasible():
   for seed in range(3):
     records = explored(TRAINING, training_error, seed)

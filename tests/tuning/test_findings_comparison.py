@@ -13,7 +13,7 @@ from tuning.findings import comparison, deals, differences
 from tuning.space import Hyperparameter, Integer, Linear, OneOf
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 def test_equal_settings_have_a_clear_winner_in_one_of_twenty_studies_at_most():
   claims = [comparison.find(planted_points.contest(seed, 0.0))[0].severity == "ok" for seed in range(100)]
   # Of 100 with a chance of 0.05, more than 9 have one of 0.03.
@@ -174,7 +174,7 @@ def test_a_real_winner_beside_another_hyperparameter_is_found():
   assert sum((one.severity, one.subject) == ("ok", "optimizer.name=adam") for one in found) >= 6
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 def test_of_several_hyperparameters_without_effect_one_study_of_twenty_has_a_winner_at_most():
   axes = [dataclasses.replace(FIRST, name=name, path=name) for name in "abcd"]
   claims = 0

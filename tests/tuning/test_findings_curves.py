@@ -49,7 +49,7 @@ def test_healthy_studies_are_left_alone(world):
   assert not any(rates.values()), rates
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 @pytest.mark.parametrize("plant", PLANTS, ids=_id)
 def test_detection_grows_with_the_size_and_reaches_nine_of_ten_where_the_docs_say(plant):
   rates = {size: rate(plant, size, SEEDS) for size in plant.sizes}
@@ -61,7 +61,7 @@ def test_detection_grows_with_the_size_and_reaches_nine_of_ten_where_the_docs_sa
   assert values[0] <= 0.2, rates
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 @pytest.mark.parametrize("world", [{}, HARD], ids=["healthy", "harder"])
 def test_at_most_one_in_twenty_healthy_studies_is_accused(world):
   rates = false_alarms(world, SEEDS)

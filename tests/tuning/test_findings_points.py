@@ -63,7 +63,7 @@ def all_findings(results: StudyResults):
   return [finding for module in MODULES for finding in module.find(results)]
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "_"))
 def test_what_is_planted_is_found_the_more_surely_the_larger_it_is(plant):
   rates = planted_points.detections(plant, SEEDS)
@@ -77,7 +77,7 @@ def test_what_is_planted_is_found_the_more_surely_the_larger_it_is(plant):
     assert all(rate >= 0.84 for rate in rates[plant.effects.index(size) :]), rates
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 @pytest.mark.parametrize("control", CONTROLS)
 def test_healthy_studies_raise_no_alarm(control):
   rates = planted_points.false_alarms(control, SEEDS)
@@ -95,7 +95,7 @@ def test_a_few_healthy_studies_are_silent():
     assert not planted_points.alarms(control(3))
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 @pytest.mark.parametrize(("trials", "retrain"), [(48, 0.0015), (24, 0.0015), (48, 0.01)])
 def test_what_doubling_gains_is_in_the_interval_as_often_as_it_says(trials, retrain):
   gains, means, highs = [], [], []

@@ -20,7 +20,7 @@ def test_a_decay_is_no_fault(schedule):
   assert not any(rates.values()), rates
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 @pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_at_most_one_in_twenty_decays_is_accused(schedule, share):

@@ -168,7 +168,7 @@ def test_roles_scales_and_bounds_may_be_said_in_a_file(tree, tmp_path):
   assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not LOGS.is_dir(), reason="the logs are not here")
 def test_real_logs_are_three_workloads_of_two_submissions_with_five_retrains_of_five_points(tmp_path):
   found = import_study("algoperf", LOGS, tmp_path / "out")

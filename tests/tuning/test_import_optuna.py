@@ -3,16 +3,15 @@ import sqlite3
 import sys
 import warnings
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from trainer import UserError
 from tuning import Integer, Linear, Log, OneOf, read_results
 from tuning.importers import import_study
-
-optuna = pytest.importorskip("optuna")
-from optuna.storages import JournalStorage  # noqa: E402
-from optuna.storages.journal import JournalFileBackend  # noqa: E402
-from optuna.trial import TrialState  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -88,8 +87,10 @@ def test_a_returned_value_that_is_none_of_the_reported_ones_stands_alone(storage
   made = study(storage[0])
   made.optimize(test_error, n_trials=6)
   results = read_results(import_study("optuna", storage[1], tmp_path / "out")[0])
-  assert results.trials[0].curves["intermediate"] == [(100, 1 - made.trials[0].value), (200, 1 - made.trials[0].value)]
-  assert results.trials[0].curves["objective"] == [(200, made.trials[0].value)]
+  rate = made.trials[0].value
+  assert rate is not None
+  assert results.trials[0].curves["intermediate"] == [(100, 1 - rate), (200, 1 - rate)]
+  assert results.trials[0].curves["objective"] == [(200, rate)]
   assert results.ranked[0].trial == made.best_trial.number
   other = import_study("optuna", storage[1], tmp_path / "other", objective="intermediate", mode="min")
   assert read_results(other[0]).ranked[-1].trial == made.best_trial.number

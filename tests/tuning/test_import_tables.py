@@ -4,7 +4,9 @@ import math
 import pathlib
 import random
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from trainer import UserError
 from tuning import Discrete, Integer, Linear, Log, Minimize, OneOf, ReverseLog, read_results, report
@@ -218,8 +220,6 @@ def test_a_study_without_trials_is_imported_if_its_objective_is_told(imported, t
 
 
 def test_parquet_tables_are_the_same_study(imported, tables, tmp_path):
-  pyarrow = pytest.importorskip("pyarrow")
-  parquet = pytest.importorskip("pyarrow.parquet")
   first = imported()
   folder = tmp_path / "columns"
   folder.mkdir()

@@ -2,6 +2,7 @@
 
 import json
 
+import optuna
 import pytest
 from csv_studies import rates
 
@@ -83,7 +84,6 @@ def test_the_smallest_number_there_is_can_be_drawn(tmp_path):
 
 
 def test_studies_of_a_storage_whose_names_make_one_folder_have_folders_of_their_own(tmp_path):
-  optuna = pytest.importorskip("optuna")
   storage = f"sqlite:///{tmp_path / 'studies.db'}"
   for worth, name in enumerate(("a/b", "a_b", "A_B", "..", "study", "x" * 300), start=1):
     study = optuna.create_study(storage=storage, study_name=name)

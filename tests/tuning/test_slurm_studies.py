@@ -60,8 +60,7 @@ def ended(folder: pathlib.Path) -> dict[int, float]:
   }
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
+@pytest.mark.long
 def test_nodes_and_a_coordinator_that_die_lose_no_trial_and_repeat_none(tmp_path: pathlib.Path):
   if lacking := missing():
     pytest.skip(lacking)
@@ -104,8 +103,7 @@ def _wait_for_a_step(study: pathlib.Path, coordinator: "subprocess.Popen[bytes]"
     time.sleep(0.1)
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
+@pytest.mark.long
 def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(tmp_path: pathlib.Path):
   if lacking := missing():
     pytest.skip(lacking)

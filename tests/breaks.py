@@ -1,0 +1,256 @@
+"""Break the code on purpose, one place at a time, and see that the tests notice.
+
+  python tests/breaks.py [WORD ...]
+
+Each break is made in a copy of the repository, in which the tests that should notice it are run. The table that is
+printed says which test failed first. `test_breaks.py` keeps the list true to the code. WORDs choose breaks by name.
+"""
+
+import dataclasses
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SECONDS = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Break:
+  """A mistake that somebody could make.
+
+  Attributes:
+    name: what no longer holds.
+    file: where, from the root of the repository.
+    old: the code, which stands there once.
+    new: what takes its place.
+    tests: a file or a test that must fail, as pytest takes it.
+    tier: the marker of the tests that notice it; "" for `make test`.
+  """
+
+  name: str
+  file: str
+  old: str
+  new: str
+  tests: str
+  tier: str = ""
+
+
+BREAKS = (
+  Break(
+    "a batch begins one example late",
+    "input_pipeline/order.py",
+    "starts = (first_step + np.arange(steps)) *",
+    "starts = 1 + (first_step + np.arange(steps)) *",
+    "tests/input_pipeline/test_dataset.py",
+  ),
+  Break(
+    "the permutation lets one index out of range pass",
+    "input_pipeline/permutation.py",
+    "outside = np.flatnonzero(image >= size)",
+    "outside = np.flatnonzero(image > size)",
+    "tests/input_pipeline/test_permutation.py",
+  ),
+  Break(
+    "padding counts in evaluations",
+    "trainer/train_step.py",
+    "sums = {name: jnp.sum(jnp.where(weights > 0, value * weights, 0)) for",
+    "sums = {name: jnp.sum(value) for",
+    "tests/trainer/test_evaluation.py",
+  ),
+  Break(
+    "the same units are dropped at every step",
+    "trainer/train_step.py",
+    'rng.key(settings["seed"], "dropout", step=state["step"])',
+    'rng.key(settings["seed"], "dropout", step=0)',
+    "tests/trainer/test_gradient_accumulation.py",
+  ),
+  Break(
+    "accumulated gradients are added up, not averaged",
+    "trainer/train_step.py",
+    "lambda total: total / parts",
+    "lambda total: total",
+    "tests/trainer/test_gradient_accumulation.py",
+  ),
+  Break(
+    "clipping is reported and not done",
+    "trainer/train_step.py",
+    'grads, metrics["clip_fraction"] =',
+    '_, metrics["clip_fraction"] =',
+    "tests/trainer/test_optimizers.py",
+  ),
+  Break(
+    "Adam's bias correction is one step ahead",
+    "trainer/update_rules.py",
+    "jnp.expm1(count *",
+    "jnp.expm1((count + 1) *",
+    "tests/trainer/test_optimizers.py",
+  ),
+  Break(
+    "warmup begins at zero",
+    "trainer/schedules.py",
+    "_ratio(step + 1, warmup_steps)",
+    "_ratio(step, warmup_steps)",
+    "tests/trainer/test_schedules.py",
+  ),
+  Break(
+    "checksums are not compared",
+    "trainer/checkpoints.py",
+    "  if wrong:\n",
+    "  if not wrong and wrong:\n",
+    "tests/trainer/test_checkpoints.py",
+  ),
+  Break(
+    "checksums do not depend on the position",
+    "trainer/checksums.py",
+    "words * (2 * position + 1)",
+    "words * (0 * position + 1)",
+    "tests/trainer/test_checkpoints.py",
+  ),
+  Break(
+    "the best checkpoint is not kept",
+    "trainer/selection.py",
+    ", *self.ranked(steps)[: keep.keep_best]}",
+    "}",
+    "tests/trainer/test_checkpoints.py",
+  ),
+  Break(
+    "the largest error is selected",
+    "trainer/selection.py",
+    'sign = 1 if self.mode == "min" else -1',
+    'sign = -1 if self.mode == "min" else 1',
+    "tests/trainer/test_checkpoints.py",
+  ),
+  Break(
+    "a resume keeps a line of the run that was interrupted",
+    "trainer/records.py",
+    "if step <= last_step))",
+    "if step <= last_step + 1))",
+    "tests/trainer/test_checkpoints.py",
+  ),
+  Break(
+    "two processes may work in one workdir",
+    "trainer/workdirs.py",
+    "_lock(file, workdir, fcntl.LOCK_EX)",
+    "_lock(file, workdir, fcntl.LOCK_SH)",
+    "tests/trainer/test_checkpoints.py",
+  ),
+  Break(
+    "records are not replaced whole",
+    "trainer/records.py",
+    "    temporary.rename(path)\n",
+    "    path.write_text(text)\n",
+    "tests/trainer/test_loop.py",
+  ),
+  Break(
+    "a preemption saves nothing",
+    "trainer/train.py",
+    "if step not in (0, saved) and config.checkpointing.every_evaluations > 0:",
+    "if step not in (0, saved) and config.checkpointing.every_evaluations > 1e9:",
+    "tests/trainer/test_preemption.py",
+  ),
+  Break(
+    "hosts stop at the place of the slowest",
+    "trainer/guard.py",
+    "max(places.result())",
+    "min(places.result())",
+    "tests/trainer/test_guard.py",
+  ),
+  Break(
+    "hosts do not compare what they are about to do",
+    "trainer/hosts.py",
+    "if len(set(digests)) == 1:",
+    "if len(set(digests)) >= 1:",
+    "tests/multihost",
+  ),
+  Break(
+    "nobody waits for the end of compilation",
+    "trainer/train.py",
+    '  hosts.barrier("the end of compilation", math.inf)\n',
+    "",
+    "tests/multihost",
+  ),
+  Break(
+    "an unknown field of a config is ignored",
+    "trialbook/settings.py",
+    'extra="forbid"',
+    'extra="ignore"',
+    "tests/trainer/test_overrides.py",
+  ),
+  Break(
+    "a user's mistake ends like a bug",
+    "trainer/guard.py",
+    "return exits.USER_MISTAKE",
+    "return 1",
+    "tests/trainer/test_guard.py",
+  ),
+  Break(
+    "programs with and without clipping are one",
+    "trainer/program.py",
+    "settings = {name: (value.shape, str(value.dtype)) for name, value in program_settings(config).items()}",
+    "settings = {}",
+    "tests/trainer/test_programs.py",
+  ),
+  Break(
+    "the worst evaluation is what a trial is worth",
+    "tuning/objective.py",
+    "return min(finite, key=",
+    "return max(finite, key=",
+    "tests/tuning/test_objective.py",
+  ),
+  Break(
+    "a further point of a search repeats the first",
+    "tuning/search.py",
+    "engine.fast_forward(start).random(stop - start)",
+    "engine.random(stop - start)",
+    "tests/tuning/test_search.py",
+  ),
+  Break(
+    "trials that have failed are run again",
+    "tuning/records.py",
+    'FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")',
+    'FINAL: tuple[State, ...] = ("complete", "infeasible")',
+    "tests/tuning/test_runner.py",
+  ),
+)
+
+
+def noticed(mistake: Break) -> str | None:
+  """Return the first test that fails with a mistake in the code; None if all pass."""
+  with tempfile.TemporaryDirectory(prefix="trialbook-break-") as name:
+    copy = pathlib.Path(name)
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for file in files.splitlines():
+      if (ROOT / file).is_file():
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, copy / file)
+    broken = copy / mistake.file
+    broken.write_text(broken.read_text().replace(mistake.old, mistake.new))
+    tier = mistake.tier or "not long and not evidence"
+    command = [sys.executable, "-m", "pytest", "-x", "-m", tier, mistake.tests]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=SECONDS)
+  failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+  return failed[1] if failed else None
+
+
+def main(words: Sequence[str]) -> int:
+  """Print a Markdown table of breaks and the tests that noticed them; return 1 if one was not noticed."""
+  missed = 0
+  sys.stdout.write("| break | place | noticed by |\n|---|---|---|\n")
+  for mistake in BREAKS:
+    if words and not any(word in mistake.name for word in words):
+      continue
+    test = noticed(mistake)
+    missed += test is None
+    tier = f" ({mistake.tier})" if mistake.tier else ""
+    sys.stdout.write(f"| {mistake.name} | {mistake.file} | {f'`{test}`{tier}' if test else 'nothing'} |\n")
+    sys.stdout.flush()
+  return 1 if missed else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

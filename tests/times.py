@@ -1,0 +1,58 @@
+"""Print seconds by test file, and the slowest tests, from what pytest wrote by --junitxml.
+
+  python tests/times.py BEFORE.xml [AFTER.xml ...]
+
+Several files are columns of one table, so that tiers, or a state before and one after, stand beside each other. The
+seconds of a test include what its fixtures take; a module's fixture counts for the first test that needs it.
+"""
+
+import collections
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+
+SLOWEST = 25
+"""How many tests are listed one by one."""
+
+
+def seconds_by_test(path: pathlib.Path) -> dict[tuple[str, str], float]:
+  """Return the seconds of each (file, test) of a JUnit file.
+
+  A class of the tests is part of its file's module name there; none of ours has one.
+  """
+  found: dict[tuple[str, str], float] = collections.defaultdict(float)
+  for case in ElementTree.parse(path).iter("testcase"):
+    file = case.attrib["classname"].removeprefix("tests.").replace(".", "/") + ".py"
+    found[file, case.attrib["name"]] += float(case.attrib["time"])
+  return found
+
+
+def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | None]]) -> list[str]:
+  """Return the lines of a Markdown table of seconds; the largest first, by the first column that has a number."""
+  lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+  for name, values in sorted(rows.items(), key=lambda row: -max(value or 0 for value in row[1])):
+    lines.append(f"| {name} | " + " | ".join("" if value is None else f"{value:.1f}" for value in values) + " |")
+  return lines
+
+
+def main(paths: Sequence[str]) -> None:
+  """Print the tables of some JUnit files."""
+  measured = [seconds_by_test(pathlib.Path(path)) for path in paths]
+  columns = [pathlib.Path(path).stem for path in paths]
+  by_file: list[dict[str, float]] = []
+  for tests in measured:
+    by_file.append(collections.defaultdict(float))
+    for (file, _), seconds in tests.items():
+      by_file[-1][file] += seconds
+  totals = {"all": [sum(tests.values()) for tests in measured]}
+  files = {file: [column.get(file) for column in by_file] for column in by_file for file in column}
+  lines = table(columns, totals | files)
+  tests = {key: [column.get(key) for column in measured] for column in measured for key in column}
+  slowest = sorted(tests.items(), key=lambda row: -max(value or 0 for value in row[1]))[:SLOWEST]
+  lines += ["", *table(columns, {f"`{file}::{name}`": values for (file, name), values in slowest})]
+  sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])
