@@ -67,7 +67,7 @@ BREAKS = (
     "trainer/train_step.py",
     'rng.key(settings["seed"], "dropout", step=state["step"])',
     'rng.key(settings["seed"], "dropout", step=0)',
-    "tests/trainer/test_gradient_accumulation.py",
+    "tests/trainer/test_train_step.py",
   ),
   Break(
     "accumulated gradients are added up, not averaged",
@@ -81,7 +81,7 @@ BREAKS = (
     "trainer/train_step.py",
     'grads, metrics["clip_fraction"] =',
     '_, metrics["clip_fraction"] =',
-    "tests/trainer/test_optimizers.py",
+    "tests/trainer/test_train_step.py",
   ),
   Break(
     "Adam's bias correction is one step ahead",
@@ -223,7 +223,8 @@ def noticed(mistake: Break) -> str | None:
   """Return the first test that fails with a mistake in the code; None if all pass."""
   with tempfile.TemporaryDirectory(prefix="trialbook-break-") as name:
     copy = pathlib.Path(name)
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in files.splitlines():
       if (ROOT / file).is_file():
         (copy / file).parent.mkdir(parents=True, exist_ok=True)
@@ -233,6 +234,8 @@ def noticed(mistake: Break) -> str | None:
     tier = mistake.tier or "not long and not evidence"
     command = [sys.executable, "-m", "pytest", "-x", "-m", tier, mistake.tests]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=SECONDS)
+  if done.returncode not in (0, 1):
+    raise RuntimeError(f"{mistake.tests} could not be run:\n{done.stdout}{done.stderr}")
   failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
   return failed[1] if failed else None
 

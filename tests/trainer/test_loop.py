@@ -116,7 +116,9 @@ def test_json_is_valid_and_replaced_whole(tmp_path: pathlib.Path):
   with pytest.raises(TypeError):
     write_json(path, {"a": object()})
   assert json.loads(path.read_text()) == {"a": 1}
-  write_json(path, {"a": float("nan"), "b": [float("-inf")]})
+  with path.open() as reader:
+    write_json(path, {"a": float("nan"), "b": [float("-inf")]})
+    assert json.load(reader) == {"a": 1}, "who reads the old file sees all of it"
   assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"a": "NaN", "b": ["-Infinity"]}
 
 
