@@ -23,7 +23,8 @@ from pydantic import Field
 
 from input_pipeline import source
 from input_pipeline.augmentation import Augmentation
-from input_pipeline.checked import checked, converted, label_problem
+from input_pipeline.checked import checked
+from input_pipeline.conversion import converted, label_problem, stacked
 from input_pipeline.errors import DataError
 from input_pipeline.plugin import PATTERN
 from input_pipeline.record_files import Part, RecordFiles, array_record_module, count_records
@@ -153,12 +154,11 @@ class Decoded:
     examples = []
     for index, record in zip(indices, self.files.read(indices), strict=True):
       try:
-        example = self.decode(record)
-        examples.append({key: np.asarray(example[key]) for key in ("inputs", "labels", "targets") if key in example})
+        examples.append(self.decode(record))
       except Exception as error:
         where = self.files.where(int(index))
         raise DataError(f"{where}: cannot be decoded: {type(error).__name__}: {error}") from error
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    return stacked(examples)
 
 
 def write_array_record(
@@ -241,7 +241,10 @@ class _Writer:
     return list(zip(names, counts, strict=True))
 
   def _encoded(self, where: str, split: str, example: Mapping[str, Any]) -> bytes:
-    batch, problems = converted({key: np.asarray(value)[None] for key, value in example.items()})
+    try:
+      batch, problems = converted(stacked([example]))
+    except DataError as error:
+      raise DataError(f"{where}: {error}") from None
     if problems:
       raise DataError(f"{where}: {'; '.join(problems)}")
     spec = {key: (array.shape[1:], array.dtype.newbyteorder("<")) for key, array in batch.items()}
@@ -252,7 +255,9 @@ class _Writer:
       if batch["inputs"].dtype == np.uint8:
         self.histogram = np.zeros((batch["inputs"].shape[-1], 256), np.int64)
     if spec != self.spec:
-      raise DataError(f"{where}: is {_told(spec)}; the first example is {_told(self.spec)}")
+      raise DataError(
+        f"{where}: is {_told(spec)}; the first example is {_told(self.spec)}: bring all to one shape and dtype"
+      )
     if problem := label_problem(batch, self._num_classes):
       raise DataError(f"{where}: {problem}")
     if split == "train" and self.histogram is not None:

@@ -1,21 +1,34 @@
 """Turning the splits that somebody else wrote into a dataset, with everything checked that can be.
 
 What is accepted of a split: a dict of arrays; an object with `__len__` and `__getitem__(i)`, or
-`__getitems__(list of i)`, giving a dict for each example; or a `source.Split`, giving a batch. Of the keys, only
-"inputs" and "labels" or "targets" are used.
+`__getitems__(list of i)`, giving a dict for each example; or a `source.Split`, giving a batch. The keys are "inputs"
+and either "labels" or "targets"; any other key is refused, since batches would not carry it.
+
+Arrays in memory are checked whole, at the start. Other splits are checked in each batch, where it is read.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from input_pipeline.conversion import (
+  NUMBER_THEM,
+  as_array,
+  converted,
+  is_rounded,
+  label_problem,
+  rounding_warnings,
+  stacked,
+)
 from input_pipeline.errors import DataError
 from input_pipeline.source import SPLITS, Arrays, Batch, Info, Normalization, Source, Split, byte_statistics
+from input_pipeline.split import evenly
 from trialbook.naming import nearest
 
 _SAMPLE_FOR_STATISTICS = 2000
+_SAMPLE_FOR_ROUNDING = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +44,7 @@ class Items:
     """The examples at these indices, stacked."""
     wanted = indices.tolist()
     many = getattr(self.items, "__getitems__", None)
-    examples = many(wanted) if many else [self.items[index] for index in wanted]
-    for example in examples:
-      if not isinstance(example, Mapping):
-        raise DataError(f"an example is a {type(example).__name__}; it must be a dict of arrays")
-    keys = [key for key in ("inputs", "labels", "targets") if key in examples[0]]
-    return {key: np.stack([np.asarray(example[key]) for example in examples]) for key in keys}
+    return stacked(many(wanted) if many else [self.items[index] for index in wanted])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,60 +95,46 @@ class Checked:
         raise DataError(f"has no {key!r}; the first example has {', '.join(self.spec)}")
       if batch[key].shape != (len(indices), *shape) or batch[key].dtype != dtype:
         got = f"{batch[key].dtype}{list(batch[key].shape[1:])}"
-        raise DataError(f"{key} are {got}; those of the first train example are {dtype}{list(shape)}")
+        first = f"{dtype}{list(shape)}"
+        raise DataError(
+          f"{key} are {got}; those of the first train example are {first}: bring all to one shape and dtype"
+        )
     if problem := label_problem(batch, self.num_classes):
       raise DataError(problem)
     return batch
 
 
-def converted(arrays: Mapping[str, Any]) -> tuple[Batch, list[str]]:
-  """Arrays [n, ...] as batches have them (uint8 or float32 or int32 inputs, int32 labels, float32 targets [n, k]),
-  and what is wrong with them; other keys are dropped."""
-  found: Batch = {}
-  problems = []
-  if "inputs" not in arrays or ("labels" in arrays) == ("targets" in arrays):
-    has = ", ".join(map(repr, arrays)) or "nothing"
-    return {}, [f"must have 'inputs' and either 'labels' or 'targets'; it has {has}"]
-  inputs = np.asarray(arrays["inputs"])
-  if inputs.ndim < 2:
-    problems.append(f"inputs have shape {inputs.shape}; they need an axis of examples and at least one of features")
-  if inputs.dtype == np.uint8:
-    found["inputs"] = inputs
-  elif inputs.dtype.kind in "iu" and _fits_int32(inputs):
-    found["inputs"] = inputs.astype(np.int32, copy=False)
-  elif inputs.dtype.kind == "f":
-    found["inputs"] = inputs.astype(np.float32, copy=False)
-  else:
-    problems.append(f"inputs are {inputs.dtype}; they must be numbers (uint8, integers of 32 bits or floats)")
-  if "labels" in arrays:
-    labels = np.asarray(arrays["labels"])
-    if labels.dtype.kind in "iu" and labels.ndim >= 1 and _fits_int32(labels):
-      found["labels"] = labels.astype(np.int32, copy=False)
-    else:
-      problems.append(
-        f"labels are {labels.dtype}; they must be integers of 32 bits (real numbers to predict are 'targets')"
-      )
-  else:
-    targets = np.asarray(arrays["targets"])
-    if targets.dtype.kind in "iuf" and targets.ndim in (1, 2):
-      found["targets"] = targets.reshape(len(targets), -1).astype(np.float32, copy=False)
-    else:
-      problems.append(f"targets are {targets.dtype}{list(targets.shape)}; they must be numbers [examples, targets]")
-  return found, problems
+def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | None, list[str]]:
+  """The number of classes that is given, or else follows from the labels in memory; and what is wrong with it."""
+  if given is not None:
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool) and given >= 1
+    return (int(given), []) if whole else (None, [f"num_classes is {given!r}; it must be an integer of at least 1"])
+  labels = [split.arrays["labels"] for split in splits.values() if isinstance(split, Arrays)]
+  if len(labels) < len(splits):
+    how = "input_pipeline.Data(splits=..., num_classes=...) or dataset.num_classes"
+    return None, [f"num_classes must be given, since not all labels are in memory: {how}"]
+  classes, count = 1 + max(int(array.max()) for array in labels), sum(array.size for array in labels)
+  if classes > count:
+    problem = (
+      f"labels go up to {classes - 1}, so there would be {classes:,} classes, and there are {count:,} labels only:"
+      f" {NUMBER_THEM}; if there are so many classes, give input_pipeline.Data(splits=..., num_classes={classes})"
+    )
+    return None, [problem]
+  return max(classes, 1), []
 
 
-def _fits_int32(array: np.ndarray) -> bool:
-  limits = np.iinfo(np.int32)
-  return array.dtype.itemsize <= 2 or array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
-
-
-def label_problem(batch: Batch, num_classes: int | None) -> str | None:
-  """What is wrong with the labels of a batch, if anything is."""
-  labels = batch.get("labels")
-  if labels is None or num_classes is None or not labels.size or (labels.min() >= 0 and labels.max() < num_classes):
-    return None
-  wrong = labels[(labels < 0) | (labels >= num_classes)]
-  return f"labels must be 0 to {num_classes - 1} for {num_classes} classes; {wrong.size} are not, such as {wrong[0]}"
+def _class_warnings(train: Split, num_classes: int) -> list[str]:
+  """Which classes seem to be a mistake, where there is one label for each example."""
+  if not isinstance(train, Arrays):
+    few = f"train has {len(train):,} examples only, so not each of {num_classes:,} classes occurs; are they so many?"
+    return [few] if num_classes > len(train) else []
+  labels = train.arrays["labels"]
+  missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+  if missing.size and missing[0] == 0 and labels.min() == 1:
+    return ["train: labels start at 1, so class 0 never occurs; give labels - 1"]
+  if missing.size:
+    return [f"train: {missing.size} of {num_classes} classes never occur, such as {missing[0]}; are they meant to?"]
+  return []
 
 
 def checked(
@@ -170,73 +164,97 @@ def checked(
     raise DataError(f"{where}: gave a {type(splits).__name__}; it must be a dict of splits: {', '.join(SPLITS)}")
   problems = [f"there is no split {split!r}" for split in ("train", "validation") if split not in splits]
   problems += [f"unknown split {split!r}{nearest(str(split), SPLITS)}" for split in splits if split not in SPLITS]
-  read: dict[str, Arrays | Split] = {}
-  firsts: dict[str, Batch] = {}
-  for split in (split for split in SPLITS if split in splits):
-    found, first, wrong = _opened(splits[split])
-    problems += [f"{split}: {problem}" for problem in wrong]
-    if not wrong and found is not None:
-      read[split], firsts[split] = found, first
-  problems += _differences(firsts)
-  if problems or not firsts:
+  opened = {split: _opened(splits[split]) for split in SPLITS if split in splits}
+  problems += [f"{split}: {problem}" for split, one in opened.items() for problem in one.problems]
+  opened = {split: one for split, one in opened.items() if not one.problems}
+  problems += _differences({split: one.first for split, one in opened.items()})
+  if labelled := {split: one.split for split, one in opened.items() if "labels" in one.first}:
+    num_classes, wrong = _number_of_classes(num_classes, labelled)
+    problems += wrong
+  else:
+    num_classes = None
+  for split, one in opened.items():
+    if isinstance(one.split, Arrays) and (problem := label_problem(dict(one.split.arrays), num_classes)):
+      problems.append(f"{split}: {problem}")
+  train = opened.get("train")
+  if train is not None and normalization is not None:
+    try:
+      normalization = _normalization(normalization, train.first["inputs"].shape[-1])
+    except DataError as error:
+      problems.append(str(error))
+  if problems or train is None:
     raise DataError("\n".join(f"{where}: {problem}" for problem in problems))
-  train = firsts["train"]
-  if "labels" in train and num_classes is None:
-    if not all(isinstance(split, Arrays) for split in read.values()):
-      raise DataError(f"{where}: num_classes must be given, since not all labels are in memory")
-    num_classes = 1 + max(int(split.arrays["labels"].max()) for split in read.values() if isinstance(split, Arrays))
-  num_classes = num_classes if "labels" in train else None
-  spec = {key: (array.shape[1:], array.dtype) for key, array in train.items()}
-  final: dict[str, Split] = {}
-  for split, examples in read.items():
-    if not isinstance(examples, Arrays):
-      final[split] = Checked(f"{where}, {split}", examples, spec, num_classes)
-    elif problem := label_problem(dict(examples.arrays), num_classes):
-      problems.append(f"{where}: {split}: {problem}")
-    else:
-      final[split] = examples
-  if problems:
-    raise DataError("\n".join(problems))
+  spec = {key: (array.shape[1:], array.dtype) for key, array in train.first.items()}
+  final = {
+    split: one.split if isinstance(one.split, Arrays) else Checked(f"{where}, {split}", one.split, spec, num_classes)
+    for split, one in opened.items()
+  }
+  (input_shape, input_dtype), label_shape = spec["inputs"], spec.get("labels", ((), None))[0]
+  warnings = rounding_warnings(_sample(train))
+  # In texts, not every symbol occurs.
+  if num_classes is not None and label_shape == ():
+    warnings += _class_warnings(final["train"], num_classes)
   info = Info(
     name=name,
-    input_shape=train["inputs"].shape[1:],
-    input_dtype=str(train["inputs"].dtype),
+    input_shape=input_shape,
+    input_dtype=str(input_dtype),
     num_classes=num_classes,
-    num_targets=train["targets"].shape[1] if "targets" in train else None,
+    num_targets=spec["targets"][0][0] if "targets" in spec else None,
     examples={split: len(examples) for split, examples in final.items()},
-    normalization=_normalization(where, normalization, final["train"], train["inputs"]),
+    normalization=normalization or _statistics(final["train"], train.first["inputs"]),
     notice=notice,
-    label_shape=train["labels"].shape[1:] if "labels" in train else (),
+    label_shape=label_shape,
   )
-  return Source(info=info, splits=final)
+  return Source(info=info, splits=final, warnings=tuple(f"{where}: {warning}" for warning in warnings))
 
 
-def _opened(split: Any) -> tuple[Arrays | Split | None, Batch, list[str]]:
-  """The split as something to read from, its first example as a batch of one, and what is wrong with it."""
+class _Opened(NamedTuple):
+  """A split as something to read from, its arrays as they were given, its first example as a batch of one."""
+
+  split: Arrays | Split
+  given: Mapping[str, np.ndarray]
+  first: Batch
+  problems: list[str]
+
+
+def _opened(split: Any) -> _Opened:
+  nothing = Arrays({})
   if isinstance(split, Mapping):
-    arrays, problems = converted(split)
+    try:
+      given = {key: as_array(key, value) for key, value in split.items()}
+    except DataError as error:
+      return _Opened(nothing, {}, {}, [str(error)])
+    arrays, problems = converted(given)
     lengths = {key: len(array) for key, array in arrays.items()}
     if not problems and len(set(lengths.values())) > 1:
       problems.append(f"has {' and '.join(f'{count} {key}' for key, count in lengths.items())}")
     if not problems and not lengths["inputs"]:
       problems.append("is empty")
-    for key, array in arrays.items():
-      if array.dtype.kind == "f" and not np.isfinite(array).all():
-        place = np.argwhere(~np.isfinite(array))[0]
-        problems.append(f"{key} are not all finite, first in example {place[0]}")
-    return Arrays(arrays), {key: array[:1] for key, array in arrays.items()}, problems
+    return _Opened(Arrays(arrays), given, {key: array[:1] for key, array in arrays.items()}, problems)
   if not hasattr(split, "__len__") or not any(hasattr(split, way) for way in ("read", "__getitems__", "__getitem__")):
     ways = "a dict of arrays, or have __len__ and __getitem__, or __len__ and read"
-    return None, {}, [f"is a {type(split).__name__}; it must be {ways}"]
+    return _Opened(nothing, {}, {}, [f"is a {type(split).__name__}; it must be {ways}"])
   opened = split if hasattr(split, "read") else Items(split)
   if not len(opened):
-    return None, {}, ["is empty"]
+    return _Opened(opened, {}, {}, ["is empty"])
   try:
-    first, problems = converted(opened.read(np.zeros(1, np.int64)))
+    given = {key: as_array(key, value) for key, value in opened.read(np.zeros(1, np.int64)).items()}
+    first, problems = converted(given)
   except Exception as error:
     told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
-    return None, {}, [f"example 0: {told}"]
-  return opened, first, [f"example 0: {problem}" for problem in problems]
+    return _Opened(opened, {}, {}, [f"example 0: {told}"])
+  return _Opened(opened, given, first, [f"example 0: {problem}" for problem in problems])
+
+
+def _sample(train: _Opened) -> Mapping[str, np.ndarray]:
+  """Examples as they were given. Those that are read one by one are read only if conversion to float32 may round."""
+  if isinstance(train.split, Arrays) or not any(is_rounded(key, array) for key, array in train.given.items()):
+    return train.given
+  try:
+    sample = train.split.read(evenly(len(train.split), min(len(train.split), _SAMPLE_FOR_ROUNDING)))
+    return {key: as_array(key, value) for key, value in sample.items()}
+  except Exception:
+    return {}  # The batch that has such an example will name it.
 
 
 def _differences(firsts: Mapping[str, Batch]) -> list[str]:
@@ -249,25 +267,26 @@ def _differences(firsts: Mapping[str, Batch]) -> list[str]:
         found.append(f"{split} has no {key!r}, and train has")
       elif (batch[key].shape[1:], batch[key].dtype) != (array.shape[1:], array.dtype):
         here, there = (f"{one.dtype}{list(one.shape[1:])}" for one in (batch[key], array))
-        found.append(f"{key} of {split} are {here}, those of train {there}")
+        found.append(f"{key} of {split} are {here}, those of train {there}: bring all to one shape and dtype")
   return found
 
 
-def _normalization(where: str, given: Any, train: Split, first: np.ndarray) -> Normalization | None:
-  if given is None:
-    if first.dtype != np.uint8:
-      return None
-    if isinstance(train, Arrays):
-      return byte_statistics(train.arrays["inputs"])
-    count = min(len(train), _SAMPLE_FOR_STATISTICS)
-    return byte_statistics(train.read(np.arange(count) * len(train) // count)["inputs"])
-  channels = first.shape[-1]
+def _statistics(train: Split, first: np.ndarray) -> Normalization | None:
+  if first.dtype != np.uint8:
+    return None
+  if isinstance(train, Arrays):
+    return byte_statistics(train.arrays["inputs"])
+  count = min(len(train), _SAMPLE_FOR_STATISTICS)
+  return byte_statistics(train.read(np.arange(count) * len(train) // count)["inputs"])
+
+
+def _normalization(given: Any, channels: int) -> Normalization:
   try:
     mean, deviation = (np.atleast_1d(np.asarray(part, np.float64)) for part in given)
   except (TypeError, ValueError):
     mean = deviation = np.zeros((0, 0))
   if any(part.shape not in ((1,), (channels,)) or not np.isfinite(part).all() for part in (mean, deviation)):
-    raise DataError(f"{where}: normalization must be (means, deviations), each of {channels} numbers, one per channel")
+    raise DataError(f"normalization must be (means, deviations), each of {channels} numbers, one per channel")
   if not (deviation > 0).all():
-    raise DataError(f"{where}: normalization has a deviation that is not above 0")
+    raise DataError("normalization has a deviation that is not above 0; give 1 for a channel that is constant")
   return tuple(map(float, mean)), tuple(map(float, deviation))

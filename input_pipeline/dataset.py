@@ -46,6 +46,7 @@ class Dataset:
 
   Attributes:
     info: the facts of the dataset.
+    warnings: what is allowed and probably not meant.
   """
 
   def __init__(
@@ -54,6 +55,7 @@ class Dataset:
     mixes = config.augmentation is not None and config.augmentation.mixup_alpha is not None
     has_labels = source.info.num_classes is not None
     self.info: Info = dataclasses.replace(source.info, mixes_labels=mixes and has_labels)
+    self.warnings = source.warnings
     self._splits = source.splits
     self._augmentation = config.augmentation
     self._seed = seed

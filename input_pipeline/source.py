@@ -75,10 +75,17 @@ class Arrays:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-  """The splits of a dataset, in memory (`Arrays`) or read as they are needed. "train" and "validation" are there."""
+  """The splits of a dataset, in memory (`Arrays`) or read as they are needed. "train" and "validation" are there.
+
+  Attributes:
+    info: the facts.
+    splits: by name.
+    warnings: what is allowed and probably not meant, for a person to read.
+  """
 
   info: Info
   splits: Mapping[str, Split]
+  warnings: tuple[str, ...] = ()
 
   @property
   def arrays(self) -> dict[str, Mapping[str, np.ndarray]]:

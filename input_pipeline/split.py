@@ -27,9 +27,9 @@ def stratified(
   n = len(labels)
   rank = permute(np.arange(n), n, hashing.stream_key(0, f"split/{name}"))
   by_class = np.lexsort((rank, labels))
-  held_out = _evenly(n, validation + test)
+  held_out = evenly(n, validation + test)
   is_test = np.zeros(len(held_out), bool)
-  is_test[_evenly(len(held_out), test)] = True
+  is_test[evenly(len(held_out), test)] = True
   is_train = np.ones(n, bool)
   is_train[held_out] = False
   return (
@@ -39,8 +39,8 @@ def stratified(
   )
 
 
-def _evenly(n: int, count: int) -> np.ndarray:
-  """`count` distinct numbers at even distances in [0, n)."""
+def evenly(n: int, count: int) -> np.ndarray:
+  """`count` distinct numbers at even distances in [0, n), int64 [count], for count <= n."""
   return (2 * np.arange(count) + 1) * n // (2 * max(count, 1))
 
 

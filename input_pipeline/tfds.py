@@ -5,6 +5,7 @@ classes. Records are read from ArrayRecord files; where a dataset was prepared a
 `python -m input_pipeline prepare` writes ArrayRecord files beside them.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -84,12 +85,18 @@ class Tfds(Settings):
       splits[split] = Examples(RecordFiles(self._parts(instructions, problems)), builder.info.features, names)
     if problems:
       raise DataError("\n".join(f"dataset {self.name} in {folder}: {problem}" for problem in dict.fromkeys(problems)))
-    return checked(
-      f"dataset {self.name} in {folder}",
+    where = f"dataset {self.name} in {folder}"
+    source = checked(
+      where,
       self.name,
       {split: examples.decoded() for split, examples in splits.items()} if self._fits(splits) else splits,
       num_classes=num_classes,
     )
+    unread = sorted(set(builder.info.features) - set(names.values()))
+    if not unread:
+      return source
+    told = f"{where}: features that are not read: {', '.join(unread)} (dataset.input_feature, dataset.label_feature)"
+    return dataclasses.replace(source, warnings=(*source.warnings, told))
 
   def _how_to_prepare(self) -> str:
     return f"  python -m input_pipeline prepare {self.name}" + (f" --data_dir={self.data_dir}" if self.data_dir else "")
@@ -108,7 +115,10 @@ class Tfds(Settings):
       return {}, None
     classes = getattr(info.features[label], "num_classes", None)
     if classes is None and np.dtype(info.features[label].np_dtype).kind in "iu":
-      problems.append(f"dataset.label_feature: {label!r} has integers, and TFDS does not know of how many classes")
+      problems.append(
+        f"dataset.label_feature: {label!r} has integers, and TFDS does not know of how many classes; name a feature of"
+        " classes or of floats, or write the examples with input_pipeline.write_array_record(num_classes=...)"
+      )
     return {"inputs": inputs, "targets" if classes is None else "labels": label}, classes
 
   def _parts(self, instructions: Any, problems: list[str]) -> list[Part]:

@@ -5,6 +5,7 @@ import pathlib
 
 import models
 from input_pipeline import DataError, Dataset, load
+from models import PluginConfig, TransformerConfig
 from trainer import config as configs
 from trainer import export, forking, split_metrics, warm_start, workdirs, writers
 from trainer.config import Config
@@ -47,6 +48,21 @@ def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = 
   found, prepared = _examine(config, workdir, fork, here)
   if prepared is not None:
     prepared.dataset.close()
+  return found
+
+
+def warnings(config: Config, dataset: Dataset) -> list[str]:
+  """What is allowed and probably not meant."""
+  found, info = [*configs.warnings(config), *dataset.warnings], dataset.info
+  # A model of the user's may read rows of symbols.
+  symbols = isinstance(config.model, TransformerConfig) or (
+    isinstance(config.model, PluginConfig) and len(info.input_shape) == 1
+  )
+  if info.input_dtype == "int32" and info.normalization is None and not symbols:
+    found.append(
+      f"dataset {info.name}: inputs are integers, and reach the model as they are; give floats, or"
+      " input_pipeline.Data(normalization=(means, deviations)), as bytes (uint8) have unasked"
+    )
   return found
 
 

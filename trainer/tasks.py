@@ -172,11 +172,14 @@ TaskConfig = Annotated[
 class _Classification:
   def num_outputs(self, info: Info) -> int:
     if info.num_classes is None:
-      raise ValueError(f"the classification task needs classes, and dataset {info.name!r} has none")
+      raise ValueError(
+        f"the classification task needs classes, and dataset {info.name!r} has targets; give integer 'labels', or set"
+        " task.name=regression"
+      )
     if info.label_shape:
       raise ValueError(
         f"the classification task needs one class for each example, and dataset {info.name!r} has labels of shape"
-        f" {info.label_shape}; task.name=language_model takes them"
+        f" {list(info.label_shape)} for each: {_what_takes_labels(info)}"
       )
     return info.num_classes
 
@@ -213,6 +216,25 @@ class _Classification:
     return {"class_correct": classes * _correct(outputs, batch)[:, None], "class_examples": classes}
 
 
+_LANGUAGE_MODEL = "set task.name=language_model, which takes a label at each position"
+
+
+def _what_takes_labels(info: Info) -> str:
+  """What to do with several labels for each example."""
+  own = "a task of yours, task.name=my_task:MyTask (docs/tutorials/first_run.md has one)"
+  each_position = info.label_shape == info.input_shape[:1]
+  if each_position and info.input_dtype == "int32":
+    return _LANGUAGE_MODEL
+  if info.label_shape == (1,):
+    return "give labels[:, 0]"
+  if len(info.label_shape) == 1:
+    return (
+      "if they are one-hot, give labels.argmax(axis=1); if each is a yes or no of its own, give them as 'targets' to"
+      f" {own}" + (f"; if they belong to the positions of the input, {_LANGUAGE_MODEL}" if each_position else "")
+    )
+  return f"a label at each place of an image needs {own}"
+
+
 def _check_fit(outputs: Array, labels: Array) -> None:
   """Raises UserError where a model's outputs are not a row of logits for each label."""
   if outputs.shape[:-1] != labels.shape:
@@ -236,11 +258,15 @@ def _correct(outputs: Array, batch: Batch) -> Float[Array, "B ..."]:
 
 class _LanguageModel:
   def num_outputs(self, info: Info) -> int:
-    if info.num_classes is None or len(info.label_shape) != 1:
+    needs = "the language_model task needs a label at each position, as texts have"
+    if info.num_classes is None:
+      raise ValueError(f"{needs}; dataset {info.name!r} has targets: set task.name=regression")
+    if info.label_shape == ():
+      raise ValueError(f"{needs}; dataset {info.name!r} has a class for each example: set task.name=classification")
+    if _LANGUAGE_MODEL not in _what_takes_labels(info):
       raise ValueError(
-        f"the language_model task needs a label at each position, as texts have; dataset {info.name!r} has"
-        + (" targets; task.name=regression" if info.num_classes is None else " classes; task.name=classification")
-        + " takes them"
+        f"{needs}; dataset {info.name!r} has labels of shape {list(info.label_shape)} for inputs of shape"
+        f" {list(info.input_shape)}: {_what_takes_labels(info)}"
       )
     return info.num_classes
 
@@ -270,7 +296,10 @@ class _LanguageModel:
 class _Regression:
   def num_outputs(self, info: Info) -> int:
     if info.num_targets is None:
-      raise ValueError(f"the regression task needs targets, and dataset {info.name!r} has classes")
+      raise ValueError(
+        f"the regression task needs targets, and dataset {info.name!r} has labels; give numbers as 'targets', or else:"
+        f" {_what_takes_labels(info) if info.label_shape else 'set task.name=classification'}"
+      )
     return info.num_targets
 
   def initial_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

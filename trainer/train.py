@@ -14,8 +14,7 @@ from absl import logging
 from jaxtyping import Array
 
 from input_pipeline import DataError, Dataset, Prefetcher
-from trainer import config as configs
-from trainer import forking, provenance, records, selection, sharding, warm_start, workdirs
+from trainer import forking, preparation, provenance, records, selection, sharding, warm_start, workdirs
 from trainer.channel import TryAgainError
 from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trainer.compilation_cache import enable_compilation_cache
@@ -28,7 +27,6 @@ from trainer.metrics import Recorder
 from trainer.overrides import ConfigError, UserError
 from trainer.predictions import predict
 from trainer.predictions import save as save_predictions
-from trainer.preparation import prepare
 from trainer.program import CODE_SETTINGS, Program, Programs, program_settings
 from trainer.progress import Progress
 from trainer.results import RunResult, read_result
@@ -105,7 +103,7 @@ def _run(
   if hosts.count > 1:
     # Each host's share is checked with the data; what devices can share is the stronger condition.
     sharding.check_divisible(config, sharding.make_mesh(config.mesh))
-  prepared = prepare(config, workdir, fork, hosts)
+  prepared = preparation.prepare(config, workdir, fork, hosts)
   config, dataset = prepared.config, closing.enter_context(prepared.dataset)
   mesh = sharding.make_mesh(config.mesh)
   _check_alike(config, workdir, dataset, guard)
@@ -116,7 +114,7 @@ def _run(
       " (python -m trainer.evaluate evaluates its checkpoints)"
     )
     return read_result(workdir)
-  for warning in configs.warnings(config):
+  for warning in preparation.warnings(config, dataset):
     logging.warning("%s", warning)
   enable_compilation_cache(config.compilation_cache)
   sharding.check_divisible(config, mesh)

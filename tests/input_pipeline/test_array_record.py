@@ -90,7 +90,7 @@ def test_nothing_is_overwritten(numbers):
 
 def decode_csv(record: bytes) -> dict[str, object]:
   *inputs, label = record.decode().split(",")
-  return {"inputs": np.array(inputs, np.float32), "labels": int(label), "unused": "x" * 100}
+  return {"inputs": np.array(inputs, np.float32), "labels": int(label)}
 
 
 def _write_csv(path: pathlib.Path, rows: list[str]) -> None:

@@ -135,6 +135,8 @@ def test_other_features_go_through_tfds_and_those_that_nobody_wants_are_not_deco
   assert batch["inputs"].tolist() == [[i, -i] for i in range(15)]
   assert batch["targets"].tolist() == [[i / 2] for i in range(15)]
   assert decoded == []
+  (warning,) = dataset.warnings
+  assert "features that are not read: unwanted (dataset.input_feature, dataset.label_feature)" in warning
 
 
 def test_a_missing_split_says_how_to_take_a_part_of_another(tmp_path):

@@ -1,0 +1,378 @@
+"""Data that cannot be trained on is refused whatever it comes from: with the place, the problem and the remedy.
+
+Each case goes through each kind of source. What is in memory is refused when it is loaded, what is read lazily when the
+example is read, at the latest.
+"""
+
+import pathlib
+import pickle
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import flags
+from tiny import mlp
+
+from input_pipeline import ArrayRecord, Data, DataError, PluginDataset, load, write_array_record
+from input_pipeline.record_files import array_record_module
+from trainer import Config, Programs, UserError, exits, preparation, run
+from trainer import __main__ as command
+from trainer.schedules import Constant
+from trainer.tasks import Classification, LanguageModel, Regression
+
+Rows = list[dict[str, Any]]
+
+
+def good(count: int, **others: Any) -> dict[str, Any]:
+  draw = np.random.default_rng(count)
+  arrays = {"inputs": draw.standard_normal((count, 3)).astype(np.float32), "labels": np.arange(count) % 4}
+  return {key: value for key, value in (arrays | others).items() if value is not None}
+
+
+def targets(count: int, **others: Any) -> dict[str, Any]:
+  return good(count, labels=None, **{"targets": np.linspace(0, 1, 2 * count).reshape(count, 2), **others})
+
+
+def at(index: int, value: Any, array: Any) -> np.ndarray:
+  array = np.array(array)
+  array[index] = value
+  return array
+
+
+def rows(split: Mapping[str, Any]) -> Rows:
+  return [{key: value[index] for key, value in split.items()} for index in range(len(split["inputs"]))]
+
+
+class Items:
+  """Examples one at a time."""
+
+  def __init__(self, split: Mapping[str, Any]):
+    self._rows = rows(split)
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._rows[index]
+
+
+class ManyItems(Items):
+  """Examples by the list."""
+
+  def __getitems__(self, indices: list[int]) -> Rows:
+    return [self._rows[index] for index in indices]
+
+
+class Batches:
+  """Examples by the batch."""
+
+  def __init__(self, split: Mapping[str, Any]):
+    self._split = split
+
+  def __len__(self) -> int:
+    return len(self._split["inputs"])
+
+  def read(self, indices: np.ndarray) -> dict[str, Any]:
+    return {key: [value[index] for index in indices] for key, value in self._split.items()}
+
+
+@pytest.fixture(name="plugin")
+def user_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], PluginDataset]:
+  """Gives a dataset config whose function returns what the test says."""
+  module = types.ModuleType("users_own_data")
+  module.__file__ = "users_own_data.py"
+  monkeypatch.setitem(sys.modules, "users_own_data", module)
+
+  def dataset(built: Any) -> PluginDataset:
+    vars(module)["build"] = lambda: built
+    return PluginDataset(name="users_own_data:build")
+
+  return dataset
+
+
+def decode(record: bytes) -> dict[str, Any]:
+  return pickle.loads(record)
+
+
+def own_records(folder: pathlib.Path, splits: Mapping[str, Any]) -> ArrayRecord:
+  folder.mkdir()
+  for name, split in splits.items():
+    writer = array_record_module().ArrayRecordWriter(str(folder / name), "group_size:1")
+    for row in rows(split):
+      writer.write(pickle.dumps(row))
+    writer.close()
+  files: Any = {name: name for name in splits}
+  decoder = "test_every_source_is_checked:decode"
+  return ArrayRecord(path=str(folder), files=files, decode=decoder, num_classes=4)
+
+
+KINDS = ["arrays", "items", "many items", "batches", "records", "written records"]
+
+
+def refusal(kind: str, splits: Mapping[str, Any], folder: pathlib.Path, plugin: Callable[[Any], PluginDataset]) -> str:
+  """What is told of these splits, come as they may, by the time each example was read."""
+  lazy = {"items": Items, "many items": ManyItems, "batches": Batches}
+  try:
+    if kind == "written records":
+      config = ArrayRecord(path=str(write_array_record(folder / "data", splits, num_classes=4)))
+    elif kind == "records":
+      config = own_records(folder / "data", splits)
+    else:
+      built = {name: lazy[kind](split) for name, split in splits.items()} if kind in lazy else splits
+      config = plugin(Data(splits=built, num_classes=4))
+    dataset = load(config, seed=0, batch_size=4)
+    for split in splits:
+      dataset.eval_batch(0, split, 16)
+  except DataError as error:
+    return str(error)
+  return ""
+
+
+ONE_HOT = np.eye(4)[np.arange(12) % 4]
+DATES = np.array(["2020-01-01"] * 36, "datetime64[D]").reshape(12, 3)
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+  # Broken examples: example 5 of the validation split.
+  "an input that is NaN": (good(12, inputs=at(5, np.nan, np.ones((12, 3)))), "inputs are not all finite", "leave such"),
+  "an infinite target": (targets(12, targets=at(5, np.inf, np.ones((12, 2)))), "targets are not all finite", "leave"),
+  "a number too large": (good(12, inputs=at(5, 1e300, np.ones((12, 3)))), "1e+300, which float32 cannot hold", "leave"),
+  "a label too high": (
+    good(12, labels=at(5, 4, np.zeros(12, int))),
+    "labels must be 0 to 3",
+    "correct them, or num_cl",
+  ),
+  "a label below zero": (good(12, labels=at(5, -1, np.zeros(12, int))), "such as -1", "leave such examples out"),
+  "a ragged input": (good(12, inputs=[[1.0, 2.0, 3.0]] * 5 + [[1.0, 2.0]] * 7), "float32[2]|ragged", "to one shape"),
+  # Data of another kind than what can be trained on: all examples.
+  "weights": (good(12, weights=np.ones(12)), "has 'weights', which batches do not carry", "columns of 'targets'"),
+  "masks and ids": (good(12, mask=np.ones(12), id=np.arange(12)), "has 'mask', 'id'", "Leave it out"),
+  "no labels": (good(12, labels=None), "must have 'inputs' and either 'labels' or 'targets'", "it has 'inputs'"),
+  "labels and targets": (good(12, targets=np.ones(12)), "must have 'inputs' and either", "'labels', 'targets'"),
+  "labels that are float": (good(12, labels=np.full(12, 0.5)), "labels are float64", "'targets', with task.name=regr"),
+  "labels that are whole": (good(12, labels=np.full(12, 2.0)), "labels are float64", "labels.astype(np.int32)"),
+  "labels that are one-hot": (good(12, labels=ONE_HOT), "labels are float64", "labels.argmax(axis=-1)"),
+  "labels that are bool": (good(12, labels=np.ones(12, bool)), "labels are bool", "labels.astype(np.int32)"),
+  "labels that are words": (good(12, labels=["cat"] * 12), "labels are <U3", "np.unique(labels, return_inverse=True)"),
+  "labels that are large": (good(12, labels=np.full(12, 10**12)), "such as 1000000000000", "number the classes from 0"),
+  "inputs that are words": (good(12, inputs=np.full((12, 3), "a")), "inputs are <U1", "encode what is not a number"),
+  "inputs that are dates": (good(12, inputs=DATES), "inputs are datetime64[D]", "encode what is not a number"),
+  "inputs that are bool": (good(12, inputs=np.ones((12, 3), bool)), "inputs are bool", "inputs.astype(np.float32)"),
+  "inputs that are complex": (good(12, inputs=np.ones((12, 3), complex)), "inputs are complex128", "imaginary part"),
+  "inputs that are large": (good(12, inputs=np.full((12, 3), 10**12)), "such as 1000000000000", "give floats"),
+  "inputs without features": (good(12, inputs=np.ones(12)), "at least one of features", "inputs[:, None]"),
+  "targets that are words": (targets(12, targets=["a"] * 12), "targets are <U1", "classes are 'labels'"),
+  "targets that are images": (targets(12, targets=np.ones((12, 2, 2))), "a row of numbers", "targets.reshape("),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_trained_on_is_refused_by_each_source(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset], case: str, kind: str
+):
+  split, problem, remedy = REFUSED[case]
+  other = targets(8) if "targets" in split and "labels" not in split else good(8)
+  told = refusal(kind, {"train": other, "validation": split}, tmp_path, plugin)
+  assert told
+  place = tmp_path / "data" if kind == "records" else "" if kind == "written records" else "users_own_data:build"
+  assert str(place) in told
+  assert "validation" in told
+  if case.startswith(("a ", "an ")):
+    assert re.search(r"example 5|row 5", told), told
+  assert any(part in told for part in problem.split("|")), told
+  assert remedy in told, told
+
+
+def test_good_data_passes_each_source(tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]):
+  for kind in KINDS:
+    (tmp_path / kind).mkdir()
+    assert refusal(kind, {"train": good(8), "validation": good(12)}, tmp_path / kind, plugin) == ""
+    (tmp_path / kind / "targets").mkdir()
+    assert refusal(kind, {"train": targets(8), "validation": targets(12)}, tmp_path / kind / "targets", plugin) == ""
+
+
+def config(dataset: Any, task: Any = None, **changes: Any) -> Config:
+  made = mlp(batch_size=8, evaluation__batch_size=32, evaluation__train_examples=0, max_train_steps=4)
+  task = Classification() if task is None else task
+  made = made.model_copy(update={"dataset": dataset, "task": task, "schedule": Constant()})
+  return made.override({path.replace("__", "."): value for path, value in changes.items()})
+
+
+CLASSIFICATION, LANGUAGE, REGRESSION = Classification(), LanguageModel(), Regression()
+IMAGES = np.ones((12, 6, 6, 1), np.float32)
+PIXELS = np.arange(12 * 36).reshape(12, 6, 6) % 4
+NO_TASK: dict[str, tuple[dict[str, Any], Any, str]] = {
+  "pixels, classified": (good(12, inputs=IMAGES, labels=PIXELS), CLASSIFICATION, r"\[6, 6\] .*a task of yours"),
+  "pixels, as text": (good(12, inputs=IMAGES, labels=PIXELS), LANGUAGE, r"\[6, 6\] .*a task of yours"),
+  "pixels, regressed": (good(12, inputs=IMAGES, labels=PIXELS), REGRESSION, r"give numbers as 'targets'"),
+  "a column, classified": (good(12, labels=np.arange(12)[:, None] % 4), CLASSIFICATION, r"give labels\[:, 0\]"),
+  "a column, as text": (good(12, labels=np.arange(12)[:, None] % 4), LANGUAGE, r"give labels\[:, 0\]"),
+  "one-hot, classified": (good(12, labels=ONE_HOT.astype(int)), CLASSIFICATION, r"one-hot, give labels\.argmax"),
+  "one-hot, as text": (good(12, labels=ONE_HOT.astype(int)), LANGUAGE, r"one-hot, give labels\.argmax"),
+  "many labels, classified": (good(12, labels=np.ones((12, 5), int)), CLASSIFICATION, r"yes or no .*as 'targets'"),
+  "as many as inputs": (good(12, labels=np.arange(36).reshape(12, 3) % 4), CLASSIFICATION, r"argmax.*language_model"),
+  "classes, as text": (good(12), LANGUAGE, r"set task\.name=classification"),
+  "classes, regressed": (good(12), REGRESSION, r"set task\.name=classification"),
+  "targets, classified": (targets(12), CLASSIFICATION, r"set task\.name=regression"),
+  "targets, as text": (targets(12), LANGUAGE, r"set task\.name=regression"),
+}
+
+
+@pytest.mark.parametrize("case", NO_TASK)
+def test_data_of_another_task_is_told_what_takes_it_and_is_not_sent_in_circles(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset], case: str
+):
+  split, task, message = NO_TASK[case]
+  dataset = plugin({"train": split, "validation": split})
+  told = "\n".join(preparation.problems(config(dataset, task), tmp_path / "run"))
+  assert re.search(message, told), told
+  # Whatever task the message names takes the data.
+  for name in re.findall(r"set task\.name=(\w+)", told.split("if each")[0]):
+    named = {"classification": CLASSIFICATION, "language_model": LANGUAGE, "regression": REGRESSION}[name]
+    assert preparation.problems(config(dataset, named), tmp_path / "run") == []
+
+
+def test_text_is_what_the_language_model_takes(tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]):
+  text = np.arange(12 * 5).reshape(12, 5) % 4
+  dataset = plugin({split: {"inputs": text, "labels": text} for split in ("train", "validation")})
+  told = preparation.problems(config(dataset), tmp_path / "run")
+  assert told[0].endswith("set task.name=language_model, which takes a label at each position")
+  assert preparation.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
+
+
+def test_more_classes_than_labels_are_refused_unless_they_are_meant(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]
+):
+  split = good(12, labels=at(5, 1_000_003, np.zeros(12, int)))
+  splits = {"train": split, "validation": good(12)}
+  told = "\n".join(preparation.problems(config(plugin(splits)), tmp_path / "run"))
+  assert re.search(r"1,000,004 classes, and there are 24 labels only: number the classes from 0", told)
+  assert load(plugin(Data(splits=splits, num_classes=1_000_004)), seed=0, batch_size=4).info.num_classes == 1_000_004
+  # As many classes as labels may be honest: each example is one of its own.
+  splits = {"train": good(12, labels=np.arange(12)), "validation": good(12)}
+  assert load(plugin(splits), seed=0, batch_size=4).info.num_classes == 12
+
+
+def test_all_problems_are_told_at_once(tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]):
+  splits = {
+    "train": good(12, labels=np.ones(12), inputs=np.full((12, 3), np.nan)),
+    "validation": good(12, weights=np.ones(12)),
+    "test": good(12, labels=at(5, 9, np.zeros(12, int))),
+    "extra": good(12),
+  }
+  found = preparation.problems(config(plugin(Data(splits=splits, num_classes=4))), tmp_path / "run")
+  assert len(found) == 5
+  told = "\n".join(found)
+  for part in ("labels are float64", "inputs are not all finite", "'weights'", "such as 9", "unknown split 'extra'"):
+    assert part in told
+  splits = {"train": good(12), "validation": splits["test"]}
+  found = preparation.problems(
+    config(plugin(Data(splits=splits, num_classes=4, normalization=("mean", 1)))), tmp_path / "run"
+  )
+  told = "\n".join(found)
+  assert len(found) == 2
+  assert "normalization must be (means, deviations), each of 3 numbers" in told
+  assert "validation: labels must be 0 to 3" in told
+
+
+def warned(dataset: PluginDataset, **changes: Any) -> list[str]:
+  made = config(dataset, **changes)
+  return preparation.warnings(made, load(dataset, seed=0, batch_size=4))
+
+
+def timestamps(scale: float) -> np.ndarray:
+  return np.stack([1.7e9 + scale * np.arange(12), np.arange(12), np.ones(12)], axis=1)
+
+
+WARNED: dict[str, tuple[dict[str, Any], str]] = {
+  "labels that start at 1": (good(12, labels=1 + np.arange(12) % 4), "labels start at 1, .*give labels - 1"),
+  "classes that never occur": (good(12, labels=np.arange(12) % 4 * 2), "3 of 7 classes never occur, such as 1"),
+  "timestamps": (good(12, inputs=timestamps(1.0)), "float32 rounds feature 0 by up to 11.*subtract the mean"),
+  "large targets": (targets(12, targets=2**24 + np.arange(12)), "targets are int64, and float32 rounds"),
+  "uint16 images": (good(12, inputs=np.ones((12, 4, 4, 1), np.uint16)), "inputs are integers.*normalization="),
+  "integer rows": (good(12, inputs=np.ones((12, 4), np.int32)), "inputs are integers.*normalization="),
+}
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_what_is_probably_a_mistake_is_warned_of(plugin: Callable[[Any], PluginDataset], case: str):
+  split, message = WARNED[case]
+  (told,) = warned(plugin({"train": split, "validation": split}))
+  assert re.search(message, told), told
+  if case not in ("labels that start at 1", "classes that never occur"):
+    (told,) = warned(plugin(Data(splits={"train": Items(split), "validation": Items(split)}, num_classes=4)))
+    assert re.search(message, told), told
+
+
+def test_a_class_count_that_examples_cannot_fill_is_warned_of(plugin: Callable[[Any], PluginDataset]):
+  items = Items(good(12))
+  (told,) = warned(plugin(Data(splits={"train": items, "validation": items}, num_classes=2_000_000)))
+  assert "train has 12 examples only, so not each of 2,000,000 classes occurs" in told
+
+
+@pytest.mark.parametrize(
+  "split",
+  [
+    good(12),
+    good(12, inputs=np.random.default_rng(0).random((12, 3))),
+    good(12, inputs=np.full((12, 3), 0.1)),
+    good(12, inputs=0.1 + 1e-17 * np.arange(36).reshape(12, 3)),
+    good(12, inputs=timestamps(3e6)),
+    good(12, inputs=np.ones((12, 4, 4, 1), np.uint8)),
+    targets(12, targets=np.arange(12)),
+  ],
+)
+def test_honest_data_is_not_warned_of(plugin: Callable[[Any], PluginDataset], split: dict[str, Any]):
+  assert warned(plugin({"train": split, "validation": split})) == []
+  assert warned(plugin(Data(splits={"train": Items(split), "validation": Items(split)}, num_classes=4))) == []
+
+
+def test_symbols_are_no_integers_that_want_normalization(plugin: Callable[[Any], PluginDataset]):
+  text = np.arange(12 * 4).reshape(12, 4) % 4
+  dataset = plugin({split: {"inputs": text, "labels": text} for split in ("train", "validation")})
+  assert warned(dataset, model__name="transformer") == []
+  assert warned(dataset, model__name="my_net:Net") == []
+
+
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+  return Programs()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("split", "key"), [("train", "inputs"), ("validation", "inputs"), ("validation", "labels")])
+def test_a_broken_example_that_is_read_while_training_is_the_datas_fault_and_not_the_hyperparameters(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset], programs: Programs, split: str, key: str
+):
+  broken = at(17, np.nan, np.ones((32, 3))) if key == "inputs" else at(17, 4, np.zeros(32, int))
+  splits = {name: Items(good(32, **({key: broken} if name == split else {}))) for name in ("train", "validation")}
+  made = config(plugin(Data(splits=splits, num_classes=4)), max_train_steps=8)
+  with pytest.raises(UserError, match=rf"{split}, example 17: {key} (are not all finite: nan|must be 0 to 3)"):
+    run(made, tmp_path / "run", programs=programs)
+
+
+@pytest.fixture
+def clean_flags() -> Any:
+  saved = flags.FLAGS.flag_values_dict()
+  yield
+  for name, value in saved.items():
+    setattr(flags.FLAGS, name, value)
+  flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean_flags")
+def test_the_command_leaves_with_2_and_the_places(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset], capfd: pytest.CaptureFixture[str]
+):
+  plugin({"train": good(12, weights=np.ones(12)), "validation": good(12, inputs=[[1.0], [1.0, 2.0]])})
+  arguments = ["--set=dataset.name=users_own_data:build", "--set=model.name=mlp", "--set=schedule.name=constant"]
+  assert command.main(["trainer", f"--workdir={tmp_path / 'run'}", *arguments]) == exits.USER_MISTAKE
+  told = capfd.readouterr().err
+  assert "trainer: 2 problems:" in told
+  assert "train: has 'weights'" in told
+  assert "validation: inputs are ragged: row 0 has shape [1], row 1 has [2]" in told
+  assert "Traceback" not in told
