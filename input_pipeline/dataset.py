@@ -8,8 +8,10 @@ files, the host does enter, in place of the global position: see `input_pipeline
 """
 
 import dataclasses
+import functools
 import threading
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from input_pipeline import hashing
 from input_pipeline.augmentation import Augmentation, augment, mix
 from input_pipeline.checked import Checked
 from input_pipeline.errors import DataError
+from input_pipeline.fingerprint import fingerprints
 from input_pipeline.order import Order
 from input_pipeline.permutation import permute
 from input_pipeline.record_files import RecordFiles
@@ -176,6 +179,11 @@ class Dataset:
     whole = count == self.info.examples[split]
     indices = np.arange(count) if whole else self._subset(split, count)
     return indices, self._splits[split].read(indices)
+
+  @functools.cached_property
+  def fingerprints(self) -> Mapping[str, str]:
+    """What each split holds, see `input_pipeline.fingerprint`; a split is left out if it reads otherwise each time."""
+    return fingerprints(self._splits)
 
   def _make_block(self, number: int) -> _Block:
     first_step = number * self._steps_per_block

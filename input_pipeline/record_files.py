@@ -38,12 +38,13 @@ class RecordFiles:
   slower. Safe to use from several threads.
 
   Attributes:
+    parts: as they are numbered.
     read_seconds: how long reading took so far, in total.
   """
 
   def __init__(self, parts: Sequence[Part]):
-    self._parts = list(parts)
-    self._ends = np.cumsum([part.count for part in self._parts])
+    self.parts = tuple(parts)
+    self._ends = np.cumsum([part.count for part in self.parts])
     # The ones used last, since each keeps its file open.
     self._readers: collections.OrderedDict[pathlib.Path, Any] = collections.OrderedDict()
     self._lock = threading.Lock()
@@ -58,7 +59,7 @@ class RecordFiles:
     records: list[bytes] = [b""] * len(indices)
     numbers = np.searchsorted(self._ends, indices, side="right")
     for number in np.unique(numbers):
-      part = self._parts[number]
+      part = self.parts[number]
       rows = np.flatnonzero(numbers == number)
       within = indices[rows] - (self._ends[number] - part.count) + part.first
       for row, record in zip(rows.tolist(), self._read(part.path, within.tolist()), strict=True):
@@ -69,7 +70,7 @@ class RecordFiles:
   def where(self, index: int) -> str:
     """Where a record is, for messages."""
     number = int(np.searchsorted(self._ends, index, side="right"))
-    part = self._parts[number]
+    part = self.parts[number]
     return f"{part.path}, record {index - int(self._ends[number]) + part.count + part.first}"
 
   def _read(self, path: pathlib.Path, within: list[int]) -> list[bytes]:

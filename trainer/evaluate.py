@@ -12,9 +12,10 @@ import sys
 from typing import Any
 
 import jax
+from absl import logging
 
 from input_pipeline import load
-from trainer import exits, sharding
+from trainer import exits, sharding, workdirs
 from trainer.checkpoints import find_step
 from trainer.compilation_cache import enable_compilation_cache
 from trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_weights
@@ -30,6 +31,8 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   config = stored_config(workdir)
   number = find_step(workdir, step)
   dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
+  for problem in workdirs.data_problems(workdir, dataset)[1:]:
+    logging.warning("the data are not those that the run was trained on: %s", problem)
   enable_compilation_cache(config.compilation_cache)
   # Here may be other devices than those of the run; how the parameters lie does not change what they are.
   fits = jax.device_count() % config.mesh.fsdp == 0

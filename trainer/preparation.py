@@ -10,7 +10,7 @@ from trainer import config as configs
 from trainer import export, forking, split_metrics, warm_start, workdirs, writers
 from trainer.config import Config
 from trainer.hosts import Hosts
-from trainer.overrides import ConfigError
+from trainer.overrides import ConfigError, UserError
 from trainer.tasks import Task, training_batch
 
 ALONE = Hosts()
@@ -54,6 +54,12 @@ def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = 
 def warnings(config: Config, dataset: Dataset) -> list[str]:
   """What is allowed and probably not meant."""
   found, info = [*configs.warnings(config), *dataset.warnings], dataset.info
+  found += [
+    f"dataset {info.name}, {split}: an example differs each time it is read, so a resume is not exact, and does not"
+    " notice other data; draw at random by the example's index, or use dataset.augmentation"
+    for split in info.examples
+    if split not in dataset.fingerprints
+  ]
   # A model of the user's may read rows of symbols.
   symbols = isinstance(config.model, TransformerConfig) or (
     isinstance(config.model, PluginConfig) and len(info.input_shape) == 1
@@ -103,6 +109,10 @@ def _examine(
       )
     if config.evaluation.test and "test" not in dataset.info.examples:
       problems.append(f"evaluation.test = True, and dataset {dataset.info.name!r} has no test split; set it to false")
+    try:
+      problems += workdirs.data_problems(workdir, dataset)
+    except (DataError, UserError) as error:
+      problems += str(error).splitlines()
     if task is not None:
       try:
         task.num_outputs(dataset.info)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from input_pipeline import Info
+from input_pipeline import Dataset
 from trainer import provenance, records
 from trainer.config import Config
 from trainer.evaluation import checkpoint_due
@@ -25,14 +25,14 @@ class RunRecord:
   Args:
     folder: the workdir.
     config: resolved.
-    info: of the dataset.
+    dataset: the run's.
     program: the program, if it was made for this run.
 
   Attributes:
     step: number of updates applied so far.
   """
 
-  def __init__(self, folder: pathlib.Path, config: Config, info: Info, program: Program | None):
+  def __init__(self, folder: pathlib.Path, config: Config, dataset: Dataset, program: Program | None):
     self._folder, self._config, self._started = folder, config, time.time()
     self.step = 0
     self._record: dict[str, Any] = {
@@ -41,8 +41,9 @@ class RunRecord:
       "reason": None,
       "step": 0,
       "seed": config.seed,
-      "notice": info.notice,
-      "dataset": dataclasses.asdict(info),
+      "notice": dataset.info.notice,
+      "dataset": dataclasses.asdict(dataset.info),
+      "fingerprints": dict(dataset.fingerprints),
       "started": self._started,
       "compilations": dict(program.compilations) if program else {},
       "compilation_cache_hits": program.cache_hits if program else 0,

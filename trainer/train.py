@@ -128,7 +128,7 @@ def _run(
   enter("start-up")
 
   with workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
-    record = RunRecord(workdir, config, dataset.info, program if is_new else None)
+    record = RunRecord(workdir, config, dataset, program if is_new else None)
     if hosts.is_lead:
       stack.enter_context(workdirs.locked(workdir))
       if fork is not None:
@@ -321,6 +321,7 @@ def _check_alike(config: Config, workdir: pathlib.Path, dataset: Dataset, guard:
     | {f"the version of {package}": version for package, version in provenance.versions().items()}
     | {f"the code of {file}": digest for file, digest in provenance.code(config).items()}
     | {f"dataset {name}": value for name, value in dataclasses.asdict(dataset.info).items()}
+    | {f"the content of {split}": fingerprint for split, fingerprint in dataset.fingerprints.items()}
     | {"the number of its devices": jax.local_device_count(), "the kind of its devices": jax.devices()[0].device_kind}
     | {f"jax's setting {name}": jax.config.values[name] for name in CODE_SETTINGS}
     | {f"the environment's {name}": os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}

@@ -1,6 +1,7 @@
 """A workdir that may hold a run already: whether this run may go on in it, from where, and nobody else meanwhile."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 import pydantic
 
+from input_pipeline import Dataset
 from trainer import records
 from trainer.config import Config
 from trainer.overrides import ConfigError, UserError
@@ -54,6 +56,39 @@ def problems(workdir: pathlib.Path, config: Config) -> list[str]:
     f"workdir {os.fspath(workdir)} holds a run of another config; choose another --workdir, or fork it (--fork)",
     *(f"{path}: the run has {old!r}, this config {new!r}" for path, (old, new) in differing.items()),
   ]
+
+
+def data_problems(workdir: pathlib.Path, dataset: Dataset) -> list[str]:
+  """Why the run in `workdir`, if there is one, may not go on with this data: what differs from what it recorded.
+
+  Raises DataError if the data cannot be read.
+  """
+  record = records.read_json(workdir / "run.json") or {}
+  before, now = record.get("dataset", {}), json.loads(json.dumps(dataclasses.asdict(dataset.info)))
+  found = [
+    f"{split}: the run has {count:,} examples, the data {now['examples'].get(split, 0):,}"
+    for split, count in before.get("examples", {}).items()
+    if now["examples"].get(split) != count
+  ]
+  # Runs of earlier versions recorded no fingerprints; other facts may be new as well.
+  recorded = record.get("fingerprints", {})
+  if recorded:
+    found += [
+      f"{split}: the content is another one, with as many examples"
+      for split, fingerprint in dataset.fingerprints.items()
+      if recorded.get(split, fingerprint) != fingerprint and now["examples"][split] == before["examples"].get(split)
+    ]
+  found += [
+    f"{name}: the run has {value!r}, the data {now[name]!r}"
+    for name, value in before.items()
+    if name not in ("examples", "notice") and name in now and now[name] != value
+  ]
+  if not found:
+    return []
+  told = (
+    f"workdir {os.fspath(workdir)} holds a run on other data; bring back the data it had, choose another --workdir,"
+  )
+  return [f"{told} or fork it (--fork)", *found]
 
 
 def stored_config(workdir: pathlib.Path) -> Config:
