@@ -55,6 +55,28 @@ class HostEnd(NamedTuple):
   time: float
 
 
+def start_python(
+  arguments: Sequence[str], environment: Mapping[str, str], output: int | IO[bytes] | None, inherited: Sequence[int]
+) -> subprocess.Popen[bytes]:
+  """Starts this Python's interpreter in a session of its own; the kernel ends it with the thread that calls this.
+
+  Args:
+    arguments: of the interpreter.
+    environment: the whole of it.
+    output: where its standard output and error go, as `subprocess` takes it.
+    inherited: file descriptors that it is given, under the same numbers.
+  """
+  return subprocess.Popen(
+    [*_BARE_PYTHON, _DIE_WITH_LAUNCHER, str(os.getpid()), sys.executable, *arguments],
+    stdin=subprocess.DEVNULL,
+    stdout=output,
+    stderr=output,
+    env=environment,
+    start_new_session=True,
+    pass_fds=inherited,
+  )
+
+
 class HostProcess:
   """One host of a job on this machine.
 
@@ -83,15 +105,7 @@ class HostProcess:
     self.index = index
     pipe = subprocess.PIPE if prefix else None
     with contextlib.nullcontext(pipe) if log is None else log.open("ab") as output:
-      self._process = subprocess.Popen(
-        [*_BARE_PYTHON, _DIE_WITH_LAUNCHER, str(os.getpid()), sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        env=environment,
-        start_new_session=True,
-        pass_fds=inherited,
-      )
+      self._process = start_python(arguments, environment, output, inherited)
     self._threads = [threading.Thread(target=self._report, args=(events,), daemon=True)]
     for source, sink in ((self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr)):
       if source is not None:

@@ -125,7 +125,7 @@ class Grid:
 
   per_dimension: int = 5
 
-  def count(self, hyperparameters: Sequence[Hyperparameter]) -> int | None:
+  def count(self, hyperparameters: Sequence[Hyperparameter]) -> int:
     return self._count(hyperparameters, None)
 
   def points(self, hyperparameters: Sequence[Hyperparameter], start: int, stop: int) -> list[Point]:
@@ -192,7 +192,7 @@ class Listed:
 
   trials: Sequence[Mapping[str, Any]]
 
-  def count(self, hyperparameters: Sequence[Hyperparameter]) -> int | None:
+  def count(self, hyperparameters: Sequence[Hyperparameter]) -> int:
     return len(self.trials)
 
   def points(self, hyperparameters: Sequence[Hyperparameter], start: int, stop: int) -> list[Point]:

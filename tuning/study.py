@@ -152,13 +152,13 @@ def check(study: Study) -> Checked:
   if study.objective.metric in (*TRIAL_COLUMNS, *(one.name for one in found)):
     problems.append(f"objective: {study.objective.metric!r} is the name of another column of trials.csv; rename it")
   if not problems:
+    name = type(study.search).__name__
     problems += study.search.problems(found)
-  if not problems:
-    count = None if isinstance(study.search, BayesianOptimization) else study.search.count(found)
-    if study.trials is None and count is None:
-      problems.append(f"trials: say how many; {type(study.search).__name__} has no end")
-    elif study.trials is not None and count is not None and study.trials > count:
-      problems.append(f"trials = {study.trials}: {type(study.search).__name__} has {count} points")
+    if not isinstance(study.search, Grid | Listed):
+      if study.trials is None:
+        problems.append(f"trials: say how many; {name} has no end")
+    elif not problems and study.trials is not None and study.trials > (count := study.search.count(found)):
+      problems.append(f"trials = {study.trials}: {name} has {count} points")
   if not found and not problems:
     problems.append("no hyperparameter is varied: fill `scientific` or `nuisance`")
   if not problems and study.config is not None:

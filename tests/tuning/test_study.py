@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 
 import pytest
 import quadratics
@@ -19,6 +20,7 @@ from tuning import (
   OneOf,
   Optional,
   Study,
+  Uniform,
   by_scientific_value,
 )
 from tuning.study import TRIAL_COLUMNS, check
@@ -311,9 +313,13 @@ def test_all_problems_are_told_at_once():
   assert len(problems) == 5
 
 
-def test_a_study_whose_trials_depend_on_results_needs_their_number():
-  problems = check(study(nuisance=RATE, search=BayesianOptimization(), trials=None)).problems
-  assert any("BayesianOptimization has no end" in problem for problem in problems), problems
+@pytest.mark.parametrize("kind", [Halton, Uniform, BayesianOptimization])
+def test_a_search_without_end_needs_the_number_of_trials_whatever_else_is_wrong_or_not_installed(kind, monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  problems = check(study(nuisance=RATE, search=kind(seed=-1), trials=None)).problems
+  needed = ["Optuna, which is missing"] if kind is BayesianOptimization else []
+  for text in (f"{kind.__name__} has no end", "seed should be a whole number", *needed):
+    assert any(text in problem for problem in problems), problems
 
 
 def test_a_study_is_divided_by_the_values_of_its_scientific_hyperparameter():
