@@ -7,55 +7,93 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from forked import ROOT, SECONDS, Forked, ended, python, wait_for
+from held import PHASES, Hold, write_experiment
 from tiny import numbers, state_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-# The experiment's file runs in the process that is to be killed, so it can tell from inside what is going on.
-EXPERIMENT = """
-import pathlib
-import sys
-sys.path.insert(0, {tests!r})
-import tiny
-from trainer import program, train
-
-def telling(function, phase):
-  def call(*arguments, **named):
-    pathlib.Path({phase!r}).write_text(phase)
-    result = function(*arguments, **named)
-    pathlib.Path({phase!r}).write_text("")
-    return result
-  return call
-
-train.evaluate = telling(train.evaluate, "evaluating")
-program.Program.compile = telling(program.Program.compile, "compiling")
-
-def get_config():
-  return tiny.{model}(**{changes!r})
-"""
+from launch.supervisor import newest_step
 
 
-def write_experiment(folder: pathlib.Path, model: str, changes: dict) -> pathlib.Path:
-  """An experiment's file; what its process is doing stands in the file `phase`."""
-  path, tests = folder / "experiment.py", str(pathlib.Path(__file__).parent)
-  path.write_text(EXPERIMENT.format(tests=tests, phase=str(folder / "phase"), model=model, changes=changes))
-  return path
+def command(experiment: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+  return ["-m", "trainer", f"--config={experiment}", f"--workdir={workdir}"]
 
 
-CASES = {
+def undisturbed(experiment: pathlib.Path, workdir: pathlib.Path) -> None:
+  """The whole run, by a new interpreter."""
+  arguments = [sys.executable, *command(experiment, workdir)]
+  done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+  assert done.returncode == 0, done.stderr
+
+
+def kill(experiment: pathlib.Path, workdir: pathlib.Path, phase: str, step: int, *, at_once: bool = True) -> None:
+  """Starts the run, and kills it where it comes to a phase from a step on, or as soon as it has gone on from there."""
+  hold, output = Hold(experiment.parent), experiment.with_name("output.txt")
+  hold.at(phase, step)
+  with ended(Forked(command(experiment, workdir), output)) as process:
+    wait_for(lambda: hold.waiting() or process.poll() is not None)
+    assert process.poll() is None, f"over before {phase} from step {step} on:\n{process.text()}"
+    if not at_once:
+      hold.release()
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+  hold.release()
+
+
+def check_end(experiment: pathlib.Path, workdir: pathlib.Path, whole: pathlib.Path) -> None:
+  """Runs what is left, and compares all of it with the undisturbed run."""
+  code, output = python(command(experiment, workdir), experiment.with_name("output.txt"))
+  assert code == 0, output
+  assert "continues from the checkpoint of step" in output
+  assert numbers(workdir) == numbers(whole)
+  killed, arrays = state_of(workdir), state_of(whole)
+  assert killed.keys() == arrays.keys()
+  assert {name.partition("/")[0] for name in arrays} >= {"step", "params", "opt_state"}
+  for name, array in arrays.items():
+    np.testing.assert_array_equal(killed[name], array, err_msg=name)
+  assert (workdir / "best.json").read_bytes() == (whole / "best.json").read_bytes()
+  assert json.loads((workdir / "run.json").read_text())["status"] == "complete"
+
+
+# With something of everything that could go another way after a restart.
+CHANGES = {
+  "optimizer__name": "nesterov",
+  "model__dropout_rate": 0.2,
+  "averaging__decay": 0.95,
+  "max_train_steps": 20,
+  "evaluation__every_steps": 4,
+}
+# Each place is behind those before it, and each run goes on from the newest checkpoint that they left.
+PLACES = (
+  *(("starting", 0), ("compiling", 0), ("step", 2), ("restoring", 0), ("evaluating", 4), ("saving", 4)),
+  *(("committing", 8), ("telling", 8), ("removing", 12), ("step", 14), ("selecting", 20)),
+)
+
+
+@pytest.mark.slow
+def test_a_kill_in_each_phase_changes_no_bit_of_the_end(tmp_path: pathlib.Path):
+  assert {phase for phase, _ in PLACES} == set(PHASES)
+  experiment, workdir = write_experiment(tmp_path, "resnet", CHANGES), tmp_path / "killed"
+  undisturbed(experiment, tmp_path / "whole")
+  newest = -1
+  for phase, step in PLACES:
+    kill(experiment, workdir, phase, step)
+    assert newest_step(workdir) >= newest, "what was committed is lost"
+    newest = newest_step(workdir)
+  assert newest == 20
+  check_end(experiment, workdir, tmp_path / "whole")
+  # Those that were killed before the workdir was opened have no record.
+  assert len(json.loads((workdir / "run.json").read_text())["earlier"]) == len(PLACES) - 3
+
+
+CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
   "ResNet with dropout, augmentation, averaging": (
     "resnet",
-    {
-      "optimizer__name": "nesterov",
-      "model__dropout_rate": 0.2,
-      "averaging__decay": 0.95,
-      "max_train_steps": 500,
-      "evaluation__every_steps": 10,
-    },
+    CHANGES | {"max_train_steps": 500, "evaluation__every_steps": 10},
   ),
   "Adam with warmup and clipping": (
     "mlp",
@@ -71,93 +109,30 @@ CASES = {
 }
 
 
-def start(experiment: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen[str]:
-  command = [sys.executable, "-m", "trainer", f"--config={experiment}", f"--workdir={workdir}"]
-  return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-  while process.poll() is None and not condition():
-    time.sleep(0.001)
-
-
-def newest(workdir: pathlib.Path) -> int:
-  names = [path.name for path in (workdir / "checkpoints").glob("*")] if (workdir / "checkpoints").exists() else []
-  return max((int(name) for name in names if name.isdigit()), default=-1)
-
-
-def saving(workdir: pathlib.Path) -> bool:
-  return any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
-
-
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
-def test_ten_kills_change_no_bit_of_the_end(tmp_path: pathlib.Path, case: str):
+def test_kills_at_random_places_change_no_bit_of_the_end(tmp_path: pathlib.Path, case: str):
   model, changes = CASES[case]
-  experiment = write_experiment(tmp_path, model, changes)
-  undisturbed = start(experiment, tmp_path / "undisturbed")
-  output, _ = undisturbed.communicate(timeout=300)
-  assert undisturbed.returncode == 0, output
-
-  rng, workdir = random.Random(os.environ.get("TRIALBOOK_KILL_SEED", case)), tmp_path / "killed"
-  phase = tmp_path / "phase"
-  moments = [
-    "starting",
-    "compiling",
-    "saving",
-    "saving",
-    "saving",
-    "evaluating",
-    "evaluating",
-    "evaluating",
-    "any",
-    "any",
-  ]
-  rng.shuffle(moments)
-  for moment in moments:
-    before = newest(workdir)
-    phase.write_text("")
-    process = start(experiment, workdir)
-    if moment == "starting":  # Imports, data, restoring.
-      time.sleep(rng.uniform(0.5, 4))
-    elif moment == "compiling":
-      wait_for(process, lambda: phase.read_text() == "compiling")
-    else:
-      wait_for(process, lambda before=before: newest(workdir) > before)
-      if moment == "saving":
-        wait_for(process, lambda: saving(workdir))
-        time.sleep(rng.uniform(0, 0.1))
-      elif moment == "evaluating":
-        wait_for(process, lambda: phase.read_text() == "evaluating")
-      else:
-        time.sleep(rng.uniform(0, 0.5))
-    assert process.poll() is None, f"over before it could be killed ({moment}): {process.communicate()[0]}"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-  last = start(experiment, workdir)
-  output, _ = last.communicate(timeout=300)
-  assert last.returncode == 0, output
-  assert "continues from the checkpoint of step" in output
-
-  assert numbers(workdir) == numbers(tmp_path / "undisturbed")
-  killed, whole = state_of(workdir), state_of(tmp_path / "undisturbed")
-  assert killed.keys() == whole.keys()
-  assert {name.partition("/")[0] for name in whole} >= {"step", "params", "opt_state"}
-  for name, array in whole.items():
-    np.testing.assert_array_equal(killed[name], array, err_msg=name)
-  assert (workdir / "best.json").read_bytes() == (tmp_path / "undisturbed" / "best.json").read_bytes()
-  record = json.loads((workdir / "run.json").read_text())
-  assert record["status"] == "complete"
+  every = changes["evaluation__every_steps"]
+  experiment, workdir = write_experiment(tmp_path, model, changes), tmp_path / "killed"
+  undisturbed(experiment, tmp_path / "whole")
+  rng = random.Random(os.environ.get("TRIALBOOK_KILL_SEED", case))
+  phases: Sequence[str] = ["starting", "compiling", *["committing", "evaluating", "step", "saving"] * 3]
+  for phase in rng.sample(phases, len(phases)):
+    early = phase in ("starting", "compiling")
+    step = 0 if early else max(newest_step(workdir), 0) + rng.randrange(1, 2 * every)
+    kill(experiment, workdir, phase, step, at_once=rng.random() < 0.5)
+  check_end(experiment, workdir, tmp_path / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system of its own needs root to be mounted")
 def test_a_full_disk_ends_the_run_with_a_message_and_costs_nothing_that_was_committed(tmp_path: pathlib.Path):
-  model, changes = "mlp", {"max_train_steps": 300, "evaluation__every_steps": 10, "model__widths": (400, 400)}
-  experiment = write_experiment(tmp_path, model, changes)
-  whole = start(experiment, tmp_path / "whole")
-  output, _ = whole.communicate(timeout=300)
-  assert whole.returncode == 0, output
+  changes = {"max_train_steps": 300, "evaluation__every_steps": 10, "model__widths": (400, 400)}
+  experiment, output = write_experiment(tmp_path, "mlp", changes), tmp_path / "output.txt"
+  code, printed = python(command(experiment, tmp_path / "whole"), output)
+  assert code == 0, printed
 
   small = tmp_path / "small"
   small.mkdir()
@@ -165,15 +140,13 @@ def test_a_full_disk_ends_the_run_with_a_message_and_costs_nothing_that_was_comm
   if mounted.returncode:
     pytest.skip("mounting a tmpfs is not allowed here")
   try:
-    process = start(experiment, small / "run")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 2, output
-    assert "No space left on device" in output
-    assert "Traceback" not in output
+    code, printed = python(command(experiment, small / "run"), output)
+    assert code == 2, printed
+    assert "No space left on device" in printed
+    assert "Traceback" not in printed
     subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-    again = start(experiment, small / "run")
-    output, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, output
+    code, printed = python(command(experiment, small / "run"), output)
+    assert code == 0, printed
     assert numbers(small / "run") == numbers(tmp_path / "whole")
   finally:
     subprocess.run(["umount", str(small)], check=True)

@@ -1,7 +1,6 @@
 """A study whose processes are killed at any moment, stopped, or out of disk, ends as if nothing had happened."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -11,26 +10,29 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from forked import ROOT, wait_for
+from forked import ROOT, SECONDS, Forked, wait_for
+from held import Hold
 from tiny import numbers, state_of
 
 from launch.supervisor import newest_step
-from tuning import StudyResults, load_study, read_results, run_study
-from tuning.records import TrialRecord, read_trials, trial_folder
-from tuning.study import Study
+from tuning import StudyResults, read_results
+from tuning.records import read_trials, trial_folder
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-SECONDS_TO_BE_GONE = 5.0
+SECONDS_TO_BE_GONE = 20.0
+ENVIRONMENT = {"PYTHONPATH": f"{TESTS / 'tuning'}:{TESTS / 'trainer'}"}
 TRAININGS = """
-import sys
-sys.path.append({tests!r} + "/trainer")
-import tiny
+import os, held, tiny
 from tuning import Halton, Log, Minimize, OneOf, Study
+
+if "HELD" in os.environ:
+  held.install(os.environ["HELD"])
 
 def get_study():
   return Study(
@@ -61,33 +63,20 @@ def get_study():
 
 
 def write_study(path: pathlib.Path, steps: int, trials: int, widths: str = "[(32,), (24, 24)]") -> pathlib.Path:
-  path.write_text(TRAININGS.format(tests=str(TESTS), steps=steps, trials=trials, widths=widths))
+  path.write_text(TRAININGS.format(steps=steps, trials=trials, widths=widths))
   return path
 
 
-def study_of(path: pathlib.Path) -> Study:
-  study = load_study(path)
-  assert isinstance(study, Study)
-  return study
-
-
 class Coordinator:
-  """`python -m tuning run`, and all processes that it starts."""
+  """`python -m tuning run`, and all processes that it starts; its trainings are held by `Hold(folder.parent)`."""
 
   def __init__(self, study: pathlib.Path, folder: pathlib.Path, workers: int = 2, trials: int | None = None):
-    self.folder, self.started = folder, time.time()
-    command = [sys.executable, "-m", "tuning", "run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
+    self.folder, self.hold = folder, Hold(folder.parent)
+    self._output = folder.with_name(f"output_{time.monotonic_ns()}.txt")
+    command = ["-m", "tuning", "run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
     command += [] if trials is None else [f"--trials={trials}"]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS / "tuning")}
-    self.process = subprocess.Popen(
-      command,
-      cwd=ROOT,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      start_new_session=True,
-    )
+    environment = {**ENVIRONMENT, **os.environ, "HELD": str(folder.parent)}
+    self.process = Forked(command, self._output, environment=environment)
 
   def workers(self) -> list[int]:
     """Ids of the worker processes."""
@@ -103,29 +92,35 @@ class Coordinator:
       parents = set(below)
     return found
 
-  def running(self) -> list[TrialRecord]:
-    """Trials that run, and were started by this coordinator."""
-    found = [record for record in read_trials(self.folder).values() if record.state == "running"]
-    return [record for record in found if record.attempts[-1]["started"] > self.started]
+  def wait_until(self, condition: Callable[[], object]) -> None:
+    wait_for(lambda: self.process.poll() is not None or condition(), SECONDS)
+    assert self.process.poll() is None, self.process.text()
 
-  def wait_until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
-    wait_for(lambda: self.process.poll() is not None or condition(), seconds)
-    assert self.process.poll() is None, self.process.communicate()[0]
+  def held(self, count: int) -> list[int]:
+    """Ids of its workers that wait at the place that is held, once there are so many."""
+    found: list[int] = []
+
+    def look() -> bool:
+      found[:] = set(self.hold.waiting()) & set(processes())
+      return len(found) == count
+
+    self.wait_until(look)
+    return found
 
   def send(self, number: signal.Signals) -> tuple[int, str]:
     """Sends a signal; returns exit code and output, once it and all that it had started are gone."""
     below = self.descendants()
-    self.process.send_signal(number)
+    self.process.send(number)
     return self.finish(below)
 
   def finish(self, below: dict[int, str] | None = None) -> tuple[int, str]:
     """Exit code and output, once it and all that it had started are gone."""
-    output, _ = self.process.communicate(timeout=300)
+    code = self.process.wait()
     with contextlib.suppress(AssertionError):
       wait_for(lambda: not set(below or ()) & set(processes()), SECONDS_TO_BE_GONE)
     left = set(below or ()) & set(processes())
     assert not left, [(below or {})[process] for process in left]
-    return self.process.returncode, output
+    return code, self.process.text()
 
 
 def processes() -> dict[int, tuple[int, str]]:
@@ -178,119 +173,193 @@ def start() -> Iterator[Start]:
   yield call
   for coordinator in made:
     coordinator.process.kill()
-    coordinator.process.communicate()
 
 
-TRIALS = 6
-
-
-@pytest.fixture(scope="module")
-def study_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-  return write_study(tmp_path_factory.mktemp("study") / "study.py", steps=400, trials=TRIALS)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(study_file: pathlib.Path) -> StudyResults:
-  results = run_study(study_of(study_file), study_file.parent / "undisturbed", workers=2)
-  assert [trial.state for trial in results.trials] == ["complete"] * TRIALS
+def whole(study: pathlib.Path, folder: pathlib.Path, workers: int = 2) -> StudyResults:
+  """The undisturbed study, by new interpreters."""
+  command = ["-m", "tuning", "run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
+  environment = {**os.environ, **ENVIRONMENT}
+  done = subprocess.run(
+    [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
+  )
+  assert done.returncode == 0, done.stderr
+  results = read_results(folder)
+  assert {trial.state for trial in results.trials} == {"complete"}
   assert {trial.attempts for trial in results.trials} == {1}
   return results
 
 
+STEPS, TRIALS = 40, 4
+
+
+@pytest.fixture(scope="module")
+def study_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  return write_study(tmp_path_factory.mktemp("study") / "study.py", steps=STEPS, trials=TRIALS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study_file: pathlib.Path) -> StudyResults:
+  return whole(study_file, study_file.parent / "undisturbed")
+
+
+class Ended:
+  """Trials that have ended, which nothing may touch any more."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder, self.done = folder, dict[int, bytes]()
+
+  def check(self) -> None:
+    now = ended(self._folder)
+    assert {trial: now.get(trial) for trial in self.done} == self.done, "a trial that had ended was touched"
+    self.done |= now
+
+
+def check_killed(folder: pathlib.Path, undisturbed: StudyResults, crashes: int, interruptions: int) -> None:
+  """That a study came to the undisturbed end, and what the kills cost at most."""
+  results = read_results(folder)
+  check_same(results, undisturbed)
+  trials = len(results.trials)
+  rows = (folder / "trials.csv").read_text().splitlines()
+  assert [row.partition(",")[0] for row in rows] == ["trial", *map(str, range(trials))]
+  attempts = [record.attempts for record in read_trials(folder).values()]
+  ends = Counter(attempt["end"].partition(":")[0] for each in attempts for attempt in each)
+  assert ends.keys() <= {"complete", "crashed", "interrupted"}
+  assert ends["complete"] == trials
+  assert ends["crashed"] <= crashes
+  assert 1 <= ends["interrupted"] <= interruptions
+
+
 @pytest.mark.slow
-def test_ten_kills_of_coordinator_and_workers_change_no_bit_of_a_study(
+def test_kills_of_coordinator_and_workers_in_each_phase_change_no_bit_of_a_study(
   study_file: pathlib.Path, undisturbed: StudyResults, tmp_path: pathlib.Path, start: Start
 ):
-  rng, folder = random.Random(os.environ.get("TRIALBOOK_KILL_SEED", "study")), tmp_path / "killed"
-  done: dict[int, bytes] = {}
+  folder = tmp_path / "killed"
+  hold, done = Hold(tmp_path), Ended(folder)
 
-  def check_the_ended() -> None:
-    now = ended(folder)
-    assert {trial: now.get(trial) for trial in done} == done, "a trial that had ended was touched"
-    done.update(now)
+  def kill_one(workers: list[int]) -> None:
+    os.kill(workers[0], signal.SIGKILL)
 
-  killed_workers = 0
-  for kill in range(5):
-    coordinator = start(study_file, folder)
-    coordinator.wait_until(coordinator.running if kill else coordinator.workers)
-    time.sleep(rng.uniform(0, 1.5))
-    if workers := coordinator.workers():
-      os.kill(rng.choice(workers), signal.SIGKILL)
-      killed_workers += 1
-    time.sleep(rng.uniform(0, 2))
-    check_the_ended()
-    coordinator.send(signal.SIGKILL)
-    check_the_ended()
-  assert killed_workers == 5
+  # A worker while it measures the cost, and the coordinator when both have a trial, before the first checkpoint.
+  hold.at("compiling")
   coordinator = start(study_file, folder)
+  kill_one(coordinator.held(1))
+  coordinator.held(2)
+  coordinator.send(signal.SIGKILL)
+  assert {record.state for record in read_trials(folder).values()} == {"running"}
+  # A worker at a step, and the coordinator when another one has come to it.
+  hold.at("step", 20)
+  coordinator = start(study_file, folder)
+  workers = coordinator.held(2)
+  kill_one(workers)
+  coordinator.wait_until(lambda: set(coordinator.held(2)) != set(workers))
+  coordinator.send(signal.SIGKILL)
+  # Both at the same time, with checkpoints that are written and have no name.
+  hold.at("committing", 24)
+  coordinator = start(study_file, folder)
+  kill_one(coordinator.held(2))
+  coordinator.send(signal.SIGKILL)
+  # The coordinator, of trials that ended while it could not hear of it.
+  hold.at("evaluating", STEPS)
+  coordinator = start(study_file, folder)
+  coordinator.held(2)
+  coordinator.process.send(signal.SIGSTOP)
+  hold.release()
+  coordinator.wait_until(lambda: len(ended(folder)) == 2)
+  coordinator.send(signal.SIGKILL)
+  done.check()
+  assert len(done.done) == 2
+  # A worker only: the coordinator goes on to the end.
+  hold.at("evaluating", 8)
+  coordinator = start(study_file, folder)
+  kill_one(coordinator.held(2))
+  hold.release()
   code, output = coordinator.finish()
   assert code == 0, output
-  check_the_ended()
+  done.check()
+  assert sorted(done.done) == list(range(TRIALS))
+  check_killed(folder, undisturbed, crashes=3, interruptions=6)
+  sessions = json.loads((folder / "study.json").read_text())["sessions"]
+  assert [session["finished"] is None for session in sessions] == [True] * 4 + [False]
 
-  results = read_results(folder)
-  assert sorted(done) == list(range(TRIALS))
-  check_same(results, undisturbed)
-  rows = (folder / "trials.csv").read_text().splitlines()
-  assert [row.partition(",")[0] for row in rows] == ["trial", *map(str, range(TRIALS))]
-  attempts = [record.attempts for record in read_trials(folder).values()]
-  ends = [attempt["end"].partition(":")[0] for each in attempts for attempt in each]
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_ten_kills_of_coordinator_and_workers_at_random_places_change_no_bit_of_a_study(
+  tmp_path: pathlib.Path, start: Start
+):
+  rng, folder, steps, trials = (
+    random.Random(os.environ.get("TRIALBOOK_KILL_SEED", "study")),
+    tmp_path / "killed",
+    400,
+    6,
+  )
+  study = write_study(tmp_path / "study.py", steps, trials)
+  undisturbed = whole(study, tmp_path / "undisturbed")
+  hold, done = Hold(tmp_path), Ended(folder)
+  for _ in range(5):
+    coordinator = start(study, folder)
+    for is_worker in (True, False):
+      # No trial can end before the place of a last evaluation, and so no study.
+      hold.at(
+        *rng.choice(
+          [
+            ("compiling", 0),
+            ("restoring", 0),
+            *(("step", rng.randrange(steps)) for _ in range(4)),
+            ("committing", rng.randrange(steps)),
+            ("evaluating", steps),
+          ]
+        )
+      )
+      coordinator.wait_until(lambda coordinator=coordinator: set(hold.waiting()) & set(coordinator.workers()))
+      done.check()
+      if is_worker:
+        os.kill(rng.choice(coordinator.workers()), signal.SIGKILL)
+      else:
+        coordinator.send(signal.SIGKILL)
+      done.check()
+  hold.release()
+  coordinator = start(study, folder)
+  code, output = coordinator.finish()
+  assert code == 0, output
+  done.check()
+  assert sorted(done.done) == list(range(trials))
   # A killed worker costs its trial an attempt; a killed coordinator that of each of its two workers.
-  assert ends.count("complete") == TRIALS
-  assert ends.count("crashed") <= 5
-  assert 1 <= ends.count("interrupted") <= 5 * 2
-  assert len(ends) == ends.count("complete") + ends.count("crashed") + ends.count("interrupted")
+  check_killed(folder, undisturbed, crashes=5, interruptions=10)
   sessions = json.loads((folder / "study.json").read_text())["sessions"]
   assert [session["finished"] is None for session in sessions] == [True] * 5 + [False]
-
-
-def last_step(folder: pathlib.Path) -> int:
-  """The last step that a trial has logged; 0 if none."""
-  lines = numbers(folder)
-  return lines[-1]["step"] if lines else 0
-
-
-def advanced(coordinator: Coordinator, before: dict[int, int]) -> set[int]:
-  """Trials that run and have come further than they were."""
-  running = {record.trial for record in coordinator.running()}
-  return {trial for trial in running if last_step(trial_folder(coordinator.folder, trial)) > before[trial]}
 
 
 @pytest.mark.slow
 def test_a_study_stops_at_ctrl_c_or_sigterm_saves_and_goes_on(
   study_file: pathlib.Path, undisturbed: StudyResults, tmp_path: pathlib.Path, start: Start
 ):
-  folder = tmp_path / "stopped"
-  saved: set[int] = set()
-  for number in (signal.SIGINT, signal.SIGTERM):
-    before = {trial: last_step(trial_folder(folder, trial)) for trial in range(4)}
-    coordinator = start(study_file, folder, trials=4)
-    if not saved:
-      coordinator.wait_until(coordinator.workers)
-      code, output = start(study_file, folder, trials=4).finish()
+  folder, hold = tmp_path / "stopped", Hold(tmp_path)
+  for number, step in ((signal.SIGINT, 10), (signal.SIGTERM, 20)):
+    hold.at("step", step)
+    coordinator = start(study_file, folder)
+    coordinator.held(2)
+    if number == signal.SIGINT:
+      code, output = start(study_file, folder).finish()
       assert code == 2, output
       assert f"in use: process {coordinator.process.pid}" in output
-    trained: set[int] = set()
-    coordinator.wait_until(lambda: trained.update(advanced(coordinator, before)) or trained)  # noqa: B023
     code, output = coordinator.send(number)
     assert code == 130, output
     assert "the same command goes on" in output
     assert "Traceback" not in output
     stopped = [record for record in read_trials(folder).values() if record.state == "stopped"]
-    assert 1 <= len(stopped) <= 2
+    assert len(stopped) == 2
     assert not [trial for trial in read_results(folder).trials if trial.state == "running"]
-    assert {record.trial for record in stopped} & trained
     for record in stopped:
-      if record.trial in trained:
-        saved.add(record.trial)
-        assert newest_step(trial_folder(folder, record.trial)) > 0
+      assert newest_step(trial_folder(folder, record.trial)) >= step
       assert record.attempts[-1]["end"].startswith("interrupted")
-  done = ended(folder)
-  results = run_study(study_of(study_file), folder, workers=2, trials=4)
-  assert ended(folder).items() >= done.items()
-  check_same(results, dataclasses.replace(undisturbed, trials=undisturbed.trials[:4]))
-  for trial in saved:
+  hold.release()
+  code, output = start(study_file, folder).finish()
+  assert code == 0, output
+  check_same(read_results(folder), undisturbed)
+  for trial in (record.trial for record in stopped):
     run = json.loads((trial_folder(folder, trial) / "run.json").read_text())
-    assert run["earlier"], "it did not go on, but began again"
+    assert len(run["earlier"]) == 2, "it did not go on, but began again"
 
 
 @pytest.fixture
@@ -319,7 +388,8 @@ def test_a_full_disk_stops_trainings_with_one_message_and_they_go_on_with_more_r
   tmp_path: pathlib.Path, small_disk: pathlib.Path, start: Start
 ):
   study = write_study(tmp_path / "study.py", steps=50, trials=4, widths="[(300, 200)]")
-  whole = run_study(study_of(study), tmp_path / "whole", workers=1)
+  code, output = start(study, tmp_path / "whole", workers=1).finish()
+  assert code == 0, output
   folder = small_disk / "study"
   check_full(*start(study, folder).finish())
   before = {trial.trial: trial.state for trial in read_results(folder).trials}
@@ -330,7 +400,7 @@ def test_a_full_disk_stops_trainings_with_one_message_and_they_go_on_with_more_r
   code, output = start(study, folder, workers=1).finish()
   assert code == 0, output
   assert ended(folder).items() >= done.items()
-  check_same(read_results(folder), whole)
+  check_same(read_results(folder), read_results(tmp_path / "whole"))
   ends = [attempt["end"] for record in read_trials(folder).values() for attempt in record.attempts]
   assert not [end for end in ends if end.startswith("crashed")], "a full disk is no trial's fault"
 

@@ -1,0 +1,143 @@
+"""Trainings that wait where a test says, so that a signal meets them there, however fast the machine is.
+
+The file of an experiment, or of a study, calls `install(folder)`. Its process, and those that are forked from it, then
+wait at the place that the test has named by `Hold(folder).at(...)`, until it names another one, or SIGTERM has come.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trainer import metrics, program, train
+from trainer.checkpoints import Saver
+from trainer.guard import Guard
+
+PHASES = (
+  *("starting", "restoring", "compiling", "step", "evaluating"),
+  "saving",  # What is written behind the training has begun.
+  "committing",  # All is written, and the checkpoint has no name yet.
+  "telling",  # It has, and best.json says nothing of it yet.
+  "removing",  # A checkpoint that is not kept has lost its name.
+  "selecting",  # After the last step.
+)
+EXPERIMENT = """
+import sys
+sys.path.insert(0, {tests!r})
+import held, tiny
+
+held.install({folder!r})
+
+def get_config():
+  return tiny.{model}(**{changes!r})
+"""
+
+
+def write_experiment(folder: pathlib.Path, model: str, changes: Mapping[str, Any]) -> pathlib.Path:
+  """The file of an experiment with a config of `tiny`, whose runs `Hold(folder)` holds."""
+  path, tests = folder / "experiment.py", str(pathlib.Path(__file__).parent)
+  path.write_text(EXPERIMENT.format(tests=tests, folder=str(folder), model=model, changes=dict(changes)))
+  return path
+
+
+class Hold:
+  """Where the trainings of a folder wait."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder, self._count = folder, 0
+
+  def at(self, phase: str, step: int = 0, host: int | None = None, then: str = "wait") -> None:
+    """Names the place: the first of a phase from a step on; of one host, or of all; `then` "raise" is a bug there."""
+    assert phase in PHASES
+    self.release()
+    self._count += 1
+    place = {"phase": phase, "step": step, "host": host, "then": then, "count": self._count}
+    (self._folder / ".hold").write_text(json.dumps(place))
+    (self._folder / ".hold").rename(self._folder / "hold")
+
+  def release(self) -> None:
+    """Names no place any more."""
+    (self._folder / "hold").unlink(missing_ok=True)
+    for path in self._folder.glob("waits.*"):
+      path.unlink(missing_ok=True)
+
+  def waiting(self) -> list[int]:
+    """Ids of the processes that have come to the place."""
+    return sorted(int(path.name.partition(".")[2]) for path in self._folder.glob("waits.*"))
+
+
+def install(folder: str) -> None:
+  """Makes this process wait at the places of its trainings."""
+  here, step, is_evaluating = pathlib.Path(folder), 0, False
+
+  def place(phase: str, over: Callable[[], bool] = lambda: False) -> None:
+    wanted = _read(here / "hold")
+    host = int(os.environ.get("TRIALBOOK_HOST_INDEX", "0"))
+    if not wanted or wanted["phase"] != phase or wanted["step"] > step or wanted["host"] not in (None, host):
+      return
+    (here / f"waits.{os.getpid()}").touch()
+    if wanted["then"] == "raise":
+      raise ZeroDivisionError("a planted bug")
+    while _read(here / "hold") == wanted and not over():
+      time.sleep(0.002)
+
+  def first(phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+      place(phase)
+      return call(*arguments, **named)
+
+    return wrapped
+
+  def poll(self: Guard, call: Callable[[Guard], bool] = Guard.poll) -> bool:
+    place("evaluating" if is_evaluating else "step", lambda: self.cause is not None)
+    return call(self)
+
+  def evaluate(*arguments: Any, call: Callable[..., Any] = train.evaluate, **named: Any) -> Any:
+    nonlocal is_evaluating
+    is_evaluating = True
+    try:
+      return call(*arguments, **named)
+    finally:
+      is_evaluating = False
+
+  def record(self: Any, number: int, *values: Any, call: Callable[..., None] = metrics.Recorder.step) -> None:
+    nonlocal step
+    step = number
+    call(self, number, *values)
+
+  def restore(*arguments: Any, call: Callable[..., Any] = train.restore_newest) -> Any:
+    nonlocal step
+    step = 0
+    place("restoring")
+    return call(*arguments)
+
+  def begin(self: Saver, *arguments: Any, call: Callable[..., None] = Saver._begin) -> None:
+    call(self, *arguments)
+    place("saving")
+
+  def audit(event: str, arguments: tuple) -> None:
+    if event == "os.rename":
+      source, target = map(os.fsdecode, arguments[:2])
+      if ".orbax-checkpoint-tmp" in source:
+        place("committing")
+      elif target.endswith("best.json"):
+        place("telling")
+    elif event == "shutil.rmtree" and os.fsdecode(arguments[0]).endswith(".removed"):
+      place("removing")
+
+  Guard.poll, train.evaluate, metrics.Recorder.step, Saver._begin = poll, evaluate, record, begin
+  program.Program.compile = first("compiling", program.Program.compile)
+  train.restore_newest = restore
+  train.evaluate_selected = first("selecting", train.evaluate_selected)
+  sys.addaudithook(audit)
+  place("starting")
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    return None
