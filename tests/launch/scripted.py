@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -9,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from forked import ROOT, Forked
+
 from launch import Patience, Restarts, run_local
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 MARK = "TRIALBOOK_TEST_FOLDER"
 PRELUDE = """
 import json, os, pathlib, signal, subprocess, sys, time
@@ -52,15 +54,16 @@ class Job:
     )
 
   def run_and_signal(self, script: str, *numbers: signal.Signals, hosts: int = 2, **changes) -> int:
-    """`run`, in which this process gets signals as soon as the hosts are ready, 0.2 s apart."""
+    """`run`, in which this process gets signals when the hosts are ready, each once the last one was heard."""
 
     def send() -> None:
       self.wait_until_ready(hosts)
       for number in numbers:
         # Where nobody listens, the signal would end the tests.
         if callable(listener := signal.getsignal(number)) and listener is not signal.default_int_handler:
+          said = len(self.said)
           os.kill(os.getpid(), number)
-        time.sleep(0.2)
+          wait_for(lambda said=said: len(self.said) > said)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -70,16 +73,24 @@ class Job:
       sender.join()
 
   def start(self, script: str, *flags: str, hosts: int = 2) -> subprocess.Popen[str]:
-    """Starts it by the command."""
-    command = [sys.executable, "-m", "launch", "local", f"--hosts={hosts}", f"--workdir={self.folder}", *flags]
+    """Starts it by the command, in a new interpreter."""
     return subprocess.Popen(
-      [*command, "--", "-ISc", PRELUDE + script],
+      [sys.executable, *self._command(script, *flags, hosts=hosts)],
       cwd=ROOT,
       env={**os.environ, MARK: str(self.folder)},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
     )
+
+  def fork(self, script: str, *flags: str, hosts: int = 2) -> Forked:
+    """As `start`, without the imports of a new interpreter."""
+    environment = {**os.environ, MARK: str(self.folder)}
+    return Forked(self._command(script, *flags, hosts=hosts), self.folder / "output.txt", environment=environment)
+
+  def _command(self, script: str, *flags: str, hosts: int) -> list[str]:
+    command = ["-m", "launch", "local", f"--hosts={hosts}", f"--workdir={self.folder}", *flags]
+    return [*command, "--", "-ISc", PRELUDE + script]
 
   def pid(self, host: int) -> int:
     """The process of a host that is ready; waits for it."""
@@ -109,7 +120,20 @@ def running(folder: pathlib.Path) -> dict[int, str]:
   return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def hosts_of(folder: pathlib.Path) -> dict[int, int | None]:
+  """The processes of a folder's job, as `running` -> index of the host; None for the launcher's own."""
+  found = {}
+  for pid in running(folder):
+    try:
+      index = re.search(rb"TRIALBOOK_HOST_INDEX=(\d+)\0", pathlib.Path(f"/proc/{pid}/environ").read_bytes())
+      if pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        found[pid] = int(index[1]) if index else None
+    except OSError:
+      continue
+  return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
   """Returns as soon as the condition holds; fails when it does not in time."""
   deadline = time.monotonic() + seconds
   while not condition():

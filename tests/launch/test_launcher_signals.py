@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+from forked import SECONDS
 from scripted import Job, wait_for
 
 from launch import Patience, Restarts
@@ -42,16 +43,15 @@ while True:
 def test_sigterm_is_passed_on_once_and_the_job_leaves_as_its_hosts_do(tmp_path: pathlib.Path):
   job = Job(tmp_path)
   (tmp_path / "run.json").write_text("{}")
-  launcher = job.start(POLITE.replace("LEAVES", "75"))
+  launcher = job.fork(POLITE.replace("LEAVES", "75"))
   job.wait_until_ready()
-  launcher.send_signal(signal.SIGTERM)
+  launcher.send(signal.SIGTERM)
   wait_for((tmp_path / "signals_0").exists)
-  launcher.send_signal(signal.SIGTERM)
-  _, errors = launcher.communicate(timeout=20)
-  assert launcher.returncode == 75, errors
+  launcher.send(signal.SIGTERM)
+  assert launcher.wait() == 75, launcher.text()
   assert [(tmp_path / f"signals_{host}").read_text().split() for host in (0, 1)] == [["15"], ["15"]]
-  assert "launch: SIGTERM is passed on to hosts 0, 1" in errors
-  assert "restart" not in errors
+  assert "launch: SIGTERM is passed on to hosts 0, 1" in launcher.text()
+  assert "restart" not in launcher.text()
   assert json.loads((tmp_path / "run.json").read_text())["exit"]["code"] == 75
   assert not job.running()
 
@@ -75,7 +75,7 @@ def test_a_ctrl_c_after_a_signal_kills(tmp_path: pathlib.Path, first: signal.Sig
   job = Job(tmp_path)
   started = time.monotonic()
   assert job.run_and_signal(DEAF, first, signal.SIGINT, patience=Patience(grace=60)) == 130
-  assert time.monotonic() - started < 20
+  assert time.monotonic() - started < 50
   assert job.said[1] == "another signal; kills hosts 0, 1"
   assert not job.running()
 
@@ -97,7 +97,7 @@ def test_a_signal_while_it_waits_for_a_restart_ends_the_job(tmp_path: pathlib.Pa
 
   started = time.monotonic()
   assert job.run("sys.exit(75)", restarts=Restarts(first_delay=60.0), say=interrupt) == 75
-  assert time.monotonic() - started < 20
+  assert time.monotonic() - started < 50
   assert job.said[-1] == "restart 1 of at most 10 in 60 s"
 
 
@@ -120,21 +120,20 @@ def test_the_kill_of_the_launcher_leaves_neither_hosts_nor_their_workers(tmp_pat
   # The launcher, two hosts with a worker each, and the guard, which comes last.
   wait_for(lambda: len(job.running()) == 6)
   launcher.kill()
-  launcher.communicate(timeout=20)
-  wait_for(lambda: not job.running(), seconds=5)
+  launcher.communicate(timeout=SECONDS)
+  wait_for(lambda: not job.running())
 
 
 @pytest.mark.slow
 def test_hosts_end_with_the_launcher_even_when_its_guard_has_gone(tmp_path: pathlib.Path):
   job = Job(tmp_path)
-  launcher = job.start("ready()\ntime.sleep(60)")
+  launcher = job.fork("ready()\ntime.sleep(60)")
   job.wait_until_ready()
   wait_for(lambda: len(job.running()) == 4)
   guard = next(pid for pid, line in job.running().items() if "killpg" in line)
   os.kill(guard, signal.SIGKILL)
   launcher.kill()
-  launcher.communicate(timeout=20)
-  wait_for(lambda: not job.running(), seconds=5)
+  wait_for(lambda: not job.running())
 
 
 @pytest.mark.slow
@@ -144,6 +143,6 @@ def test_a_reader_that_has_gone_does_not_end_the_job(tmp_path: pathlib.Path):
   assert launcher.stdout is not None
   launcher.stdout.close()
   launcher.stdout = None
-  _, errors = launcher.communicate(timeout=20)
+  _, errors = launcher.communicate(timeout=SECONDS)
   assert launcher.returncode == 3, errors
   assert "BrokenPipe" not in errors

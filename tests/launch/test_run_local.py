@@ -90,7 +90,7 @@ while True:
   job = Job(tmp_path)
   started = time.monotonic()
   assert job.run(script, restarts=Restarts(limit=0), patience=Patience(grace=0.5, kill_after=0.5)) == 75
-  assert 1.0 <= time.monotonic() - started < 8
+  assert 1.0 <= time.monotonic() - started < 30
   assert (tmp_path / "asked").exists()
   assert "attempt 1 ended with 75 because of host 1: ended by SIGKILL: the host was lost" in job.said
   assert not job.running()
@@ -127,7 +127,7 @@ def test_a_worker_that_its_host_left_behind_is_ended(tmp_path: pathlib.Path):
   script = "subprocess.Popen([sys.executable, '-ISc', 'import time; time.sleep(60)']); sys.exit(0)"
   started = time.monotonic()
   assert job.run(script) == 0
-  assert time.monotonic() - started < 4
+  assert time.monotonic() - started < 30
   assert not job.running()
 
 

@@ -1,23 +1,22 @@
 """Jobs whose hosts do not fit together end before their first step, naming what is wrong and where."""
 
-import contextlib
+import itertools
 import json
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
+from forked import ROOT, SECONDS, Forked, python
+from other_job import jax_job
+from scripted import MARK, running
 
 from launch.local import free_port
 from trainer import exits
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-MARK = "TRIALBOOK_TEST_FOLDER"
 EXPERIMENT = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT / "tests" / "trainer")!r})
@@ -59,58 +58,52 @@ OTHER_FILES = """
 
 
 @pytest.fixture
-def experiment(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+def experiment(tmp_path: pathlib.Path) -> pathlib.Path:
   path = tmp_path / "experiment.py"
   path.write_text(EXPERIMENT)
-  yield path
-  # A test that fails may not leave its job behind either.
-  for pid in running(tmp_path):
-    with contextlib.suppress(ProcessLookupError):
-      os.kill(pid, signal.SIGKILL)
+  return path
 
 
-def running(folder: pathlib.Path) -> list[int]:
-  """Processes of a folder's jobs."""
-  found = []
-  for process in pathlib.Path("/proc").glob("[0-9]*"):
-    with contextlib.suppress(OSError):
-      if f"{MARK}={folder}\0".encode() in (process / "environ").read_bytes():
-        found.append(int(process.name))
-  return found
+def arguments(experiment: pathlib.Path, command: list[str], *flags: str) -> list[str]:
+  """Those of Python for a command; `flags` follow those that every training has."""
+  return [*command, f"--config={experiment}", f"--workdir={experiment.parent / 'files' / 'run'}", *flags]
 
 
-def start(experiment: pathlib.Path, command: list[str], *flags: str, **environment: str) -> subprocess.Popen[str]:
-  """Starts a command of Python's; `flags` follow those that every training has."""
-  folder = experiment.parent
-  return subprocess.Popen(
-    [sys.executable, *command, f"--config={experiment}", f"--workdir={folder / 'files' / 'run'}", *flags],
-    cwd=ROOT,
-    env={"JAX_PLATFORMS": "cpu", **os.environ, MARK: str(folder), **environment},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+def environment_of(experiment: pathlib.Path, **changes: str) -> dict[str, str]:
+  return {**os.environ, MARK: str(experiment.parent), **changes}
+
+
+def run(experiment: pathlib.Path, hosts: list[list[str]], *environments: dict[str, str]) -> tuple[list[int], list[str]]:
+  """Runs a trainer of each list of flags, all at once; returns exit codes and outputs."""
+  started = [
+    Forked(
+      arguments(experiment, ["-m", "trainer"], *flags),
+      experiment.with_name(f"output_{number}.txt"),
+      environment=environment_of(experiment, **environment),
+    )
+    for number, (flags, environment) in enumerate(itertools.zip_longest(hosts, environments, fillvalue={}))
+  ]
+  return [host.wait() for host in started], [host.text() for host in started]
 
 
 def launch(
-  experiment: pathlib.Path, *flags: str, devices: int = 1, script: str = "", **environment: str
+  experiment: pathlib.Path, *flags: str, devices: int = 1, script: str = "", is_new: bool = False, **environment: str
 ) -> tuple[int, str]:
-  """A job of two hosts; returns exit code and output. Nothing of it is left."""
-  command = [
-    "-m",
-    "launch",
-    "local",
-    "--hosts=2",
-    f"--devices-per-host={devices}",
-    "--max-restarts=0",
-    "--grace=6",
-    "--kill-after=1",
-    "--",
-  ]
-  process = start(experiment, [*command, *(["-c", script] if script else ["-m", "trainer"])], *flags, **environment)
-  output, _ = process.communicate(timeout=240)
+  """A job of two hosts, new interpreters or not; returns exit code and output. Nothing of it is left."""
+  command = ["-m", "launch", "local", "--hosts=2", f"--devices-per-host={devices}", "--max-restarts=0"]
+  command += ["--grace=6", "--kill-after=1", "--", *(["-c", script] if script else ["-m", "trainer"])]
+  command, environment = arguments(experiment, command, *flags), environment_of(experiment, **environment)
+  output = experiment.with_name("output.txt")
+  if is_new:
+    with output.open("w") as file:
+      done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=file, timeout=SECONDS
+      )
+    code = done.returncode
+  else:
+    code, _ = python(command, output, environment=environment)
   assert not running(experiment.parent)
-  return process.returncode, output
+  return code, output.read_text()
 
 
 def assert_refused(experiment: pathlib.Path, code: int, output: str) -> None:
@@ -131,7 +124,7 @@ def test_another_seed_code_version_or_number_of_devices_on_one_host_is_named_by_
       copy.parent.mkdir(parents=True, exist_ok=True)
       copy.write_text(path.read_text() + ("# Changed.\n" if path.name == "rng.py" else ""))
   script = OTHER_WORLD.format(change=OTHER_CODE_VERSION_AND_DEVICES.format(tree=str(tree)).strip())
-  code, output = launch(experiment, script=script, OTHER_SEED="1")
+  code, output = launch(experiment, script=script, is_new=True, OTHER_SEED="1")
   assert_refused(experiment, code, output)
   for host in (0, 1):
     said = [line for line in output.splitlines() if line.startswith(f"[host {host}]   - ")]
@@ -195,59 +188,34 @@ def test_a_config_file_that_fails_on_one_host_ends_all(experiment: pathlib.Path,
   assert f"launch: attempt 1 ended with 2 because of host {fails_on}: " in output
 
 
-JAX_JOB = """
-import sys, jax
-from jax._src import distributed
-jax.distributed.initialize("127.0.0.1:{port}", 1, 0, cluster_detection_method="deactivate")
-print("up", flush=True)
-sys.stdin.read()
-distributed.global_state.client.key_value_set("key", "value")
-print(distributed.global_state.client.blocking_key_value_get("key", 2000), flush=True)
-jax.distributed.shutdown()
-"""
-
-
 @pytest.mark.slow
 def test_a_port_of_another_job_is_refused_and_that_job_stays_well(experiment: pathlib.Path):
   port = free_port()
-  job = subprocess.Popen(
-    [sys.executable, "-c", JAX_JOB.format(port=port)],
-    env={**os.environ, MARK: str(experiment.parent)},
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-  assert job.stdout is not None
-  assert job.stdout.readline() == "up\n"
-  flags = [f"--coordinator=127.0.0.1:{port}", "--host_count=2", "--set=job.startup_seconds=3"]
-  hosts = [start(experiment, ["-m", "trainer"], *flags, f"--host_index={index}") for index in (0, 1)]
-  outputs = [host.communicate(timeout=120)[0] for host in hosts]
-  assert [host.returncode for host in hosts] == [exits.USER_MISTAKE, exits.TRY_AGAIN], outputs
+  flags = [f"--coordinator=127.0.0.1:{port}", "--host_count=2", "--set=job.startup_seconds=5"]
+  with jax_job(port) as is_well:
+    codes, outputs = run(experiment, [[*flags, f"--host_index={index}"] for index in (0, 1)])
+    assert is_well()
+  assert codes == [exits.USER_MISTAKE, exits.TRY_AGAIN], outputs
   assert f"the coordinator's port {port} cannot be opened on this host, the lead" in outputs[0]
-  assert f"host 0, the lead, did not answer at 127.0.0.1:{port} within 3 s" in outputs[1]
+  assert f"host 0, the lead, did not answer at 127.0.0.1:{port} within 5 s" in outputs[1]
   for output in outputs:
     assert "Traceback" not in output
   assert not (experiment.parent / "files").exists()
-  assert job.communicate("", timeout=60)[0] == "value\n"
-  assert job.returncode == 0
 
 
 @pytest.mark.slow
 def test_hosts_that_never_come_are_named_and_the_others_leave_with_75(experiment: pathlib.Path):
   without_lead, without_follower = free_port(), free_port()
-  flags = ["--host_count=3", "--set=job.startup_seconds=3"]
+  flags = ["--host_count=3", "--set=job.startup_seconds=5"]
   started = time.monotonic()
-  hosts = [
-    start(experiment, ["-m", "trainer"], *flags, f"--coordinator=127.0.0.1:{port}", f"--host_index={index}")
-    for port, index in ((without_lead, 1), (without_follower, 0), (without_follower, 2))
-  ]
-  outputs = [host.communicate(timeout=120)[0] for host in hosts]
-  assert [host.returncode for host in hosts] == [exits.TRY_AGAIN] * 3, outputs
+  places = ((without_lead, 1), (without_follower, 0), (without_follower, 2))
+  hosts = [[*flags, f"--coordinator=127.0.0.1:{port}", f"--host_index={index}"] for port, index in places]
+  codes, outputs = run(experiment, hosts)
+  assert codes == [exits.TRY_AGAIN] * 3, outputs
   assert time.monotonic() - started < 60
-  assert f"host 0, the lead, did not answer at 127.0.0.1:{without_lead} within 3 s" in outputs[0]
+  assert f"host 0, the lead, did not answer at 127.0.0.1:{without_lead} within 5 s" in outputs[0]
   for output in outputs[1:]:
-    assert f"host 1 of 3 did not come within 3 s to 127.0.0.1:{without_follower}" in output, outputs
+    assert f"host 1 of 3 did not come within 5 s to 127.0.0.1:{without_follower}" in output, outputs
   for output in outputs:
     assert "Traceback" not in output
     assert "no progress" not in output
@@ -263,12 +231,9 @@ def test_hosts_that_slurm_started_find_each_other_and_train(experiment: pathlib.
     "SLURM_NTASKS": "2",
     "JAX_COORDINATOR_PORT": str(free_port()),
   }
-  hosts = [
-    start(experiment, ["-m", "trainer"], "--set=job.hosts=2", **slurm, SLURM_PROCID=index, SLURM_LOCALID=index)
-    for index in ("0", "1")
-  ]
-  outputs = [host.communicate(timeout=240)[0] for host in hosts]
-  assert [host.returncode for host in hosts] == [exits.DONE] * 2, outputs
+  environments = [{**slurm, "SLURM_PROCID": index, "SLURM_LOCALID": index} for index in ("0", "1")]
+  codes, outputs = run(experiment, [["--set=job.hosts=2"]] * 2, *environments)
+  assert codes == [exits.DONE] * 2, outputs
   for index, output in enumerate(outputs):
     assert f"host {index} of 2, found by jax's cluster detection, devices: 1 x cpu" in output
   assert "complete after 2 steps" in outputs[0]

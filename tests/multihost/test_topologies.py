@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from forked import ROOT, SECONDS, python
+from scripted import MARK, running
 from tiny import numbers, state_of
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 EXPERIMENT = f"""
 import os, sys
@@ -18,29 +18,34 @@ sys.path.insert(0, {str(ROOT / "tests" / "trainer")!r})
 import tiny
 
 def get_config():
-  return tiny.resnet(
-    max_train_steps=int(os.environ.get("STEPS", "20")), evaluation__every_steps=10, evaluation__batch_size=256,
-    schedule__decay_steps=18, seed=int(os.environ["TRIALBOOK_HOST_INDEX"]) if "DISAGREE" in os.environ else 0,
-  )
+  seed = int(os.environ["TRIALBOOK_HOST_INDEX"]) if "DISAGREE" in os.environ else 0
+  changes = dict(max_train_steps=int(os.environ.get("STEPS", "20")), evaluation__every_steps=10, seed=seed)
+  if os.environ.get("MODEL") == "resnet":
+    return tiny.resnet(evaluation__batch_size=256, schedule__decay_steps=18, **changes)
+  # A reduction over the global batch in the forward pass too.
+  return tiny.mlp(model__normalization="batch", model__dropout_rate=0.1, averaging__decay=0.9, clip_norm=1.0, **changes)
 """
 
 
-def launch(folder: pathlib.Path, workdir: str, hosts: int, devices: int, **environment: str) -> tuple[int, str]:
+def command(folder: pathlib.Path, workdir: str, hosts: int, devices: int) -> list[str]:
   experiment = folder / "experiment.py"
   experiment.write_text(EXPERIMENT)
-  command = [sys.executable, "-m", "launch", "local", f"--hosts={hosts}", f"--devices-per-host={devices}"]
-  command += ["--max-restarts=0", "--grace=5", "--kill-after=1", "--", "-m", "trainer"]
-  command += [f"--config={experiment}", f"--workdir={folder / workdir}"]
-  done = subprocess.run(
-    command,
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    timeout=240,
-    env=os.environ | environment,
-  )
-  return done.returncode, done.stdout
+  launch = ["-m", "launch", "local", f"--hosts={hosts}", f"--devices-per-host={devices}"]
+  launch += ["--max-restarts=0", "--grace=5", "--kill-after=1"]
+  return [*launch, "--", "-m", "trainer", f"--config={experiment}", f"--workdir={folder / workdir}"]
+
+
+def launch(folder: pathlib.Path, workdir: str, hosts: int, devices: int, **environment: str) -> tuple[int, str]:
+  environment = {**os.environ, MARK: str(folder), **environment}
+  done = python(command(folder, workdir, hosts, devices), folder / "output.txt", environment=environment)
+  assert not running(folder)
+  return done
+
+
+def train(folder: pathlib.Path, workdir: str, hosts: int, devices: int, **environment: str) -> str:
+  code, output = launch(folder, workdir, hosts, devices, **environment)
+  assert code == 0, output
+  return output
 
 
 def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
@@ -52,18 +57,28 @@ def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_and_two_hosts_with_two_devices_give_the_same_bits(tmp_path: pathlib.Path):
+  train(tmp_path, "one", 1, 2)
+  # By new interpreters.
+  arguments = [sys.executable, *command(tmp_path, "two", 2, 1)]
+  done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert_same(tmp_path / "one", tmp_path / "two")
+  # Half of the run on two hosts, the rest on one: as if nothing had happened.
+  train(tmp_path, "moved", 2, 1, STEPS="10")
+  assert "continues from the checkpoint of step 10" in train(tmp_path, "moved", 1, 2)
+  assert_same(tmp_path / "one", tmp_path / "moved")
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_one_two_and_four_hosts_with_four_devices_give_the_same_bits(tmp_path: pathlib.Path):
   for hosts in (1, 2, 4):
-    code, output = launch(tmp_path, f"hosts{hosts}", hosts, 4 // hosts)
-    assert code == 0, output
+    train(tmp_path, f"hosts{hosts}", hosts, 4 // hosts, MODEL="resnet")
   assert_same(tmp_path / "hosts1", tmp_path / "hosts2")
   assert_same(tmp_path / "hosts1", tmp_path / "hosts4")
-  # Half of the run on two hosts, the rest on one: as if nothing had happened.
-  code, output = launch(tmp_path, "moved", 2, 2, STEPS="10")
-  assert code == 0, output
-  code, output = launch(tmp_path, "moved", 1, 4)
-  assert code == 0, output
-  assert "continues from the checkpoint of step 10" in output
+  train(tmp_path, "moved", 2, 2, STEPS="10", MODEL="resnet")
+  assert "continues from the checkpoint of step 10" in train(tmp_path, "moved", 1, 4, MODEL="resnet")
   assert_same(tmp_path / "hosts1", tmp_path / "moved")
 
 
@@ -79,8 +94,7 @@ def test_hosts_that_disagree_all_leave_with_2_and_name_what_differs(tmp_path: pa
 
 @pytest.mark.slow
 def test_only_the_lead_writes(tmp_path: pathlib.Path):
-  code, output = launch(tmp_path, "run", 2, 1, STEPS="10")
-  assert code == 0, output
+  output = train(tmp_path, "run", 2, 1, STEPS="10")
   assert len(list((tmp_path / "run").glob("events.*"))) == 1
   assert [line["step"] for line in numbers(tmp_path / "run")] == list(range(11))
   assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "complete"

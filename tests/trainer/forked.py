@@ -24,6 +24,8 @@ from typing import IO, Any, NoReturn
 
 import pytest
 
+from launch import processes
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Processes that start in milliseconds, because the one that they are forked from has imported jax already.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -32,6 +34,7 @@ PROCESSES.set_forkserver_preload(
 )
 SECONDS = 240.0
 _PR_SET_PDEATHSIG = 1
+_start_python = processes.start_python
 # This file is imported before a process that was started by multiprocessing becomes another than the main one.
 _MAIN_PROCESS = multiprocessing.current_process()
 
@@ -142,8 +145,10 @@ def _python(arguments: list[str], environment: dict[str, str], output: pathlib.P
 
 def _fork(
   arguments: Sequence[str], environment: Mapping[str, str], output: int | IO[bytes] | None, inherited: Sequence[int]
-) -> types.SimpleNamespace:
-  """In place of `launch.processes.start_python`."""
+) -> Any:
+  """In place of `launch.processes.start_python`; what is isolated from the environment imports nothing to be shared."""
+  if arguments[0] not in ("-m", "-c"):
+    return _start_python(arguments, environment, output, inherited)
   pipes = [os.pipe(), os.pipe()] if output == subprocess.PIPE else []
   files = [write for _, write in pipes]
   if not files:
@@ -153,7 +158,7 @@ def _fork(
     _become(arguments, environment, files, parent, inherited)
   for _, write in pipes:
     os.close(write)
-  stdout, stderr = [open(read, "rb") for read, _ in pipes] or [None, None]
+  stdout, stderr = [os.fdopen(read, "rb") for read, _ in pipes] or [None, None]
   return types.SimpleNamespace(pid=pid, stdout=stdout, stderr=stderr, wait=lambda: os.waitpid(pid, 0))
 
 
@@ -213,10 +218,8 @@ def _forget_parent() -> None:
 
 def _set_environment(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
   """Everything that an interpreter takes from its environment and its arguments."""
-  from jax._src import xla_bridge
-
   import jax
-  from launch import processes
+  from jax._src import xla_bridge
 
   assert not xla_bridge.backends_are_initialized()
   for name in environment.keys() | os.environ.keys():
@@ -235,8 +238,8 @@ def _set_environment(arguments: Sequence[str], environment: Mapping[str, str]) -
   sys.path[:] = [os.getcwd(), *filter(None, environment.get("PYTHONPATH", "").split(":")), *installed]
   sys.orig_argv = [sys.executable, *arguments]
   sys.argv = [arguments[0] if arguments[0] == "-c" else arguments[1], *arguments[2:]]
-  sys.stdout = open(1, "w", buffering=1 if "PYTHONUNBUFFERED" in environment else -1, closefd=False)
-  processes.start_python = _fork  # pyright: ignore[reportAttributeAccessIssue]
+  sys.stdout = os.fdopen(1, "w", buffering=1 if "PYTHONUNBUFFERED" in environment else -1, closefd=False)
+  processes.start_python = _fork
 
 
 def _is_not_ours(name: str) -> bool:

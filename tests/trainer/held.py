@@ -128,10 +128,17 @@ def install(folder: str) -> None:
     elif event == "shutil.rmtree" and os.fsdecode(arguments[0]).endswith(".removed"):
       place("removing")
 
-  Guard.poll, train.evaluate, metrics.Recorder.step, Saver._begin = poll, evaluate, record, begin
-  program.Program.compile = first("compiling", program.Program.compile)
-  train.restore_newest = restore
-  train.evaluate_selected = first("selecting", train.evaluate_selected)
+  changed: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (Guard, "poll", poll),
+    (train, "evaluate", evaluate),
+    (train, "restore_newest", restore),
+    (train, "evaluate_selected", first("selecting", train.evaluate_selected)),
+    (metrics.Recorder, "step", record),
+    (program.Program, "compile", first("compiling", program.Program.compile)),
+    (Saver, "_begin", begin),
+  )
+  for owner, name, call in changed:
+    setattr(owner, name, call)
   sys.addaudithook(audit)
   place("starting")
 

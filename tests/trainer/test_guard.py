@@ -222,7 +222,7 @@ def _terminated_before_the_first_poll(folder: pathlib.Path) -> None:
 def test_sigterm_before_the_first_poll_leaves_with_75_at_once(tmp_path: pathlib.Path):
   started = time.monotonic()
   assert in_process(tmp_path / "output", _terminated_before_the_first_poll, tmp_path) == exits.TRY_AGAIN
-  assert time.monotonic() - started < 15
+  assert time.monotonic() - started < 40
   cause = "SIGTERM came before the first step: there is nothing to save"
   assert (tmp_path / "output").read_text() == f"trainer: leaves with 75: {cause}\n"
   record = json.loads((tmp_path / "logs" / "host_0.exit.json").read_text())
@@ -238,15 +238,15 @@ def _hang(folder: pathlib.Path | None, phase: str) -> None:
 
   threading.Thread(target=wait_in_a_thread_of_its_own, daemon=True).start()
   limits = {"startup_seconds": 30.0, "step_seconds": 30.0, "evaluation_seconds": 30.0, "checkpoint_seconds": 30.0}
-  limits[{"start-up": "startup_seconds"}.get(phase, f"{phase}_seconds")] = 0.6
+  limits[{"start-up": "startup_seconds"}.get(phase, f"{phase}_seconds")] = 1.5
   with Guard(Job.model_validate(limits)) as guard, contextlib.ExitStack() as stack:
     if folder is not None:
       stack.enter_context(guard.logging(folder))
     guard.enter("compilation")
-    time.sleep(1.2)
+    time.sleep(2.0)
     sys.stderr.write("compiled\n")
     guard.enter(phase)  # pyright: ignore[reportArgumentType]
-    for _ in range(4):  # As long as there is progress, the limit is for each step.
+    for _ in range(6):  # As long as there is progress, the limit is for each step.
       time.sleep(0.3)
       guard.poll()
     sys.stderr.write("stepped\n")
@@ -264,11 +264,11 @@ def test_a_phase_without_progress_leaves_with_75_and_the_stacks_of_all_threads(t
   started = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor() as threads:
     assert list(threads.map(hang, phases)) == [exits.TRY_AGAIN] * len(phases)
-  assert time.monotonic() - started < 20
+  assert time.monotonic() - started < 60
   for phase in phases:
     output = (tmp_path / f"{phase}.txt").read_text()
     assert output.startswith("compiled\nstepped\n")
-    cause = f"no progress for 0.6 s ({phase}, after 4 steps and batches of this process)"
+    cause = f"no progress for 1.5 s ({phase}, after 6 steps and batches of this process)"
     assert f"trainer: leaves with 75: {cause}" in output
     stacks = output
     if phase != "start-up":

@@ -4,8 +4,10 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+from forked import ROOT, SECONDS, Forked
 from tiny import mlp, numbers, resnet
 
 from trainer import Config, ConfigError, Programs, run
@@ -110,15 +112,21 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path: pathlib.Path):
     run(mlp(), tmp_path / "file" / "run")
 
 
-def command(*arguments: str, cwd: pathlib.Path | None = None) -> subprocess.CompletedProcess[str]:
-  root = pathlib.Path(__file__).resolve().parents[2]
-  return subprocess.run(
-    [sys.executable, "-m", "trainer", *arguments],
-    cwd=cwd or root,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+def new(*arguments: str) -> subprocess.CompletedProcess[str]:
+  """A command by a new interpreter."""
+  return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+
+
+@pytest.fixture
+def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+  """As `new`, without its imports."""
+  output, errors = (tmp_path_factory.mktemp("printed") / name for name in ("output", "errors"))
+
+  def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = Forked(["-m", *arguments], output, errors).wait()
+    return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
+
+  return run
 
 
 @pytest.mark.slow
@@ -129,7 +137,8 @@ def test_the_command_gives_the_same_as_the_function(tmp_path: pathlib.Path):
     "import jax\njax.config.update('jax_num_cpu_devices', 2)\n"
     "import tiny\n\ndef get_config():\n  return tiny.mlp()\n"
   )
-  done = command(f"--config={experiment}", f"--workdir={tmp_path / 'command'}", "--set", "optimizer.learning_rate=0.2")
+  changes = ("--set", "optimizer.learning_rate=0.2")
+  done = new("trainer", f"--config={experiment}", f"--workdir={tmp_path / 'command'}", *changes)
   assert done.returncode == 0, done.stderr
   assert "validation/error" in done.stdout
   assert str(tmp_path / "command") in done.stdout
@@ -157,7 +166,7 @@ MISTAKES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_written(tmp_path: pathlib.Path, name: str):
+def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_written(tmp_path: pathlib.Path, command, name: str):
   (tmp_path / "syntax.py").write_text("import trainer\ndef get_config(:\n")
   (tmp_path / "empty.py").write_text("x = 1\n")
   (tmp_path / "raises.py").write_text("def get_config():\n  return 1 / 0\n")
@@ -167,7 +176,7 @@ def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_written(tmp_path
   before = sorted(tmp_path.iterdir())
   arguments, fragment = MISTAKES[name]
   arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-  done = command(f"--workdir={tmp_path / 'run'}", *arguments)
+  done = command("trainer", f"--workdir={tmp_path / 'run'}", *arguments)
   assert done.returncode == 2, done.stderr
   assert fragment in done.stderr
   assert "Traceback" not in done.stderr
@@ -176,8 +185,9 @@ def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_written(tmp_path
 
 
 @pytest.mark.slow
-def test_a_diverging_command_leaves_with_3(tmp_path: pathlib.Path):
+def test_a_diverging_command_leaves_with_3(tmp_path: pathlib.Path, command):
   done = command(
+    "trainer",
     f"--workdir={tmp_path / 'run'}",
     *("--set", "model.name=mlp", "--set", "optimizer.learning_rate=1e30", "--set", "max_train_steps=60"),
   )
@@ -196,7 +206,7 @@ def test_print_config_and_help_explain(capsys: pytest.CaptureFixture[str]):
     ("max_train_steps", "host"),
   ):
     assert any(line.split()[:2] == [path, kind] for line in printed.splitlines())
-  done = command("--help")
+  done = new("trainer", "--help")
   assert done.returncode == 0
   for word in ("--config", "--workdir", "--set", "optimizer.learning_rate", "Exit codes"):
     assert word in done.stdout
@@ -224,31 +234,25 @@ def test_a_truncated_file_of_a_dataset_is_named(tmp_path: pathlib.Path):
 
 
 @pytest.mark.slow
-def test_the_evaluate_command_prints_what_the_run_recorded(tmp_path: pathlib.Path):
-  done = command(f"--workdir={tmp_path / 'run'}", "--set", "model.name=mlp", "--set", "max_train_steps=60")
+def test_the_evaluate_command_prints_what_the_run_recorded(tmp_path: pathlib.Path, command):
+  done = command("trainer", f"--workdir={tmp_path / 'run'}", "--set", "model.name=mlp", "--set", "max_train_steps=60")
   assert done.returncode == 0, done.stderr
   evaluate = f"python -m trainer.evaluate {tmp_path / 'run'} --step=best --split=test"
   assert evaluate in done.stdout
-  root = pathlib.Path(__file__).resolve().parents[2]
-
-  def evaluated(*arguments: str) -> subprocess.CompletedProcess[str]:
-    full = [sys.executable, "-m", "trainer.evaluate", *arguments]
-    return subprocess.run(full, cwd=root, capture_output=True, text=True, timeout=300)
-
-  done = evaluated(str(tmp_path / "run"), "--step=best")
+  done = new("trainer.evaluate", str(tmp_path / "run"), "--step=best")
   assert done.returncode == 0, done.stderr
   best = json.loads((tmp_path / "run" / "best.json").read_text())
   printed = json.loads(done.stdout)
   assert (printed["step"], printed["validation/error"]) == (best["step"], best["value"])
   for arguments in ((str(tmp_path / "nowhere"),), (str(tmp_path / "run"), "--step=7")):
-    done = evaluated(*arguments)
+    done = command("trainer.evaluate", *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_a_platform_that_is_not_here_is_refused(tmp_path: pathlib.Path):
-  done = command(f"--workdir={tmp_path / 'run'}", "--platform=tpu")
+def test_a_platform_that_is_not_here_is_refused(tmp_path: pathlib.Path, command):
+  done = command("trainer", f"--workdir={tmp_path / 'run'}", "--platform=tpu")
   assert done.returncode == 2
   assert "--platform=tpu" in done.stderr
   assert not (tmp_path / "run").exists()

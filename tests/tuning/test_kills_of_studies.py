@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import forked_commands
 import numpy as np
 import pytest
-from forked import ROOT, SECONDS, Forked, wait_for
+from forked import ROOT, SECONDS, wait_for
 from held import Hold
 from tiny import numbers, state_of
 
@@ -24,9 +25,7 @@ from launch.supervisor import newest_step
 from tuning import StudyResults, read_results
 from tuning.records import read_trials, trial_folder
 
-TESTS = pathlib.Path(__file__).resolve().parents[1]
 SECONDS_TO_BE_GONE = 20.0
-ENVIRONMENT = {"PYTHONPATH": f"{TESTS / 'tuning'}:{TESTS / 'trainer'}"}
 TRAININGS = """
 import os, held, tiny
 from tuning import Halton, Log, Minimize, OneOf, Study
@@ -72,11 +71,10 @@ class Coordinator:
 
   def __init__(self, study: pathlib.Path, folder: pathlib.Path, workers: int = 2, trials: int | None = None):
     self.folder, self.hold = folder, Hold(folder.parent)
-    self._output = folder.with_name(f"output_{time.monotonic_ns()}.txt")
-    command = ["-m", "tuning", "run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
+    output = study.with_name(f"output_{time.monotonic_ns()}.txt")
+    command = ["run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
     command += [] if trials is None else [f"--trials={trials}"]
-    environment = {**ENVIRONMENT, **os.environ, "HELD": str(folder.parent)}
-    self.process = Forked(command, self._output, environment=environment)
+    self.process = forked_commands.start(*command, output=output, HELD=str(folder.parent))
 
   def workers(self) -> list[int]:
     """Ids of the worker processes."""
@@ -93,7 +91,7 @@ class Coordinator:
     return found
 
   def wait_until(self, condition: Callable[[], object]) -> None:
-    wait_for(lambda: self.process.poll() is not None or condition(), SECONDS)
+    wait_for(lambda: self.process.poll() is not None or condition(), 120)
     assert self.process.poll() is None, self.process.text()
 
   def held(self, count: int) -> list[int]:
@@ -178,7 +176,7 @@ def start() -> Iterator[Start]:
 def whole(study: pathlib.Path, folder: pathlib.Path, workers: int = 2) -> StudyResults:
   """The undisturbed study, by new interpreters."""
   command = ["-m", "tuning", "run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
-  environment = {**os.environ, **ENVIRONMENT}
+  environment = {**os.environ, **forked_commands.ENVIRONMENT}
   done = subprocess.run(
     [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
   )
@@ -268,8 +266,8 @@ def test_kills_of_coordinator_and_workers_in_each_phase_change_no_bit_of_a_study
   coordinator.send(signal.SIGKILL)
   done.check()
   assert len(done.done) == 2
-  # A worker only: the coordinator goes on to the end.
-  hold.at("evaluating", 8)
+  # A worker only, of a trial (to measure one takes ten steps): the coordinator goes on to the end.
+  hold.at("evaluating", 16)
   coordinator = start(study_file, folder)
   kill_one(coordinator.held(2))
   hold.release()
@@ -335,7 +333,7 @@ def test_a_study_stops_at_ctrl_c_or_sigterm_saves_and_goes_on(
   study_file: pathlib.Path, undisturbed: StudyResults, tmp_path: pathlib.Path, start: Start
 ):
   folder, hold = tmp_path / "stopped", Hold(tmp_path)
-  for number, step in ((signal.SIGINT, 10), (signal.SIGTERM, 20)):
+  for number, step in ((signal.SIGINT, 12), (signal.SIGTERM, 20)):
     hold.at("step", step)
     coordinator = start(study_file, folder)
     coordinator.held(2)

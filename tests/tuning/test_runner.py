@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import forked_commands
 import numpy as np
 import pytest
 import tiny
@@ -15,7 +16,6 @@ from tiny import numbers, state_of
 
 from trainer import UserError
 from tuning import Discrete, Grid, Listed, Log, Minimize, OneOf, Study, StudyResults, read_results, run_study
-from tuning.__main__ import main
 from tuning.local_workers import LocalWorkers
 from tuning.plan import PlannedTrial
 from tuning.records import read_trials, trial_folder
@@ -41,6 +41,19 @@ def calls(folder: pathlib.Path) -> dict[str, int]:
   return {path.name.removeprefix("calls of "): len(path.read_text().splitlines()) for path in folder.glob("calls of *")}
 
 
+STUDY = (
+  "import dataclasses, test_runner\ndef get_study():\n  return dataclasses.replace(test_runner.{name}(), {changes})\n"
+)
+
+
+def tune(file: pathlib.Path, folder: pathlib.Path, name: str, *flags: str, changes: str = "") -> tuple[int, str, str]:
+  """Runs a study of this file by the command; returns its exit code, output and errors."""
+  file.write_text(STUDY.format(name=name, changes=changes))
+  output, errors = file.with_suffix(".out"), file.with_suffix(".err")
+  run = forked_commands.start("run", f"--study={file}", f"--dir={folder}", *flags, output=output, errors=errors)
+  return run.wait(), output.read_text(), errors.read_text()
+
+
 @pytest.fixture
 def noted(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
   """Where functions note their calls."""
@@ -51,13 +64,11 @@ def noted(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
 
 
 @pytest.mark.slow
-def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(
-  tmp_path: pathlib.Path, noted: pathlib.Path, capfd: pytest.CaptureFixture[str]
-):
-  folder, file = tmp_path / "study", tmp_path / "study.py"
-  file.write_text("import test_runner\nget_study = test_runner.functions\n")
-  command = ["run", f"--study={file}", f"--dir={folder}", "--workers=2"]
-  assert main(command) == 1
+def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(tmp_path: pathlib.Path, noted: pathlib.Path):
+  folder = tmp_path / "study"
+  command = (tmp_path / "study.py", folder, "functions", "--workers=2")
+  code, output, errors = tune(*command)
+  assert code == 1, errors
   found = {record.values["mishap"]: record for record in read_trials(folder).values()}
   assert {name: record.state for name, record in found.items()} == {
     "none": "complete",
@@ -81,17 +92,16 @@ def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(
   assert (
     "ValueError: a bug\nof two lines" in (trial_folder(folder, MISHAPS.index("raises")) / "traceback.txt").read_text()
   )
-  output = capfd.readouterr()
-  assert "2 complete" in output.out
-  assert "3 failed" in output.out
-  assert "trial 2: failed    crashed 2 times; the last: ended by SIGKILL" in output.err
-  assert "Traceback" not in output.err
+  assert "2 complete" in output
+  assert "3 failed" in output
+  assert "trial 2: failed    crashed 2 times; the last: ended by SIGKILL" in errors
+  assert "Traceback" not in errors
 
   before = [(trial_folder(folder, trial) / "trial.json").read_bytes() for trial in range(len(MISHAPS))]
-  assert main(command) == 1  # All have ended.
+  assert tune(*command)[0] == 1  # All have ended.
   assert [(trial_folder(folder, trial) / "trial.json").read_bytes() for trial in range(len(MISHAPS))] == before
   (noted / "mended").touch()
-  assert main([*command, "--retry_failed"]) == 0
+  assert tune(*command, "--retry_failed")[0] == 0
   after = [(trial_folder(folder, trial) / "trial.json").read_bytes() for trial in range(len(MISHAPS))]
   failed = [trial for trial, name in enumerate(MISHAPS) if found[name].state == "failed"]
   assert [trial for trial in range(len(MISHAPS)) if after[trial] != before[trial]] == failed
@@ -116,9 +126,11 @@ def test_workers_that_cannot_start_end_the_study_with_the_place_to_look(
 
 
 def test_a_function_that_does_not_return_the_objective_ends_the_study(tmp_path: pathlib.Path, noted: pathlib.Path):
-  study = functions(objective=Minimize("eror"), scientific={"mishap": OneOf(["none", "nan"])})
-  with pytest.raises(UserError, match="returned no 'eror'; it returned error"):
-    run_study(study, tmp_path / "study")
+  changes = 'objective=test_runner.Minimize("eror"), scientific={"mishap": test_runner.OneOf(["none", "nan"])}'
+  code, _, errors = tune(tmp_path / "study.py", tmp_path / "study", "functions", changes=changes)
+  assert code == 2
+  assert "returned no 'eror'; it returned error" in errors
+  assert "Traceback" not in errors
   assert calls(noted) == {"none": 1}
   assert [record.state for record in read_trials(tmp_path / "study").values()] == ["stopped"]
 
@@ -235,7 +247,9 @@ def check_same(one: StudyResults, other: StudyResults) -> None:
 
 @pytest.mark.slow
 def test_four_workers_give_the_same_bits_as_one(folder: pathlib.Path, alone: StudyResults):
-  results = run_study(trainings(), folder / "four", workers=4)
+  code, _, errors = tune(folder / "four.py", folder / "four", "trainings", "--workers=4")
+  assert code == 0, errors
+  results = read_results(folder / "four")
   check_same(results, alone)
   workers = {record.attempts[0]["worker"] for record in read_trials(results.folder).values() if record.attempts}
   assert workers == {f"worker {index}" for index in range(4)}
@@ -247,9 +261,12 @@ def test_a_study_that_is_extended_and_goes_on_with_other_workers_gives_the_same_
 ):
   path = folder / "extended"
   records: dict[int, bytes] = {}
-  for trials, workers in ((2, 1), (None, 2)):
-    results = run_study(trainings(), path, workers=workers, trials=trials)
-    assert len(results.trials) == (trials or len(POINTS))
+  for trials, workers in ((2, 1), (len(POINTS), 2)):
+    flags = (f"--trials={trials}", f"--workers={workers}")
+    code, _, errors = tune(folder / "extended.py", path, "trainings", *flags)
+    assert code == 0, errors
+    results = read_results(path)
+    assert len(results.trials) == trials
     for trial, before in records.items():
       assert (trial_folder(path, trial) / "trial.json").read_bytes() == before, "what had ended was touched"
     records = {one.trial: (one.folder / "trial.json").read_bytes() for one in results.trials}

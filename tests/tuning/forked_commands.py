@@ -1,0 +1,14 @@
+"""Runs commands of `python -m tuning` in processes of their own, which import what tests of studies do."""
+
+import os
+import pathlib
+
+from forked import Forked
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+ENVIRONMENT = {"PYTHONPATH": f"{TESTS / 'tuning'}:{TESTS / 'trainer'}"}
+
+
+def start(*arguments: object, output: pathlib.Path, errors: pathlib.Path | None = None, **environment: str) -> Forked:
+  """Starts a command; `environment` is added to this process's."""
+  return Forked(["-m", "tuning", *arguments], output, errors, environment={**os.environ, **ENVIRONMENT, **environment})
