@@ -19,9 +19,10 @@ import tiny
 
 def get_config():
   seed = int(os.environ["TRIALBOOK_HOST_INDEX"]) if "DISAGREE" in os.environ else 0
-  changes = dict(max_train_steps=int(os.environ.get("STEPS", "20")), evaluation__every_steps=10, seed=seed)
+  steps = int(os.environ.get("STEPS", "20"))
+  changes = dict(max_train_steps=steps, evaluation__every_steps=10, schedule__decay_steps=18, seed=seed)
   if os.environ.get("MODEL") == "resnet":
-    return tiny.resnet(evaluation__batch_size=256, schedule__decay_steps=18, **changes)
+    return tiny.resnet(evaluation__batch_size=256, **changes)
   # A reduction over the global batch in the forward pass too.
   return tiny.mlp(model__normalization="batch", model__dropout_rate=0.1, averaging__decay=0.9, clip_norm=1.0, **changes)
 """

@@ -64,6 +64,8 @@ class Forked:
     environment: Mapping[str, str] | None = None,
   ):
     self._output = output
+    for path in (output, errors or output):
+      path.write_text("")
     environment = {**os.environ} if environment is None else {**environment}
     given = ([str(argument) for argument in arguments], environment, output, errors or output)
     self._process = PROCESSES.Process(target=_python, args=given)
@@ -139,7 +141,7 @@ def _in_process(output: pathlib.Path, target: Callable[..., object], arguments: 
 
 
 def _python(arguments: list[str], environment: dict[str, str], output: pathlib.Path, errors: pathlib.Path) -> NoReturn:
-  files = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND) for path in (output, errors)]
+  files = [os.open(path, os.O_WRONLY | os.O_APPEND) for path in (output, errors)]
   _become(arguments, environment, files, os.getppid())
 
 
