@@ -130,6 +130,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_the_command_gives_the_same_as_the_function(tmp_path: pathlib.Path):
   experiment = tmp_path / "experiment.py"
   experiment.write_text(
