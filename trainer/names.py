@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -16,6 +17,18 @@ def flatten(tree: Any) -> dict[str, Any]:
 def map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
   """The tree of function(name, leaf)."""
   return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
+
+
+def changes(before: Any, after: Any) -> list[str]:
+  """How the arrays of two trees differ in their names, shapes and dtypes, in words; empty if they do not."""
+
+  def kinds(tree: Any) -> dict[str, str]:
+    return {name: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for name, leaf in flatten(tree).items()}
+
+  old, new = kinds(before), kinds(after)
+  found = [f"{name} {new[name]} is new" for name in new if name not in old]
+  found += [f"{name} {old[name]} is gone" for name in old if name not in new]
+  return found + [f"{name} {old[name]} becomes {new[name]}" for name in old if new.get(name, old[name]) != old[name]]
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -2,14 +2,17 @@
 
 A model's variables fall into four groups: parameters; settings that are filled at the jit boundary
 (`Hyperparameter`); random state, which is never kept but set from a key; and all others (batch statistics …).
-Parameters and others are nested dictionaries of arrays outside; the module exists only while tracing.
+Parameters and others are nested dictionaries of arrays outside; the module exists only while tracing. What a model
+sows to be looked at (`nnx.Intermediate`) is dropped.
+
+A call with train=True is preceded by the model's `train()`, any other by its `eval()`, so layers that are called
+without a flag, such as `nnx.Dropout` and `nnx.BatchNorm`, do what is meant. A flag that the model's constructor set to
+True, `nnx.BatchNorm(…, use_running_average=True)`, stays True: that layer is frozen.
 """
 
-import contextlib
 import dataclasses
 import functools
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,9 +24,13 @@ import models
 from input_pipeline import Info
 from models.hyperparameter import Hyperparameter, SettingError, fill
 from trainer.config import Config
+from trainer.names import changes
 from trainer.overrides import UserError
+from trainer.user_code import explained
 
 Tree = dict[str, Any]
+FLAGS = ("deterministic", "use_running_average")
+"""What `train()` of an nnx module sets to False in each layer that has it, and `eval()` to True."""
 
 
 def cast(tree: Any, dtype: str) -> Any:
@@ -69,14 +76,16 @@ class Network:
     streams = {name: jax.random.fold_in(key, index) for index, name in enumerate(("params", "dropout", "default"))}
     rngs = nnx.Rngs(**streams)
     config, input_shape = self.config.model, self.info.input_shape
-    with _explained(f"model {config.name!r} cannot be made for inputs of shape {input_shape}"):
-      return models.build(config, input_shape=input_shape, num_outputs=self.num_outputs, rngs=rngs)
+    model = models.build(config, input_shape=input_shape, num_outputs=self.num_outputs, rngs=rngs)
+    nnx.pop(model, nnx.Intermediate)
+    return model
 
   @functools.cached_property
   def _abstract(self) -> tuple[Any, ...]:
     """As `_split`, of shapes. Raises UserError where the config and the layers disagree on traced settings."""
     name = self.config.model.name
-    groups = self._split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+    with explained(f"model {name!r} cannot be made for inputs of shape {self.info.input_shape}"):
+      groups = self._split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
     if not jax.tree.leaves(groups[1]):
       raise UserError(f"model {name!r} has no parameters (nnx.Param): there is nothing to train")
     read = {variable.get_metadata("setting") for _, variable in nnx.to_flat_state(groups[3])}
@@ -85,10 +94,19 @@ class Network:
       raise UserError([f"model.traced.{name}: no layer reads this setting" for name in unread])
     return groups
 
+  @functools.cached_property
+  def frozen_layers(self) -> tuple[str, ...]:
+    """The layers that their constructors set to evaluation, such as `bn (BatchNorm)`: they are not trained either."""
+    layers = nnx.iter_modules(nnx.merge(*self._abstract))
+    return tuple(f"{'/'.join(map(str, path))} ({type(layer).__name__})" for path, layer in layers if _frozen(layer))
+
   def init(self, key: Array) -> tuple[Tree, Tree]:
     """Parameters (in the precision's `param_dtype`) and other variables of a new model."""
+    _ = self._abstract  # Tells what is wrong with the model.
     _, params, _, _, variables = self._split(self._build(key))
-    return cast(nnx.to_pure_dict(params), self.config.precision.param_dtype), nnx.to_pure_dict(variables)
+    # A variable may be made of a Python number.
+    params, variables = (jax.tree.map(jnp.asarray, nnx.to_pure_dict(state)) for state in (params, variables))
+    return cast(params, self.config.precision.param_dtype), variables
 
   def apply(
     self,
@@ -111,17 +129,28 @@ class Network:
       key: of what is random; None where nothing is.
     """
     graph, param_state, rng_state, hyper_state, other_state = self._abstract
+    params = cast(params, self.config.precision.compute_dtype)
     model = nnx.merge(
       graph,
-      _with_values(param_state, cast(params, self.config.precision.compute_dtype)),
+      _with_values(param_state, params),
       _with_keys(rng_state, jax.random.key(0) if key is None else key),
       self._filled(hyper_state, settings),
       _with_values(other_state, variables),
       copy=True,
     )
     name = self.config.model.name
-    with _explained(f"model {name!r} fails on inputs of shape {inputs.shape}"):
+    with explained(f"model {name!r} fails on inputs of shape {inputs.shape}"):
+      _set_mode(model, train)
       outputs = model(self._normalize(inputs), train=train)  # pyright: ignore[reportCallIssue]
+      nnx.pop(model, nnx.Intermediate)
+      _, *states = self._split(model)
+      after = {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}
+      changed = changes({"params": params, "variables": variables}, after)
+    if changed:
+      raise UserError(
+        f"model {name!r} does not keep its variables when it is called: {'; '.join(changed)}; make each in the"
+        " constructor, with the shape and dtype that it stays at (what is only looked at: sow it as nnx.Intermediate)"
+      )
     if not isinstance(outputs, jax.Array):
       raise UserError(f"model {name!r} returns a {type(outputs).__name__}; it must return one array of outputs")
     if outputs.ndim < 2 or (outputs.shape[0], outputs.shape[-1]) != (inputs.shape[0], self.num_outputs):
@@ -129,7 +158,9 @@ class Network:
         f"model {name!r} returns {list(outputs.shape)} for {inputs.shape[0]} examples;"
         f" the task needs [{inputs.shape[0]}, ..., {self.num_outputs}]"
       )
-    return cast(outputs, "float32"), nnx.to_pure_dict(self._split(model)[4])
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+      raise UserError(f"model {name!r} returns {outputs.dtype}; it must return floats")
+    return cast(outputs, "float32"), after["variables"]
 
   def _filled(self, state: nnx.State, settings: Mapping[str, Array]) -> nnx.State:
     try:
@@ -144,19 +175,18 @@ class Network:
     return cast(inputs, self.config.precision.compute_dtype)
 
 
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-  """Turns an error in a model's own code into a UserError that says where it was raised."""
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:
-    if str(error).startswith("model."):  # Says by itself which field is wrong.
-      raise UserError(str(error)) from error
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    raise UserError(f"{what}: {type(error).__name__}: {error}{where}") from error
+def _frozen(layer: nnx.Module) -> list[str]:
+  """Those of `FLAGS` that are True."""
+  return [flag for flag in FLAGS if getattr(layer, flag, None) is True]
+
+
+def _set_mode(model: nnx.Module, train: bool) -> None:
+  """Sets the flags of all layers to training or evaluation; those that are True already stay so."""
+  frozen = [(layer, flag) for _, layer in nnx.iter_modules(model) for flag in _frozen(layer)]
+  # By way of the class, since an attribute of the model may be named so.
+  (type(model).train if train else type(model).eval)(model)
+  for layer, flag in frozen:
+    setattr(layer, flag, True)
 
 
 def _with_values(state: nnx.State, values: Tree) -> nnx.State:

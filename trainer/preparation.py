@@ -119,6 +119,8 @@ def _examine(
         problems += _batch_problems(task, dataset)
       except ValueError as error:
         problems.append(str(error))
+      except UserError as error:
+        problems += error.problems
   if problems or task is None or dataset is None:
     if dataset is not None:
       dataset.close()
@@ -129,12 +131,23 @@ def _examine(
 def _batch_problems(task: Task, dataset: Dataset) -> list[str]:
   """Where the batches that the dataset gives are not those that the task will be compiled for."""
   batch = dataset.train_batch(0)
-  wanted = training_batch(task, dataset.info, len(next(iter(batch.values()))))
+  examples = len(next(iter(batch.values())))
+  evaluated = {key: value for key, value in batch.items() if key not in ("mixed_labels", "mixing")}
   found = []
-  for key, spec in wanted.items():
-    if key not in batch:
-      found.append(f"the task needs {key!r}; dataset {dataset.info.name!r} gives {', '.join(batch)}")
-    elif (batch[key].shape, batch[key].dtype) != (spec.shape, spec.dtype):
-      got = f"{batch[key].dtype}{list(batch[key].shape)}"
-      found.append(f"{key!r}: the task needs {spec.dtype}{list(spec.shape)}, dataset gives {got}")
-  return found
+  for wanted, given in (
+    (training_batch(task, dataset.info, examples), batch),
+    (task.initial_batch(dataset.info, examples), evaluated),
+  ):
+    for key, spec in wanted.items():
+      if key not in given:
+        found.append(f"the task needs {key!r}; dataset {dataset.info.name!r} gives {', '.join(given)}")
+      elif (given[key].shape, given[key].dtype) != (spec.shape, spec.dtype):
+        got = f"{given[key].dtype}{list(given[key].shape)}"
+        found.append(f"{key!r}: the task needs {spec.dtype}{list(spec.shape)}, dataset gives {got}")
+    if missing := [key for key in given if key not in wanted]:
+      member = "initial_batch" if any(key in evaluated for key in missing) else "training_batch"
+      found.append(
+        f"dataset {dataset.info.name!r} gives {', '.join(map(repr, missing))}, and the task's {member} does not name"
+        " it: name each key of a batch, also one that the task leaves alone"
+      )
+  return list(dict.fromkeys(found))

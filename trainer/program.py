@@ -25,6 +25,7 @@ from trainer.config import Config
 from trainer.network import Network
 from trainer.tasks import Task, training_batch
 from trainer.train_step import State, Steps
+from trainer.user_code import UserTask
 from trialbook.settings import leaves, traced_values, without_traced_numbers
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
@@ -48,6 +49,7 @@ class Program:
     state_template: shapes, dtypes and shardings of the state.
     mesh: the devices.
     task: what is trained.
+    network: the model.
     compilations: how many times each function was compiled: not, or once.
     cache_hits: how many of these came out of the persistent compilation cache.
     seconds: wall time of tracing and compiling.
@@ -62,7 +64,7 @@ class Program:
 
   def __init__(self, steps: Steps, config: Config, info: Info, mesh: Mesh, *, training: bool = True):
     started = time.perf_counter()
-    self.mesh, self.task = mesh, steps.task
+    self.mesh, self.task, self.network = mesh, steps.task, steps.network
     self.compilations: collections.Counter[str] = collections.Counter()
     self.metric_names: tuple[str, ...] = ()
     everywhere, split = sharding.replicated(mesh), sharding.batch(mesh)
@@ -71,8 +73,8 @@ class Program:
       name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in program_settings(config).items()
     }
     train_batch = training_batch(steps.task, info, config.batch_size)
-    eval_batch = steps.task.initial_batch(info, config.evaluation.batch_size)
-    eval_batch["weights"] = jax.ShapeDtypeStruct((config.evaluation.batch_size,), jnp.float32)
+    weights = jax.ShapeDtypeStruct((config.evaluation.batch_size,), jnp.float32)
+    eval_batch = {**steps.task.initial_batch(info, config.evaluation.batch_size), "weights": weights}
 
     def train_step(state: State, settings: Any, batch: Any) -> tuple[State, Float[Array, " K"]]:
       state, metrics = steps.train_step(state, settings, batch)
@@ -179,7 +181,7 @@ def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tup
   info = network.info
   return (
     static_key(config),
-    type(task),
+    task.kind if isinstance(task, UserTask) else type(task),
     models.module_class(config.model),
     (info.input_shape, info.input_dtype, info.normalization, network.num_outputs),
     tuple(

@@ -12,6 +12,7 @@ import numpy as np
 
 from trainer.config import Config
 from trainer.overrides import UserError
+from trainer.user_code import explained
 from trialbook.plugin import PluginError, import_attribute
 
 Function = Callable[[np.ndarray, Mapping[str, np.ndarray]], float]
@@ -57,10 +58,8 @@ def compute(config: Config, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
   outputs = batch.pop("outputs")
   values = {}
   for name, function in load(config)[0].items():
-    try:
+    with explained(f"evaluation.metrics {name!r}"):
       value = function(outputs, batch)
-    except Exception as error:
-      raise UserError(f"evaluation.metrics {name!r}: {type(error).__name__}: {error}") from error
     if np.shape(value) != () or np.asarray(value).dtype.kind not in "biuf":
       shape = f" of shape {list(value.shape)}" if isinstance(value, np.ndarray) else ""
       raise UserError(f"evaluation.metrics {name!r}: returned a {type(value).__name__}{shape}; it must be a number")

@@ -6,7 +6,7 @@ that stands beside a model of the user's.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag
 
 from input_pipeline import Info
 from trainer.overrides import UserError
+from trainer.user_code import UserTask
 from trialbook.plugin import import_attribute
 from trialbook.settings import Settings, Static, Traced, kind_tag
 
@@ -157,7 +158,7 @@ class PluginTask(Settings):
     missing = sorted(member for member in members if not hasattr(task, member))
     if missing:
       raise ValueError(f"task.name = {self.name!r} is no task: it has no {', '.join(missing)} (see trainer.tasks.Task)")
-    return task
+    return cast(Task, UserTask(self.name, task))
 
 
 TaskConfig = Annotated[

@@ -14,7 +14,7 @@ from absl import logging
 from jaxtyping import Array
 
 from input_pipeline import DataError, Dataset, Prefetcher
-from trainer import forking, preparation, provenance, records, selection, sharding, warm_start, workdirs
+from trainer import forking, neighbours, preparation, provenance, records, selection, sharding, warm_start, workdirs
 from trainer.channel import TryAgainError
 from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trainer.compilation_cache import enable_compilation_cache
@@ -121,6 +121,12 @@ def _run(
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
   _check_names(config, workdir, fork, program)
+  if frozen := program.network.frozen_layers:
+    logging.warning(
+      "model %r: %s: set to evaluation by the constructor, and so in training, too; to train with it, leave out its"
+      " deterministic=True or use_running_average=True",
+      *(config.model.name, ", ".join(frozen)),
+    )
   enter("compilation")
   is_new = program.compile()
   # The first collective gives the others 30 seconds, and compiling takes each host a time of its own.
@@ -189,8 +195,9 @@ def _run(
       tracer=tracer,
     )
 
+    boundaries, warned = evaluation_steps(config), False
     try:
-      for boundary in evaluation_steps(config):
+      for boundary in boundaries:
         if boundary < step or boundary in history.evaluations:
           continue
         enter("step")
@@ -205,6 +212,9 @@ def _run(
         weights = evaluated_weights(config, state)
         for split in evaluated_splits(config):
           values |= evaluate(program, weights, settings, dataset, split, config, guard, sampled=True)
+        if boundary in boundaries[:2] and not warned:
+          # At step 0 the outputs may not depend on the inputs yet.
+          warned = neighbours.warn(program, weights, settings, dataset, config)
         if config.evaluation.predictions > 0:
           predictions = predict(program, weights, settings, dataset, config)
           if hosts.is_lead:

@@ -18,9 +18,11 @@ import optax
 from jaxtyping import Array, Float
 
 from trainer import optimizers, parameter_groups, rng, schedules, sharding
+from trainer.names import changes, flatten
 from trainer.network import Network, below, cast, own_settings
 from trainer.overrides import UserError
 from trainer.tasks import Task
+from trainer.user_code import explained
 
 State = dict[str, Any]
 ROW = "row/"
@@ -44,7 +46,7 @@ class Steps:
   with_metrics: bool = True
 
   def init(self, settings: SettingArrays) -> State:
-    """The state at step 0."""
+    """The state at step 0. Raises UserError where the model or the optimizer keeps what cannot be trained or saved."""
     params, variables = self.network.init(rng.key(settings["seed"], "init"))
     state = {
       "step": jnp.zeros((), jnp.int32),
@@ -54,6 +56,7 @@ class Steps:
     }
     if self.network.config.averaging is not None:
       state["average"] = jax.tree.map(jnp.copy, {"params": params, "variables": variables})
+    _check_dtypes(state)
     return state
 
   def train_step(
@@ -85,6 +88,8 @@ class Steps:
         settings["averaging.one_minus_decay"],
         step,
       )
+    if changed := changes(state, next_state):
+      raise UserError(f"an update does not keep the state as it is: {'; '.join(changed)}")
     if self.with_metrics:
       metrics |= {f"train/{name}": value for name, value in others.items()}
       metrics |= {"update_norm": optax.tree.norm(updates), "learning_rate": learning_rate}
@@ -132,7 +137,8 @@ class Steps:
       _check_shapes({"loss": losses}, outputs.shape[:1], "one number for each example")
       return weighted_mean(losses, batch), (outputs, after)
 
-    (loss, (outputs, after)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(params)
+    with explained(f"model {self.network.config.model.name!r}: the loss has no gradient"):
+      (loss, (outputs, after)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(params)
     others = {name: weighted_mean(value, batch) for name, value in self._others(outputs, batch)}
     return loss, others if self.with_metrics else {}, after, cast(grads, "float32")
 
@@ -171,9 +177,28 @@ class Steps:
     return optimizers.transformation(self.network.config.optimizer, below(settings, "optimizer"), learning_rate)
 
 
+def _check_dtypes(state: State) -> None:
+  problems = []
+  for name, leaf in flatten(state).items():
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+      problems.append(
+        f"{name} is a random key, which a checkpoint cannot hold: a layer draws from the model's rngs"
+        " (nnx.Rngs), whose keys follow from seed and step; other keys are kept as jax.random.key_data"
+      )
+    elif name.startswith("params/") and not jnp.issubdtype(leaf.dtype, jnp.floating):
+      problems.append(
+        f"{name} is {leaf.dtype}, and parameters are trained, so they are floats: make it an nnx.Variable"
+        " instead of an nnx.Param"
+      )
+  if problems:
+    raise UserError(problems)
+
+
 def _check_shapes(values: Mapping[str, Array], shape: tuple[int | None, ...], what: str) -> None:
   """Raises UserError where a task's numbers have another shape, which broadcasting would hide."""
   for name, value in values.items():
+    if not hasattr(value, "shape"):
+      raise UserError(f"task: {name!r} is a {type(value).__name__}; it must be {what}, an array {list(shape)}")
     if len(value.shape) != len(shape) or any(b not in (None, a) for a, b in zip(value.shape, shape, strict=True)):
       raise UserError(f"task: {name!r} has shape {list(value.shape)}; it must be {what}, {list(shape)}")
 

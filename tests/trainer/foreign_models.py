@@ -1,0 +1,171 @@
+"""Models in the way of public NNX code: layers called without flags, `Sequential`, flax's attention, `sow`.
+
+Those of one mistake each stand beside them, and a task that goes wrong where it is told to.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from trainer.tasks import Classification
+
+
+class ConvNet(nnx.Module):
+  """Convolution, batch norm and dropout, none of which is told whether it is trained."""
+
+  def __init__(self, rate: float = 0.5, *, num_classes: int, rngs: nnx.Rngs):
+    self.conv = nnx.Conv(1, 4, kernel_size=(3, 3), rngs=rngs)
+    self.bn = nnx.BatchNorm(4, rngs=rngs)
+    self.dropout = nnx.Dropout(rate, rngs=rngs)
+    self.head = nnx.Linear(4 * 16, num_classes, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+    x = nnx.max_pool(nnx.relu(self.bn(self.conv(x))), window_shape=(2, 2), strides=(2, 2))
+    return self.head(self.dropout(x.reshape(x.shape[0], -1)))
+
+
+class Layers(nnx.Module):
+  """All layers in one `nnx.Sequential`, which passes no flag on."""
+
+  def __init__(self, *, num_classes: int, rngs: nnx.Rngs):
+    self.layers = nnx.Sequential(
+      nnx.Linear(64, 16, rngs=rngs),
+      nnx.BatchNorm(16, rngs=rngs),
+      nnx.relu,
+      nnx.Dropout(0.5, rngs=rngs),
+      nnx.Linear(16, num_classes, rngs=rngs),
+    )
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+    return self.layers(x.reshape(len(x), -1))
+
+
+class Attention(nnx.Module):
+  """Rows of an image as tokens of flax's attention, whose dropout has no default."""
+
+  def __init__(self, *, num_classes: int, rngs: nnx.Rngs):
+    self.attention = nnx.MultiHeadAttention(
+      num_heads=2, in_features=8, qkv_features=8, dropout_rate=0.5, decode=False, rngs=rngs
+    )
+    self.norm = nnx.LayerNorm(8, rngs=rngs)
+    self.head = nnx.Linear(8, num_classes, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+    x = x[..., 0]
+    return self.head((x + self.attention(self.norm(x))).mean(axis=1))
+
+
+class Sowing(ConvNet):
+  """Sows activations, and has one perturbed, to be looked at."""
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+    x = nnx.relu(self.bn(self.conv(x)))
+    self.sow(nnx.Intermediate, "features", x)
+    x = self.perturb("features_gradient", nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2)))
+    return self.head(self.dropout(x.reshape(x.shape[0], -1)))
+
+
+IDIOMS = (ConvNet, Layers, Attention, Sowing)
+
+
+class Frozen(nnx.Module):
+  """Batch norm and dropout that are frozen: by their constructors, or by the model's own `train`."""
+
+  def __init__(self, how: str, *, num_classes: int, rngs: nnx.Rngs):
+    self.how = how
+    off = how == "constructor"
+    self.bn = nnx.BatchNorm(64, use_running_average=off, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, deterministic=off, rngs=rngs)
+    self.head = nnx.Linear(64, num_classes, rngs=rngs)
+
+  def train(self, **attributes: Any) -> None:
+    super().train(**attributes)
+    if self.how == "train":
+      self.eval()
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+    return self.head(self.dropout(self.bn(x.reshape(len(x), -1))))
+
+
+class Mixing(nnx.Module):
+  """Batch norm ("batch") or dropout ("random") that is told to train always; healthy with neither.
+
+  With `zero_head`, initial outputs do not depend on the inputs.
+  """
+
+  def __init__(self, bug: str = "", zero_head: bool = False, *, num_classes: int, rngs: nnx.Rngs):
+    self.bug = bug
+    self.bn = nnx.BatchNorm(64, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    init = nnx.initializers.zeros if zero_head else nnx.initializers.lecun_normal()
+    self.head = nnx.Linear(64, num_classes, kernel_init=init, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+    x = self.bn(x.reshape(len(x), -1), use_running_average=False if self.bug == "batch" else not train)
+    return self.head(self.dropout(x, deterministic=False if self.bug == "random" else not train))
+
+
+class Unkept(nnx.Module):
+  """Variables that do not stay what they are, or cannot be trained or saved; `bug` says how."""
+
+  def __init__(self, bug: str = "", *, num_classes: int, rngs: nnx.Rngs):
+    self.bug = bug
+    self.head = nnx.Linear(64, num_classes, rngs=rngs)
+    initial = {"key": lambda: jax.random.key(0), "text": lambda: "text", "python": lambda: 0.5}
+    self.seen = nnx.Variable(initial.get(bug, lambda: jnp.zeros(()))())
+    if bug == "integers":
+      self.table = nnx.Param(jnp.arange(3))
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Array:
+    x = x.reshape(len(x), -1)
+    match self.bug:
+      case "sown":
+        self.sow(nnx.BatchStat, "features", x)
+      case "new":
+        self.other = nnx.Variable(jnp.zeros(()))
+      case "lazy":
+        self.hidden = nnx.Linear(64, 64, rngs=nnx.Rngs(0))
+        x = self.hidden(x)
+      case "gone":
+        self.seen.set_value(None)
+      case "shape":
+        self.seen.set_value(x.mean(axis=0))
+      case "dtype":
+        self.seen.set_value(jnp.zeros((), jnp.int32))
+      case "python":
+        self.seen.set_value(self.seen.get_value() * 0.5)
+    outputs = self.head(x)
+    if self.bug == "loop":
+      outputs = jax.lax.while_loop(lambda x: x.sum() > 1e9, lambda x: x / 2, outputs)
+    return outputs.astype(jnp.int32) if self.bug == "whole" else outputs
+
+
+class Faulty:
+  """Classification, of which one member raises a KeyError ("raises") or returns None ("returns").
+
+  With `lacks`, that key is not in its batches.
+  """
+
+  def __init__(self, member: str = "", how: str = "", lacks: str = ""):
+    self._task, self._lacks = Classification().build(), lacks
+    if member:
+      setattr(self, member, lambda *_: {}["forgotten"] if how == "raises" else None)
+
+  def num_outputs(self, info: Any) -> int:
+    return self._task.num_outputs(info)
+
+  def initial_batch(self, info: Any, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    batch = self._task.initial_batch(info, batch_size)
+    return {name: spec for name, spec in batch.items() if name != self._lacks}
+
+  def loss(self, outputs: Array, batch: Any, settings: Any) -> Array:
+    return self._task.loss(outputs, batch, settings)
+
+  def metrics(self, outputs: Array, batch: Any) -> dict[str, Array]:
+    return self._task.metrics(outputs, batch)
+
+  def counts(self, outputs: Array, batch: Any) -> dict[str, Array]:
+    return {}

@@ -1,0 +1,238 @@
+"""Models and tasks as others write them are trained and evaluated exactly, or refused with the place and the remedy."""
+
+import pathlib
+from typing import Any
+
+import foreign_models
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from tiny import mlp, numbers
+
+from input_pipeline import Digits, load
+from trainer import Config, Programs, UserError, optimizers, run
+from trainer import load as load_model
+from trainer.names import flatten
+from trainer.network import Network
+from trainer.program import program_settings
+from trainer.tasks import training_batch
+from trainer.train_step import Steps
+from trainer.user_code import RETURNS
+from trialbook.settings import without_traced_numbers
+
+INFO = load(Digits(), seed=0, batch_size=32).info
+INPUTS = Digits().read().arrays["train"]["inputs"][:8]
+SOWING = pytest.mark.filterwarnings("ignore:(?s).*Using 'Module.(sow|perturb):DeprecationWarning")
+
+
+def config(model: str, kwargs: Any = None, **changes: Any) -> Config:
+  return mlp(model__name=f"foreign_models:{model}", model__kwargs=kwargs or {}, **changes)
+
+
+def steps(made: Config) -> Steps:
+  task = made.task.build()
+  network = Network(config=without_traced_numbers(made), info=INFO, num_outputs=task.num_outputs(INFO))
+  return Steps(network=network, task=task)
+
+
+class Called:
+  """A model with its initial weights."""
+
+  def __init__(self, made: Config):
+    network, settings = steps(made).network, program_settings(made)
+    self.params, self.variables = jax.jit(network.init)(jax.random.key(0))
+
+    def apply(params: Any, variables: Any, inputs: Any, seed: Any, train: bool) -> Any:
+      return network.apply(params, variables, inputs, settings, train=train, key=jax.random.key(seed))
+
+    self.apply = jax.jit(apply, static_argnames="train")
+
+  def __call__(self, inputs: np.ndarray, *, train: bool, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    outputs, variables = self.apply(self.params, self.variables, inputs, seed, train=train)
+    return np.asarray(outputs), {name: np.asarray(value) for name, value in flatten(variables).items()}
+
+
+def moved(model: Called, after: dict[str, np.ndarray]) -> bool:
+  return any((after[name] != np.asarray(value)).any() for name, value in flatten(model.variables).items())
+
+
+@SOWING
+@pytest.mark.slow
+@pytest.mark.parametrize("idiom", foreign_models.IDIOMS, ids=lambda idiom: idiom.__name__)
+def test_layers_without_flags_are_trained_in_training_and_only_there(idiom: type[nnx.Module]):
+  model = Called(config(idiom.__name__))
+  together, after = model(INPUTS, train=False)
+  assert not moved(model, after)
+  for index in (0, 5):
+    alone, _ = model(INPUTS[index : index + 1], train=False, seed=1)
+    np.testing.assert_allclose(alone[0], together[index], rtol=1e-5, atol=1e-5)
+  (first, after), (again, _) = (model(INPUTS, train=True, seed=seed) for seed in (0, 1))
+  assert np.abs(first - again).max() > 1e-3
+  assert moved(model, after) == bool(flatten(model.variables))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["constructor", "train"])
+def test_layers_that_are_frozen_stay_so_in_training(how: str):
+  model = Called(config("Frozen", {"how": how}))
+  trained, after = model(INPUTS, train=True)
+  assert not moved(model, after)
+  np.testing.assert_array_equal(trained, model(INPUTS, train=False)[0])
+  model = Called(config("Frozen", {"how": "neither"}))
+  assert moved(model, model(INPUTS, train=True)[1])
+
+
+def test_layers_that_a_constructor_froze_are_named():
+  frozen = [steps(config("Frozen", {"how": how})).network.frozen_layers for how in ("constructor", "train")]
+  assert frozen == [("bn (BatchNorm)", "dropout (Dropout)"), ()]
+
+
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+  return Programs()
+
+
+@pytest.mark.slow
+def test_a_model_without_flags_is_recorded_as_what_it_predicts_later(
+  tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture
+):
+  made = config("Layers", max_train_steps=10)
+  run(made, tmp_path, programs=programs)
+  _, examples = load(made.dataset, seed=0, batch_size=32).fixed_examples("validation", 10_000)
+  logits = load_model(tmp_path, "last").predict(examples["inputs"]).astype(np.float64)
+  shifted = logits - logits.max(axis=1, keepdims=True)
+  losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(shifted)), examples["labels"]]
+  assert numbers(tmp_path)[-1]["validation/loss"] == pytest.approx(losses.mean(), rel=1e-5)
+  assert "not exact" not in caplog.text
+
+
+MIXING = {
+  "batch": "examples mix in bn (BatchNorm)",
+  "random": "random numbers enter in dropout (Dropout)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", MIXING)
+@pytest.mark.parametrize("zero_head", [False, True])
+def test_an_evaluation_that_depends_on_more_than_the_example_is_warned_of_once_with_the_layer(
+  tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture, bug: str, zero_head: bool
+):
+  run(config("Mixing", {"bug": bug, "zero_head": zero_head}, max_train_steps=30), tmp_path, programs=programs)
+  told = [record.getMessage() for record in caplog.records if "not exact" in record.getMessage()]
+  assert len(told) == 1
+  assert MIXING[bug] in told[0]
+  assert ("examples mix" in told[0]) == (bug == "batch")
+
+
+@pytest.mark.slow
+def test_looking_for_neighbours_costs_two_batches_at_each_of_the_first_two_evaluations(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  made = config("Mixing", max_train_steps=40, evaluation__train_examples=0)
+  run(made, tmp_path / "compiled", programs=programs)
+  (program,) = (program for program in programs._programs.values() if program.network.config.model == made.model)
+  calls, eval_step = [], program.eval_step
+  monkeypatch.setattr(program, "eval_step", lambda *arguments: calls.append(0) or eval_step(*arguments))
+  run(made, tmp_path / "run", programs=programs)
+  # 250 validation examples are one batch: five evaluations, five times predictions, and the selected checkpoint.
+  assert len(calls) == 5 + 5 + 1 + 2 * 2
+
+
+UNKEPT = {
+  "sown": "features/0 float32[32, 64] is new; make each in the constructor",
+  "new": "other float32[] is new",
+  "lazy": "hidden/bias float32[64] is new; params/hidden/kernel float32[64, 64] is new",
+  "gone": "variables/seen float32[] is gone",
+  "shape": "variables/seen float32[] becomes float32[64]",
+  "dtype": "variables/seen float32[] becomes int32[]",
+  "key": "variables/seen is a random key, which a checkpoint cannot hold",
+  "text": "model 'foreign_models:Unkept' cannot be made for inputs of shape (8, 8, 1): TypeError: ",
+  "integers": "params/table is int32, and parameters are trained, so they are floats: make it an nnx.Variable",
+  "whole": "model 'foreign_models:Unkept' returns int32; it must return floats",
+  "loop": "model 'foreign_models:Unkept': the loss has no gradient: ValueError: Reverse-mode",
+}
+
+
+def traced(made: Config) -> Any:
+  """The state after an update, and the metrics, as shapes."""
+  functions, settings = steps(made.resolved()), program_settings(made.resolved())
+  state = jax.eval_shape(functions.init, settings)
+  batch = training_batch(functions.task, INFO, made.batch_size)
+  return state, *jax.eval_shape(functions.train_step, state, settings, batch)
+
+
+@SOWING
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("bug", UNKEPT)
+def test_variables_that_a_run_could_not_keep_are_named(bug: str, parts: int):
+  with pytest.raises(UserError) as caught:
+    traced(config("Unkept", {"bug": bug}, gradient_accumulation=parts))
+  assert UNKEPT[bug].replace("[32,", f"[{32 // parts},") in str(caught.value)
+
+
+@SOWING
+@pytest.mark.parametrize("model", ["Unkept", "Sowing"])
+def test_what_is_sown_or_made_of_a_python_number_is_no_matter(model: str):
+  state, after, _ = traced(config(model, {"bug": "python"} if model == "Unkept" else {}, averaging__decay=0.9))
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+  assert not [name for name in flatten(state) if "features" in name]
+
+
+def test_a_random_key_in_an_optimizers_state_is_named(monkeypatch: pytest.MonkeyPatch):
+  noisy = optax.add_noise(eta=0.1, gamma=0.5, key=jax.random.key(0))
+  monkeypatch.setattr(optimizers, "transformation", lambda *_: noisy)
+  with pytest.raises(UserError, match=r"^opt_state/.*key is a random key"):
+    traced(mlp())
+
+
+def test_an_optimizer_whose_state_changes_its_dtype_is_named(monkeypatch: pytest.MonkeyPatch):
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    return updates, jax.tree.map(lambda x: x.astype("bfloat16"), state)
+
+  changing = optax.GradientTransformation(lambda params: {"moment": params}, update)
+  monkeypatch.setattr(optimizers, "transformation", lambda *_: changing)
+  with pytest.raises(UserError, match=r"does not keep the state as it is: .*bias float32\[32\] becomes bfloat16\[32\]"):
+    traced(mlp())
+
+
+@pytest.mark.parametrize("how", ["raises", "returns"])
+@pytest.mark.parametrize("member", RETURNS)
+def test_what_goes_wrong_in_any_member_of_a_task_is_told_before_a_run_begins(
+  tmp_path: pathlib.Path, programs: Programs, member: str, how: str
+):
+  task = {"task.name": "foreign_models:Faulty", "task.kwargs": {"member": member, "how": how}}
+  with pytest.raises(UserError) as caught:
+    run(mlp().override(task | {"selection.metric": "validation/loss"}), tmp_path / "run", programs=programs)
+  told = str(caught.value)
+  assert f"task 'foreign_models:Faulty': {member}" in told
+  if how == "raises":
+    assert "KeyError: 'forgotten' (" in told
+    assert "foreign_models.py, line " in told
+  else:
+    assert f"{member} returned a NoneType; it must return {RETURNS[member][0]}" in told
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("lacks", "mixup", "expected"),
+  [
+    ("labels", None, "gives 'labels', and the task's initial_batch does not name it"),
+    (
+      "inputs",
+      None,
+      "initial_batch returned a dict of labels; it must return a dict of jax.ShapeDtypeStruct with 'inp",
+    ),
+    ("", 0.2, "gives 'mixed_labels', 'mixing', and the task's training_batch does not name it"),
+  ],
+)
+def test_a_task_that_does_not_name_all_of_a_batch_is_refused(
+  tmp_path: pathlib.Path, programs: Programs, lacks: str, mixup: float | None, expected: str
+):
+  task = {"task.name": "foreign_models:Faulty", "task.kwargs": {"lacks": lacks}}
+  made = mlp().override(task | {"selection.metric": "validation/error"})
+  with pytest.raises(UserError) as caught:
+    run(made.override({"dataset.augmentation.mixup_alpha": mixup}), tmp_path / "run", programs=programs)
+  assert expected in str(caught.value)
