@@ -179,6 +179,7 @@ def record(run: pathlib.Path, file: str = "run.json") -> dict[str, Any]:
 def test_the_readme_does_what_it_says(tmp_path: pathlib.Path):
   play(ROOT / "README.md", tmp_path)
   assert len(list(tmp_path.glob("runs/*/run.json"))) == 4
+  assert len(list(tmp_path.glob("runs/*/export/card.json"))) == 4
 
 
 @pytest.mark.long
@@ -241,6 +242,8 @@ def test_the_other_tutorials_do_what_they_say(played: Callable[[str], pathlib.Pa
 def test_your_own_model_trains_and_another_traced_rate_compiles_nothing(played: Callable[[str], pathlib.Path]):
   runs = played("your_own_model") / "runs"
   assert [record(runs / run)["compilation_cache_hits"] for run in ("traced", "again")] == [0, 3]
+  for run in ("net", "traced", "again"):
+    assert (runs / run / "export" / "model.stablehlo").is_file()
   traced, again = ((runs / run / "metrics.jsonl").read_text() for run in ("traced", "again"))
   assert numbers(traced) != numbers(again)
 

@@ -5,7 +5,8 @@
 Prints the folder: WORKDIR/export, or WORKDIR/export_STEP where a step is asked for that is not the best one.
 Exit codes as for `python -m trainer`. In the folder are
 
-  model.stablehlo  what `jax.export` serializes, for any batch size, on CPU, CUDA and TPU
+  model.stablehlo  what `jax.export` serializes, for any batch size, on CPU, CUDA and TPU. A model that asks for the
+                   number of examples, as `len(x)` does, is lowered for one example and vectorized, and the card says so
   weights.npz      its first argument, arrays by name; the second are inputs as the dataset gives them
   card.json        what it is: step, metrics, input, output, dataset, config, versions
   example.py       how to run it
@@ -31,6 +32,7 @@ from input_pipeline import Info
 from models.batch_norm import collapse
 from trainer import exits, provenance, records
 from trainer.config import Config
+from trainer.host_log import log
 from trainer.names import flatten, map_named
 from trainer.network import Network
 from trainer.overrides import UserError
@@ -132,7 +134,8 @@ def export_model(
   weights = flatten(tree)
   # NumPy's files have no bfloat16; its values are float32, too.
   stored = {name: x.astype(np.float32) if x.dtype == jax.numpy.bfloat16 else x for name, x in weights.items()}
-  exported = _exported(config, info, tree, stored)
+  exported, batch = _exported(config, info, tree, stored)
+  log.info("export of model %r: %s", config.model.name, batch)
   output = exported.out_avals[0]
   about = {
     "format": FORMAT,
@@ -142,6 +145,7 @@ def export_model(
     "input": {
       "shape": ["batch", *info.input_shape],
       "dtype": info.input_dtype,
+      "batch": batch,
       "meaning": "as the dataset gives them; where they are normalized, the model does it",
     },
     "output": {
@@ -170,8 +174,10 @@ def problems(config: Config) -> list[str]:
   return [f"export = True: {_MISSING}, or set export to false"]
 
 
-def _exported(config: Config, info: Info, tree: Any, stored: Mapping[str, np.ndarray]) -> jax.export.Exported:
-  """The model in evaluation, a function of (weights by name, inputs)."""
+def _exported(
+  config: Config, info: Info, tree: Any, stored: Mapping[str, np.ndarray]
+) -> tuple[jax.export.Exported, str]:
+  """The model in evaluation, a function of (weights by name, inputs), and how it takes batches, in words."""
   network = Network(config=without_traced_numbers(config), info=info, num_outputs=config.task.build().num_outputs(info))
   settings, names, structure = program_settings(config), list(stored), jax.tree.structure(tree)
   dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
@@ -187,30 +193,38 @@ def _exported(config: Config, info: Info, tree: Any, stored: Mapping[str, np.nda
     jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), *info.input_shape), info.input_dtype),
   )
 
-  def lower(platforms: tuple[str, ...]) -> jax.export.Exported:
-    return jax.export.export(jax.jit(model), platforms=platforms)(*arguments)
+  def one_by_one(weights: dict[str, Array], inputs: Array) -> Array:
+    return jax.vmap(lambda example: model(weights, example[None])[0])(inputs)
+
+  def lower(function: Any, platforms: tuple[str, ...] = PLATFORMS) -> jax.export.Exported:
+    return jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
 
   try:
-    return lower(PLATFORMS)
+    return lower(model), "any number of examples"
+  except Exception as error:
+    why = _shortly(error)
+  try:
+    return lower(one_by_one), f"any number of examples, each apart: as a whole, a batch has a fixed size ({why})"
   except UserError as error:
     raise UserError([f"export for any batch size: {problem}" for problem in error.problems]) from error
   except Exception as error:
-    failures = {platform: failure for platform in PLATFORMS if (failure := _failure(lower, platform))}
+    failures = {platform: failure for platform in PLATFORMS if (failure := _failure(lower, one_by_one, platform))}
     told = "; ".join(f"{platform}: {failure}" for platform, failure in failures.items())
     where = told or f"{', '.join(PLATFORMS)} together: {_shortly(error)}"
     raise UserError(f"model {config.model.name!r} cannot be exported for {where}") from error
 
 
-def _failure(lower: Any, platform: str) -> str | None:
+def _failure(lower: Any, function: Any, platform: str) -> str | None:
   try:
-    lower((platform,))
+    lower(function, (platform,))
   except Exception as error:
     return _shortly(error)
   return None
 
 
 def _shortly(error: Exception) -> str:
-  return f"{type(error).__name__}: {' '.join(str(error).splitlines()[:2])}"
+  kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+  return kind + " ".join(str(error).splitlines()[:2])
 
 
 def _on_one_device(name: str, array: Any) -> np.ndarray:

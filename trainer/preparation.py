@@ -3,8 +3,11 @@
 import dataclasses
 import pathlib
 
+import numpy as np
+
 import models
-from input_pipeline import DataError, Dataset, load
+from input_pipeline import DataError, Dataset, Info, load
+from input_pipeline.source import Batch
 from models import PluginConfig, TransformerConfig
 from trainer import config as configs
 from trainer import export, forking, split_metrics, warm_start, workdirs, writers
@@ -24,11 +27,13 @@ class Prepared:
     config: with every derived number explicit.
     task: the config's.
     dataset: the config's, in memory.
+    input_range: the smallest and the largest number among the inputs of the first training batch; None: not finite.
   """
 
   config: Config
   task: Task
   dataset: Dataset
+  input_range: tuple[float, float] | None
 
 
 def prepare(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> Prepared:
@@ -101,6 +106,7 @@ def _examine(
     )
   except DataError as error:
     problems += str(error).splitlines()
+  batch = None
   if dataset is not None:
     available = dataset.info.examples["train"]
     if config.batch_size > available:
@@ -116,38 +122,40 @@ def _examine(
     if task is not None:
       try:
         task.num_outputs(dataset.info)
-        problems += _batch_problems(task, dataset)
+        batch = dataset.train_batch(0)
+        problems += _batch_problems(task, dataset.info, batch)
       except ValueError as error:
         problems.append(str(error))
       except UserError as error:
         problems += error.problems
-  if problems or task is None or dataset is None:
+  if problems or task is None or dataset is None or batch is None:
     if dataset is not None:
       dataset.close()
     return problems, None
-  return [], Prepared(config=config.resolved(), task=task, dataset=dataset)
+  ends = float(batch["inputs"].min()), float(batch["inputs"].max())
+  input_range = ends if np.isfinite(ends).all() else None
+  return [], Prepared(config=config.resolved(), task=task, dataset=dataset, input_range=input_range)
 
 
-def _batch_problems(task: Task, dataset: Dataset) -> list[str]:
-  """Where the batches that the dataset gives are not those that the task will be compiled for."""
-  batch = dataset.train_batch(0)
+def _batch_problems(task: Task, info: Info, batch: Batch) -> list[str]:
+  """Where a training batch of the dataset is not what the task will be compiled for."""
   examples = len(next(iter(batch.values())))
   evaluated = {key: value for key, value in batch.items() if key not in ("mixed_labels", "mixing")}
   found = []
   for wanted, given in (
-    (training_batch(task, dataset.info, examples), batch),
-    (task.initial_batch(dataset.info, examples), evaluated),
+    (training_batch(task, info, examples), batch),
+    (task.initial_batch(info, examples), evaluated),
   ):
     for key, spec in wanted.items():
       if key not in given:
-        found.append(f"the task needs {key!r}; dataset {dataset.info.name!r} gives {', '.join(given)}")
+        found.append(f"the task needs {key!r}; dataset {info.name!r} gives {', '.join(given)}")
       elif (given[key].shape, given[key].dtype) != (spec.shape, spec.dtype):
         got = f"{given[key].dtype}{list(given[key].shape)}"
         found.append(f"{key!r}: the task needs {spec.dtype}{list(spec.shape)}, dataset gives {got}")
     if missing := [key for key in given if key not in wanted]:
       member = "initial_batch" if any(key in evaluated for key in missing) else "training_batch"
       found.append(
-        f"dataset {dataset.info.name!r} gives {', '.join(map(repr, missing))}, and the task's {member} does not name"
+        f"dataset {info.name!r} gives {', '.join(map(repr, missing))}, and the task's {member} does not name"
         " it: name each key of a batch, also one that the task leaves alone"
       )
   return list(dict.fromkeys(found))

@@ -26,13 +26,21 @@ class RunRecord:
     folder: the workdir.
     config: resolved.
     dataset: the run's.
+    input_range: the smallest and the largest number among the inputs of the first training batch; None: not finite.
     program: the program, if it was made for this run.
 
   Attributes:
     step: number of updates applied so far.
   """
 
-  def __init__(self, folder: pathlib.Path, config: Config, dataset: Dataset, program: Program | None):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    config: Config,
+    dataset: Dataset,
+    input_range: tuple[float, float] | None,
+    program: Program | None,
+  ):
     self._folder, self._config, self._started = folder, config, time.time()
     self.step = 0
     self._record: dict[str, Any] = {
@@ -44,6 +52,7 @@ class RunRecord:
       "notice": dataset.info.notice,
       "dataset": dataclasses.asdict(dataset.info),
       "fingerprints": dict(dataset.fingerprints),
+      "input_range": input_range,
       "started": self._started,
       "compilations": dict(program.compilations) if program else {},
       "compilation_cache_hits": program.cache_hits if program else 0,

@@ -134,7 +134,7 @@ def _run(
   enter("start-up")
 
   with workdirs.disk_errors(workdir), contextlib.ExitStack() as stack:
-    record = RunRecord(workdir, config, dataset, program if is_new else None)
+    record = RunRecord(workdir, config, dataset, prepared.input_range, program if is_new else None)
     if hosts.is_lead:
       stack.enter_context(workdirs.locked(workdir))
       if fork is not None:

@@ -5,7 +5,10 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import logging
+from numpy.typing import ArrayLike
 
 from input_pipeline import Info
 from trainer import checkpoints, records, sharding
@@ -18,6 +21,9 @@ from trainer.train_step import Steps
 from trainer.workdirs import stored_config
 from trialbook.settings import without_traced_numbers
 
+SCALE = 10
+"""How much larger or smaller than in training inputs may be before they are warned of."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedModel:
@@ -26,6 +32,7 @@ class TrainedModel:
   Attributes:
     config: the run's.
     info: facts of the dataset that it was trained on.
+    input_range: the smallest and the largest number among the inputs of the first training batch; None: not recorded.
     step: of the checkpoint.
     params: parameters.
     variables: other variables.
@@ -33,22 +40,63 @@ class TrainedModel:
 
   config: Config
   info: Info
+  input_range: tuple[float, float] | None
   step: int
   params: Any
   variables: Any
   _forward: Any
 
-  def predict(self, inputs: np.ndarray) -> np.ndarray:
+  def predict(self, inputs: ArrayLike) -> np.ndarray:
     """Outputs float32 [B, ..., num_outputs] (logits, for classes) for inputs [B, *input_shape].
 
-    Inputs are as the dataset gives them; normalization is part of the model.
+    Inputs are as the dataset gives them; normalization is part of the model. Where their numbers are ten times larger
+    or smaller than those that the model was trained on, a warning says so.
 
     Raises:
-      ValueError: if the inputs have another shape.
+      ValueError: if the inputs have another shape, are floats where the model was trained on integers or the other way
+        round, or are numbers that it cannot know: outside of the dtype or of the vocabulary, or not finite.
     """
-    if inputs.shape[1:] != self.info.input_shape:
-      raise ValueError(f"inputs have shape {inputs.shape}; the model takes (B, *{self.info.input_shape})")
-    return np.asarray(self._forward(self.params, self.variables, inputs))
+    return np.asarray(self._forward(self.params, self.variables, self._checked(inputs)))
+
+  def _checked(self, given: ArrayLike) -> np.ndarray:
+    """The inputs as an array of the dtype that the model was trained on."""
+    trained = f"it was trained on {self.info.input_dtype}{list(self.info.input_shape)}"
+    if self.input_range is not None:
+      trained += " from {:.4g} to {:.4g}".format(*self.input_range)
+    try:
+      inputs = np.asarray(given)
+    except ValueError as error:
+      raise ValueError(
+        f"inputs are no array ({error}); the model takes (B, *{self.info.input_shape}): {trained}"
+      ) from None
+    if inputs.shape[1:] != self.info.input_shape or not inputs.ndim:
+      raise ValueError(f"inputs have shape {inputs.shape}; the model takes (B, *{self.info.input_shape}): {trained}")
+    dtype, of_integers = np.dtype(self.info.input_dtype), self.info.input_dtype != "float32"
+    if not jnp.issubdtype(inputs.dtype, jnp.integer if of_integers else jnp.floating):
+      wanted = "integers, as they are before any scaling" if of_integers else "floats, scaled as for the training"
+      raise ValueError(f"inputs are {inputs.dtype}; the model takes {wanted}: {trained}")
+    if not inputs.size:
+      return inputs.astype(dtype)
+    low, high = inputs.min(), inputs.max()
+    if of_integers:
+      first, last = self._known()
+      if low < first or high > last:
+        raise ValueError(f"inputs are from {low} to {high}; the model knows {first} to {last}: {trained}")
+    elif not np.isfinite([low, high]).all():
+      raise ValueError(f"inputs are not all finite: {trained}")
+    # Symbols have no scale.
+    if self.input_range is not None and self.info.input_dtype != "int32":
+      seen, usual = (float(np.abs(ends).max()) for ends in (np.array([low, high], np.float64), self.input_range))
+      if seen > SCALE * usual or 0 < seen < usual / SCALE:
+        logging.warning("inputs are from %.4g to %.4g, another scale than the model knows: %s", low, high, trained)
+    return inputs.astype(dtype)
+
+  def _known(self) -> tuple[int, int]:
+    """The smallest and the largest integer that the model can be given."""
+    if self.config.model.name == "transformer":
+      return 0, self.config.task.build().num_outputs(self.info) - 1
+    limits = np.iinfo(self.info.input_dtype)
+    return int(limits.min), int(limits.max)
 
 
 def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
@@ -63,6 +111,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   """
   workdir = pathlib.Path(workdir)
   config, info = stored_config(workdir), recorded_info(workdir)
+  record = records.read_json(workdir / "run.json") or {}
   number = checkpoints.find_step(workdir, step)
   task = config.task.build()
   network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
@@ -77,7 +126,14 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
     with jax.default_matmul_precision(config.precision.matmul_precision):
       return network.apply(params, variables, inputs, settings, train=False)[0]
 
-  return TrainedModel(config=config, info=info, step=number, **weights.get("average", weights), _forward=forward)
+  return TrainedModel(
+    config=config,
+    info=info,
+    input_range=tuple(record["input_range"]) if record.get("input_range") else None,
+    step=number,
+    **weights.get("average", weights),
+    _forward=forward,
+  )
 
 
 def recorded_info(workdir: pathlib.Path) -> Info:

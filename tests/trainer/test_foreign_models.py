@@ -1,10 +1,13 @@
 """Models and tasks as others write them are trained and evaluated exactly, or refused with the place and the remedy."""
 
+import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import foreign_models
 import jax
+import jax.export
 import numpy as np
 import optax
 import pytest
@@ -12,7 +15,7 @@ from flax import nnx
 from tiny import mlp, numbers
 
 from input_pipeline import Digits, load
-from trainer import Config, Programs, UserError, optimizers, run
+from trainer import Config, Programs, UserError, export, optimizers, run
 from trainer import load as load_model
 from trainer.names import flatten
 from trainer.network import Network
@@ -25,6 +28,15 @@ from trialbook.settings import without_traced_numbers
 INFO = load(Digits(), seed=0, batch_size=32).info
 INPUTS = Digits().read().arrays["train"]["inputs"][:8]
 SOWING = pytest.mark.filterwarnings("ignore:(?s).*Using 'Module.(sow|perturb):DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def quickly_compiled() -> Iterator[None]:
+  """Nearly all of the time would be XLA's; what is slow to run is fine for a few steps."""
+  before = jax.config.values["jax_disable_most_optimizations"]
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
 
 
 def config(model: str, kwargs: Any = None, **changes: Any) -> Config:
@@ -106,6 +118,25 @@ def test_a_model_without_flags_is_recorded_as_what_it_predicts_later(
   losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(shifted)), examples["labels"]]
   assert numbers(tmp_path)[-1]["validation/loss"] == pytest.approx(losses.mean(), rel=1e-5)
   assert "not exact" not in caplog.text
+
+
+@SOWING
+@pytest.mark.slow
+@pytest.mark.parametrize("idiom", foreign_models.IDIOMS, ids=lambda idiom: idiom.__name__)
+def test_a_foreign_model_is_exported_for_any_number_of_examples(tmp_path: pathlib.Path, idiom: type[nnx.Module]):
+  made = config(idiom.__name__)
+  model = Called(made)
+  params, variables = jax.device_get((model.params, model.variables))
+  folder = export.export_model(tmp_path / "to", made, INFO, params, variables, {})
+  card = json.loads((folder / "card.json").read_text())
+  # `len(x)` cannot be a symbol.
+  assert ("each apart" in card["input"]["batch"]) == (idiom is foreign_models.Layers)
+  assert card["input"]["shape"] == ["batch", 8, 8, 1]
+  exported = jax.export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
+  expected, _ = model(INPUTS, train=False)
+  for size in (1, 5) if idiom is foreign_models.Layers else (5,):
+    found = exported.call(dict(np.load(folder / "weights.npz")), INPUTS[:size])
+    np.testing.assert_allclose(found, expected[:size], rtol=1e-5, atol=1e-5)
 
 
 MIXING = {
