@@ -1,8 +1,8 @@
 """Whether what an evaluation says of an example depends on the others in its batch, on its place there, or on chance.
 
-Then metrics change with `evaluation.batch_size`, and padding has a part in them. A run looks for it at its first two
-evaluations, by means of the compiled eval step: half of a batch is evaluated beside the other half, and once more
-beside zeros, each example one place further. `--debug` looks more closely.
+Then metrics change with `evaluation.batch_size`, and padding has a part in them. A run looks for it once, at its first
+evaluation after step 0, by means of the compiled eval step: half of a batch is evaluated beside the other half, and
+once more beside zeros, each example one place further. `--debug` looks more closely.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ CLOSE_LOOK = 8
 """Examples with which the layer is looked for."""
 
 
-def warn(program: Program, weights: State, settings: Mapping[str, Array], dataset: Dataset, config: Config) -> bool:
-  """Warns, naming the layer, if the evaluation of an example depends on more than the example; says whether it did.
+def warn(program: Program, weights: State, settings: Mapping[str, Array], dataset: Dataset, config: Config) -> None:
+  """Warns, naming the layer, if the evaluation of an example depends on more than the example.
 
   Args:
     program: compiled; its eval step is called twice.
@@ -38,7 +38,7 @@ def warn(program: Program, weights: State, settings: Mapping[str, Array], datase
     config: the run's.
   """
   if not program.eval_names:
-    return False
+    return
   params, variables = (weights.get("average", weights)[name] for name in ("params", "variables"))
   batch = dataset.eval_batch(0, "validation", config.evaluation.batch_size)
   kept = np.arange(len(batch["weights"])) % 2 == 0
@@ -57,7 +57,7 @@ def warn(program: Program, weights: State, settings: Mapping[str, Array], datase
   means = [float(sums[name] / sums["weights"]) for sums in (first, again)]
   tolerance = TOLERANCE[config.precision.compute_dtype]
   if np.isclose(*means, rtol=tolerance, atol=1e-6, equal_nan=True):
-    return False
+    return
   where = _layer(program, (params, variables), settings, batch["inputs"][:CLOSE_LOOK], tolerance)
   logging.warning(
     "evaluations of model %r are not exact: the mean %s of the same %d examples is %.6g beside other examples and"
@@ -65,7 +65,6 @@ def warn(program: Program, weights: State, settings: Mapping[str, Array], datase
     " statistics nor draw at random: call it without its flag, which is set before each call, or by `train`",
     *(config.model.name, name, round(float(first["weights"])), *means, where),
   )
-  return True
 
 
 def _layer(

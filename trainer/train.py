@@ -195,7 +195,7 @@ def _run(
       tracer=tracer,
     )
 
-    boundaries, warned = evaluation_steps(config), False
+    boundaries = evaluation_steps(config)
     try:
       for boundary in boundaries:
         if boundary < step or boundary in history.evaluations:
@@ -212,9 +212,9 @@ def _run(
         weights = evaluated_weights(config, state)
         for split in evaluated_splits(config):
           values |= evaluate(program, weights, settings, dataset, split, config, guard, sampled=True)
-        if boundary in boundaries[:2] and not warned:
-          # At step 0 the outputs may not depend on the inputs yet.
-          warned = neighbours.warn(program, weights, settings, dataset, config)
+        if boundary == boundaries[1]:
+          # At step 0 it would delay the start, and the outputs may not depend on the inputs yet.
+          neighbours.warn(program, weights, settings, dataset, config)
         if config.evaluation.predictions > 0:
           predictions = predict(program, weights, settings, dataset, config)
           if hosts.is_lead:

@@ -159,7 +159,7 @@ def test_an_evaluation_that_depends_on_more_than_the_example_is_warned_of_once_w
 
 
 @pytest.mark.slow
-def test_looking_for_neighbours_costs_two_batches_at_each_of_the_first_two_evaluations(
+def test_looking_for_neighbours_costs_two_batches_once_and_none_at_the_start(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
   made = config("Mixing", max_train_steps=40, evaluation__train_examples=0)
@@ -169,7 +169,7 @@ def test_looking_for_neighbours_costs_two_batches_at_each_of_the_first_two_evalu
   monkeypatch.setattr(program, "eval_step", lambda *arguments: calls.append(0) or eval_step(*arguments))
   run(made, tmp_path / "run", programs=programs)
   # 250 validation examples are one batch: five evaluations, five times predictions, and the selected checkpoint.
-  assert len(calls) == 5 + 5 + 1 + 2 * 2
+  assert len(calls) == 5 + 5 + 1 + 2
 
 
 UNKEPT = {
