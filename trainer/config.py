@@ -14,6 +14,7 @@ from trainer.schedules import Cosine, ScheduleConfig
 from trainer.sharding import MeshSettings
 from trainer.tasks import Classification, TaskConfig
 from trainer.warm_start import WarmStart
+from trialbook import metric_names
 from trialbook.settings import Complement, Host, Settings, Static, Traced
 
 
@@ -73,11 +74,12 @@ class Selection(Settings):
 
   Attributes:
     metric: None is the task's own, `validation/error` for classification, else `validation/loss`.
-    mode: whether the smallest or the largest value is the best one.
+    mode: whether the smallest or the largest value is the best one; None: what the metric's name tells
+      (`trialbook.metric_names`). Required if the name tells nothing.
   """
 
   metric: Host[str | None] = None
-  mode: Host[Literal["min", "max"]] = "min"
+  mode: Host[metric_names.Mode | None] = None
 
 
 class Checkpointing(Settings):
@@ -173,18 +175,23 @@ class Config(Settings):
   def override(self, changes: Mapping[str, Any]) -> "Config":
     """A copy with `changes`, dotted path -> value; see `trainer.overrides.override`.
 
+    `selection.mode` belongs to `selection.metric`: another metric resets it.
+
     Raises:
       ConfigError: with all problems at once.
     """
+    if changes.get("selection.metric", self.selection.metric) != self.selection.metric:
+      changes = {"selection.mode": None, **changes}
     return overrides.override(self, changes, problems)
 
   def resolved(self) -> "Config":
     """A copy in which every number that follows from others is explicit (decay to the end of the run)."""
     metric = self.selection.metric or self.task.objective
+    mode = self.selection.mode or metric_names.better(metric)
     return self.model_copy(
       update={
         "schedule": schedules.resolve(self.schedule, self.max_train_steps),
-        "selection": self.selection.model_copy(update={"metric": metric}),
+        "selection": Selection(metric=metric, mode=mode),
       }
     )
 
@@ -217,4 +224,7 @@ def warnings(config: Config) -> list[str]:
       f"evaluation.batch_size = {config.evaluation.batch_size} is smaller than batch_size = {config.batch_size}:"
       " evaluation keeps no gradients, so a larger batch fits and is faster"
     )
+  selection = config.resolved().selection
+  if wrong := metric_names.contradiction(str(selection.metric), selection.mode):
+    found.append(f"selection.mode = {selection.mode!r}: {wrong}; leave selection.mode unset to go by the name")
   return found

@@ -21,9 +21,13 @@ from trainer.train_step import State
 
 
 def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
-  """Whether no evaluation writes the metric that "best" is about, or two write one of the same name.
+  """Returns what is wrong with the names of metrics.
 
-  `eval_names` are the task's metrics without the split.
+  Two metrics have one name, no evaluation writes the one that "best" is about, or its better direction is unknown.
+
+  Args:
+    config: resolved.
+    eval_names: the task's metrics without the split.
   """
   task, own, custom = config.task.build(), list(eval_names), split_metrics.names(config)
   if isinstance(task, OfSplit):
@@ -35,9 +39,14 @@ def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
   ]
   known = [f"{split}/{name}" for split in evaluated_splits(config) for name in (*own, *custom)]
   metric = config.selection.metric or ""
-  return found + (
-    [] if metric in known else [f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}"]
-  )
+  if metric not in known:
+    found.append(f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}")
+  elif config.selection.mode is None:
+    found.append(
+      f"selection.mode is missing: the name {metric!r} does not tell whether small or large values are better;"
+      " set selection.mode=min or selection.mode=max"
+    )
+  return found
 
 
 class History:
@@ -50,7 +59,9 @@ class History:
   """
 
   def __init__(self, selection: Selection):
-    self.metric, self.mode = str(selection.metric), selection.mode
+    assert selection.metric is not None, "the selection of a resolved config"
+    assert selection.mode is not None, "the selection of a resolved config"
+    self.metric, self.mode = selection.metric, selection.mode
     self.evaluations: dict[int, Mapping[str, Any]] = {}
     self.passing: set[int] = set()
 
@@ -129,13 +140,18 @@ class History:
     off = config.checkpointing.every_evaluations == 0
     best_evaluated = self.ranked()[:1]
     best = best_evaluated if off else self.ranked(saved)[:1]
-    note = None
+    notes = []
     if not best_evaluated:
-      note = f"no evaluation has a finite {self.metric}"
+      notes.append(f"no evaluation has a finite {self.metric}")
     elif off:
-      note = "checkpoints are off, so the best evaluation has none"
+      notes.append("checkpoints are off, so the best evaluation has none")
     elif best != best_evaluated:
-      note = f"not every evaluation has a checkpoint: step {best_evaluated[0]} was better than this one, which has"
+      notes.append(
+        f"not every evaluation has a checkpoint: step {best_evaluated[0]} was better than this one, which has"
+      )
+    if best == [0] and len(self.evaluations) > 1:
+      better, later = "smaller" if self.mode == "min" else "larger", "evaluation" if off else "checkpoint"
+      notes.append(f"the untrained model (step 0) was selected: no later {later} has a {better} {self.metric}")
     return {
       "format": records.FORMAT,
       "metric": self.metric,
@@ -143,7 +159,7 @@ class History:
       "step": best[0] if best else None,
       "value": self.evaluations[best[0]][self.metric] if best else None,
       "checkpoint": f"checkpoints/{best[0]}" if best and not off else None,
-      "note": note,
+      "note": "; ".join(notes) or None,
       "sample": self._sample(config, best, final or {}),
       "final": final or {},
       "evaluations": [

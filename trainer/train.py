@@ -248,6 +248,8 @@ def _run(
       raise
     weights = sharding.to_host(weights) if config.export else {}
     if hosts.is_lead:
+      if best["step"] == 0:
+        logging.warning("%s", best["note"])
       if config.export:
         try:
           export_selected(workdir, config, dataset.info, weights, best)

@@ -14,7 +14,7 @@ import argparse
 import pathlib
 import sys
 import time
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import rich.box
 from rich.live import Live
@@ -23,10 +23,10 @@ from rich.text import Text
 
 from trainer import UserError, exits
 from trainer.channel import TryAgainError
+from trialbook.metric_names import Mode, better
 from tuning import plan, records, reruns, roles, rounds, tables, tracking
 from tuning.bayesian import BayesianOptimization
 from tuning.importers import commands as importing_commands
-from tuning.objective import usual_mode
 from tuning.reporting import commands as reporting_commands
 from tuning.results import StudyResults, read_results
 from tuning.runner import PlannedStudy, prepare, run_study
@@ -177,7 +177,7 @@ def _by(results: StudyResults, options: argparse.Namespace) -> StudyResults:
     return results
   metric = options.objective or results.objective.metric
   own = results.objective.mode if metric == results.objective.metric else None
-  mode: Literal["min", "max"] | None = options.mode or own or usual_mode(metric)
+  mode: Mode | None = options.mode or own or better(metric)
   if mode is None:
     results.by(Objective(metric, "min"))  # An unknown metric is told first.
     raise UserError(f"--objective={metric}: say which direction is better, --mode=min or --mode=max")

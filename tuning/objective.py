@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from tuning.study import Objective
 
@@ -12,18 +11,6 @@ SMOOTHED_OVER = 5
 
 Curve = Sequence[tuple[int, float]]
 """(step, value), in order of steps."""
-
-
-_BETTER: dict[Literal["min", "max"], tuple[str, ...]] = {
-  "min": ("error", "loss", "bits_per_byte", "perplexity", "wer"),
-  "max": ("accuracy", "ssim", "mean_average_precision", "bleu"),
-}
-
-
-def usual_mode(metric: str) -> Literal["min", "max"] | None:
-  """Which direction of a metric is better, by the last part of its name; None if that does not say."""
-  last = metric.rpartition("/")[2]
-  return next((mode for mode, names in _BETTER.items() if last in names), None)
 
 
 def value_of(objective: Objective, points: Curve) -> tuple[int, float] | None:

@@ -1,7 +1,8 @@
-"""Comments on the roles of hyperparameters, by the playbook's rules of thumb; nothing is forbidden (PB-12)."""
+"""Comments on the objective and the roles of hyperparameters, by rules of thumb; nothing is forbidden (PB-12)."""
 
 from collections.abc import Iterator, Sequence
 
+from trialbook.metric_names import contradiction
 from tuning.space import Hyperparameter
 from tuning.study import Study
 
@@ -17,6 +18,8 @@ _STRENGTHS = (
 
 def warnings(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
   """What makes the conclusions of a study doubtful: each with the reason, and what to do instead."""
+  if wrong := contradiction(study.objective.metric, study.objective.mode):
+    yield f"objective: {wrong}"
   if study.config is None:
     return
   for one in hyperparameters:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from trainer import Config, ConfigError
 from trainer.evaluation import evaluated_splits
+from trialbook.metric_names import Mode
 from trialbook.naming import nearest
 from trialbook.plugin import PluginError, import_attribute
 from tuning import flattening
@@ -30,7 +31,7 @@ class Objective:
   """
 
   metric: str
-  mode: Literal["min", "max"]
+  mode: Mode
   value: Value = "best"
 
   @property

@@ -217,6 +217,7 @@ def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) ->
     "logging.tensorboard": False,
     "logging.writers": (),
     "selection.metric": of.objective.metric,
+    "selection.mode": of.objective.mode,
   }
   if hasattr(config.schedule, "constant_steps"):
     changes["schedule.constant_steps"] = 0

@@ -62,7 +62,8 @@ def test_a_trial_selects_its_checkpoint_by_the_objective_and_exports_nothing():
 
 def test_a_selection_that_the_config_names_stays():
   config = trial_config(tiny.mlp(selection__metric="validation/loss"), Maximize("validation/accuracy"))
-  assert (config.selection.metric, config.selection.mode) == ("validation/loss", "min")
+  selection = config.resolved().selection
+  assert (selection.metric, selection.mode) == ("validation/loss", "min")
 
 
 @pytest.mark.parametrize(

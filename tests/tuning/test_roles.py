@@ -7,7 +7,7 @@ import tiny
 from trainer import Config
 from trainer.optimizers import RULES
 from trialbook.settings import Settings, leaves
-from tuning import Discrete, Integer, Linear, Log, Minimize, OneOf, Optional, Study, optimizer_spaces, roles
+from tuning import Discrete, Integer, Linear, Log, Maximize, Minimize, OneOf, Optional, Study, optimizer_spaces, roles
 from tuning.study import check
 
 RATE = {"optimizer.learning_rate": Log(1e-3, 1.0)}
@@ -33,6 +33,16 @@ def test_a_batch_size_is_called_out_with_what_to_retune(role):
   (warning,) = warnings(**{"nuisance": {}, role: {**RATE, "batch_size": Discrete([16, 32])}})
   for text in ("batch_size is varied", "throughput", "retune the optimizer's and regularization", "(PB-05)"):
     assert text in warning
+
+
+def test_an_objective_against_the_direction_of_its_metric_is_called_out_also_of_a_function():
+  wrong = "objective: the smallest validation/accuracy counts as the best, but by its name larger values are better"
+  for study, expected in (
+    (dataclasses.replace(quadratics.study(), objective=Minimize("validation/accuracy")), [wrong]),
+    (dataclasses.replace(quadratics.study(), objective=Maximize("validation/accuracy")), []),
+    (dataclasses.replace(quadratics.study(), objective=Maximize("quality")), []),
+  ):
+    assert list(roles.warnings(study, check(study).hyperparameters)) == expected
 
 
 @pytest.mark.parametrize("role", ["scientific", "nuisance"])

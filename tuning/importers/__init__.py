@@ -12,9 +12,9 @@ import importlib
 import pathlib
 import shlex
 from collections.abc import Mapping
-from typing import Literal
 
 from trainer import UserError
+from trialbook.metric_names import Mode
 from trialbook.naming import nearest
 from tuning.importers import metric_names, writing
 from tuning.importers.conversion import convert
@@ -33,7 +33,7 @@ def import_study(
   *,
   rename: Mapping[str, str] | None = None,
   objective: str | None = None,
-  mode: Literal["min", "max"] | None = None,
+  mode: Mode | None = None,
   name: str | None = None,
   goal: str | None = None,
   study: str | None = None,

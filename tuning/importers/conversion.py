@@ -7,19 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer import UserError
+from trialbook.metric_names import better
 from trialbook.naming import nearest
 from tuning.importers import inferred, metric_names
 from tuning.importers.source import Options, SourceStudy, SourceTrial
-from tuning.objective import uncharacteristic, usual_mode, value_of
+from tuning.objective import uncharacteristic, value_of
 from tuning.records import State, StudyRecord, TrialRecord
 from tuning.space import Hyperparameter
 from tuning.study import TRIAL_COLUMNS, Objective
 
-DEFAULTS = (
-  Objective("validation/error", "min"),
-  Objective("validation/loss", "min"),
-  Objective("validation/accuracy", "max"),
-)
+DEFAULTS = ("validation/error", "validation/loss", "validation/accuracy")
 """What a study is ranked by if nothing says so: the first of these that was logged."""
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
@@ -110,19 +107,19 @@ def _objective(study: SourceStudy, names: Mapping[str, str], options: Options) -
     study.objective, metric=names.get(study.objective.metric, study.objective.metric)
   )
   asked = None if study.chosen else options.objective
-  if asked is None and own is None:
-    found = next((one for one in DEFAULTS if one.metric in logged), None)
-    if found is None:
-      raise UserError(
-        "objective: say which metric trials are ranked by, --objective=METRIC --mode=min or --mode=max;"
-        f" logged: {', '.join(logged) or 'none'}"
-      )
-    return dataclasses.replace(found, mode=options.mode or found.mode)
-  metric = own.metric if own is not None and asked is None else names.get(asked or "", asked or "")
+  if asked is not None:
+    metric = names.get(asked, asked)
+  elif own is not None:
+    metric = own.metric
+  elif (metric := next((metric for metric in DEFAULTS if metric in logged), None)) is None:
+    raise UserError(
+      "objective: say which metric trials are ranked by, --objective=METRIC --mode=min or --mode=max;"
+      f" logged: {', '.join(logged) or 'none'}"
+    )
   if metric not in logged and (logged or asked is not None):
     raise UserError(f"objective: {metric!r} was logged by no trial{nearest(metric, logged)}")
   same = own if own is not None and own.metric == metric else None
-  mode = options.mode or (same and same.mode) or usual_mode(metric)
+  mode = options.mode or (same and same.mode) or better(metric)
   if mode is None:
     raise UserError(f"objective: say which direction of {metric!r} is better, --mode=min or --mode=max")
   return Objective(metric, mode, same.value if same else "best")

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from trialbook.metric_names import Mode
 from tuning.records import State
 from tuning.space import Hyperparameter
 from tuning.study import Objective
@@ -26,7 +27,7 @@ class Options:
 
   rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
   objective: str | None = None
-  mode: Literal["min", "max"] | None = None
+  mode: Mode | None = None
   name: str | None = None
   goal: str | None = None
   study: str | None = None

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from trialbook.metric_names import better
 from tuning import scientific, tables
 from tuning.best_of_k import best_of_k
 from tuning.findings import Finding, findings
 from tuning.findings.contenders import budget_of, contenders, first_of
-from tuning.objective import usual_mode
 from tuning.reporting import charts
 from tuning.reporting.answer import answer
 from tuning.reporting.axes import drawn
@@ -70,7 +70,7 @@ def objectives_of(results: StudyResults) -> list[Objective]:
     found += [dataclasses.replace(own, value=value) for value in ("best", "last", "smoothed") if value != own.value]
   for metric in results.metrics:
     split, _, last = metric.rpartition("/")
-    mode = usual_mode(metric)
+    mode = better(metric)
     twin = {"accuracy": f"{split}/error", "error": f"{split}/accuracy"}.get(last)
     if metric == own.metric or mode is None or twin == own.metric or (last == "accuracy" and twin in results.metrics):
       continue
