@@ -52,7 +52,7 @@ def setup(config: Config, *, with_metrics: bool = True) -> Setup:
   """Compiles the program of a config, and puts a few batches on the devices."""
   config = config.resolved()
   dataset = load(config.dataset, seed=0, batch_size=config.batch_size)
-  task, mesh = config.task.build(), sharding.make_mesh()
+  task, mesh = config.task.build(config.dataset), sharding.make_mesh()
   network = Network(
     config=without_traced_numbers(config), info=dataset.info, num_outputs=task.num_outputs(dataset.info)
   )

@@ -1,8 +1,9 @@
 """The datasets there are.
 
 To add one: a module with a `Settings` class that has a literal `name`, an `augmentation` and a method
-`read() -> Source`; its class in `AnyDataset` and `DatasetConfig`; and, if its files must be fetched first, its
-`prepare` in `PREPARE`. Outside the repository: `dataset.name=my_data:build`, see `input_pipeline.plugin`.
+`read() -> Source` (and `token`, if a language model's loss is per something else than a token, such as a "byte"); its
+class in `AnyDataset` and `DatasetConfig`; and, if its files must be fetched first, its `prepare` in `PREPARE`. Outside
+the repository: `dataset.name=my_data:build`, see `input_pipeline.plugin`.
 """
 
 import pathlib

@@ -5,7 +5,7 @@ import importlib.util
 import pathlib
 import zipfile
 import zlib
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -54,6 +54,7 @@ class Text(Settings):
   window at a multiple of `length`; training goes through all of them in a new random order each epoch.
   """
 
+  token: ClassVar[str] = "byte"
   name: Static[Literal["text"]] = "text"
   path: Host[str | None] = None
   """The file."""
@@ -75,6 +76,7 @@ class Shakespeare(Settings):
   ~/.cache/trialbook/data.
   """
 
+  token: ClassVar[str] = "byte"
   name: Static[Literal["shakespeare"]] = "shakespeare"
   length: Static[int] = Field(default=128, ge=1)
   data_dir: Host[str | None] = None

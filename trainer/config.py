@@ -186,7 +186,7 @@ class Config(Settings):
 
   def resolved(self) -> "Config":
     """A copy in which every number that follows from others is explicit (decay to the end of the run)."""
-    metric = self.selection.metric or self.task.objective
+    metric = self.selection.metric or self.task.objective(self.dataset)
     mode = self.selection.mode or metric_names.better(metric)
     return self.model_copy(
       update={

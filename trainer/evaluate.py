@@ -38,7 +38,7 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   fits = jax.device_count() % config.mesh.fsdp == 0
   mesh = sharding.make_mesh(config.mesh if fits else sharding.MeshSettings())
   sharding.check_divisible(config, mesh, training=False)
-  program = Programs().get(config, config.task.build(), dataset.info, mesh, training=False)
+  program = Programs().get(config, config.task.build(config.dataset), dataset.info, mesh, training=False)
   program.compile()
   weights = restore_weights(workdir, number, evaluated_weights(config, program.state_template))
   settings = sharding.put_replicated(mesh, program_settings(config))

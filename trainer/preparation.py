@@ -93,7 +93,7 @@ def _examine(
     problems += load_named(config)[1]
   task = dataset = None
   try:
-    task = config.task.build()
+    task = config.task.build(config.dataset)
   except ValueError as error:
     problems.append(str(error))
   try:

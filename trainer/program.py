@@ -182,6 +182,7 @@ def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tup
   return (
     static_key(config),
     task.kind if isinstance(task, UserTask) else type(task),
+    str(getattr(task, "bits", "")),  # The name of a metric depends on the dataset.
     models.module_class(config.model),
     (info.input_shape, info.input_dtype, info.normalization, network.num_outputs),
     tuple(

@@ -4,6 +4,7 @@ A task is any object with the members of `Task`; `TaskConfig` lists ours, and `t
 that stands beside a model of the user's.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, Protocol, cast, runtime_checkable
@@ -15,7 +16,7 @@ import optax
 from jaxtyping import Array, Float
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from input_pipeline import Info
+from input_pipeline import AnyDataset, Info
 from trainer.overrides import UserError
 from trainer.user_code import UserTask
 from trialbook.plugin import import_attribute
@@ -84,36 +85,35 @@ class Classification(Settings):
   name: Static[Literal["classification"]] = "classification"
   label_smoothing: Traced[float | None] = Field(default=None, ge=0, lt=1)
 
-  @property
-  def objective(self) -> str:
+  def objective(self, dataset: AnyDataset) -> str:
     """The metric that "best" is about by default."""
     return "validation/error"
 
-  def build(self) -> Task:
+  def build(self, dataset: AnyDataset | None = None) -> Task:
     """The task itself."""
     return _Classification()
 
 
 class LanguageModel(Settings):
-  """The next symbol at each position of a text: softmax cross-entropy, averaged over the positions of an example.
+  """The next token at each position of a text: softmax cross-entropy, averaged over the positions of an example.
 
-  Symbols are bytes, so the loss over ln 2 is bits per byte; `perplexity` is e to the loss of a whole split.
+  The loss over ln 2 is `bits_per_token`, or `bits_per_byte` if the dataset's tokens are bytes. `perplexity` is e to the
+  loss of a whole split.
 
   Attributes:
-    label_smoothing: share of the target that is spread evenly over all symbols in the training loss; None: none.
+    label_smoothing: share of the target that is spread evenly over all tokens in the training loss; None: none.
   """
 
   name: Static[Literal["language_model"]] = "language_model"
   label_smoothing: Traced[float | None] = Field(default=None, ge=0, lt=1)
 
-  @property
-  def objective(self) -> str:
+  def objective(self, dataset: AnyDataset) -> str:
     """The metric that "best" is about by default."""
-    return "validation/bits_per_byte"
+    return f"validation/{_bits(dataset)}"
 
-  def build(self) -> Task:
+  def build(self, dataset: AnyDataset | None = None) -> Task:
     """The task itself."""
-    return _LanguageModel()
+    return _LanguageModel(_bits(dataset))
 
 
 class Regression(Settings):
@@ -121,12 +121,11 @@ class Regression(Settings):
 
   name: Static[Literal["regression"]] = "regression"
 
-  @property
-  def objective(self) -> str:
+  def objective(self, dataset: AnyDataset) -> str:
     """The metric that "best" is about by default."""
     return "validation/loss"
 
-  def build(self) -> Task:
+  def build(self, dataset: AnyDataset | None = None) -> Task:
     """The task itself."""
     return _Regression()
 
@@ -142,12 +141,11 @@ class PluginTask(Settings):
   kwargs: Static[dict[str, JsonValue]] = Field(default_factory=dict)
   traced: Traced[dict[str, float]] = Field(default_factory=dict)
 
-  @property
-  def objective(self) -> str:
+  def objective(self, dataset: AnyDataset) -> str:
     """The metric that "best" is about by default."""
     return "validation/loss"
 
-  def build(self) -> Task:
+  def build(self, dataset: AnyDataset | None = None) -> Task:
     """The task itself. Raises ValueError, naming what is missing, if it cannot be imported or is no task."""
     task = import_attribute("task.name", self.name)
     try:
@@ -257,7 +255,15 @@ def _correct(outputs: Array, batch: Batch) -> Float[Array, "B ..."]:
   return (jnp.argmax(outputs, axis=-1) == batch["labels"]).astype(jnp.float32)
 
 
+def _bits(dataset: AnyDataset | None) -> str:
+  """Returns the name of a language model's loss over ln 2."""
+  return f"bits_per_{getattr(dataset, 'token', 'token')}"
+
+
+@dataclasses.dataclass(frozen=True)
 class _LanguageModel:
+  bits: str
+
   def num_outputs(self, info: Info) -> int:
     needs = "the language_model task needs a label at each position, as texts have"
     if info.num_classes is None:
@@ -285,7 +291,7 @@ class _LanguageModel:
   def metrics(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, " B"]]:
     loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), axis=-1)
     correct = jnp.mean(_correct(outputs, batch), axis=-1)
-    return {"loss": loss, "bits_per_byte": loss / np.log(2).astype(np.float32), "error": 1 - correct}
+    return {"loss": loss, self.bits: loss / np.log(2).astype(np.float32), "error": 1 - correct}
 
   def counts(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, "B K"]]:
     return {}

@@ -1,8 +1,10 @@
 """Tasks: their losses and metrics against NumPy, numbers of whole splits, and data that does not fit."""
 
 import dataclasses
+import json
 import math
 import pathlib
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,10 @@ import pytest
 from flax import nnx
 from tiny import mlp, numbers, state_of
 
-from input_pipeline import Augmentation, Digits, Table, Text, load
+from input_pipeline import AnyDataset, Augmentation, Data, Digits, Shakespeare, Table, Text, load
 from models import TransformerConfig
 from trainer import Config, ConfigError, Programs, UserError, run, sharding
+from trainer.evaluate import evaluate_checkpoint
 from trainer.evaluation import evaluate, evaluated_weights
 from trainer.names import flatten
 from trainer.program import program_settings
@@ -62,7 +65,7 @@ def test_a_language_models_metrics_are_those_of_numpy_and_know_no_smoothing():
   loss = cross_entropy(outputs, batch["labels"]).mean(axis=-1)
   expected = {
     "loss": loss,
-    "bits_per_byte": loss / math.log(2),
+    "bits_per_token": loss / math.log(2),
     "error": (outputs.argmax(axis=-1) != batch["labels"]).mean(axis=-1),
   }
   assert values.keys() == expected.keys()
@@ -100,7 +103,7 @@ def test_a_splits_perplexity_does_not_depend_on_the_batch_size(tmp_path: pathlib
     config = text_config(tmp_path / "text", evaluation__batch_size=batch_size).resolved()
     dataset = load(config.dataset, seed=0, batch_size=config.batch_size)
     mesh = sharding.make_mesh()
-    program = Programs().get(config, config.task.build(), dataset.info, mesh)
+    program = Programs().get(config, config.task.build(config.dataset), dataset.info, mesh)
     program.compile()
     arrays = sharding.put_replicated(mesh, program_settings(config))
     weights = evaluated_weights(config, program.init(arrays))
@@ -113,6 +116,45 @@ def test_a_splits_perplexity_does_not_depend_on_the_batch_size(tmp_path: pathlib
     assert 200 < value["validation/perplexity"] < 330
     for name in ("loss", "perplexity", "bits_per_byte", "error"):
       assert value[f"validation/{name}"] == pytest.approx(values[0][f"validation/{name}"], rel=2e-6), name
+
+
+def vocabulary() -> Data:
+  """Sequences of 8 of 256 tokens that are no bytes: the shapes are those of text by bytes."""
+  tokens = np.random.default_rng(4).integers(256, size=(64, 9))
+  split = {"inputs": tokens[:, :-1], "labels": tokens[:, 1:]}
+  return Data(splits={"train": split, "validation": split}, num_classes=256)
+
+
+def test_bits_are_per_byte_only_where_a_dataset_says_that_a_token_is_a_byte():
+  """Also of datasets that are yet to be written: they are found in the registry."""
+  for kind in typing.get_args(AnyDataset):
+    dataset = kind.model_construct()
+    bits = "bits_per_byte" if kind in (Text, Shakespeare) else "bits_per_token"
+    assert LanguageModel().objective(dataset) == f"validation/{bits}"
+    outputs, batch = jnp.zeros((1, 2, 3)), {"labels": jnp.zeros((1, 2), jnp.int32)}
+    assert LanguageModel().build(dataset).metrics(outputs, batch).keys() == {"loss", bits, "error"}
+
+
+@pytest.mark.slow
+def test_runs_on_bytes_and_on_other_tokens_of_the_same_shapes_name_their_bits_rightly(tmp_path: pathlib.Path):
+  programs = Programs()
+  of_bytes = text_config(tmp_path / "text", max_train_steps=2, evaluation__every_steps=2)
+  of_tokens = of_bytes.override({"dataset.name": "test_tasks:vocabulary"})
+  for config, bits, other in (
+    (of_bytes, "bits_per_byte", "bits_per_token"),
+    (of_tokens, "bits_per_token", "bits_per_byte"),
+  ):
+    result = run(config, tmp_path / bits, programs=programs)
+    lines = numbers(tmp_path / bits)
+    for name in (f"train/{bits}", f"validation/{bits}", f"train_subset/{bits}"):
+      loss = name.replace(bits, "loss")
+      assert lines[-1][name] == pytest.approx(lines[-1][loss] / math.log(2), rel=1e-6)
+    assert not [name for line in lines for name in line if other in name]
+    record = json.loads((tmp_path / bits / "best.json").read_text())
+    assert (record["metric"], record["mode"]) == (f"validation/{bits}", "min")
+    assert result.best_step is not None
+    again = evaluate_checkpoint(tmp_path / bits, "best", "validation")
+    assert again[f"validation/{bits}"] == pytest.approx(result.best[f"validation/{bits}"], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import typing
 import jax.numpy as jnp
 import pytest
 
+from input_pipeline import Digits, Text
 from trainer import split_metrics
 from trainer.tasks import OfSplit, PluginTask, TaskConfig
 from trialbook.metric_names import better, contradiction
@@ -48,18 +49,26 @@ def test_every_metric_of_ours_has_a_direction_and_so_has_the_one_that_a_task_sel
   for kind in kinds:
     if kind is PluginTask:
       continue
-    task = kind().build()
-    metrics = dict.fromkeys(task.metrics(outputs, batches))
-    found |= metrics
-    if isinstance(task, OfSplit):
-      found |= task.of_split(dict.fromkeys(metrics, 1.0))
-    assert better(kind().objective) is not None
+    for dataset in (Digits(), Text()):
+      task = kind().build(dataset)
+      metrics = dict.fromkeys(task.metrics(outputs, batches))
+      found |= metrics
+      if isinstance(task, OfSplit):
+        found |= task.of_split(dict.fromkeys(metrics, 1.0))
+      assert better(kind().objective(dataset)) is not None
   found |= {
     name: None
     for name, function in vars(split_metrics).items()
     if inspect.isfunction(function) and [*inspect.signature(function).parameters] == ["outputs", "batch"]
   }
-  assert {"loss", "error", "accuracy", "perplexity", "absolute_error", "area_under_curve"} <= found.keys()
+  assert {
+    "accuracy",
+    "bits_per_byte",
+    "bits_per_token",
+    "perplexity",
+    "absolute_error",
+    "area_under_curve",
+  } <= found.keys()
   assert [name for name in found if better(name) is None] == []
 
 
