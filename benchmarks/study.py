@@ -45,9 +45,9 @@ def get_study() -> Study:
   )
 
 
-def objective(values: dict[str, float]) -> dict[str, float]:
+def objective(x: float, y: float) -> dict[str, float]:
   """Instead of a training."""
-  return {"loss": (values["x"] - 0.3) ** 2 + values["y"]}
+  return {"loss": (x - 0.3) ** 2 + y}
 
 
 def get_thousand() -> Study:

@@ -1,6 +1,7 @@
 """A study: one question, the hyperparameters that it varies with their roles, and how many trials (PB-10, PB-13)."""
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -59,8 +60,9 @@ class Study:
     goal: the question, in words.
     objective: what trials are ranked by.
     config: of every trial, but for what the hyperparameters change.
-    function: "module:name" of what a trial is instead of a training by `config`: called with the values by name, it
-      returns a mapping from metrics to numbers, or raises `tuning.Infeasible`.
+    function: "module:name" of what a trial is instead of a training by `config`. Its parameters are the
+      hyperparameters: it is called with the trial's values as keyword arguments, returns a mapping from metrics to
+      numbers (or yields such mappings, a curve), or raises `tuning.Infeasible`.
     scientific: whose effect is the question.
     nuisance: that must be tuned to answer it fairly.
     trials: how many; None: all that the search has (Grid, Listed).
@@ -164,6 +166,8 @@ def check(study: Study) -> Checked:
     problems.append("no hyperparameter is varied: fill `scientific` or `nuisance`")
   if not problems and study.config is not None:
     problems += _never_accepted(study.config, found)
+  if not problems and study.function is not None:
+    problems += _never_called(study.function, found)
   return Checked(tuple(found), [f"study {study.name}: {problem}" for problem in problems])
 
 
@@ -220,6 +224,26 @@ def _function_problems(function: str) -> Iterator[str]:
   else:
     if not callable(found):
       yield f"function {function!r}: is a {type(found).__name__} and cannot be called"
+
+
+def _never_called(function: str, hyperparameters: list[Hyperparameter]) -> Iterator[str]:
+  """Yields why a function does not take the hyperparameters of some trials as keyword arguments."""
+  try:
+    signature = inspect.signature(import_attribute("function", function))
+  except (TypeError, ValueError):
+    return  # It is written in C, and says nothing of its parameters.
+  wrong: dict[str, str] = {}
+  for values in Halton().points(hyperparameters, 0, _TRIED_POINTS):
+    arguments = flattening.changes(hyperparameters, values)
+    try:
+      signature.bind(**arguments)
+    except TypeError as error:
+      wrong.setdefault(str(error), ", ".join(f"{name}=..." for name in arguments))
+  for reason, call in wrong.items():
+    yield (
+      f"function {function!r}: cannot be called with ({call}): {reason}; its parameters should be the"
+      " hyperparameters, with a default for one that only some trials have, or **values"
+    )
 
 
 def _objective_problems(objective: Objective, config: Config | None) -> Iterator[str]:

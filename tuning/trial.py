@@ -283,7 +283,7 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
   state, reason = "complete", None
   with path.open("a") as file:
     try:
-      for step, values in enumerate(_results(of.function, function(dict(record.changes))), start=1):
+      for step, values in enumerate(_results(of.function, function(**record.changes)), start=1):
         line = records.jsonable({"step": step, **values})
         file.write(f"{json.dumps(line, allow_nan=False)}\n")
     except Infeasible as error:

@@ -13,26 +13,39 @@ from tuning import BayesianOptimization, Grid, Integer, Linear, Listed, Minimize
 from tuning.records import read_trials
 
 
-def named(values: Mapping[str, Any]) -> Mapping[str, float]:
+def named(kind: str, width: int | None = None) -> Mapping[str, float]:
+  assert (width is not None) == (kind == "big")
+  return {"loss": 1.0}
+
+
+def all_of_them(**values: Any) -> Mapping[str, float]:
   assert set(values) == ({"kind", "width"} if values["kind"] == "big" else {"kind"})
   return {"loss": 1.0}
 
 
-def bare_number(values: Mapping[str, Any]) -> Any:
+def one_dictionary(values: Mapping[str, Any]) -> Mapping[str, float]:
+  return {"loss": values["x"]}
+
+
+def always_wide(kind: str, width: int) -> Mapping[str, float]:
+  return {"loss": float(width)}
+
+
+def bare_number(x: float) -> Any:
   return 0.3
 
 
-def text(values: Mapping[str, Any]) -> Any:
+def text(x: float) -> Any:
   return {"loss": "low"}
 
 
-def step_of_its_own(values: Mapping[str, Any]) -> Any:
+def step_of_its_own(x: float) -> Any:
   return {"loss": 1.0, "step": 3}
 
 
-def curve(values: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
+def curve(x: float) -> Iterator[Mapping[str, float]]:
   yield {"loss": 2.0}
-  yield {"loss": 1.0 + values["x"]}
+  yield {"loss": 1.0 + x}
 
 
 def study(function: str, **changes: Any) -> Study:
@@ -41,10 +54,33 @@ def study(function: str, **changes: Any) -> Study:
   return Study(name="function", goal="What does it give?", function=name, objective=Minimize("loss"), **settings)
 
 
-def test_a_function_knows_hyperparameters_by_the_names_that_they_have_under_a_value(tmp_path: pathlib.Path):
-  space = {"kind": OneOf({"big": {"width": Integer(1, 3)}, "small": {}})}
-  results = run_study(study("named", nuisance=space, search=Grid(3)), tmp_path / "study", executor=run_in_process)
+KINDS = {"kind": OneOf({"big": {"width": Integer(1, 3)}, "small": {}})}
+
+
+@pytest.mark.parametrize("function", ["named", "all_of_them"])
+def test_a_functions_parameters_are_the_hyperparameters_by_the_names_that_they_have_under_a_value(
+  tmp_path: pathlib.Path, function: str
+):
+  declared = study(function, nuisance=KINDS, search=Grid(3))
+  results = run_study(declared, tmp_path / "study", executor=run_in_process)
   assert [trial.state for trial in results.trials] == ["complete"] * 4
+
+
+@pytest.mark.parametrize(
+  ("function", "changes", "told"),
+  [
+    ("one_dictionary", {}, r"cannot be called with \(x=...\): missing a required argument: 'values'; its parameters"),
+    ("curve", {"nuisance": {"rate": Linear(0.0, 1.0)}}, r"\(rate=...\): missing a required argument: 'x'"),
+    ("curve", {"nuisance": {"x": Linear(0.0, 1.0), "y": Linear(0.0, 1.0)}}, "unexpected keyword argument 'y'"),
+    ("always_wide", {"nuisance": KINDS, "search": Grid(3)}, r"\(kind=...\): missing a required argument: 'width'"),
+  ],
+)
+def test_a_function_with_other_parameters_is_told_before_any_trial(
+  tmp_path: pathlib.Path, function: str, changes: dict[str, Any], told: str
+):
+  with pytest.raises(UserError, match=told):
+    run_study(study(function, **changes), tmp_path / "study", executor=run_in_process)
+  assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize(

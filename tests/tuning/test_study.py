@@ -134,7 +134,8 @@ def test_a_field_that_another_kind_than_the_configs_has_may_be_varied_for_all_ki
 
 def test_a_function_knows_names_and_no_fields():
   space = OneOf({"big": {"width": Integer(1, 9)}, "small": {"width": Integer(1, 3)}})
-  found = check(quadratics.study(nuisance={"kind": space}, search=Halton(), trials=3))
+  function = {"function": "quadratics:anything", "search": Halton(), "trials": 3}
+  found = check(quadratics.study(nuisance={"kind": space}, **function))
   assert found.problems == []
   assert [(one.name, one.path, one.parent) for one in found.hyperparameters] == [
     ("kind", "kind", None),

@@ -101,7 +101,7 @@ def test_a_failed_trial_leaves_with_1_and_is_tried_again_when_asked(capsys, tmp_
   code, out, err = outcome(capsys, *arguments)
   assert code == 1
   assert "4 failed" in out
-  assert "crashed 2 times; the last: KeyError: 'shape'" in err
+  assert "crashed 2 times; the last: KeyError: 'flat'" in err
   assert outcome(capsys, *arguments)[0] == 1
   monkeypatch.setattr(quadratics, "shaped", quadratics.curve)
   assert outcome(capsys, *arguments, "--retry_failed")[0] == 0

@@ -5,7 +5,6 @@ import pathlib
 import resource
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from tuning import Infeasible
 
@@ -69,11 +68,10 @@ MISHAPS: Mapping[str, Callable[[], object]] = {
 }
 
 
-def mishap(values: Mapping[str, Any]) -> Mapping[str, float]:
-  """Does what `values["mishap"]` says, unless all are mended; notes each call as a line of a file of that name."""
-  what = values["mishap"]
-  with (_folder() / f"calls of {what}").open("a") as file:
+def mishap(mishap: str) -> Mapping[str, float]:
+  """Does what `mishap` says, unless all are mended; notes each call as a line of a file of that name."""
+  with (_folder() / f"calls of {mishap}").open("a") as file:
     file.write(f"{os.getpid()}\n")
   if not (_folder() / "mended").exists():
-    MISHAPS[what]()
-  return {"error": float("nan") if what == "nan" else 1.0}
+    MISHAPS[mishap]()
+  return {"error": float("nan") if mishap == "nan" else 1.0}
