@@ -9,14 +9,15 @@ from input_pipeline import cache, tfds, tfds_preparation
 from input_pipeline.errors import DataError
 from input_pipeline.registry import PREPARE, datasets
 from trialbook.naming import nearest
+from trialbook.paths import PathError, as_path
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command; returns 0, or 2 for a mistake of the user's, after one message on stderr."""
-  options = _parser().parse_args(arguments)
   try:
+    options = _parser().parse_args(arguments)
     folder = _prepare(options.dataset, options.found_in, options.data_dir)
-  except DataError as error:
+  except (DataError, PathError) as error:
     print(error, file=sys.stderr)
     return 2
   print(f"prepared {options.dataset} in {folder}")
@@ -47,10 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   prepare.add_argument("dataset", metavar="NAME", help=f"the dataset: {', '.join(PREPARE)}, tfds:NAME")
-  prepare.add_argument("--from", dest="found_in", metavar="DIR", type=pathlib.Path, help="where the files are now")
+  prepare.add_argument("--from", dest="found_in", metavar="DIR", type=as_path, help="where the files are now")
   prepare.add_argument(
     "--data_dir",
     metavar="DIR",
+    type=as_path,
     help=f"directory of prepared datasets (default $TRIALBOOK_DATA_DIR, or {cache.root()}; "
     f"of tfds:NAME $TFDS_DATA_DIR, or {tfds.root(None)})",
   )

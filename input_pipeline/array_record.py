@@ -29,8 +29,9 @@ from input_pipeline.errors import DataError
 from input_pipeline.plugin import PATTERN
 from input_pipeline.record_files import Part, RecordFiles, array_record_module, count_records
 from input_pipeline.source import SPLITS, Batch, Source
+from trialbook.paths import as_path
 from trialbook.plugin import PluginError, import_attribute
-from trialbook.settings import Host, Settings, Static
+from trialbook.settings import FilePath, Host, Settings, Static
 
 FORMAT = 1
 _ABOUT = "dataset.json"
@@ -46,7 +47,7 @@ class ArrayRecord(Settings):
   """
 
   name: Static[Literal["array_record"]] = "array_record"
-  path: Host[str | None] = None
+  path: Host[FilePath[str | None]] = None
   """The directory."""
   files: Host[dict[Literal["train", "validation", "test"], str] | None] = None
   """Patterns of the files of each split, below `path`, such as {"train": "train-*"}; None: as dataset.json says."""
@@ -72,7 +73,7 @@ class ArrayRecord(Settings):
     """Opens the files; raises `DataError` that names what is missing or broken."""
     if self.path is None:
       raise DataError("dataset array_record: where is it? set dataset.path to the directory")
-    folder = pathlib.Path(self.path).expanduser()
+    folder = as_path(self.path)
     if not folder.is_dir():
       raise DataError(f"dataset array_record: dataset.path = {self.path} is not a directory")
     about = _about(folder)
@@ -182,7 +183,7 @@ def write_array_record(
   Raises:
     DataError: an example is not like the first, or has a label out of range; a split is empty; the directory is there.
   """
-  folder = pathlib.Path(path).expanduser()
+  folder = as_path(path)
   if folder.exists():
     raise DataError(f"{folder} is there already; remove it, or write to another directory")
   if unknown := sorted(set(splits) - set(SPLITS)):

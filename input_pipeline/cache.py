@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Mapping
 
 from input_pipeline.errors import DataError
+from trialbook.paths import as_path
 
 
 def root(data_dir: str | None = None) -> pathlib.Path:
   """`data_dir` if given, or else $TRIALBOOK_DATA_DIR, or else ~/.cache/trialbook/data."""
-  chosen = data_dir or os.environ.get("TRIALBOOK_DATA_DIR") or "~/.cache/trialbook/data"
-  return pathlib.Path(chosen).expanduser()
+  return as_path(data_dir or os.environ.get("TRIALBOOK_DATA_DIR") or "~/.cache/trialbook/data")
 
 
 def install(dataset: str, files: Mapping[str, pathlib.Path | bytes], data_dir: str | None = None) -> pathlib.Path:

@@ -28,6 +28,7 @@ from input_pipeline.registry import AnyDataset
 from input_pipeline.source import Arrays, Batch, Info, Source
 from input_pipeline.split import stratified_order
 from input_pipeline.workers import Workers
+from trialbook.paths import PathError
 
 # So many positions are computed together, since a NumPy call on 128 numbers costs about as much as on 1,000.
 _BLOCK_POSITIONS = 4096
@@ -276,7 +277,10 @@ def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0,
   _check_divisible(batch_size, host_count, "batch size")
   if not 0 <= host_index < host_count:
     raise ValueError(f"host index {host_index} of {host_count} hosts")
-  source = config.read()
+  try:
+    source = config.read()
+  except PathError as error:
+    raise DataError(f"dataset {config.name}: {error}") from None
   if config.augmentation is not None:
     _check_augmentation(config.augmentation, source.info)
   if getattr(config, "sharding", "global") == "files" and source.info.examples["train"] < host_count:

@@ -14,7 +14,7 @@ import numpy as np
 from input_pipeline import cache, idx, source, split
 from input_pipeline.augmentation import Augmentation
 from input_pipeline.errors import DataError
-from trialbook.settings import Host, Settings, Static
+from trialbook.settings import FilePath, Host, Settings, Static
 
 FILES: dict[str, tuple[int, ...]] = {
   "train-images-idx3-ubyte.gz": (60_000, 28, 28),
@@ -39,7 +39,7 @@ class FashionMnist(Settings):
   """
 
   name: Static[Literal["fashion_mnist"]] = "fashion_mnist"
-  data_dir: Host[str | None] = None
+  data_dir: Host[FilePath[str | None]] = None
   augmentation: Augmentation | None = None
 
   def read(self) -> source.Source:

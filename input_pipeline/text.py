@@ -14,7 +14,8 @@ from input_pipeline import cache
 from input_pipeline.augmentation import Augmentation
 from input_pipeline.errors import DataError
 from input_pipeline.source import Batch, Info, Source
-from trialbook.settings import Host, Settings, Static
+from trialbook.paths import as_path
+from trialbook.settings import FilePath, Host, Settings, Static
 
 NUM_BYTES = 256
 HELD_OUT = 0.05
@@ -56,7 +57,7 @@ class Text(Settings):
 
   token: ClassVar[str] = "byte"
   name: Static[Literal["text"]] = "text"
-  path: Host[str | None] = None
+  path: Host[FilePath[str | None]] = None
   """The file."""
   length: Static[int] = Field(default=128, ge=1)
   augmentation: Augmentation | None = None
@@ -65,7 +66,7 @@ class Text(Settings):
     """Opens the file; raises `DataError` if it is absent or too short."""
     if self.path is None:
       raise DataError("dataset text: which file? set dataset.path")
-    path = pathlib.Path(self.path).expanduser()
+    path = as_path(self.path)
     return windows("text", _open("text", path), self.length)
 
 
@@ -79,7 +80,7 @@ class Shakespeare(Settings):
   token: ClassVar[str] = "byte"
   name: Static[Literal["shakespeare"]] = "shakespeare"
   length: Static[int] = Field(default=128, ge=1)
-  data_dir: Host[str | None] = None
+  data_dir: Host[FilePath[str | None]] = None
   augmentation: Augmentation | None = None
 
   def read(self) -> Source:

@@ -21,7 +21,8 @@ from input_pipeline.checked import checked
 from input_pipeline.errors import DataError
 from input_pipeline.record_files import Part, RecordFiles
 from input_pipeline.source import Batch, Source
-from trialbook.settings import Host, Settings, Static
+from trialbook.paths import as_path
+from trialbook.settings import FilePath, Host, Settings, Static
 
 NAME = r"^tfds:[a-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?$"
 _READ_AT_ONCE = 4096
@@ -35,7 +36,7 @@ class Tfds(Settings):
   """
 
   name: Static[str] = Field(pattern=NAME)
-  data_dir: Host[str | None] = None
+  data_dir: Host[FilePath[str | None]] = None
   """Directory of TFDS's datasets; by default $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
   train: Static[str] = "train"
   validation: Static[str] = "validation"
@@ -211,7 +212,7 @@ def _is_raw_bytes(feature: Any) -> bool:
 
 def root(data_dir: str | None) -> pathlib.Path:
   """The directory of TFDS's datasets."""
-  return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+  return as_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def find(name: str, data_dir: str | None) -> pathlib.Path | None:

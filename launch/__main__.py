@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from launch import Patience, Restarts, run_local
 from trainer import UserError, exits
+from trialbook.paths import as_path
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,14 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
 
-  def flag(name: str, default: float | str | None, metavar: str, text: str) -> None:
-    kind = str if default is None else type(default)
-    shown = "" if default is None else f" (default {default:g})"
-    local.add_argument(name, type=_at_least_zero(kind), default=default, metavar=metavar, help=text + shown)
+  def flag(name: str, default: float, metavar: str, text: str) -> None:
+    what = f"{text} (default {default:g})"
+    local.add_argument(name, type=_at_least_zero(type(default)), default=default, metavar=metavar, help=what)
 
   flag("--hosts", 1, "N", "number of hosts")
   flag("--devices-per-host", 1, "N", "number of devices of each host")
-  flag("--workdir", None, "DIR", "the job's folder (default: the --workdir among the arguments after `--`)")
+  what = "the job's folder (default: the --workdir among the arguments after `--`)"
+  local.add_argument("--workdir", type=as_path, metavar="DIR", help=what)
   flag("--max-restarts", 10, "N", "number of restarts in all")
   flag("--first-delay", 1.0, "SECONDS", "wait before the first restart, doubled for each that follows")
   flag("--longest-delay", 60.0, "SECONDS", "longest wait before a restart")
@@ -75,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
 def _at_least_zero(kind: type):
   def parse(text: str):
     value = kind(text)
-    if kind is not str and not 0 <= value < float("inf"):
+    if not 0 <= value < float("inf"):
       raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
     return value
 
-  parse.__name__ = {int: "whole number", float: "number"}.get(kind, "text")
+  parse.__name__ = {int: "whole number", float: "number"}[kind]
   return parse
 
 

@@ -15,6 +15,7 @@ from launch.supervisor import Restarts, supervise
 from launch.watch import Events, Patience, signals_to, watch
 from trainer import UserError
 from trainer.host_log import EXITS
+from trialbook.paths import PathError, as_path
 
 
 def run_local(
@@ -106,7 +107,10 @@ def free_port() -> int:
 
 def _local_workdir(workdir: str | os.PathLike[str] | None, command: Sequence[str]) -> pathlib.Path | None:
   named = os.fspath(workdir) if workdir is not None else _named_workdir(command)
-  return pathlib.Path(named) if named and "://" not in named else None
+  try:
+    return as_path(named) if named and ":/" not in named else None
+  except PathError:
+    return None  # The command will say so.
 
 
 def _named_workdir(command: Sequence[str]) -> str | None:

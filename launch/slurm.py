@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from launch.slurm_states import JobState, SlurmUnavailableError, cancel, require, states
 from trainer import UserError, exits
+from trialbook.paths import as_path
 
 __all__ = ["JobState", "SlurmOptions", "SlurmUnavailableError", "cancel", "states", "submit"]
 
@@ -111,7 +112,7 @@ def submit(
     return []
   submitit = _submitit()
   require("sbatch", "srun")
-  executor = submitit.SlurmExecutor(folder)
+  executor = submitit.SlurmExecutor(as_path(folder))
   executor.update_parameters(
     **{key: value for key, value in _parameters(options, name, len(commands)).items() if value is not None}
   )

@@ -22,22 +22,33 @@ from trainer import config_files, exits, overrides, preparation, stopwatch, summ
 from trainer.channel import TryAgainError
 from trainer.config import Config
 from trainer.guard import Guard
+from trialbook.paths import as_path
 
 _NO_WORKDIR = "--workdir is missing: name a folder for the run, for example --workdir=runs/first"
 
 FLAGS = flags.FLAGS
 
-_CONFIG = flags.DEFINE_string(
-  "config", None, "Experiment file with a function get_config(). Default: the digits ResNet that comes along."
+
+class _PathParser(flags.ArgumentParser):
+  def parse(self, argument: str) -> pathlib.Path:
+    return as_path(argument)
+
+  def flag_type(self) -> str:
+    return "path"
+
+
+_PATH = _PathParser()
+_CONFIG = flags.DEFINE(
+  _PATH, "config", None, "Experiment file with a function get_config(). Default: the digits ResNet that comes along."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes; made if absent.")
+_WORKDIR = flags.DEFINE(_PATH, "workdir", None, "Folder for everything that the run writes; made if absent.")
 _SET = flags.DEFINE_multi_string(
   "set", [], "PATH=VALUE, a change to the config, for example optimizer.learning_rate=0.1; repeatable."
 )
 _PRINT_CONFIG = flags.DEFINE_bool(
   "print_config", False, "Print every field with its kind (static, traced, host) and value, and leave."
 )
-_FORK = flags.DEFINE_string("fork", None, "Workdir of another run, from whose newest checkpoint this new run starts.")
+_FORK = flags.DEFINE(_PATH, "fork", None, "Workdir of another run, from whose newest checkpoint this new run starts.")
 _PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "cuda", "tpu"], "Kind of devices. Default: jax's choice.")
 _DEBUG = flags.DEFINE_string(
   "debug", None, "Examine the config instead of training: data, model, loss, learning rate. --debug=eager: without jit."
@@ -101,14 +112,15 @@ def _train(config: Config | None, problem: overrides.UserError | None, guard: Gu
       devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
       print(f"host {here.index} of {here.count}, found by {here.found_by}, devices: {devices}", file=sys.stderr)
     assert config is not None
+    assert _WORKDIR.value is not None
     steps = stopwatch.parse_range(_PROFILE.value, config.max_train_steps) if _PROFILE.value else range(0)
-    result = train.run(config, str(_WORKDIR.value), progress=True, fork=_FORK.value, guard=guard, profile=steps)
+    result = train.run(config, _WORKDIR.value, progress=True, fork=_FORK.value, guard=guard, profile=steps)
   except overrides.UserError as error:
     found = error.problems
     if not _WORKDIR.value:
       found.append(_NO_WORKDIR)
     elif isinstance(error, overrides.ConfigError) and error.rest is not None:
-      found += preparation.problems(error.rest, pathlib.Path(_WORKDIR.value), None, guard.hosts)
+      found += preparation.problems(error.rest, _WORKDIR.value, None, guard.hosts)
     found = list(dict.fromkeys(found))
     return _mistake(found), "; ".join(found)
   except TryAgainError as error:

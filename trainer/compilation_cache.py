@@ -1,8 +1,8 @@
 """jax's persistent compilation cache: what was compiled once on this machine is read the next time."""
 
-import pathlib
-
 import jax
+
+from trialbook.paths import as_path
 
 
 def enable_compilation_cache(folder: str | None) -> None:
@@ -10,7 +10,7 @@ def enable_compilation_cache(folder: str | None) -> None:
   if folder is None:
     return
   if not jax.config.values["jax_compilation_cache_dir"]:
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
+    jax.config.update("jax_compilation_cache_dir", str(as_path(folder)))
   # jax's defaults leave small programs out; a trial of a study is made of small programs.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

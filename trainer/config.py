@@ -15,7 +15,8 @@ from trainer.sharding import MeshSettings
 from trainer.tasks import Classification, TaskConfig
 from trainer.warm_start import WarmStart
 from trialbook import metric_names
-from trialbook.settings import Complement, Host, Settings, Static, Traced
+from trialbook.paths import PathError, as_path
+from trialbook.settings import Complement, FilePath, Host, Settings, Static, Traced, leaves
 
 
 class Averaging(Settings):
@@ -170,7 +171,7 @@ class Config(Settings):
   logging: Logging = Logging()
   job: Job = Job()
   export: Host[bool] = True
-  compilation_cache: Host[str | None] = "~/.cache/trialbook/compilation"
+  compilation_cache: Host[FilePath[str | None]] = "~/.cache/trialbook/compilation"
 
   def override(self, changes: Mapping[str, Any]) -> "Config":
     """A copy with `changes`, dotted path -> value; see `trainer.overrides.override`.
@@ -209,6 +210,12 @@ def prepend_warmup(config: Config, steps: int) -> Config:
 def problems(config: Config) -> list[str]:
   """What is wrong between fields that are each right. No device, no file is touched."""
   found = [*schedules.problems(config.schedule, config.max_train_steps)]
+  for path, _, field, value in leaves(config):
+    if "path" in field.metadata and value is not None:
+      try:
+        as_path(value)
+      except PathError as error:
+        found.append(f"{path} = {value!r}: {error}")
   if config.selection.metric is not None and "/" not in config.selection.metric:
     found.append(
       f"selection.metric = {config.selection.metric!r}: a metric is named split/name, for example validation/error"

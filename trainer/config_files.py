@@ -12,6 +12,7 @@ from trainer.config import Config
 from trainer.overrides import ConfigError, UserError, explain
 from trainer.workdirs import stored_config
 from trialbook.naming import nearest
+from trialbook.paths import as_path
 from trialbook.settings import Settings
 
 DEFAULT = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "digits_resnet.py"
@@ -23,8 +24,9 @@ def load_config(path: str | pathlib.Path) -> Config:
   Raises:
     ConfigError: if the file is missing, does not run, has no `get_config`, or describes no valid config.
   """
-  if pathlib.Path(path).name == "config.json" and pathlib.Path(path).is_file():
-    return stored_config(pathlib.Path(path).parent)
+  path = as_path(path)
+  if path.name == "config.json" and path.is_file():
+    return stored_config(path.parent)
   config = load_function_result(path, "--config", "get_config", "a trainer.Config")
   if not isinstance(config, Config):
     raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not a trainer.Config")
@@ -43,7 +45,7 @@ def load_function_result(path: str | pathlib.Path, flag: str, function: str, ret
   Raises:
     ConfigError: if the file is missing, does not run, has no such function, or sets something that cannot be.
   """
-  path = pathlib.Path(path)
+  path = as_path(path)
   if not path.is_file():
     siblings = [str(sibling) for sibling in path.parent.glob("*.py")] if path.parent.is_dir() else []
     raise ConfigError(f"{flag}={path}: there is no such file{nearest(str(path), siblings) if siblings else ''}")

@@ -24,6 +24,7 @@ from trainer.program import Programs, program_settings
 from trainer.records import jsonable
 from trainer.trained import restore_weights
 from trainer.workdirs import stored_config
+from trialbook.paths import as_path
 
 
 def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     prog="python -m trainer.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("workdir", type=as_path)
   parser.add_argument("--step", default="best")
   parser.add_argument("--split", default="validation", choices=["validation", "test", TRAIN_SUBSET])
   arguments = parser.parse_args()

@@ -40,6 +40,7 @@ from trainer.program import program_settings
 from trainer.selection import History
 from trainer.sharding import is_rows
 from trainer.trained import load
+from trialbook.paths import as_path
 from trialbook.settings import without_traced_numbers
 
 FORMAT = 1
@@ -78,13 +79,13 @@ def export(workdir: str | pathlib.Path, step: str | int = "best", to: str | path
   Raises:
     UserError: as `trainer.load` and `export_model`.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = as_path(workdir)
   _require_flatbuffers()
   model = load(workdir, step)
   best = records.read_json(workdir / "best.json") or {}
   name = "export" if best.get("step") == model.step else f"export_{model.step}"
   card = _card(workdir, model.config, model.step, best)
-  folder = workdir / name if to is None else pathlib.Path(to)
+  folder = workdir / name if to is None else as_path(to)
   params, variables = jax.device_get((model.params, model.variables))
   return export_model(folder, model.config, model.info, params, variables, card)
 
@@ -282,9 +283,9 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     prog="python -m trainer.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("workdir", type=as_path)
   parser.add_argument("--step", default="best")
-  parser.add_argument("--to", type=pathlib.Path)
+  parser.add_argument("--to", type=as_path)
   arguments = parser.parse_args()
   try:
     folder = export(arguments.workdir, arguments.step, arguments.to)

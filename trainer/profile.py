@@ -25,6 +25,7 @@ from trainer.config import Config
 from trainer.overrides import UserError
 from trainer.stopwatch import NAMES
 from trainer.workdirs import stored_config
+from trialbook.paths import as_path
 
 INPUT_BOUND = 0.2
 """Share of the training loop's time that waiting for data takes, from which on a run is called input-bound."""
@@ -234,7 +235,7 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     prog="python -m trainer.profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("workdir", type=as_path)
   parser.add_argument("--seconds", type=float, default=MEASURED_SECONDS, help="how long the pipeline is measured")
   arguments = parser.parse_args()
   try:

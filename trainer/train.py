@@ -34,6 +34,7 @@ from trainer.run_record import RunRecord
 from trainer.selection import History, evaluate_selected
 from trainer.stopwatch import Times, Tracer
 from trainer.train_step import State
+from trialbook.paths import as_path
 from trialbook.settings import leaves
 
 # What counts as which time; steps are divided further.
@@ -74,10 +75,10 @@ def run(
       checkpoint can be read, the disk is full), nothing that was committed being lost.
   """
   guard = Guard() if guard is None else guard
-  fork = None if fork is None else pathlib.Path(fork)
+  fork = None if fork is None else as_path(fork)
   try:
     with guard.ending(), contextlib.ExitStack() as closing:
-      return _run(config, pathlib.Path(workdir), programs, progress, fork, guard, profile, closing)
+      return _run(config, as_path(workdir), programs, progress, fork, guard, profile, closing)
   finally:
     guard.enter(None)
 

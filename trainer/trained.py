@@ -19,6 +19,7 @@ from trainer.overrides import ConfigError
 from trainer.program import program_settings
 from trainer.train_step import Steps
 from trainer.workdirs import stored_config
+from trialbook.paths import as_path
 from trialbook.settings import without_traced_numbers
 
 SCALE = 10
@@ -109,7 +110,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   Raises:
     UserError: if there is no such run or checkpoint, or it is damaged.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = as_path(workdir)
   config, info = stored_config(workdir), recorded_info(workdir)
   record = records.read_json(workdir / "run.json") or {}
   number = checkpoints.find_step(workdir, step)

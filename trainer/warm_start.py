@@ -10,7 +10,8 @@ from pydantic import Field
 from trainer import checkpoints
 from trainer.names import flatten, map_named, matches
 from trainer.overrides import ConfigError, UserError, nearest
-from trialbook.settings import Settings, Static
+from trialbook.paths import PathError, as_path
+from trialbook.settings import FilePath, Settings, Static
 
 _PARTS = ("params/", "variables/")
 
@@ -27,7 +28,7 @@ class WarmStart(Settings):
     exclude: what fits one of these is not, such as `output/*` for another number of classes.
   """
 
-  source: Static[str]
+  source: Static[FilePath[str]]
   step: Static[str] = "best"
   include: Static[tuple[str, ...]] = Field(default=("*",), min_length=1)
   exclude: Static[tuple[str, ...]] = ()
@@ -35,7 +36,10 @@ class WarmStart(Settings):
 
 def find(config: WarmStart) -> pathlib.Path:
   """The checkpoint's folder. Raises ConfigError if there is none."""
-  source = pathlib.Path(config.source).expanduser()
+  try:
+    source = as_path(config.source)
+  except PathError as error:
+    raise ConfigError(f"warm_start.source = {config.source!r}: {error}") from None
   if not source.is_dir():
     raise ConfigError(f"warm_start.source = {config.source!r}: there is no such folder")
   if source.name.isdigit() and not (source / "config.json").exists():

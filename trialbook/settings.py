@@ -7,6 +7,8 @@ A field is one of three kinds, declared in its type:
   with the value None means that the feature is absent, and absence is static.
 - `Host[T]` is never seen by the compiler: intervals, retention, the total number of steps.
 
+`FilePath[str]`, inside one of them, names a file or a folder; `trialbook.paths.as_path` makes it a path.
+
 `Complement[float]` is a traced field x that the compiled functions receive as `one_minus_x`, formed in
 float64 on the host: 1 - float32(1 - 1e-6) is off by 1e-2.
 """
@@ -24,6 +26,7 @@ Static = Annotated[T, "static"]
 Traced = Annotated[T, "traced"]
 Complement = Annotated[T, "traced", "complement"]
 Host = Annotated[T, "host"]
+FilePath = Annotated[T, "path"]
 
 KINDS = ("static", "traced", "host")
 

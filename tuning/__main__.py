@@ -24,6 +24,7 @@ from rich.text import Text
 from trainer import UserError, exits
 from trainer.channel import TryAgainError
 from trialbook.metric_names import Mode, better
+from trialbook.paths import as_path
 from tuning import plan, records, reruns, roles, rounds, tables, tracking
 from tuning.bayesian import BayesianOptimization
 from tuning.importers import commands as importing_commands
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
   study = load_study(options.study)
-  folder = pathlib.Path(options.dir) if options.dir else None
+  folder = options.dir
   if folder is not None and folder.exists() and not folder.is_dir():
     raise UserError(f"--dir={folder} is a file; name a folder")
   if isinstance(study, Round) and (problems := rounds.problems(study, options.trials)):
@@ -148,7 +149,7 @@ def _exit_code(results: StudyResults) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-  root = pathlib.Path(options.root)
+  root = options.root
   if not root.is_dir():
     raise UserError(f"{root}: there is no such folder")
   rows = tracking.rows(root)
@@ -165,7 +166,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _study_folder(options: argparse.Namespace) -> pathlib.Path:
-  folder = pathlib.Path(options.dir)
+  folder = options.dir
   if (folder / "round.json").exists():
     names = ", ".join(str(results.folder) for results in rounds.read_round(folder)[1])
     raise UserError(f"{folder} holds a round; name one of its studies: {names or 'none has begun'}")
@@ -190,7 +191,7 @@ def _by(results: StudyResults, options: argparse.Namespace) -> StudyResults:
 
 
 def _status(options: argparse.Namespace) -> int:
-  folder = pathlib.Path(options.dir)
+  folder = options.dir
   console = tables.console()
   if (folder / "round.json").exists():
     stored, studies = rounds.read_round(folder)
@@ -222,7 +223,7 @@ def _status_table(folder: pathlib.Path) -> Table:
 
 
 def _best(options: argparse.Namespace) -> int:
-  folder = pathlib.Path(options.dir)
+  folder = options.dir
   if (folder / "round.json").exists():
     stored, studies = rounds.read_round(folder)
     _print_round(stored["goal"], [_by(results, options) for results in studies])
@@ -256,7 +257,7 @@ def _rerun(options: argparse.Namespace) -> int:
 
 
 def _trial(options: argparse.Namespace) -> int:
-  study = pathlib.Path(options.dir)
+  study = options.dir
   with guard_for(study) as guard:
     guard.join()
     try:
@@ -283,12 +284,12 @@ def _parser() -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
     made.set_defaults(command=run)
     for place in places:
-      made.add_argument(place, type=int if place == "trial" else str)
+      made.add_argument(place, type=int if place == "trial" else as_path)
     return made
 
   run = command("run", "run a study, or go on with it", _run)
-  run.add_argument("--study", required=True, help="Python file with a function get_study()")
-  run.add_argument("--dir", help="folder of the study; made if absent")
+  run.add_argument("--study", required=True, type=as_path, help="Python file with a function get_study()")
+  run.add_argument("--dir", type=as_path, help="folder of the study; made if absent")
   run.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes on this machine (default 1)")
   run.add_argument("--trials", type=_positive, metavar="N", help="number of trials, also to extend a study")
   run.add_argument("--dry_run", action="store_true", help="print the trials and what they cost, and leave")

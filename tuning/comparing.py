@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import ConfigError, UserError
+from trialbook.paths import as_path
 from tuning.results import StudyResults, Trial, read_results
 from tuning.rounds import read_round
 
@@ -16,7 +17,7 @@ STUDY = "study"
 
 def read_any(folder: str | pathlib.Path) -> StudyResults:
   """The results of the study in a folder, or of all studies of a round. Raises UserError if there is neither."""
-  folder = pathlib.Path(folder)
+  folder = as_path(folder)
   if not _is_round(folder):
     return read_results(folder)
   stored, studies = _begun(folder)
@@ -33,7 +34,7 @@ def read_compared(folders: Sequence[str | pathlib.Path]) -> StudyResults:
   comparison."""
   found: list[StudyResults] = []
   problems = []
-  for folder in map(pathlib.Path, folders):
+  for folder in map(as_path, folders):
     try:
       found += _begun(folder)[1] if _is_round(folder) else [read_results(folder)]
     except UserError as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer import UserError
 from trialbook.naming import nearest
+from trialbook.paths import as_path
 from tuning import objective as objectives
 from tuning import records
 from tuning.logs import Log, LogFile
@@ -277,7 +278,7 @@ class StudyResults:
 
 def read_results(folder: str | pathlib.Path) -> StudyResults:
   """The results of the study in a folder, whether it is still running or not. Raises UserError if there is none."""
-  folder = pathlib.Path(folder)
+  folder = as_path(folder)
   found = StudyResults.of(folder, records.read_study(folder), records.read_trials(folder).values())
   again = {}
   for path in sorted(folder.glob("reruns/trial_*/study.json")):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer import UserError, records
+from trialbook.paths import as_path
 from tuning import tracking
 from tuning.records import check_format, read_trials
 from tuning.results import StudyResults, read_results
@@ -42,7 +43,7 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
   Raises:
     UserError: if any of them is wrong, before the first one runs.
   """
-  folder = pathlib.Path(folder)
+  folder = as_path(folder)
   found = problems(round_, options.get("trials"))
   if found:
     raise UserError(found)

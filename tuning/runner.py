@@ -17,6 +17,7 @@ from launch.watch import signals_to
 from trainer import Config, UserError
 from trainer.evaluation import evaluation_steps
 from trainer.workdirs import disk_errors
+from trialbook.paths import as_path
 from tuning import records, roles, tables, tracking
 from tuning.bayesian import BayesianOptimization, Record
 from tuning.executor import Ended, Executor, InterruptedStudyError
@@ -138,7 +139,7 @@ def run_study(
       what was recorded stays.
     KeyboardInterrupt: after Ctrl-C or SIGTERM, when the trials have saved.
   """
-  folder = pathlib.Path(folder)
+  folder = as_path(folder)
   planned = prepare(study, trials)
   if workers < 1:
     raise UserError(f"workers = {workers}: should be at least 1")

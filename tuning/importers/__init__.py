@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from trainer import UserError
 from trialbook.metric_names import Mode
 from trialbook.naming import nearest
+from trialbook.paths import as_path
 from tuning.importers import metric_names, writing
 from tuning.importers.conversion import convert
 from tuning.importers.declarations import declared_in
@@ -86,7 +87,7 @@ def import_study(
   reader = importlib.import_module(f"tuning.importers.{KINDS[kind]}")
   studies: list[SourceStudy] = reader.read(str(source), options)
   if space is not None:
-    studies = declared_in(pathlib.Path(space), studies)
+    studies = declared_in(as_path(space), studies)
   logged = {metric for one in studies for trial in one.trials for metric in trial.curves}
   problems = metric_names.unknown(options.rename, logged)
   converted = []
@@ -99,7 +100,7 @@ def import_study(
       problems += [f"{one.place}: {problem}" if one.place else problem for problem in error.problems]
   if problems:
     raise UserError(problems)
-  return writing.write(pathlib.Path(directory), converted)
+  return writing.write(as_path(directory), converted)
 
 
 def _apart(studies: list[SourceStudy]) -> list[SourceStudy]:

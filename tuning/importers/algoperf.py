@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from trainer import UserError
+from trialbook.paths import as_path
 from tuning.importers.source import Options, SourceStudy, SourceTrial, plain
 from tuning.study import Maximize, Minimize, Objective
 
@@ -51,7 +52,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
   Raises:
     UserError: if there is no such tree, or a file cannot be read; with all that is wrong.
   """
-  root = pathlib.Path(source)
+  root = as_path(source)
   if not root.is_dir():
     raise UserError(f"{source}: there is no such folder")
   found: dict[tuple[str, str], list[pathlib.Path]] = {}

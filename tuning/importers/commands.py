@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from trainer import exits
+from trialbook.paths import as_path
 from tuning import tables
 from tuning.importers import KINDS, import_study, parse_renames
 from tuning.results import read_results
@@ -46,7 +47,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
   made = command("import", "make a study of trials that were run elsewhere", import_)
   made.add_argument("kind", choices=list(KINDS), help="of the source, see docs/tutorials/report.md")
   made.add_argument("source", help="a folder; of Optuna the file of a storage")
-  made.add_argument("dir", help="folder of the study, or of the studies where the source has several")
+  made.add_argument("dir", type=as_path, help="folder of the study, or of the studies where the source has several")
   made.add_argument(
     "--rename", action="append", default=[], metavar="METRIC=NAME", help="call a metric as studies here do"
   )
@@ -56,4 +57,6 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
   made.add_argument("--goal", help="of the study, in words")
   made.add_argument("--study", help="of an Optuna storage, only this one")
   what = "a JSON file with hyperparameters' roles, scales and bounds (tables have them in their study.json): "
-  made.add_argument("--space", metavar="FILE", help=what + '{"hyperparameters": {"dropout": {"min": 0, "max": 0.5}}}')
+  made.add_argument(
+    "--space", type=as_path, metavar="FILE", help=what + '{"hyperparameters": {"dropout": {"min": 0, "max": 0.5}}}'
+  )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import UserError
 from trialbook.naming import nearest
+from trialbook.paths import as_path
 from tuning.importers import inferred, metric_names
 from tuning.importers.source import Options, SourceStudy, SourceTrial, plain
 from tuning.objective import value_of
@@ -71,7 +72,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     import optuna
   except ImportError:
     raise UserError("an Optuna storage is read by optuna: pip install 'trialbook[bayes]'") from None
-  path = pathlib.Path(source.removeprefix("sqlite:///"))
+  path = as_path(source.removeprefix("sqlite:///"))
   if "://" in str(source) and not source.startswith("sqlite:///"):
     raise UserError(f"{source.partition('://')[0]}://...: should be the path of a file: sqlite:///PATH, or a journal")
   if not path.is_file():

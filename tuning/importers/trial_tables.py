@@ -20,6 +20,7 @@ from typing import Any
 
 from trainer import UserError
 from trialbook.naming import nearest
+from trialbook.paths import as_path
 from tuning.importers import metric_names, rows
 from tuning.importers.declarations import Declared, read_declared
 from tuning.importers.rows import Rows
@@ -67,7 +68,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
   Raises:
     UserError: with all that is wrong with its files: what, in which line and column, and what would be right.
   """
-  folder = pathlib.Path(source)
+  folder = as_path(source)
   if not folder.is_dir():
     raise UserError(f"{source}: there is no such folder; name one that holds trials.csv and curves.csv")
   problems: list[str] = []

@@ -2,13 +2,13 @@
 
 import argparse
 import os
-import pathlib
 from collections.abc import Callable
 
 from rich.table import Table
 from rich.text import Text
 
 from trainer import UserError, exits
+from trialbook.paths import as_path
 from tuning import scientific, tables
 from tuning.comparing import read_any, read_compared
 from tuning.reporting.index import write_index
@@ -52,7 +52,7 @@ def compare(options: argparse.Namespace, choose: Choose) -> int:
 
 def index(options: argparse.Namespace) -> int:
   """`python -m tuning index ROOT`."""
-  root = pathlib.Path(options.root)
+  root = options.root
   if not root.is_dir():
     raise UserError(f"{root}: there is no such folder")
   tables.console().print(f"all studies: {write_index(root)}", soft_wrap=True)
@@ -84,11 +84,13 @@ def _compared(results: StudyResults) -> Table:
 def add_commands(command: Callable[..., argparse.ArgumentParser], choose: Choose) -> list[argparse.ArgumentParser]:
   """Adds them to the parser; returns those that take the flags of an objective."""
   made = command("report", "write the report of a study or a round", lambda options: report_(options, choose), "dir")
-  made.add_argument("--output", metavar="FILE", help="where to; - prints it (default: report.html in the folder)")
+  made.add_argument(
+    "--output", type=as_path, metavar="FILE", help="where to; - prints it (default: report.html in the folder)"
+  )
   what = "a page, its text, its findings as JSON, or its plots (default html)"
   made.add_argument("--format", choices=FORMATS, default="html", help=what)
   against = command("compare", "studies of one objective against each other", lambda options: compare(options, choose))
-  against.add_argument("dirs", nargs="+", metavar="dir", help="folders of studies or rounds")
-  against.add_argument("--output", metavar="FILE", help="write a report of them, too")
+  against.add_argument("dirs", type=as_path, nargs="+", metavar="dir", help="folders of studies or rounds")
+  against.add_argument("--output", type=as_path, metavar="FILE", help="write a report of them, too")
   command("index", "write a page of all studies in the folders of a root", index, "root")
   return [made, against]

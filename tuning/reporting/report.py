@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from trainer import ConfigError, records
 from trialbook.naming import nearest
+from trialbook.paths import as_path
 from tuning.comparing import read_any
 from tuning.findings import findings
 from tuning.reporting.answer import answer
@@ -37,7 +38,7 @@ def report(
   if format not in FORMATS:
     raise ConfigError(f"format {format!r}{nearest(format, FORMATS)}")
   default = results.folder / ("plots" if format in ("png", "svg") else f"report.{format}")
-  path = default if output is None else pathlib.Path(output)
+  path = default if output is None else as_path(output)
   _check(path, is_folder=format in ("png", "svg"))
   if format in ("png", "svg"):
     from tuning.reporting.pictures import write_pictures

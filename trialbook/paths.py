@@ -1,0 +1,24 @@
+"""Paths as people write them. Every path of a config, a command or a caller becomes a path here and nowhere else."""
+
+import argparse
+import os
+import pathlib
+
+
+class PathError(ValueError, argparse.ArgumentTypeError):
+  """A text that is no path; argparse shows the message as it is."""
+
+
+def as_path(text: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the path that a text means: `~` is the home directory, `~name` that of another user.
+
+  Raises:
+    PathError: if the text is empty, or the home directory is unknown.
+  """
+  if not os.fspath(text):
+    raise PathError("is empty; name a file or a folder")
+  try:
+    return pathlib.Path(text).expanduser()
+  except RuntimeError:
+    home = os.fspath(text).partition("/")[0]
+    raise PathError(f"the home directory {home} is not known on this machine; write the path out") from None
