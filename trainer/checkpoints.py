@@ -20,8 +20,8 @@ from orbax.checkpoint import type_handlers
 
 from models.batch_norm import spread
 from trainer import records
-from trainer.checksums import checksums
-from trainer.names import flatten
+from trainer.checksums import by_name, checksums
+from trainer.names import flatten, map_named
 from trainer.overrides import ConfigError, UserError
 from trainer.sharding import is_rows, replicated
 
@@ -122,9 +122,10 @@ class Saver:
     self._finish(step)
 
   def _begin(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
+    known = by_name(arrays, sums)
     described = {
-      name: {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": int(checksum)}
-      for (name, array), checksum in zip(arrays.items(), jax.device_get(sums), strict=True)
+      name: {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": known[name]}
+      for name, array in arrays.items()
     }
     path = self._folder / str(step)
     _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
@@ -241,13 +242,13 @@ def restore(path: pathlib.Path, template: Any) -> Any:
   except Exception as error:
     raise DamagedCheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
   arrays = {name: arrays[name] for name in asked}
-  sums = jax.device_get(_checksums(arrays))
-  wrong = [name for name, value in zip(arrays, sums, strict=True) if int(value) != described[name]["checksum"]]
+  found = by_name(arrays, _checksums(arrays))
+  wrong = [name for name in arrays if found[name] != described[name]["checksum"]]
   if wrong:
     raise DamagedCheckpointError(f"{path}: the checksum of {', '.join(wrong[:3])} differs from the one saved")
   if strange:
     arrays |= _spread({name: arrays[name] for name in strange}, {name: wanted[name] for name in strange})
-  return jax.tree.unflatten(jax.tree.structure(template), list(arrays.values()))
+  return map_named(lambda name, _: arrays[name], template)
 
 
 def _spread(saved: dict[str, jax.Array], wanted: dict[str, Any]) -> dict[str, jax.Array]:

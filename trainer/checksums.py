@@ -5,7 +5,7 @@ its 32-bit words, each times an odd number that its position gives: the same on 
 that differs changes it, because an odd factor loses nothing modulo 2**32.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,16 @@ from jaxtyping import Array, UInt32
 
 
 def checksums(arrays: Mapping[str, Array]) -> UInt32[Array, " N"]:
-  """One checksum for each of N arrays, in the order of the mapping; for use inside jit."""
-  return jnp.stack([_checksum(array) for array in arrays.values()])
+  """Return a checksum for each of N arrays, for `by_name` to read; for use inside jit.
+
+  A mapping that crosses the boundary of jit loses its order, so the order here is that of the sorted names.
+  """
+  return jnp.stack([_checksum(arrays[name]) for name in sorted(arrays)])
+
+
+def by_name(names: Iterable[str], sums: UInt32[Array, " N"]) -> dict[str, int]:
+  """Return name -> checksum for what `checksums` returned for arrays of these names, given in any order."""
+  return dict(zip(sorted(names), jax.device_get(sums).tolist(), strict=True))
 
 
 def _checksum(array: Array) -> UInt32[Array, ""]:

@@ -180,12 +180,10 @@ def _exported(
 ) -> tuple[jax.export.Exported, str]:
   """The model in evaluation, a function of (weights by name, inputs), and how it takes batches, in words."""
   network = Network(config=without_traced_numbers(config), info=info, num_outputs=config.task.build().num_outputs(info))
-  settings, names, structure = program_settings(config), list(stored), jax.tree.structure(tree)
-  dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+  settings = program_settings(config)
 
   def model(weights: dict[str, Array], inputs: Array) -> Array:
-    arrays = [weights[name].astype(dtype) for name, dtype in zip(names, dtypes, strict=True)]
-    parts = jax.tree.unflatten(structure, arrays)
+    parts = map_named(lambda name, leaf: weights[name].astype(leaf.dtype), tree)
     with jax.default_matmul_precision(config.precision.matmul_precision):
       return network.apply(parts["params"], parts["variables"], inputs, settings, train=False)[0]
 

@@ -7,11 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trainer.overrides import UserError
+
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by name."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {_name(path): leaf for path, leaf in leaves}
+  """The leaves of a tree by name. Raises UserError if two of them have the same name."""
+  named: dict[str, Any] = {}
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name = _name(path)
+    if name in named:
+      raise UserError(f"two arrays of the model are named {name!r}: a name in it contains a slash; choose another one")
+    named[name] = leaf
+  return named
 
 
 def map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
