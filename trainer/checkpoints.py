@@ -187,12 +187,16 @@ def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
 def fits(name: str, saved: Mapping[str, Any] | None, wanted: Any) -> bool:
   """Whether an array as `describe` tells of it can be restored as one of the wanted shape and dtype.
 
-  Statistics that every replica has for itself (`ROWS`) may be those of another number of replicas.
+  Statistics that every replica has for itself (`ROWS`) may be those of another number of replicas. An average may be
+  in another floating-point dtype: it is float32 or wider, and the parameters that start from it may not be.
   """
-  if saved is None or saved["dtype"] != str(wanted.dtype):
+  if saved is None:
     return False
-  shape = tuple(saved["shape"])
-  return shape == wanted.shape or (is_rows(name) and shape[1:] == wanted.shape[1:])
+  shape, dtypes = tuple(saved["shape"]), (jnp.dtype(saved["dtype"]), wanted.dtype)
+  fits_dtype = dtypes[0] == dtypes[1] or (
+    name.startswith("average/") and all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+  )
+  return fits_dtype and (shape == wanted.shape or (is_rows(name) and shape[1:] == wanted.shape[1:]))
 
 
 def shown(array: Any) -> str:
@@ -213,7 +217,7 @@ def restore(path: pathlib.Path, template: Any) -> Any:
   """A state, or a part of one, from a checkpoint, laid out as the template says, every checksum verified.
 
   Any layout is restored from any other. Rows of another number of replicas are replaced by their mean, by
-  `models.batch_norm.spread`, after they were verified.
+  `models.batch_norm.spread`, and an average of another dtype is cast, after they were verified.
 
   Args:
     path: the checkpoint.
@@ -225,11 +229,13 @@ def restore(path: pathlib.Path, template: Any) -> Any:
   """
   check(path, template, whole=False)
   described, wanted = describe(path), flatten(template)
-  # As they were saved, and whole: another number of replicas need not divide the devices.
+  # As they were saved; and rows whole, since another number of replicas need not divide the devices.
   strange = {
-    name: jax.ShapeDtypeStruct(described[name]["shape"], leaf.dtype, sharding=replicated(leaf.sharding.mesh))
+    name: jax.ShapeDtypeStruct(
+      saved["shape"], saved["dtype"], sharding=replicated(leaf.sharding.mesh) if is_rows(name) else leaf.sharding
+    )
     for name, leaf in wanted.items()
-    if tuple(described[name]["shape"]) != leaf.shape
+    if (saved := described[name]) and (tuple(saved["shape"]), saved["dtype"]) != (leaf.shape, str(leaf.dtype))
   }
   asked = wanted | strange
   arguments = ocp.args.PyTreeRestore(
@@ -247,17 +253,21 @@ def restore(path: pathlib.Path, template: Any) -> Any:
   if wrong:
     raise DamagedCheckpointError(f"{path}: the checksum of {', '.join(wrong[:3])} differs from the one saved")
   if strange:
-    arrays |= _spread({name: arrays[name] for name in strange}, {name: wanted[name] for name in strange})
+    arrays |= _converted({name: arrays[name] for name in strange}, {name: wanted[name] for name in strange})
   return map_named(lambda name, _: arrays[name], template)
 
 
-def _spread(saved: dict[str, jax.Array], wanted: dict[str, Any]) -> dict[str, jax.Array]:
-  """Rows for the wanted numbers of replicas, where they are wanted."""
+def _converted(saved: dict[str, jax.Array], wanted: dict[str, Any]) -> dict[str, jax.Array]:
+  """Rows for the wanted numbers of replicas, and all in the wanted dtypes, where they are wanted."""
 
-  def spread_all(saved: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: spread(rows, wanted[name].shape[0]) for name, rows in saved.items()}
+  def one(name: str, array: jax.Array) -> jax.Array:
+    array = spread(array, wanted[name].shape[0]) if is_rows(name) else array
+    return array.astype(wanted[name].dtype)
 
-  return jax.jit(spread_all, out_shardings={name: leaf.sharding for name, leaf in wanted.items()})(saved)
+  def convert(saved: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: one(name, array) for name, array in saved.items()}
+
+  return jax.jit(convert, out_shardings={name: leaf.sharding for name, leaf in wanted.items()})(saved)
 
 
 def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | None:

@@ -20,7 +20,7 @@ from trialbook.settings import Complement, FilePath, Host, Settings, Static, Tra
 
 
 class Averaging(Settings):
-  """Polyak averaging: an exponential moving average of parameters and statistics, one update a step.
+  """Polyak averaging: an exponential moving average of parameters and statistics, one update a step, in float32.
 
   Attributes:
     decay: the weight of each update before is `decay` times that of the one after; the initial parameters have
@@ -35,9 +35,12 @@ class Averaging(Settings):
 class Precision(Settings):
   """What numbers are computed in. Losses, statistics of normalization, and norms are float32 always.
 
+  So is whatever accumulates: the optimizer's state, averages, sums of gradients and metrics.
+
   Attributes:
     compute_dtype: activations, and the copies of the parameters that meet them.
-    param_dtype: the parameters that are kept, updated and saved.
+    param_dtype: the parameters that are kept, updated and saved. bfloat16 rounds them at every update, and so loses
+      small updates; float32 beside a `compute_dtype` of bfloat16 is usual.
     matmul_precision: how float32 operands are multiplied; TPUs would otherwise use bfloat16 ("default").
   """
 
@@ -234,4 +237,9 @@ def warnings(config: Config) -> list[str]:
   selection = config.resolved().selection
   if wrong := metric_names.contradiction(str(selection.metric), selection.mode):
     found.append(f"selection.mode = {selection.mode!r}: {wrong}; leave selection.mode unset to go by the name")
+  if config.precision.param_dtype == "bfloat16":
+    found.append(
+      "precision.param_dtype = bfloat16 rounds the parameters at every update: what changes one by less than about"
+      " 0.2% is lost. Usual are precision.param_dtype = float32 and precision.compute_dtype = bfloat16"
+    )
   return found

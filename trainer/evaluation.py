@@ -76,7 +76,7 @@ def evaluate(
   Raises:
     PreemptedError: if all hosts have agreed to stop.
   """
-  params, variables = (weights.get("average", weights)[name] for name in ("params", "variables"))
+  params, variables = program.seen(weights)
   batch_size = config.evaluation.batch_size
   source, examples = ("train", config.evaluation.train_examples) if split == TRAIN_SUBSET else (split, None)
   if sampled and split == "validation":

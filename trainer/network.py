@@ -42,6 +42,15 @@ def cast(tree: Any, dtype: str) -> Any:
   return jax.tree.map(one, tree)
 
 
+def wide(tree: Any) -> Any:
+  """Return the tree with its floating-point arrays in float32 at least, the dtype of whatever accumulates."""
+
+  def one(x: Array) -> Array:
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4 else x
+
+  return jax.tree.map(one, tree)
+
+
 def below(settings: Mapping[str, Array], path: str) -> dict[str, Array]:
   """The traced settings under one dotted path, by their names there."""
   prefix = path + "."
@@ -122,7 +131,7 @@ class Network:
 
     Args:
       params: as `init` gives them.
-      variables: as `init` gives them.
+      variables: as `init` gives them; floating-point averages of them are cast to the dtypes of the model.
       inputs: [B, *input_shape] as the dataset gives them, not normalized.
       settings: all traced settings of the run by path.
       train: whether dropout drops and statistics move.
@@ -135,7 +144,7 @@ class Network:
       _with_values(param_state, params),
       _with_keys(rng_state, jax.random.key(0) if key is None else key),
       self._filled(hyper_state, settings),
-      _with_values(other_state, variables),
+      _with_values(other_state, jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state))),
       copy=True,
     )
     name = self.config.model.name
@@ -187,6 +196,11 @@ def _set_mode(model: nnx.Module, train: bool) -> None:
   (type(model).train if train else type(model).eval)(model)
   for layer, flag in frozen:
     setattr(layer, flag, True)
+
+
+def _cast_average(value: Array, own: Any) -> Array:
+  """A variable in the dtype that the model keeps it in; its average may have a wider one."""
+  return value.astype(own.dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
 
 def _with_values(state: nnx.State, values: Tree) -> nnx.State:

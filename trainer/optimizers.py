@@ -264,8 +264,8 @@ def average(previous: Any, new: Any, one_minus_decay: Float[Array, ""], step: In
   """One step of an exponential moving average of a tree (Polyak averaging): e ← e + (1−d)(x − e).
 
   Args:
-    previous: the average so far, at first the initial parameters.
-    new: tree like it, after the update. Floats are averaged, in float32; anything else is copied from here.
+    previous: the average so far, at first the initial parameters; its floats are float32 or wider.
+    new: tree like it, after the update, of any float dtypes. What is not a float is copied from here.
     one_minus_decay: 1 − d, float32.
     step: number of updates before this one. With it, 1−d is divided by 1 − d^(step+1), like Adam's bias
       correction: the initial parameters then have no weight (the first average is exactly `new`). Without it
@@ -278,8 +278,8 @@ def average(previous: Any, new: Any, one_minus_decay: Float[Array, ""], step: In
   def one(old: Array, value: Array) -> Array:
     if not jnp.issubdtype(old.dtype, jnp.floating):
       return value
-    moved = update_rules.moving_average(old.astype(jnp.float32), value.astype(jnp.float32), rate)
-    return jnp.where(rate < 1, moved, value.astype(jnp.float32)).astype(old.dtype)
+    value, moves = value.astype(old.dtype), rate.astype(old.dtype)
+    return jnp.where(moves < 1, update_rules.moving_average(old, value, moves), value)
 
   return jax.tree.map(one, previous, new)
 

@@ -19,7 +19,7 @@ def predict(
   program: Program, weights: State, settings: Mapping[str, Array], dataset: Dataset, config: Config
 ) -> dict[str, np.ndarray]:
   """Outputs [N, ...] of the fixed validation examples, with their `ids` in the split and their labels or targets."""
-  params, variables = (weights.get("average", weights)[name] for name in ("params", "variables"))
+  params, variables = program.seen(weights)
   count, batch_size = config.evaluation.predictions, config.evaluation.batch_size
   outputs = []
   for index in range(dataset.num_eval_batches("validation", batch_size, count)):

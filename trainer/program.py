@@ -43,7 +43,7 @@ class Program:
   Attributes:
     init: (settings) -> state at step 0.
     train_step: (state, settings, batch) -> (next state, metrics [K]); the state that goes in is gone afterwards.
-    eval_step: (params, variables, settings, batch) -> weighted sums by name.
+    eval_step: (params, variables, settings, batch) -> weighted sums by name; see `seen`.
     metric_names: the K names of the train step's metrics.
     eval_names: names of the metrics of an evaluation, without the split.
     state_template: shapes, dtypes and shardings of the state.
@@ -98,9 +98,9 @@ class Program:
         self._traced["init"] = jax.jit(steps.init, in_shardings=everywhere, out_shardings=placed).trace(settings)
       evaluate = self._traced["eval_step"] = jax.jit(
         steps.eval_step,
-        in_shardings=(placed["params"], placed["variables"], everywhere, split),
+        in_shardings=(*_evaluated(placed), everywhere, split),
         out_shardings=everywhere,
-      ).trace(state["params"], state["variables"], settings, eval_batch)
+      ).trace(*_evaluated(state), settings, eval_batch)
     self.state_template = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, placed
     )
@@ -109,6 +109,20 @@ class Program:
     )
     self.cache_hits = 0
     self.seconds = time.perf_counter() - started
+
+  def seen(self, weights: State) -> tuple[Any, Any]:
+    """Return parameters and variables as `eval_step` takes them.
+
+    With averaging it is compiled for the average, which has wider dtypes than parameters in bfloat16.
+
+    Args:
+      weights: as `trainer.evaluation.evaluated_weights` returns them.
+    """
+
+    def fitting(array: Array, wanted: Any) -> Array:
+      return array if array.dtype == wanted.dtype else array.astype(wanted.dtype)
+
+    return jax.tree.map(fitting, _evaluated(weights), _evaluated(self.state_template))
 
   def compile(self) -> bool:
     """Compiles what is not compiled yet; says whether that was to be done."""
@@ -159,6 +173,12 @@ class Programs:
       while len(self._programs) > self._capacity:
         self._evicted += self._programs.popitem(last=False)[1].compilations
     return program
+
+
+def _evaluated(state: State) -> tuple[Any, Any]:
+  """Parameters and variables of a state or of a part of one: the average, where it has one."""
+  state = state.get("average", state)
+  return state["params"], state["variables"]
 
 
 def program_settings(config: Config) -> dict[str, Any]:

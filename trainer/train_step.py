@@ -6,6 +6,8 @@ State is a dictionary:
   variables  other variables of the model (batch statistics …)
   opt_state  the optimizer's
   average    {"params", "variables"}, where averaging is on
+
+Whatever accumulates (moments, averages, sums of gradients and metrics) is float32 or wider in all of them.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from jaxtyping import Array, Float
 
 from trainer import optimizers, parameter_groups, rng, schedules, sharding
 from trainer.names import changes, flatten
-from trainer.network import Network, below, cast, own_settings
+from trainer.network import Network, below, cast, own_settings, wide
 from trainer.overrides import UserError
 from trainer.tasks import Task
 from trainer.user_code import explained
@@ -55,7 +57,7 @@ class Steps:
       "opt_state": self._optimizer(settings, jnp.zeros(())).init(cast(params, "float32")),
     }
     if self.network.config.averaging is not None:
-      state["average"] = jax.tree.map(jnp.copy, {"params": params, "variables": variables})
+      state["average"] = jax.tree.map(jnp.copy, wide({"params": params, "variables": variables}))
     _check_dtypes(state)
     return state
 
@@ -153,7 +155,7 @@ class Steps:
     params, variables = sharding.gathered(params), sharding.gathered(variables)
     outputs, _ = self.network.apply(params, variables, batch["inputs"], settings, train=False)
     weights = batch["weights"]
-    values, counted = self.task.metrics(outputs, batch), self.task.counts(outputs, batch)
+    values, counted = wide(self.task.metrics(outputs, batch)), wide(self.task.counts(outputs, batch))
     _check_shapes(values, weights.shape, "one number for each example")
     _check_shapes(counted, (*weights.shape, None), "a row of numbers for each example")
     # A weight of zero must also silence what is not a number: padding may be anything.
@@ -204,7 +206,8 @@ def _check_shapes(values: Mapping[str, Array], shape: tuple[int | None, ...], wh
 
 
 def weighted_mean(values: Float[Array, " B"], batch: Mapping[str, Array]) -> Float[Array, ""]:
-  """The mean over a batch's examples, by `weights` where the batch has them."""
+  """The mean over a batch's examples, by `weights` where the batch has them, in float32 at least."""
+  values = wide(values)
   if "weights" not in batch:
     return jnp.mean(values)
   return jnp.sum(values * batch["weights"]) / jnp.sum(batch["weights"])

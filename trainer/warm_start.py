@@ -70,7 +70,7 @@ def sources(config: WarmStart, template: Any) -> dict[str, str]:
     if not matches(short, config.include) or matches(short, config.exclude):
       continue
     there = saved.get(prefix + name)
-    if not checkpoints.fits(name, there, leaf):
+    if not checkpoints.fits(prefix + name, there, leaf):
       has, wanted = checkpoints.shown(there), checkpoints.shown(leaf)
       problems.append(f"{short}: {path} has {has}, the model {wanted}")
     chosen[name] = prefix + name
@@ -100,7 +100,8 @@ def apply(config: WarmStart, state: Any, template: Any) -> Any:
     own = name.removeprefix("average/")
     if own not in chosen:
       return leaf
-    # The average needs arrays of its own: the step gives away the state's buffers.
-    return jnp.copy(arrays[chosen[own]]) if own != name else arrays[chosen[own]]
+    array = arrays[chosen[own]]
+    # The average needs arrays of its own, in its own dtype: the step gives away the state's buffers.
+    return jnp.array(array, leaf.dtype, copy=True) if own != name else array
 
   return map_named(take, state)
