@@ -39,7 +39,7 @@ def warn(program: Program, weights: State, settings: Mapping[str, Array], datase
   """
   if not program.eval_names:
     return
-  params, variables = (weights.get("average", weights)[name] for name in ("params", "variables"))
+  params, variables = program.seen(weights)
   batch = dataset.eval_batch(0, "validation", config.evaluation.batch_size)
   kept = np.arange(len(batch["weights"])) % 2 == 0
 

@@ -139,12 +139,13 @@ class Network:
     """
     graph, param_state, rng_state, hyper_state, other_state = self._abstract
     params = cast(params, self.config.precision.compute_dtype)
+    variables = jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state))
     model = nnx.merge(
       graph,
       _with_values(param_state, params),
       _with_keys(rng_state, jax.random.key(0) if key is None else key),
       self._filled(hyper_state, settings),
-      _with_values(other_state, jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state))),
+      _with_values(other_state, variables),
       copy=True,
     )
     name = self.config.model.name

@@ -174,7 +174,8 @@ def test_a_function_that_fails_is_named_before_the_first_step(tmp_path: pathlib.
 
 @pytest.mark.slow
 def test_a_value_that_is_no_number_is_recorded_and_never_the_best(tmp_path: pathlib.Path):
-  result = run(two_classes("test_split_metrics:undefined", selection__metric="validation/undefined"), tmp_path)
+  selection = {"selection__metric": "validation/undefined", "selection__mode": "min"}
+  result = run(two_classes("test_split_metrics:undefined", **selection), tmp_path)
   assert [line["validation/undefined"] for line in numbers(tmp_path) if "validation/loss" in line] == ["NaN"] * 4
   assert result.best_step is None
   assert "no evaluation has a finite validation/undefined" in (tmp_path / "best.json").read_text()
