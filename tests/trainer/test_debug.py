@@ -134,7 +134,7 @@ def test_targets_that_are_a_language_models_inputs_are_found(capsys: pytest.Capt
   assert lines[-1] == "1 of 13 checks failed"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_jit_a_model_may_look_at_numbers():
   changes = {"model.kwargs.bug": "python"}
   with pytest.raises(UserError, match="model 'planted_bugs:Mlp' fails"):

@@ -42,6 +42,15 @@ def case_id(case: tuple[str, int]) -> str:
   return f"{name}-{vars(dataset).get('table', vars(dataset)['name'])}-{vars(task)['name']}"
 
 
+# Of models of images, test_depth.py takes deeper ones all the way.
+QUICK = ("mlp", "transformer")
+CASES = [
+  pytest.param((name, index), marks=[] if name in QUICK else pytest.mark.long)
+  for name, cases in WITH.items()
+  for index in range(len(cases))
+]
+
+
 def config_of(case: tuple[str, int], folder: pathlib.Path) -> Config:
   name, index = case
   model, dataset, task = WITH[name][index]
@@ -63,7 +72,7 @@ def test_each_registered_model_is_tried_with_a_config_of_its_own_kind():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.long), 2])
-@pytest.mark.parametrize("case", [(name, i) for name in WITH for i in range(len(WITH[name]))], ids=case_id)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_a_model_goes_all_the_way(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, case: tuple[str, int], devices: int
 ):

@@ -126,7 +126,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
   return made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_that_are_preempted_at_random_moments_change_no_bit_of_the_end(runs: Runs):
   rng = random.Random(os.environ.get("TRIALBOOK_KILL_SEED", 0))
   code = runs.command("often", "training", rng.randrange(20, 100))

@@ -237,7 +237,7 @@ def test_a_run_is_evaluated_on_devices_that_could_not_share_its_training_batches
     evaluate_checkpoint(tmp_path / "run", "last", "validation")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_another_layout(tmp_path: pathlib.Path):
   run(transformer(mesh__fsdp=2, max_train_steps=4, schedule__name="constant"), tmp_path)
   programs = Programs()

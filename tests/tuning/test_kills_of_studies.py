@@ -381,7 +381,7 @@ def check_full(code: int, output: str) -> None:
   assert "Traceback" not in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_stops_trainings_with_one_message_and_they_go_on_with_more_room(
   tmp_path: pathlib.Path, small_disk: pathlib.Path, start: Start
 ):
