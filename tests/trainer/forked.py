@@ -68,7 +68,8 @@ class Forked:
       path.write_text("")
     environment = {**os.environ} if environment is None else {**environment}
     given = ([str(argument) for argument in arguments], environment, output, errors or output)
-    self._process = PROCESSES.Process(target=_python, args=given)
+    # A daemon, as multiprocessing calls it: no test waits at its end for one that was left.
+    self._process = PROCESSES.Process(target=_python, args=given, daemon=True)
     self._process.start()
     assert self._process.pid is not None
     self.pid = self._process.pid
@@ -213,6 +214,7 @@ def _keep_only(files: Sequence[int], inherited: Sequence[int]) -> None:
 def _forget_parent() -> None:
   """Makes this process one that Python's multiprocessing has not started."""
   process._current_process, process._parent_process = _MAIN_PROCESS, None  # pyright: ignore[reportAttributeAccessIssue]
+  _MAIN_PROCESS.name = "MainProcess"
   resource_tracker._resource_tracker.__init__()
   forkserver._forkserver.__init__()
   multiprocessing.set_start_method(None, force=True)

@@ -219,9 +219,9 @@ def test_a_lead_that_never_comes_is_named(hosts: Hosts):
 
 def test_a_lead_that_came_late_is_not_blamed_for_another_who_never_came(hosts: Hosts, monkeypatch):
   monkeypatch.setattr(channel, "_HELLO_SECONDS", 0.3)
-  early = hosts.start(1, 3, seconds=1.0)
+  early = hosts.start(1, 3, seconds=2.0)
   time.sleep(0.6)
-  lead = hosts.start(0, 3, seconds=1.0)
+  lead = hosts.start(0, 3, seconds=2.0)
   for future in (lead, early):
     with pytest.raises(TryAgainError, match="host 2"):
       future.result(20)
