@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test test-fast test-long evidence extras check bench clean
+.PHONY: demo test test-fast test-long evidence check bench clean
 
 demo: .venv/ready
 	folder=$(DEMO)-$$(date +%Y%m%d-%H%M%S) && \
@@ -18,17 +18,13 @@ test-fast: .venv/ready
 	$(BIN)/python -m pytest -m "not slow and not long and not evidence" $(PYTEST)
 
 # What takes minutes, and what needs more than Python: extras, Slurm and chromium (skipped where they cannot be had).
-test-long: extras
-	$(BIN)/python -m pytest -m long $(PYTEST)
+test-long: .venv-extras/ready
+	.venv-extras/bin/python -m pytest -m long $(PYTEST)
 
-# What no change has to pass: rates of hundreds of simulated studies, dozens of kills, and the tables of docs/ (hours).
-evidence: extras
-	$(BIN)/python -m pytest -m evidence $(PYTEST)
-	$(BIN)/python -m benchmarks.evidence
-
-# Gaussian processes need torch (0.9 GB), reports in a browser playwright.
-extras: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-extras.lock
+# Evidence for docs/: rates over hundreds of simulated studies, and all tables with a command. Takes hours; not in CI.
+evidence: .venv-extras/ready
+	.venv-extras/bin/python -m pytest -m evidence $(PYTEST)
+	.venv-extras/bin/python -m benchmarks.evidence
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -51,5 +47,13 @@ bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# An environment of its own, so that `make test` stays without extras: torch (0.9 GB) for Gaussian processes, playwright
+# for reports in a browser.
+.venv-extras/ready: requirements.lock requirements-extras.lock setup.cfg pyproject.toml
+	test -x .venv-extras/bin/python || $(PYTHON) -m venv .venv-extras
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock --requirement requirements-extras.lock
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-extras runs

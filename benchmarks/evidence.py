@@ -2,9 +2,10 @@
 
   python -m benchmarks.evidence [COMMAND ...]
 
-Without arguments all tables are made, which takes hours; a word such as `planted_points` chooses the commands that
-contain it. A table that the command prints replaces the one of the same header below the command in the page. What
-the page says of a table in sentences is not changed: read it again.
+Without arguments all tables are made, which takes hours. A word such as `planted_points` chooses the commands that
+contain it. The tables that a command prints replace those of the same headers below it in the page, all or none of
+them, so a section is dated only if each of its tables was measured. What a page says of a table in sentences is not
+changed: read it again.
 """
 
 import datetime
@@ -23,7 +24,7 @@ COMMAND = re.compile(
 )
 """The first line of a block of commands makes the tables; other lines are variants of it."""
 TABLE = re.compile(r"^\|.*\n\|[-:| ]+\|\n(?:\|.*\n)*", re.MULTILINE)
-MEASURED = re.compile(r"Measured on \d{4}-\d\d-\d\d at commit `\w+`[^.\n]*\.\n")
+DATED = re.compile(r"(?:Measured|Last changed) on \d{4}-\d\d-\d\d at commit `\w+`[^.\n]*\.\n")
 
 
 def sections(page: str) -> list[tuple[str, int, int]]:
@@ -34,18 +35,20 @@ def sections(page: str) -> list[tuple[str, int, int]]:
   return [(one[1].split(" #")[0].strip(), start, end) for one, start, end in zip(found, starts, ends, strict=True)]
 
 
-def replaced(section: str, printed: str, when: str) -> tuple[str, list[str]]:
-  """Return a section with the tables that were printed and when they were measured, and the tables without a place."""
-  homeless = []
-  for table in TABLE.findall(printed):
-    header = table.partition("\n")[0]
-    old = next((one for one in TABLE.findall(section) if one.startswith(header + "\n")), None)
-    if old is None:
-      homeless.append(table)
-    else:
-      section = section.replace(old, table)
-  body = MEASURED.sub("", section, count=1).lstrip("\n")
-  return f"\n{when}\n\n{body}", homeless
+def replaced(section: str, printed: str, when: str) -> str:
+  """Return a section with its tables replaced by those that were printed, and dated.
+
+  Raises:
+    ValueError: if the headers of the tables in the section are not those of the tables that were printed.
+  """
+  old, new = TABLE.findall(section), TABLE.findall(printed)
+  headers = [[table.partition("\n")[0] for table in tables] for tables in (old, new)]
+  if headers[0] != headers[1]:
+    raise ValueError(f"the page has tables of the headers {headers[0]}, and the command printed {headers[1]}")
+  for before, after in zip(old, new, strict=True):
+    section = section.replace(before, after)
+  body = DATED.sub("", section, count=1).lstrip("\n")
+  return f"\n{when}\n\n{body}"
 
 
 def commit() -> str:
@@ -77,10 +80,11 @@ def main(wanted: Sequence[str]) -> int:
         continue
       page = path.read_text()  # Commands take long, and somebody may have edited the page.
       start, end = next((start, end) for one, start, end in sections(page) if one == command)
-      section, homeless = replaced(page[start:end], done.stdout, when)
-      path.write_text(page[:start] + section + page[end:])
-      if homeless:
-        print("printed, but the page has no table of this header:", *homeless, sep="\n", flush=True)
+      try:
+        path.write_text(page[:start] + replaced(page[start:end], done.stdout, when) + page[end:])
+      except ValueError as error:
+        print(f"{error}; the page stays as it is:\n{done.stdout}", flush=True)
+        failed += 1
   return 1 if failed else 0
 
 

@@ -73,12 +73,11 @@ def measure(trials: int, evaluations: int) -> tuple[float, ...]:
 
 
 def main() -> int:
-  print(
-    f"{'trials':>7} {'evaluations':>12} {'import s':>9} {'read s':>7} {'findings s':>11} {'page s':>7} {'page MB':>8}"
-  )
+  print("| trials | evaluations | import, s | read, s | findings, s | page, s | page, MB |")
+  print("|---:|---:|---:|---:|---:|---:|---:|")
   for trials, evaluations in CASES:
     imported, read, found, page, size = measure(trials, evaluations)
-    print(f"{trials:>7} {evaluations:>12} {imported:>9.1f} {read:>7.2f} {found:>11.2f} {page:>7.1f} {size:>8.2f}")
+    print(f"| {trials:,} | {evaluations} | {imported:.1f} | {read:.2f} | {found:.2f} | {page:.1f} | {size:.2f} |")
   return 0
 
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import pathlib
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -67,18 +68,21 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--turns", type=int, default=1)
   turns = parser.parse_args().turns
-  print("| turn | side | wall, s | study / it |")
-  print("|---|---|---:|---:|")
   rows: list[str] = []
-  for turn in range(turns):
+  measured: list[tuple[float, float, float]] = []
+  for _ in range(turns):
     with tempfile.TemporaryDirectory() as folder:
       root = pathlib.Path(folder)
       ours, rows = study(root / "ours")
       cold = separate(root / "cold", cache=False)
       warm = separate(root / "warm", cache=True)
-      print(f"| {turn} | study, cold cache | {ours:.1f} | |")
-      print(f"| {turn} | 16 processes, no cache | {cold:.1f} | {ours / cold:.2f} |")
-      print(f"| {turn} | 16 processes, warm cache | {warm:.1f} | {ours / warm:.2f} |", flush=True)
+    measured.append((ours, cold, warm))
+  print("| side | wall, s | study / it |")
+  print("|---|---:|---:|")
+  print(f"| study, cold cache | {statistics.median(ours for ours, _, _ in measured):.1f} | |")
+  for side, index in (("16 processes, no cache", 1), ("16 processes, warm cache", 2)):
+    ratio = statistics.median(turn[0] / turn[index] for turn in measured)
+    print(f"| {side} | {statistics.median(turn[index] for turn in measured):.1f} | {ratio:.2f} |", flush=True)
   print()
   for row in rows:
     print(row)

@@ -21,8 +21,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-# Nearly all of the time of most tests would be XLA's. `optimized` turns this off, and processes that tests start do not
-# inherit it, so that promises about bits, memory and what is compiled are checked on the code that users run.
+# Nearly all of the time of most tests would be XLA's. Processes that tests start do not inherit this, so what a kill, a
+# preemption or another number of hosts must not change is compared on the code that users run. `optimized` is for other
+# tests of bits and of memory.
 jax.config.update("jax_disable_most_optimizations", True)
 
 TIERS = ("long", "evidence")

@@ -17,10 +17,7 @@ SLOWEST = 25
 
 
 def seconds_by_test(path: pathlib.Path) -> dict[tuple[str, str], float]:
-  """Return the seconds of each (file, test) of a JUnit file.
-
-  A class of the tests is part of its file's module name there; none of ours has one.
-  """
+  """Return the seconds of each (file, test) of a JUnit file."""
   found: dict[tuple[str, str], float] = collections.defaultdict(float)
   for case in ElementTree.parse(path).iter("testcase"):
     file = case.attrib["classname"].removeprefix("tests.").replace(".", "/") + ".py"
@@ -29,7 +26,7 @@ def seconds_by_test(path: pathlib.Path) -> dict[tuple[str, str], float]:
 
 
 def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | None]]) -> list[str]:
-  """Return the lines of a Markdown table of seconds; the largest first, by the first column that has a number."""
+  """Return the lines of a Markdown table of seconds; the largest of any column first."""
   lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
   for name, values in sorted(rows.items(), key=lambda row: -max(value or 0 for value in row[1])):
     lines.append(f"| {name} | " + " | ".join("" if value is None else f"{value:.1f}" for value in values) + " |")

@@ -14,6 +14,7 @@ from trainer import Config, ConfigError, Programs, run
 from trainer.records import read_lines
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_same_config_gives_the_same_bits(tmp_path: pathlib.Path):
   programs = Programs()
   run(resnet(), tmp_path / "a", programs=programs)

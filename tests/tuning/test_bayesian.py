@@ -14,7 +14,7 @@ from tuning.search import Halton
 from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-NEEDS_TORCH = (pytest.mark.long, pytest.mark.skipif(not HAS_TORCH, reason="`make extras` installs torch"))
+NEEDS_TORCH = (pytest.mark.long, pytest.mark.skipif(not HAS_TORCH, reason="`make test-long` installs torch"))
 SAMPLERS = [pytest.param("gp", marks=NEEDS_TORCH), "tpe"]
 EXPLORED, FURTHER = 24, 20
 
