@@ -126,14 +126,14 @@ def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | N
 def _class_warnings(train: Split, num_classes: int) -> list[str]:
   """Which classes seem to be a mistake, where there is one label for each example."""
   if not isinstance(train, Arrays):
-    few = f"train has {len(train):,} examples only, so not each of {num_classes:,} classes occurs; are they so many?"
+    few = f"num_classes = {num_classes:,}, but train has {len(train):,} examples. Check num_classes."
     return [few] if num_classes > len(train) else []
   labels = train.arrays["labels"]
   missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
   if missing.size and missing[0] == 0 and labels.min() == 1:
     return ["train: labels start at 1, so class 0 never occurs; give labels - 1"]
   if missing.size:
-    return [f"train: {missing.size} of {num_classes} classes never occur, such as {missing[0]}; are they meant to?"]
+    return [f"train: {missing.size} of {num_classes} classes (first: {missing[0]}) have no training example"]
   return []
 
 

@@ -49,12 +49,18 @@ def converted(arrays: Mapping[str, Any]) -> tuple[Batch, list[str]]:
 
 def key_problem(keys: Mapping[str, Any]) -> str | None:
   """What is wrong with the keys of a batch or an example, if anything is."""
+  missing = [] if "inputs" in keys else ["'inputs'"]
+  missing += [] if "labels" in keys or "targets" in keys else ["'labels' (or 'targets')"]
   if unknown := [key for key in keys if key not in _CONVERT]:
+    if missing:
+      rest = ", and leave out the rest" if len(unknown) > len(missing) else ""
+      has, wrong = ", ".join(map(repr, keys)), ", ".join(map(repr, unknown))
+      return f"has {has}: rename {'them' if wrong == has else wrong} to {' and '.join(missing)}{rest}"
     return (
       f"has {', '.join(map(repr, unknown))}, which batches do not carry: there are 'inputs' and 'labels' or 'targets'."
       " Leave it out, or make it columns of 'targets' that a task of yours takes apart (task.name=my_task:MyTask)"
     )
-  if "inputs" not in keys or ("labels" in keys) == ("targets" in keys):
+  if missing or ("labels" in keys and "targets" in keys):
     return f"must have 'inputs' and either 'labels' or 'targets'; it has {', '.join(map(repr, keys)) or 'nothing'}"
   return None
 
@@ -78,7 +84,7 @@ def _first_other_shape(rows: Any) -> str:
     try:
       shape = list(np.shape(row))
     except ValueError:
-      return f"row {number} is so itself"
+      return f"row {number} is itself ragged"
     if first is None:
       first = shape
     elif shape != first:

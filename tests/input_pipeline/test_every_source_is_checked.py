@@ -18,6 +18,7 @@ from absl import flags
 from tiny import mlp
 
 from input_pipeline import ArrayRecord, Data, DataError, PluginDataset, load, write_array_record
+from input_pipeline.conversion import as_array
 from input_pipeline.record_files import array_record_module
 from trainer import Config, Programs, UserError, exits, preparation, run
 from trainer import __main__ as command
@@ -37,6 +38,11 @@ def targets(count: int, **others: Any) -> dict[str, Any]:
   return good(count, labels=None, **{"targets": np.linspace(0, 1, 2 * count).reshape(count, 2), **others})
 
 
+def named(inputs: str, labels: str) -> dict[str, Any]:
+  split = good(12)
+  return {inputs: split["inputs"], labels: split["labels"]}
+
+
 def at(index: int, value: Any, array: Any) -> np.ndarray:
   array = np.array(array)
   array[index] = value
@@ -44,7 +50,7 @@ def at(index: int, value: Any, array: Any) -> np.ndarray:
 
 
 def rows(split: Mapping[str, Any]) -> Rows:
-  return [{key: value[index] for key, value in split.items()} for index in range(len(split["inputs"]))]
+  return [{key: value[index] for key, value in split.items()} for index in range(len(next(iter(split.values()))))]
 
 
 class Items:
@@ -74,7 +80,7 @@ class Batches:
     self._split = split
 
   def __len__(self) -> int:
-    return len(self._split["inputs"])
+    return len(next(iter(self._split.values())))
 
   def read(self, indices: np.ndarray) -> dict[str, Any]:
     return {key: [value[index] for index in indices] for key, value in self._split.items()}
@@ -149,6 +155,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
   # Data of another kind than what can be trained on: all examples.
   "weights": (good(12, weights=np.ones(12)), "has 'weights', which batches do not carry", "columns of 'targets'"),
   "masks and ids": (good(12, mask=np.ones(12), id=np.arange(12)), "has 'mask', 'id'", "Leave it out"),
+  "other names": (named("x", "y"), "has 'x', 'y': rename them", "to 'inputs' and 'labels' (or 'targets')"),
+  "names of one": (
+    named("image", "label"),
+    "has 'image', 'label': rename them",
+    "to 'inputs' and 'labels' (or 'targets')",
+  ),
+  "another name of the inputs": (named("x", "labels"), "has 'x', 'labels': rename 'x'", "to 'inputs'"),
+  "another name of the labels": (named("inputs", "y"), "rename 'y' to 'labels'", "(or 'targets')"),
+  "other names and ids": (named("x", "y") | {"id": np.arange(12)}, "rename them to 'inputs'", "leave out the rest"),
   "no labels": (good(12, labels=None), "must have 'inputs' and either 'labels' or 'targets'", "it has 'inputs'"),
   "labels and targets": (good(12, targets=np.ones(12)), "must have 'inputs' and either", "'labels', 'targets'"),
   "labels that are float": (good(12, labels=np.full(12, 0.5)), "labels are float64", "'targets', with task.name=regr"),
@@ -184,6 +199,11 @@ def test_what_cannot_be_trained_on_is_refused_by_each_source(
     assert re.search(r"example 5|row 5", told), told
   assert any(part in told for part in problem.split("|")), told
   assert remedy in told, told
+
+
+def test_a_row_that_is_ragged_is_named():
+  with pytest.raises(DataError, match="inputs are ragged: row 1 is itself ragged; pad or crop them to one shape"):
+    as_array("inputs", [[[1.0], [2.0]], [[1.0], [2.0, 3.0]]])
 
 
 def test_good_data_passes_each_source(tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]):
@@ -289,7 +309,10 @@ def timestamps(scale: float) -> np.ndarray:
 
 WARNED: dict[str, tuple[dict[str, Any], str]] = {
   "labels that start at 1": (good(12, labels=1 + np.arange(12) % 4), "labels start at 1, .*give labels - 1"),
-  "classes that never occur": (good(12, labels=np.arange(12) % 4 * 2), "3 of 7 classes never occur, such as 1"),
+  "classes that never occur": (
+    good(12, labels=np.arange(12) % 4 * 2),
+    r"3 of 7 classes \(first: 1\) have no training example",
+  ),
   "timestamps": (good(12, inputs=timestamps(1.0)), "float32 rounds feature 0 by up to 11.*subtract the mean"),
   "large targets": (targets(12, targets=2**24 + np.arange(12)), "targets are int64, and float32 rounds"),
   "uint16 images": (good(12, inputs=np.ones((12, 4, 4, 1), np.uint16)), "inputs are integers.*normalization="),
@@ -310,7 +333,7 @@ def test_what_is_probably_a_mistake_is_warned_of(plugin: Callable[[Any], PluginD
 def test_a_class_count_that_examples_cannot_fill_is_warned_of(plugin: Callable[[Any], PluginDataset]):
   items = Items(good(12))
   (told,) = warned(plugin(Data(splits={"train": items, "validation": items}, num_classes=2_000_000)))
-  assert "train has 12 examples only, so not each of 2,000,000 classes occurs" in told
+  assert "num_classes = 2,000,000, but train has 12 examples. Check num_classes." in told
 
 
 @pytest.mark.parametrize(
