@@ -97,6 +97,8 @@ class Classification(Settings):
 class LanguageModel(Settings):
   """The next token at each position of a text: softmax cross-entropy, averaged over the positions of an example.
 
+  Any sequence of labels is learned so: it needs a model that returns logits [B, length of the labels, classes].
+
   The loss over ln 2 is `bits_per_token`, or `bits_per_byte` if the dataset's tokens are bytes. `perplexity` is e to the
   loss of a whole split.
 
@@ -215,21 +217,23 @@ class _Classification:
     return {"class_correct": classes * _correct(outputs, batch)[:, None], "class_examples": classes}
 
 
+def _is_sequence(info: Info) -> bool:
+  """Whether labels may be a sequence. It may be shorter or longer than the input, as in captchas."""
+  return len(info.label_shape) == 1 and info.label_shape != (1,)
+
+
 _LANGUAGE_MODEL = "set task.name=language_model, which takes a label at each position"
 
 
 def _what_takes_labels(info: Info) -> str:
   """What to do with several labels for each example."""
   own = "a task of yours, task.name=my_task:MyTask (docs/tutorials/first_run.md has one)"
-  each_position = info.label_shape == info.input_shape[:1]
-  if each_position and info.input_dtype == "int32":
-    return _LANGUAGE_MODEL
   if info.label_shape == (1,):
     return "give labels[:, 0]"
-  if len(info.label_shape) == 1:
+  if _is_sequence(info):
     return (
-      "if they are one-hot, give labels.argmax(axis=1); if each is a yes or no of its own, give them as 'targets' to"
-      f" {own}" + (f"; if they belong to the positions of the input, {_LANGUAGE_MODEL}" if each_position else "")
+      f"if they are a sequence, as in text, {_LANGUAGE_MODEL}; if they are one-hot, give labels.argmax(axis=1);"
+      f" if each is a yes or no of its own, give them as 'targets' to {own}"
     )
   return f"a label at each place of an image needs {own}"
 
@@ -270,10 +274,10 @@ class _LanguageModel:
       raise ValueError(f"{needs}; dataset {info.name!r} has targets: set task.name=regression")
     if info.label_shape == ():
       raise ValueError(f"{needs}; dataset {info.name!r} has a class for each example: set task.name=classification")
-    if _LANGUAGE_MODEL not in _what_takes_labels(info):
+    if not _is_sequence(info):
       raise ValueError(
-        f"{needs}; dataset {info.name!r} has labels of shape {list(info.label_shape)} for inputs of shape"
-        f" {list(info.input_shape)}: {_what_takes_labels(info)}"
+        f"{needs}; dataset {info.name!r} has labels of shape {list(info.label_shape)} for each:"
+        f" {_what_takes_labels(info)}"
       )
     return info.num_classes
 

@@ -231,9 +231,13 @@ NO_TASK: dict[str, tuple[dict[str, Any], Any, str]] = {
   "a column, classified": (good(12, labels=np.arange(12)[:, None] % 4), CLASSIFICATION, r"give labels\[:, 0\]"),
   "a column, as text": (good(12, labels=np.arange(12)[:, None] % 4), LANGUAGE, r"give labels\[:, 0\]"),
   "one-hot, classified": (good(12, labels=ONE_HOT.astype(int)), CLASSIFICATION, r"one-hot, give labels\.argmax"),
-  "one-hot, as text": (good(12, labels=ONE_HOT.astype(int)), LANGUAGE, r"one-hot, give labels\.argmax"),
+  "one-hot for integers": (
+    good(12, inputs=ONE_HOT.astype(int), labels=ONE_HOT.astype(int)),
+    CLASSIFICATION,
+    r"one-hot, give labels\.argmax",
+  ),
   "many labels, classified": (good(12, labels=np.ones((12, 5), int)), CLASSIFICATION, r"yes or no .*as 'targets'"),
-  "as many as inputs": (good(12, labels=np.arange(36).reshape(12, 3) % 4), CLASSIFICATION, r"argmax.*language_model"),
+  "as many as inputs": (good(12, labels=np.arange(36).reshape(12, 3) % 4), CLASSIFICATION, r"language_model.*argmax"),
   "classes, as text": (good(12), LANGUAGE, r"set task\.name=classification"),
   "classes, regressed": (good(12), REGRESSION, r"set task\.name=classification"),
   "targets, classified": (targets(12), CLASSIFICATION, r"set task\.name=regression"),
@@ -249,7 +253,7 @@ def test_data_of_another_task_is_told_what_takes_it_and_is_not_sent_in_circles(
   dataset = plugin({"train": split, "validation": split})
   told = "\n".join(preparation.problems(config(dataset, task), tmp_path / "run"))
   assert re.search(message, told), told
-  # Whatever task the message names takes the data.
+  # Each task that the message names takes the data.
   for name in re.findall(r"set task\.name=(\w+)", told.split("if each")[0]):
     named = {"classification": CLASSIFICATION, "language_model": LANGUAGE, "regression": REGRESSION}[name]
     assert preparation.problems(config(dataset, named), tmp_path / "run") == []
@@ -259,8 +263,28 @@ def test_text_is_what_the_language_model_takes(tmp_path: pathlib.Path, plugin: C
   text = np.arange(12 * 5).reshape(12, 5) % 4
   dataset = plugin({split: {"inputs": text, "labels": text} for split in ("train", "validation")})
   told = preparation.problems(config(dataset), tmp_path / "run")
-  assert told[0].endswith("set task.name=language_model, which takes a label at each position")
+  assert "if they are a sequence, as in text, set task.name=language_model, which takes a label" in told[0]
   assert preparation.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+  ("inputs", "length"),
+  [
+    (np.ones((12, 6, 18, 1), np.uint8), 4),  # captchas: four characters
+    (np.ones((12, 6, 18, 1), np.uint8), 6),
+    (np.ones((12, 6, 18, 1), np.float32), 40),  # an image and its tokens
+    (np.ones((12, 50, 3), np.float32), 13),  # speech, subsampled
+    (np.ones((12, 3), np.int32), 7),
+  ],
+)
+def test_sequences_of_labels_of_any_length_are_what_the_language_model_takes(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset], inputs: np.ndarray, length: int
+):
+  split = {"inputs": inputs, "labels": np.arange(12 * length).reshape(12, length) % 4}
+  dataset = plugin({"train": split, "validation": split})
+  assert preparation.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
+  (told,) = preparation.problems(config(dataset), tmp_path / "run")
+  assert "if they are a sequence" in told
 
 
 def test_more_classes_than_labels_are_refused_unless_they_are_meant(
