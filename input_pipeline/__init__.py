@@ -6,6 +6,8 @@ from input_pipeline.dataset import Dataset, load
 from input_pipeline.digits import Digits
 from input_pipeline.errors import DataError
 from input_pipeline.fashion_mnist import FashionMnist
+from input_pipeline.fingerprint import Fingerprint
+from input_pipeline.fingerprint import same as same_fingerprint
 from input_pipeline.plugin import Data, PluginDataset
 from input_pipeline.prefetch import Prefetcher
 from input_pipeline.registry import AnyDataset, DatasetConfig
@@ -27,6 +29,7 @@ __all__ = [
   "DatasetConfig",
   "Digits",
   "FashionMnist",
+  "Fingerprint",
   "Info",
   "PluginDataset",
   "Prefetcher",
@@ -36,5 +39,6 @@ __all__ = [
   "Text",
   "Tfds",
   "load",
+  "same_fingerprint",
   "write_array_record",
 ]

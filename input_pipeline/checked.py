@@ -28,7 +28,7 @@ from input_pipeline.split import evenly
 from trialbook.naming import nearest
 
 _SAMPLE_FOR_STATISTICS = 2000
-_SAMPLE_FOR_ROUNDING = 64
+_SAMPLE_FOR_ROUNDING = 16
 
 
 @dataclasses.dataclass(frozen=True)

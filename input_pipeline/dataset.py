@@ -8,10 +8,9 @@ files, the host does enter, in place of the global position: see `input_pipeline
 """
 
 import dataclasses
-import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from input_pipeline import hashing
 from input_pipeline.augmentation import Augmentation, augment, mix
 from input_pipeline.checked import Checked
 from input_pipeline.errors import DataError
-from input_pipeline.fingerprint import fingerprints
+from input_pipeline.fingerprint import Fingerprint, fingerprint
 from input_pipeline.order import Order
 from input_pipeline.permutation import permute
 from input_pipeline.record_files import RecordFiles
@@ -78,6 +77,7 @@ class Dataset:
     # A memory of the last block, no state: replaced in one assignment, and recomputed the same at any time.
     self._block = self._make_block(0)
     self._subsets: dict[tuple[str, int], np.ndarray] = {}
+    self._fingerprints: dict[str, Fingerprint | None] = {}
     self._workers: Workers | None = None
     self._starting = threading.Lock()
     self._closed = False
@@ -181,10 +181,15 @@ class Dataset:
     indices = np.arange(count) if whole else self._subset(split, count)
     return indices, self._splits[split].read(indices)
 
-  @functools.cached_property
-  def fingerprints(self) -> Mapping[str, str]:
-    """What each split holds, see `input_pipeline.fingerprint`; a split is left out if it reads otherwise each time."""
-    return fingerprints(self._splits)
+  def fingerprints(self, splits: Iterable[str]) -> dict[str, Fingerprint]:
+    """What those of these splits hold that there are, see `input_pipeline.fingerprint`; made once for each.
+
+    A split is left out if it reads otherwise each time. Raises DataError if one cannot be read.
+    """
+    for split in splits:
+      if split in self._splits and split not in self._fingerprints:
+        self._fingerprints[split] = fingerprint(self._splits[split])
+    return {split: found for split in splits if (found := self._fingerprints.get(split)) is not None}
 
   def _make_block(self, number: int) -> _Block:
     first_step = number * self._steps_per_block

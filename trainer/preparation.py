@@ -59,11 +59,12 @@ def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = 
 def warnings(config: Config, dataset: Dataset) -> list[str]:
   """What is allowed and probably not meant."""
   found, info = [*configs.warnings(config), *dataset.warnings], dataset.info
+  fingerprints = workdirs.fingerprints(config, dataset)
   found += [
     f"dataset {info.name}, {split}: an example differs each time it is read, so a resume is not exact, and does not"
     " notice other data; draw at random by the example's index, or use dataset.augmentation"
     for split in info.examples
-    if split not in dataset.fingerprints
+    if split not in fingerprints and (split != "test" or config.evaluation.test)
   ]
   # A model of the user's may read rows of symbols.
   symbols = isinstance(config.model, TransformerConfig) or (
@@ -116,7 +117,9 @@ def _examine(
     if config.evaluation.test and "test" not in dataset.info.examples:
       problems.append(f"evaluation.test = True, and dataset {dataset.info.name!r} has no test split; set it to false")
     try:
-      problems += workdirs.data_problems(workdir, dataset)
+      # Read here in any case: a broken example is a problem like the others.
+      workdirs.fingerprints(config, dataset)
+      problems += workdirs.data_problems(workdir, config, dataset)
     except (DataError, UserError) as error:
       problems += str(error).splitlines()
     if task is not None:
@@ -131,7 +134,7 @@ def _examine(
   if problems or task is None or dataset is None or batch is None:
     if dataset is not None:
       dataset.close()
-    return problems, None
+    return list(dict.fromkeys(problems)), None
   ends = float(batch["inputs"].min()), float(batch["inputs"].max())
   input_range = ends if np.isfinite(ends).all() else None
   return [], Prepared(config=config.resolved(), task=task, dataset=dataset, input_range=input_range)

@@ -16,7 +16,7 @@ from trainer.metrics import InfeasibleError, Recorder
 from trainer.overrides import UserError
 from trainer.program import Program
 from trainer.selection import History
-from trainer.workdirs import differences, stored_config
+from trainer.workdirs import differences, fingerprints, stored_config
 
 
 class RunRecord:
@@ -51,7 +51,7 @@ class RunRecord:
       "seed": config.seed,
       "notice": dataset.info.notice,
       "dataset": dataclasses.asdict(dataset.info),
-      "fingerprints": dict(dataset.fingerprints),
+      "fingerprints": fingerprints(config, dataset),
       "input_range": input_range,
       "started": self._started,
       "compilations": dict(program.compilations) if program else {},

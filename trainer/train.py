@@ -13,7 +13,7 @@ import jax
 from absl import logging
 from jaxtyping import Array
 
-from input_pipeline import DataError, Dataset, Prefetcher
+from input_pipeline import DataError, Dataset, Prefetcher, same_fingerprint
 from trainer import forking, neighbours, preparation, provenance, records, selection, sharding, warm_start, workdirs
 from trainer.channel import TryAgainError
 from trainer.checkpoints import DamagedCheckpointError, Saver, restore_newest, set_aside_after
@@ -329,12 +329,19 @@ def _check_alike(config: Config, workdir: pathlib.Path, dataset: Dataset, guard:
     )
   if hosts.count == 1:
     return
+  contents = workdirs.fingerprints(config, dataset)
+  of_lead = hosts.from_lead("the content of the data", contents)
+  # Last bits may differ where hosts compute their data.
+  contents = {
+    split: of_lead[split] if split in of_lead and same_fingerprint(of_lead[split], content) else content
+    for split, content in contents.items()
+  }
   hosts.agree(
     {f"config {path}": value for path, _, _, value in leaves(config)}
     | {f"the version of {package}": version for package, version in provenance.versions().items()}
     | {f"the code of {file}": digest for file, digest in provenance.code(config).items()}
     | {f"dataset {name}": value for name, value in dataclasses.asdict(dataset.info).items()}
-    | {f"the content of {split}": fingerprint for split, fingerprint in dataset.fingerprints.items()}
+    | {f"the content of {split}": content for split, content in contents.items()}
     | {"the number of its devices": jax.local_device_count(), "the kind of its devices": jax.devices()[0].device_kind}
     | {f"jax's setting {name}": jax.config.values[name] for name in CODE_SETTINGS}
     | {f"the environment's {name}": os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}

@@ -5,19 +5,23 @@ import dataclasses
 import errno
 import fcntl
 import json
+import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import pydantic
 
-from input_pipeline import Dataset
+from input_pipeline import Dataset, Fingerprint, same_fingerprint
 from trainer import records
 from trainer.config import Config
 from trainer.overrides import ConfigError, UserError
 from trialbook.settings import leaves
+
+_TOLERANCE = 1e-5
+"""Of statistics of the data: another machine may have computed them to other last bits."""
 
 
 def problems(workdir: pathlib.Path, config: Config) -> list[str]:
@@ -58,8 +62,25 @@ def problems(workdir: pathlib.Path, config: Config) -> list[str]:
   ]
 
 
-def data_problems(workdir: pathlib.Path, dataset: Dataset) -> list[str]:
+def fingerprints(config: Config, dataset: Dataset) -> dict[str, Fingerprint]:
+  """What the splits hold that a run reads. Raises DataError if they cannot be read."""
+  return dataset.fingerprints(("train", "validation", *(("test",) if config.evaluation.test else ())))
+
+
+def data_problems(workdir: pathlib.Path, config: Config, dataset: Dataset) -> list[str]:
   """Why the run in `workdir`, if there is one, may not go on with this data: what differs from what it recorded.
+
+  Raises DataError if the data cannot be read.
+  """
+  found = data_differences(workdir, config, dataset)
+  if not found:
+    return []
+  told = f"workdir {os.fspath(workdir)} holds a run on other data; bring back the data it had, choose another --workdir"
+  return [f"{told}, or fork it (--fork)", *found]
+
+
+def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) -> list[str]:
+  """Where the data differ from what the run in `workdir`, if there is one, recorded of its own.
 
   Raises DataError if the data cannot be read.
   """
@@ -70,25 +91,34 @@ def data_problems(workdir: pathlib.Path, dataset: Dataset) -> list[str]:
     for split, count in before.get("examples", {}).items()
     if now["examples"].get(split) != count
   ]
-  # Runs of earlier versions recorded no fingerprints; other facts may be new as well.
-  recorded = record.get("fingerprints", {})
+  # Earlier versions recorded no fingerprints, or others; other facts may be new as well.
+  recorded = {split: one for split, one in record.get("fingerprints", {}).items() if isinstance(one, Mapping)}
   if recorded:
     found += [
-      f"{split}: the content is another one, with as many examples"
-      for split, fingerprint in dataset.fingerprints.items()
-      if recorded.get(split, fingerprint) != fingerprint and now["examples"][split] == before["examples"].get(split)
+      f"{split}: same number of examples, different content"
+      for split, one in fingerprints(config, dataset).items()
+      if split in recorded
+      and not same_fingerprint(recorded[split], one)
+      and now["examples"][split] == before["examples"].get(split)
     ]
-  found += [
+  return found + [
     f"{name}: the run has {value!r}, the data {now[name]!r}"
     for name, value in before.items()
-    if name not in ("examples", "notice") and name in now and now[name] != value
+    if name not in ("examples", "notice") and name in now and not _is_same(name, value, now[name])
   ]
-  if not found:
-    return []
-  told = (
-    f"workdir {os.fspath(workdir)} holds a run on other data; bring back the data it had, choose another --workdir,"
+
+
+def _is_same(name: str, before: Any, now: Any) -> bool:
+  if name != "normalization" or before is None or now is None:
+    return before == now
+  deviation = min(before[1])
+  return all(
+    len(one) == len(other)
+    and all(
+      math.isclose(*pair, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE * deviation) for pair in zip(one, other, strict=True)
+    )
+    for one, other in zip(before, now, strict=True)
   )
-  return [f"{told} or fork it (--fork)", *found]
 
 
 def stored_config(workdir: pathlib.Path) -> Config:

@@ -12,9 +12,22 @@ import numpy as np
 import pytest
 from tiny import mlp
 
-from input_pipeline import ArrayRecord, Data, Dataset, PluginDataset, Text, load, write_array_record
+from input_pipeline import (
+  SPLITS,
+  ArrayRecord,
+  Data,
+  Dataset,
+  Fingerprint,
+  PluginDataset,
+  Text,
+  load,
+  same_fingerprint,
+  write_array_record,
+)
+from input_pipeline.fingerprint import fingerprint
 from input_pipeline.registry import AnyDataset
-from trainer import Config, ConfigError, Programs, preparation, run
+from input_pipeline.source import Arrays
+from trainer import Config, ConfigError, Programs, preparation, run, workdirs
 from trainer.evaluate import evaluate_checkpoint
 from trainer.schedules import Constant
 from trainer.tasks import LanguageModel
@@ -92,7 +105,12 @@ def record(workdir: pathlib.Path, of: Config, **others: Any) -> None:
   (workdir / "config.json").write_text(json.dumps({"format": 1, **of.resolved().model_dump(mode="json")}))
   with load(of.dataset, seed=0, batch_size=8) as dataset:
     facts = json.loads(json.dumps(dataclass_fields(dataset)))
-    told = {"format": 1, "status": "running", "dataset": facts, "fingerprints": dict(dataset.fingerprints)} | others
+    told = {
+      "format": 1,
+      "status": "running",
+      "dataset": facts,
+      "fingerprints": workdirs.fingerprints(of, dataset),
+    } | others
   (workdir / "run.json").write_text(json.dumps({name: value for name, value in told.items() if value is not None}))
 
 
@@ -117,9 +135,9 @@ def test_the_same_data_may_lie_elsewhere_and_other_data_is_named(
   assert f"workdir {tmp_path / 'run'} holds a run on other data; bring back the data it had, choose another" in told
   before, now = (40, 36) if source != "text" else (39, 35)
   assert f"train: the run has {before} examples, the data {now}" in told
-  assert "train: the content" not in told
+  assert "different content" not in told
   told = problems(made("other", seed=1), tmp_path / "run")
-  assert "train: the content is another one, with as many examples" in told
+  assert "train: same number of examples, different content" in told
   assert ("validation" in told) == (source == "text")
 
 
@@ -129,6 +147,9 @@ def test_runs_that_were_recorded_without_fingerprints_still_resume(
   record(tmp_path / "run", config(in_memory(tmp_path, plugin, 40, 0)), fingerprints=None)
   assert problems(config(in_memory(tmp_path, plugin, 40, 1)), tmp_path / "run") == ""
   assert "the run has 40 examples" in problems(config(in_memory(tmp_path, plugin, 36, 0)), tmp_path / "run")
+  hashes = {"train": "0123456789abcdef", "validation": "0123456789abcdef"}
+  record(tmp_path / "hashes", config(in_memory(tmp_path, plugin, 40, 0)), fingerprints=hashes)
+  assert problems(config(in_memory(tmp_path, plugin, 40, 1)), tmp_path / "hashes") == ""
   record(tmp_path / "older", config(in_memory(tmp_path, plugin, 40, 0)), fingerprints=None, dataset=None)
   assert problems(config(in_memory(tmp_path, plugin, 36, 0)), tmp_path / "older") == ""
 
@@ -145,22 +166,42 @@ def test_a_split_that_is_gone_or_facts_that_differ_are_named_and_one_that_came_i
   assert "num_classes: the run has 4, the data 5" in told
 
 
-def test_numbers_that_another_machine_rounded_are_the_same_data(plugin: Callable[..., AnyDataset]):
+def test_numbers_that_another_machine_rounded_are_the_same_data():
   draw = np.random.default_rng(3)
-  for size in (5, 100, 100_000):
+
+  def content(inputs: np.ndarray) -> Fingerprint:
+    found = fingerprint(Arrays({"inputs": inputs, "labels": np.zeros(len(inputs), np.int32)}))
+    assert found is not None
+    return found
+
+  # Many, since rounded sums would differ only where one lies at a border.
+  for size in [5] * 100 + [100] * 100 + [100_000]:
     inputs = draw.standard_normal((size, 4)).astype(np.float32)
     up = np.nextafter(inputs, np.where(draw.random(inputs.shape) < 0.5, np.float32(9), np.float32(-9)))
     assert not np.array_equal(inputs, up)
-
-    def told(inputs: np.ndarray) -> Mapping[str, str]:
-      split = {"inputs": inputs, "labels": np.zeros(len(inputs), int)}
-      return load(plugin({"train": split, "validation": split}), seed=0, batch_size=4).fingerprints
-
-    assert told(inputs) == told(up.astype(np.float32))
+    before = content(inputs)
+    assert same_fingerprint(json.loads(json.dumps(before)), content(up.astype(np.float32)))
     changed = inputs.copy()
     changed[: max(1, size // 100)] += 0.1
-    assert told(inputs) != told(changed)
-    assert told(inputs) != told(inputs[::-1])
+    assert not same_fingerprint(before, content(changed))
+    assert not same_fingerprint(before, content(inputs[::-1]))
+
+
+def test_statistics_that_another_machine_rounded_are_the_same_data(
+  tmp_path: pathlib.Path, plugin: Callable[..., AnyDataset]
+):
+  splits = {"train": arrays(40), "validation": arrays(12)}
+
+  def made(*factors: float) -> Config:
+    by = np.array(factors)
+    return config(plugin(Data(splits=splits, normalization=(by * (1e-12, 1 / 3, 700), by * (1, 0.1, 30)))))
+
+  record(tmp_path / "run", made(1, 1, 1))
+  assert problems(made(1 + 1e-7, 1 - 1e-7, 1 + 1e-6), tmp_path / "run") == ""
+  # A mean that is zero but for rounding.
+  without = config(plugin(Data(splits=splits, normalization=((-1e-12, 1 / 3, 700), (1, 0.1, 30)))))
+  assert problems(without, tmp_path / "run") == ""
+  assert "normalization: the run has " in problems(made(1, 1, 1.001), tmp_path / "run")
 
 
 def test_examples_that_differ_at_each_reading_are_warned_of_and_do_not_keep_a_run_from_going_on(
@@ -178,31 +219,13 @@ def test_a_fingerprint_costs_no_more_for_more_files_or_larger_arrays(
   tmp_path: pathlib.Path, plugin: Callable[..., AnyDataset], monkeypatch: pytest.MonkeyPatch
 ):
   split = arrays(80)
-  dataset = load(
-    ArrayRecord(
-      path=str(
-        write_array_record(tmp_path / "x", {"train": split, "validation": split}, num_classes=4, records_per_file=1)
-      )
-    ),
-    seed=0,
-    batch_size=8,
-  )
+  written = write_array_record(tmp_path / "x", {"train": split, "validation": split}, num_classes=4, records_per_file=1)
+  dataset = load(ArrayRecord(path=str(written)), seed=0, batch_size=8)
   opened = []
   original = pathlib.Path.open
   monkeypatch.setattr(pathlib.Path, "open", lambda path, *rest: opened.append(path) or original(path, *rest))
-  assert len(dataset.fingerprints) == 2
+  assert len(dataset.fingerprints(SPLITS)) == 2
   assert 32 <= len(opened) <= 64
-  read = []
-
-  class Counted(Items):
-    def __getitem__(self, index: int) -> dict[str, Any]:
-      read.append(index)
-      return super().__getitem__(index)
-
-  lazy = load(plugin(Data(splits={"train": Counted(split), "validation": split}, num_classes=4)), seed=0, batch_size=8)
-  read.clear()
-  assert lazy.fingerprints
-  assert len(read) == 16
   hashed = []
   tobytes = np.ascontiguousarray
   monkeypatch.setattr(np, "ascontiguousarray", lambda array: hashed.append(array.nbytes) or tobytes(array))
@@ -211,8 +234,53 @@ def test_a_fingerprint_costs_no_more_for_more_files_or_larger_arrays(
     "train": {"inputs": bytes_, "labels": np.zeros(4096, int)},
     "validation": {"inputs": bytes_[:9], "labels": [0] * 9},
   }
-  assert load(plugin(big), seed=0, batch_size=8).fingerprints
+  assert load(plugin(big), seed=0, batch_size=8).fingerprints(SPLITS)
   assert sum(hashed) < 2**21
+
+
+class Counted(Items):
+  """Examples one at a time, which counts them."""
+
+  def __init__(self, split: Mapping[str, np.ndarray], broken: int | None = None):
+    super().__init__(split)
+    self.asked: list[int] = []
+    self._broken = broken
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    self.asked.append(index)
+    if index == self._broken:
+      raise OSError(f"{index}.png is cut off")
+    return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_few_examples_are_read_one_by_one_at_start_up(
+  tmp_path: pathlib.Path, plugin: Callable[..., AnyDataset], test: bool
+):
+  splits = {split: Counted(arrays(80)) for split in SPLITS}
+  made = config(plugin(Data(splits=splits, num_classes=4)), evaluation__test=test)
+  assert preparation.problems(made, tmp_path / "run") == []
+  # The first example; of train also 16 of float64 for rounding and a batch of 8; then four for the fingerprint, twice.
+  counts = {split: len(examples.asked) for split, examples in splits.items()}
+  assert counts == {"train": 1 + 16 + 8 + 8, "validation": 1 + 8, "test": 1 + 8 * test}
+
+
+def test_a_broken_example_that_start_up_reads_is_a_problem_like_others(
+  tmp_path: pathlib.Path, plugin: Callable[..., AnyDataset]
+):
+  for split in ("train", "validation"):
+    found = 0
+    for broken in range(1, 32):
+      splits = {"train": Items(arrays(32)), "validation": Items(arrays(32))} | {split: Counted(arrays(32), broken)}
+      made = config(plugin(Data(splits=splits, num_classes=4)))
+      told = preparation.problems(made, tmp_path / "run")
+      if told:
+        assert [f"{split}, example {broken}: OSError: {broken}.png is cut off" in problem for problem in told] == [True]
+        with pytest.raises(ConfigError, match=f"{split}, example {broken}: "):
+          run(made, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        found += 1
+    assert found >= 4
 
 
 @pytest.fixture(scope="module")
