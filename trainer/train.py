@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -184,7 +184,7 @@ def _run(
     # On the lead alone: hosts of one machine would write the same file.
     tracer = stack.enter_context(Tracer(workdir / "profile", profile if hosts.is_lead else range(0)))
     stack.enter_context(guard.ending())
-    stack.enter_context(_data_errors())
+    stack.enter_context(_data_errors(workdir, lambda: saved))
     loop = Loop(
       program=program,
       settings=settings,
@@ -266,12 +266,14 @@ def _run(
 
 
 @contextlib.contextmanager
-def _data_errors() -> Iterator[None]:
-  """Turns data that cannot be read into a message for the user."""
+def _data_errors(workdir: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[None]:
+  """Turns data that cannot be read into a message for the user; `saved` gives the step of the newest checkpoint."""
   try:
     yield
   except DataError as error:
-    raise UserError(str(error).splitlines()) from error
+    step = saved()
+    hint = f"step {step} is saved; to go on from it with repaired data, {workdirs.fork_hint(workdir)}"
+    raise UserError([*str(error).splitlines(), *([] if step is None else [hint])]) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

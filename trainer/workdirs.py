@@ -15,7 +15,7 @@ from typing import IO, Any
 import pydantic
 
 from input_pipeline import Dataset, Fingerprint, same_fingerprint
-from trainer import records
+from trainer import checkpoints, records
 from trainer.config import Config
 from trainer.overrides import ConfigError, UserError
 from trialbook.settings import leaves
@@ -70,13 +70,21 @@ def fingerprints(config: Config, dataset: Dataset) -> dict[str, Fingerprint]:
 def data_problems(workdir: pathlib.Path, config: Config, dataset: Dataset) -> list[str]:
   """Why the run in `workdir`, if there is one, may not go on with this data: what differs from what it recorded.
 
-  Raises DataError if the data cannot be read.
+  A run without a checkpoint starts from the beginning, with any data. Raises DataError if the data cannot be read.
   """
+  ended = (records.read_json(workdir / "run.json") or {}).get("status") in ("complete", "infeasible")
+  if not ended and not checkpoints.saved_steps(workdir / "checkpoints"):
+    return []
   found = data_differences(workdir, config, dataset)
   if not found:
     return []
   told = f"workdir {os.fspath(workdir)} holds a run on other data; bring back the data it had, choose another --workdir"
-  return [f"{told}, or fork it (--fork)", *found]
+  return [f"{told}, or {fork_hint(workdir)}", *found]
+
+
+def fork_hint(workdir: pathlib.Path) -> str:
+  """How a run goes on with other data."""
+  return f"fork it into a new workdir (--fork={os.fspath(workdir)} --workdir=NEW)"
 
 
 def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) -> list[str]:

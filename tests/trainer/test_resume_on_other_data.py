@@ -27,7 +27,7 @@ from input_pipeline import (
 from input_pipeline.fingerprint import fingerprint
 from input_pipeline.registry import AnyDataset
 from input_pipeline.source import Arrays
-from trainer import Config, ConfigError, Programs, preparation, run, workdirs
+from trainer import Config, ConfigError, Programs, UserError, preparation, run, workdirs
 from trainer.evaluate import evaluate_checkpoint
 from trainer.schedules import Constant
 from trainer.tasks import LanguageModel
@@ -111,6 +111,7 @@ def record(workdir: pathlib.Path, of: Config, **others: Any) -> None:
       "dataset": facts,
       "fingerprints": workdirs.fingerprints(of, dataset),
     } | others
+  (workdir / "checkpoints" / "2").mkdir(parents=True)
   (workdir / "run.json").write_text(json.dumps({name: value for name, value in told.items() if value is not None}))
 
 
@@ -310,3 +311,33 @@ def test_a_run_is_not_resumed_on_other_data_but_may_be_forked_onto_it(
   files(tmp_path / "moved", plugin, 40, 0)
   moved = longer.override({"dataset.path": str(tmp_path / "moved")})
   assert run(moved, tmp_path / "run", programs=programs).step == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_run_that_stopped_on_a_broken_example_says_how_it_goes_on_with_repaired_data(
+  tmp_path: pathlib.Path, plugin: Callable[..., AnyDataset], programs: Programs, saves: bool
+):
+  def made(count: int, broken: int | None = None) -> Config:
+    splits = {"train": Counted(arrays(count), broken), "validation": Items(arrays(12))}
+    dataset = plugin(Data(splits=splits, num_classes=4))
+    return config(dataset, max_train_steps=4, checkpointing__every_evaluations=int(saves))
+
+  with load(made(32).dataset, seed=0, batch_size=8) as dataset:
+    last = {tuple(row) for row in dataset.train_batch(3)["inputs"]}
+  # One of the last step's that no sample of the start has.
+  rows = [tuple(row) for row in arrays(32)["inputs"]]
+  broken = next(index for index, row in enumerate(rows) if row in last and index % 8 != 4)
+  with pytest.raises(UserError, match=f"train, example {broken}: OSError: {broken}.png is cut off") as caught:
+    run(made(32, broken), tmp_path / "run", programs=programs)
+  # It was left out.
+  if not saves:
+    assert "--fork" not in str(caught.value)
+    assert run(made(31), tmp_path / "run", programs=programs).step == 4
+    return
+  hint = f"step 2 is saved; to go on from it with repaired data, fork it into a new workdir (--fork={tmp_path / 'run'}"
+  assert hint in str(caught.value)
+  with pytest.raises(ConfigError, match="train: the run has 32 examples, the data 31") as refused:
+    run(made(31), tmp_path / "run", programs=programs)
+  assert f"fork it into a new workdir (--fork={tmp_path / 'run'} --workdir=NEW)" in str(refused.value)
+  assert run(made(31), tmp_path / "fork", programs=programs, fork=tmp_path / "run").step == 4
