@@ -17,7 +17,7 @@ from trainer.config import (
 )
 from trainer.config_files import load_config
 from trainer.guard import Guard
-from trainer.overrides import ConfigError, UserError
+from trainer.overrides import BrokenDataError, ConfigError, OtherDataError, UserError
 from trainer.parameter_groups import ParameterGroup
 from trainer.program import Programs, static_key
 from trainer.results import RunResult, read_result
@@ -27,6 +27,7 @@ from trainer.warm_start import WarmStart
 
 __all__ = [
   "Averaging",
+  "BrokenDataError",
   "Checkpointing",
   "Config",
   "ConfigError",
@@ -34,6 +35,7 @@ __all__ = [
   "Guard",
   "Job",
   "Logging",
+  "OtherDataError",
   "ParameterGroup",
   "Precision",
   "Programs",

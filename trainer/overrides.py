@@ -42,6 +42,30 @@ class ConfigError(UserError):
     self.rest = rest
 
 
+class BrokenDataError(UserError):
+  """Data that cannot be read in the middle of a run.
+
+  Attributes:
+    causes: what cannot be read, without how the run goes on.
+  """
+
+  def __init__(self, causes: Iterable[str], hints: Iterable[str]):
+    self.causes = list(causes)
+    super().__init__([*self.causes, *hints])
+
+
+class OtherDataError(ConfigError):
+  """The data are not those of an earlier run, which is to go on or to be compared with.
+
+  Attributes:
+    differences: what differs, without what to do about it.
+  """
+
+  def __init__(self, problems: Iterable[str], differences: Iterable[str]):
+    super().__init__(problems)
+    self.differences = list(differences)
+
+
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
   """Stands for the value of an assignment that cannot be read; `override` tells it together with what else is wrong."""

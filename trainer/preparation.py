@@ -13,7 +13,7 @@ from trainer import config as configs
 from trainer import export, forking, split_metrics, warm_start, workdirs, writers
 from trainer.config import Config
 from trainer.hosts import Hosts
-from trainer.overrides import ConfigError, UserError
+from trainer.overrides import ConfigError, OtherDataError, UserError
 from trainer.tasks import Task, training_batch
 
 ALONE = Hosts()
@@ -36,24 +36,38 @@ class Prepared:
   input_range: tuple[float, float] | None
 
 
-def prepare(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> Prepared:
+def prepare(
+  config: Config,
+  workdir: pathlib.Path,
+  fork: pathlib.Path | None = None,
+  here: Hosts = ALONE,
+  data_of: pathlib.Path | None = None,
+) -> Prepared:
   """Checks a config together with its model, task, data and workdirs, and loads what is needed for that.
 
+  Args:
+    config: of the run.
+    workdir: of the run.
+    fork: workdir of the run that it is forked from.
+    here: the hosts of the job.
+    data_of: workdir of a run whose data this one's must be.
+
   Raises:
-    ConfigError: with all the problems that were found.
+    ConfigError: with all the problems that were found; OtherDataError if the data are one of them.
   """
-  problems, prepared = _examine(config, workdir, fork, here)
-  if prepared is None:
-    raise ConfigError(problems)
-  return prepared
+  found = _examine(config, workdir, fork, here, data_of)
+  if isinstance(found, ConfigError):
+    raise found
+  return found
 
 
 def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> list[str]:
   """What `prepare` would refuse."""
-  found, prepared = _examine(config, workdir, fork, here)
-  if prepared is not None:
-    prepared.dataset.close()
-  return found
+  found = _examine(config, workdir, fork, here, None)
+  if isinstance(found, ConfigError):
+    return found.problems
+  found.dataset.close()
+  return []
 
 
 def warnings(config: Config, dataset: Dataset) -> list[str]:
@@ -79,8 +93,8 @@ def warnings(config: Config, dataset: Dataset) -> list[str]:
 
 
 def _examine(
-  config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, here: Hosts
-) -> tuple[list[str], Prepared | None]:
+  config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, here: Hosts, data_of: pathlib.Path | None
+) -> Prepared | ConfigError:
   problems = [*configs.problems(config), *models.problems(config.model), *workdirs.problems(workdir, config.resolved())]
   if fork is not None:
     problems += forking.problems(fork, workdir, config.max_train_steps)
@@ -107,7 +121,7 @@ def _examine(
     )
   except DataError as error:
     problems += str(error).splitlines()
-  batch = None
+  batch, other_data = None, []
   if dataset is not None:
     available = dataset.info.examples["train"]
     if config.batch_size > available:
@@ -119,7 +133,13 @@ def _examine(
     try:
       # Read here in any case: a broken example is a problem like the others.
       workdirs.fingerprints(config, dataset)
-      problems += workdirs.data_problems(workdir, config, dataset)
+      if data_of is not None:
+        other_data = workdirs.data_differences(data_of, config, dataset)
+        problems += other_data
+      workdirs.check_data(workdir, config, dataset)
+    except OtherDataError as error:
+      other_data = error.differences
+      problems += error.problems
     except (DataError, UserError) as error:
       problems += str(error).splitlines()
     if task is not None:
@@ -134,10 +154,11 @@ def _examine(
   if problems or task is None or dataset is None or batch is None:
     if dataset is not None:
       dataset.close()
-    return list(dict.fromkeys(problems)), None
+    problems = list(dict.fromkeys(problems))
+    return OtherDataError(problems, other_data) if other_data else ConfigError(problems)
   ends = float(batch["inputs"].min()), float(batch["inputs"].max())
   input_range = ends if np.isfinite(ends).all() else None
-  return [], Prepared(config=config.resolved(), task=task, dataset=dataset, input_range=input_range)
+  return Prepared(config=config.resolved(), task=task, dataset=dataset, input_range=input_range)
 
 
 def _batch_problems(task: Task, info: Info, batch: Batch) -> list[str]:

@@ -24,7 +24,7 @@ from trainer.export import export_selected
 from trainer.guard import Guard, Phase, PreemptedError
 from trainer.host_log import log
 from trainer.metrics import Recorder
-from trainer.overrides import ConfigError, UserError
+from trainer.overrides import BrokenDataError, ConfigError, UserError
 from trainer.predictions import predict
 from trainer.predictions import save as save_predictions
 from trainer.program import CODE_SETTINGS, Program, Programs, program_settings
@@ -55,6 +55,7 @@ def run(
   fork: str | pathlib.Path | None = None,
   guard: Guard | None = None,
   profile: range = range(0),
+  data_of: str | pathlib.Path | None = None,
 ) -> RunResult:
   """Trains by `config`; everything that is recorded goes into `workdir`.
 
@@ -69,16 +70,18 @@ def run(
     fork: workdir of another run, from whose newest checkpoint this new one starts.
     guard: hears SIGTERM and the other hosts; None: there are none, and signals are the caller's.
     profile: the updates step → step + 1 that are traced into `workdir`/profile; empty: none.
+    data_of: workdir of a run that must have been on the same data; None: any data will do.
 
   Raises:
+    OtherDataError: if the data are not those that the run began with, or those of `data_of`.
     UserError: if the run cannot start, with all problems, nothing having been recorded; or if it cannot go on (no
       checkpoint can be read, the disk is full), nothing that was committed being lost.
   """
   guard = Guard() if guard is None else guard
-  fork = None if fork is None else as_path(fork)
+  fork, data_of = (None if path is None else as_path(path) for path in (fork, data_of))
   try:
     with guard.ending(), contextlib.ExitStack() as closing:
-      return _run(config, as_path(workdir), programs, progress, fork, guard, profile, closing)
+      return _run(config, as_path(workdir), programs, progress, fork, guard, profile, data_of, closing)
   finally:
     guard.enter(None)
 
@@ -91,6 +94,7 @@ def _run(
   fork: pathlib.Path | None,
   guard: Guard,
   profile: range,
+  data_of: pathlib.Path | None,
   closing: contextlib.ExitStack,
 ) -> RunResult:
   times = Times()
@@ -104,7 +108,7 @@ def _run(
   if hosts.count > 1:
     # Each host's share is checked with the data; what devices can share is the stronger condition.
     sharding.check_divisible(config, sharding.make_mesh(config.mesh))
-  prepared = preparation.prepare(config, workdir, fork, hosts)
+  prepared = preparation.prepare(config, workdir, fork, hosts, data_of)
   config, dataset = prepared.config, closing.enter_context(prepared.dataset)
   mesh = sharding.make_mesh(config.mesh)
   _check_alike(config, workdir, dataset, guard)
@@ -273,7 +277,7 @@ def _data_errors(workdir: pathlib.Path, saved: Callable[[], int | None]) -> Iter
   except DataError as error:
     step = saved()
     hint = f"step {step} is saved; to go on from it with repaired data, {workdirs.fork_hint(workdir)}"
-    raise UserError([*str(error).splitlines(), *([] if step is None else [hint])]) from error
+    raise BrokenDataError(str(error).splitlines(), [] if step is None else [hint]) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

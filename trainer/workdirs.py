@@ -17,7 +17,7 @@ import pydantic
 from input_pipeline import Dataset, Fingerprint, same_fingerprint
 from trainer import checkpoints, records
 from trainer.config import Config
-from trainer.overrides import ConfigError, UserError
+from trainer.overrides import ConfigError, OtherDataError, UserError
 from trialbook.settings import leaves
 
 _TOLERANCE = 1e-5
@@ -67,19 +67,24 @@ def fingerprints(config: Config, dataset: Dataset) -> dict[str, Fingerprint]:
   return dataset.fingerprints(("train", "validation", *(("test",) if config.evaluation.test else ())))
 
 
-def data_problems(workdir: pathlib.Path, config: Config, dataset: Dataset) -> list[str]:
-  """Why the run in `workdir`, if there is one, may not go on with this data: what differs from what it recorded.
+def check_data(workdir: pathlib.Path, config: Config, dataset: Dataset) -> None:
+  """Raises OtherDataError if the run in `workdir` may not go on with this data: what differs from what it recorded.
 
   A run without a checkpoint starts from the beginning, with any data. Raises DataError if the data cannot be read.
   """
-  ended = (records.read_json(workdir / "run.json") or {}).get("status") in ("complete", "infeasible")
-  if not ended and not checkpoints.saved_steps(workdir / "checkpoints"):
-    return []
+  if not is_begun(workdir):
+    return
   found = data_differences(workdir, config, dataset)
   if not found:
-    return []
+    return
   told = f"workdir {os.fspath(workdir)} holds a run on other data; bring back the data it had, choose another --workdir"
-  return [f"{told}, or {fork_hint(workdir)}", *found]
+  raise OtherDataError([f"{told}, or {fork_hint(workdir)}", *found], found)
+
+
+def is_begun(workdir: pathlib.Path) -> bool:
+  """Whether there is a run in `workdir` that would not start from the beginning: it has ended, or has a checkpoint."""
+  record = records.read_json(workdir / "run.json") or {}
+  return record.get("status") in ("complete", "infeasible") or bool(checkpoints.saved_steps(workdir / "checkpoints"))
 
 
 def fork_hint(workdir: pathlib.Path) -> str:
@@ -112,7 +117,7 @@ def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) ->
   return found + [
     f"{name}: the run has {value!r}, the data {now[name]!r}"
     for name, value in before.items()
-    if name not in ("examples", "notice") and name in now and not _is_same(name, value, now[name])
+    if name not in ("examples", "notice", "mixes_labels") and name in now and not _is_same(name, value, now[name])
   ]
 
 

@@ -14,7 +14,17 @@ from typing import Any
 import jax
 
 from launch.supervisor import newest_step
-from trainer import ConfigError, Guard, Programs, RunResult, UserError, records, workdirs
+from trainer import (
+  BrokenDataError,
+  ConfigError,
+  Guard,
+  OtherDataError,
+  Programs,
+  RunResult,
+  UserError,
+  records,
+  workdirs,
+)
 from trainer import run as train
 from trainer.channel import TryAgainError
 from trialbook.naming import nearest
@@ -31,12 +41,14 @@ from tuning.records import (
   read_study,
   read_trial,
   read_trials,
+  trial_folder,
   write_trial,
 )
 from tuning.study import Objective
 
 _MEASURED_STEPS = 10
 _TAKE_OVER_SECONDS = 30.0
+_OTHER_DATA = "bring back the data that it began with, or begin a new study in another folder (--dir)"
 
 
 class Infeasible(Exception):
@@ -77,7 +89,8 @@ def run_trial(
     The record, as it is written: complete, infeasible, stopped; or pending or failed, after a crash.
 
   Raises:
-    StudyError: if no trial of this study could be run, for what its config or its function is; or the disk is full.
+    StudyError: if no trial of this study could be run, for what its config or its function is; or its data are
+      not those of its other trials; or the disk is full.
   """
   guard = Guard() if guard is None else guard
   of = read_study(study)
@@ -90,7 +103,8 @@ def run_trial(
     return record
   if not guard.hosts.is_lead:
     assert of.config is not None
-    train(of.config.override(record.changes), folder, programs=programs, guard=guard)
+    data_of = _first_on_the_same_data(study, record)
+    train(of.config.override(record.changes), folder, programs=programs, guard=guard, data_of=data_of)
     return record
   with contextlib.ExitStack() as stack, _full_disk_ends_the_study(folder):
     _take_over(folder, stack)
@@ -100,7 +114,10 @@ def run_trial(
       return record
     try:
       with _full_disk_ends_the_study(folder):
-        record = _train(of, record, folder, programs, guard) if of.function is None else _call(of, record, folder)
+        if of.function is None:
+          record = _train(of, record, folder, programs, guard, _first_on_the_same_data(study, record))
+        else:
+          record = _call(of, record, folder)
     except StudyError as error:
       _write_if_possible(folder, interrupted(record, str(error)))
       raise
@@ -229,14 +246,29 @@ def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) ->
 
 
 def _train(
-  of: StudyRecord, record: TrialRecord, folder: pathlib.Path, programs: Programs | None, guard: Guard
+  of: StudyRecord,
+  record: TrialRecord,
+  folder: pathlib.Path,
+  programs: Programs | None,
+  guard: Guard,
+  data_of: pathlib.Path | None,
 ) -> TrialRecord:
   assert of.config is not None
   try:
-    result = train(of.config.override(record.changes), folder, programs=programs, guard=guard)
+    result = train(of.config.override(record.changes), folder, programs=programs, guard=guard, data_of=data_of)
+  except OtherDataError as error:
+    told = f"trial {record.trial}: the data have changed since the study began; {_OTHER_DATA}"
+    raise StudyError([told, *error.differences]) from None
   except ConfigError as error:
     _raise_if_the_studys(of, error)
     return refused(_ended(record, "infeasible", None), "; ".join(error.problems))
+  except BrokenDataError as error:
+    # The hints of a run with a checkpoint are for a single run: a study cannot be forked.
+    others = data_of is not None or len(error.problems) > len(error.causes)
+    hint = (
+      ["all trials of a study must have the same data; with repaired data, begin a new one (--dir)"] if others else []
+    )
+    raise StudyError([*(f"trial {record.trial}: {cause}" for cause in error.causes), *hint]) from None
   except UserError as error:
     # A disk that is full, checkpoints that cannot be read: nothing that other values would change.
     raise StudyError([f"trial {record.trial}: {problem}" for problem in error.problems]) from None
@@ -249,6 +281,24 @@ def _train(
     metric = of.objective.metric
     raise StudyError(f"objective: {metric!r} was logged by no evaluation{nearest(metric, evaluated)}")
   return dataclasses.replace(_ended(record, state, result.reason), summary=summary)
+
+
+def _first_on_the_same_data(study: pathlib.Path, record: TrialRecord) -> pathlib.Path | None:
+  """The folder of the first other trial that keeps what it learned, and does not choose other data by its values."""
+
+  def data(trial: TrialRecord) -> dict[str, Any]:
+    return {
+      path: value
+      for path, value in trial.changes.items()
+      if path.startswith("dataset") and not path.startswith("dataset.augmentation")
+    }
+
+  folders = [
+    trial_folder(study, other.trial)
+    for other in read_trials(study).values()
+    if other.trial != record.trial and data(other) == data(record)
+  ]
+  return next((folder for folder in folders if workdirs.is_begun(folder)), None)
 
 
 def _write_if_possible(folder: pathlib.Path, record: TrialRecord) -> None:
