@@ -18,7 +18,6 @@ LOSS_BATCHES = 4
 """Batches over which the initial loss is averaged."""
 CLOSE_LOOK = 8
 """Examples with which the first layer that does something wrong is looked for."""
-NOWHERE = "no single layer"
 
 
 def gives_logits(session: Session) -> Verdict | None:
@@ -140,7 +139,7 @@ def evaluation_repeats(session: Session) -> Verdict:
     def with_seed(seed: int) -> Callable[[], object]:
       return session.forward(state, inputs[:CLOSE_LOOK], train=False, seed=seed)
 
-    place = first_difference(with_seed(0), with_seed(1), lambda array: array, CLOSE) or NOWHERE
+    place = first_difference(with_seed(0), with_seed(1), lambda array: array, CLOSE)
     remedy = "dropout must be off where train=False"
     return Verdict(passed=False, seen=f"outputs with train=False are random, first in {place}", remedy=remedy)
   before, after = flatten(state["variables"]), flatten(variables)
@@ -171,7 +170,7 @@ def examples_are_independent(session: Session) -> Verdict:
   return Verdict(
     passed=False,
     seen=f"outputs change by {largest:.2g} where other examples are replaced, first in"
-    f" {first_difference(one, two, kept, CLOSE) or NOWHERE}",
+    f" {first_difference(one, two, kept, CLOSE)}",
     remedy="over which axes it normalizes or averages, and whether it uses the batch's statistics with train=False",
   )
 
@@ -194,7 +193,7 @@ def positions_are_causal(session: Session) -> Verdict | None:
   return Verdict(
     passed=False,
     seen=f"outputs up to position {half} change by {np.max(np.abs(first - again)):.2g} where inputs behind it are"
-    f" replaced, first in {first_difference(one, two, earlier, CLOSE) or NOWHERE}",
+    f" replaced, first in {first_difference(one, two, earlier, CLOSE)}",
     remedy="the mask of attention, the padding of convolutions, and over which axes it normalizes",
   )
 

@@ -53,6 +53,11 @@ def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
   incomplete.rename(workdir / "checkpoints" / str(step))
 
 
+def step(workdir: pathlib.Path) -> int:
+  """The step that the run in a workdir was forked at; 0 if it is no fork."""
+  return (records.read_json(workdir / "fork.json") or {}).get("step", 0)
+
+
 def _record(source: pathlib.Path) -> dict[str, Any]:
   return {"format": records.FORMAT, "source": str(source.resolve())}
 

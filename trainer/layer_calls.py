@@ -66,10 +66,8 @@ def first_not_finite(run: Callable[[], object]) -> str | None:
   return None
 
 
-def first_difference(
-  run: Callable[[], object], again: Callable[[], object], select: Select, tolerance: float
-) -> str | None:
-  """Where two runs of one model first differ in what `select` takes of each array (None: nothing), in words; or None.
+def first_difference(run: Callable[[], object], again: Callable[[], object], select: Select, tolerance: float) -> str:
+  """Where two runs of one model first differ in what `select` takes of each array (None: nothing), in words.
 
   Args:
     run: executes the model.
@@ -82,7 +80,7 @@ def first_difference(
       parts = select(first), select(second)
       if parts[0] is not None and parts[1] is not None and differ(parts[0], parts[1], tolerance):
         return one.place
-  return None
+  return "no single layer"
 
 
 def differ(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:

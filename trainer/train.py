@@ -171,9 +171,11 @@ def _run(
       state = warm_start.apply(config.warm_start, state, program.state_template)
     history = History.read(workdir / "metrics.jsonl", config.selection)
     # One truth for all: the lead has just written the file.
-    known = [list(history.evaluations.items()), sorted(record.preempted_steps(config))]
-    evaluated, passing = hosts.from_lead("the evaluations so far", known)
+    known = [list(history.evaluations.items()), sorted(record.preempted_steps(config)), forking.step(workdir)]
+    evaluated, passing, forked_at = hosts.from_lead("the evaluations so far", known)
     history.evaluations, history.passing = dict(evaluated), set(passing)
+    # What a fork's source has looked for, it looked for in another config.
+    unchecked = max(history.evaluations, default=0) <= forked_at
 
     def tell(saved: list[int]) -> None:
       records.write_json(workdir / "best.json", history.record(config, saved))
@@ -200,9 +202,8 @@ def _run(
       tracer=tracer,
     )
 
-    boundaries = evaluation_steps(config)
     try:
-      for boundary in boundaries:
+      for boundary in evaluation_steps(config):
         if boundary < step or boundary in history.evaluations:
           continue
         enter("step")
@@ -217,8 +218,9 @@ def _run(
         weights = evaluated_weights(config, state)
         for split in evaluated_splits(config):
           values |= evaluate(program, weights, settings, dataset, split, config, guard, sampled=True)
-        if boundary == boundaries[1]:
+        if unchecked and step > 0:
           # At step 0 it would delay the start, and the outputs may not depend on the inputs yet.
+          unchecked = False
           neighbours.warn(program, weights, settings, dataset, config)
         if config.evaluation.predictions > 0:
           predictions = predict(program, weights, settings, dataset, config)

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import forked
@@ -57,15 +57,6 @@ PUBLISHED: dict[str, ModelConfig] = {
   "ViT-S/16": VitConfig(patch_size=2, depth=12, width=12, heads=6),
   "transformer of 24 layers": TransformerConfig(depth=24, **BLOCKS),
 }
-
-
-@pytest.fixture(autouse=True)
-def quickly_compiled() -> Iterator[None]:
-  """Nearly all of the time would be XLA's; what is slow to run is fine for two steps."""
-  before = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
 
 
 def config_of(model: ModelConfig, folder: pathlib.Path, **changes: Any) -> Config:

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
+import re
 from typing import Any
 
 import foreign_models
@@ -20,6 +20,7 @@ from trainer import load as load_model
 from trainer.names import flatten
 from trainer.network import Network
 from trainer.program import program_settings
+from trainer.schedules import Constant
 from trainer.tasks import training_batch
 from trainer.train_step import Steps
 from trainer.user_code import RETURNS
@@ -28,15 +29,6 @@ from trialbook.settings import without_traced_numbers
 INFO = load(Digits(), seed=0, batch_size=32).info
 INPUTS = Digits().read().arrays["train"]["inputs"][:8]
 SOWING = pytest.mark.filterwarnings("ignore:(?s).*Using 'Module.(sow|perturb):DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def quickly_compiled() -> Iterator[None]:
-  """Nearly all of the time would be XLA's; what is slow to run is fine for a few steps."""
-  before = jax.config.values["jax_disable_most_optimizations"]
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
 
 
 def config(model: str, kwargs: Any = None, **changes: Any) -> Config:
@@ -117,7 +109,7 @@ def test_a_model_without_flags_is_recorded_as_what_it_predicts_later(
   shifted = logits - logits.max(axis=1, keepdims=True)
   losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(shifted)), examples["labels"]]
   assert numbers(tmp_path)[-1]["validation/loss"] == pytest.approx(losses.mean(), rel=1e-5)
-  assert "not exact" not in caplog.text
+  assert warned(caplog) == []
 
 
 @SOWING
@@ -139,23 +131,46 @@ def test_a_foreign_model_is_exported_for_any_number_of_examples(tmp_path: pathli
     np.testing.assert_allclose(found, expected[:size], rtol=1e-5, atol=1e-5)
 
 
-MIXING = {
-  "batch": "examples mix in bn (BatchNorm)",
-  "random": "random numbers enter in dropout (Dropout)",
-}
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+  """What was said of neighbours since the last time."""
+  told = [record.getMessage() for record in caplog.records if "depends on the batch" in record.getMessage()]
+  caplog.clear()
+  return told
+
+
+def mixing(steps: int, **kwargs: Any) -> Config:
+  return config("Mixing", kwargs, max_train_steps=steps).model_copy(update={"schedule": Constant()})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", MIXING)
+@pytest.mark.parametrize("bug", ["batch", "random"])
 @pytest.mark.parametrize("zero_head", [False, True])
-def test_an_evaluation_that_depends_on_more_than_the_example_is_warned_of_once_with_the_layer(
+def test_an_evaluation_that_depends_on_more_than_the_example_is_warned_of_once_with_the_numbers(
   tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture, bug: str, zero_head: bool
 ):
-  run(config("Mixing", {"bug": bug, "zero_head": zero_head}, max_train_steps=30), tmp_path, programs=programs)
-  told = [record.getMessage() for record in caplog.records if "not exact" in record.getMessage()]
-  assert len(told) == 1
-  assert MIXING[bug] in told[0]
-  assert ("examples mix" in told[0]) == (bug == "batch")
+  made = mixing(30, bug=bug, zero_head=zero_head)
+  run(made, tmp_path, programs=programs)
+  (told,) = warned(caplog)
+  assert re.fullmatch(
+    r"Evaluation of model 'foreign_models:Mixing' depends on the batch: the mean loss of the same 125 examples is [\d.]+"
+    r" beside other examples and [\d.]+ beside padding\. In evaluation a layer must neither use the batch's statistics"
+    r" nor draw at random; --debug names the layer\.",
+    told,
+  )
+
+
+@pytest.mark.slow
+def test_a_fork_looks_for_neighbours_at_its_own_first_evaluation_and_a_resume_does_not_again(
+  tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture
+):
+  made, longer, longest = (mixing(steps, bug="batch", zero_head=False) for steps in (10, 20, 30))
+  run(made, tmp_path / "source", programs=programs)
+  assert len(warned(caplog)) == 1
+  run(longer, tmp_path / "fork", programs=programs, fork=tmp_path / "source")
+  assert len(warned(caplog)) == 1
+  run(longest, tmp_path / "fork", programs=programs)
+  run(longer, tmp_path / "source", programs=programs)
+  assert warned(caplog) == []
 
 
 @pytest.mark.slow
