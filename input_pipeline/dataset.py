@@ -50,6 +50,7 @@ class Dataset:
   Attributes:
     info: the facts of the dataset.
     warnings: what is allowed and probably not meant.
+    in_memory: whether the training set is.
   """
 
   def __init__(
@@ -82,8 +83,8 @@ class Dataset:
     self._starting = threading.Lock()
     self._closed = False
     # Gathering from memory is faster than any process could hand it over.
-    in_memory = isinstance(source.splits["train"], Arrays)
-    self._num_workers: int = 0 if in_memory else getattr(config, "workers", 0)
+    self.in_memory = isinstance(source.splits["train"], Arrays)
+    self._num_workers: int = 0 if self.in_memory else getattr(config, "workers", 0)
     self._load_again = {
       "config": config.model_copy(update={"workers": 0}) if self._num_workers else config,
       "seed": seed,

@@ -12,15 +12,18 @@ from trialbook.settings import Settings, Static, Traced
 
 # What a constructor is given if it has a parameter of that name.
 GIVEN = ("num_classes", "input_shape", "rngs")
+MODES = ("training", "is_training", "deterministic", "use_running_average", "inference")
+"""Usual names of flags for training or evaluation, which nobody would set."""
 
 
 class PluginConfig(Settings):
   """A model class named as "module:Class".
 
-  It is a Flax NNX module, called `model(inputs, train=bool) -> outputs[batch, num_outputs]`. Its constructor
-  takes what it wants of `num_classes` (the number of outputs), `input_shape` (of one example) and `rngs`,
-  beside the settings in `kwargs`. `traced` holds settings that never recompile; the model's layers read them
-  by name, as `models.dropout.Dropout("dropout_rate")` does, and the constructor does not see them.
+  It is a Flax NNX module, called `model(inputs) -> outputs[batch, num_outputs]`, with `train=bool` if its `__call__`
+  takes that; its `train()` or `eval()` is called before. Its constructor takes what it wants of `num_classes` (the
+  number of outputs), `input_shape` (of one example) and `rngs`, beside the settings in `kwargs`. `traced` holds
+  settings that never recompile; the model's layers read them by name, as `models.dropout.Dropout("dropout_rate")` does,
+  and the constructor does not see them.
   """
 
   name: Static[str] = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
@@ -90,14 +93,36 @@ def _constructor_problems(model: type[nnx.Module], config: PluginConfig) -> list
 
 
 def _call_problems(model: type[nnx.Module], config: PluginConfig) -> list[str]:
-  call = next((vars(base)["__call__"] for base in model.__mro__ if "__call__" in vars(base)), None)
+  wanted = "callable as model(inputs) or model(inputs, train=bool)"
+  call = _call(model)
   if call is None:
-    return [f"model.name {config.name!r}: has no __call__; it must be callable as model(inputs, train=bool)"]
+    return [f"model.name {config.name!r}: has no __call__; it must be {wanted}"]
+  if takes_train(model):
+    return []
   try:
-    inspect.signature(call).bind("self", "inputs", train=True)
+    bound = inspect.signature(call).bind("self", "inputs")
   except TypeError as error:
-    return [f"model.name {config.name!r}: must be callable as model(inputs, train=bool): {error}"]
-  return []
+    return [f"model.name {config.name!r}: must be {wanted}: {error}"]
+  return [
+    f"model.name {config.name!r}: its __call__ would always see {name}={parameter.default}, since only train is passed:"
+    f" rename it to train, or leave it out, as train() or eval() is called before"
+    for name, parameter in bound.signature.parameters.items()
+    if name in MODES and isinstance(parameter.default, bool)
+  ]
+
+
+def takes_train(model: type[nnx.Module]) -> bool:
+  """Whether a model is called with `train=bool` beside its inputs."""
+  try:
+    inspect.signature(_call(model) or model).bind("self", "inputs", train=True)
+  except TypeError:
+    return False
+  return True
+
+
+def _call(model: type[nnx.Module]) -> Any:
+  """`__call__` as its class has it; that of a class without one would be its metaclass's."""
+  return next((vars(base)["__call__"] for base in model.__mro__ if "__call__" in vars(base)), None)
 
 
 def _parameters(model: type[nnx.Module]) -> dict[str, inspect.Parameter]:

@@ -15,7 +15,8 @@ from trainer.guard import Guard, PreemptedError
 from trainer.metrics import AHEAD
 from trainer.program import Program
 from trainer.tasks import OfSplit
-from trainer.train_step import ROW, State
+from trainer.train_step import State
+from trainer.user_code import COUNT, ROW
 
 TRAIN_SUBSET = "train_subset"
 """Name under which a fixed part of the training set is evaluated."""
@@ -111,8 +112,8 @@ def evaluate(
   examples_seen = totals.pop("weights")
   values: dict[str, Any] = {}
   for name, total in totals.items():
-    if name.startswith("count/"):
-      values[f"{split}/{name.removeprefix('count/')}"] = [round(float(x)) for x in total]
+    if name.startswith(COUNT):
+      values[f"{split}/{name.removeprefix(COUNT)}"] = [round(float(x)) for x in total]
     else:
       values[f"{split}/{name}"] = float(total / examples_seen)
   means = {name.partition("/")[2]: value for name, value in values.items() if isinstance(value, float)}

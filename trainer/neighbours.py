@@ -1,6 +1,6 @@
 """Whether what an evaluation says of an example depends on the others in its batch, on its place there, or on chance.
 
-If it does, metrics change with `evaluation.batch_size`, and padding contributes to them. A run or a fork checks it once,
+If it does, metrics change with `evaluation.batch_size`, and padding contributes to them. A run or a fork checks it
 at its first evaluation after step 0, with the compiled eval step: half of a batch is evaluated beside the other half,
 and once more beside zeros, each example one place further. `--debug` finds the layer.
 """

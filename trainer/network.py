@@ -5,9 +5,8 @@ A model's variables fall into four groups: parameters; settings that are filled 
 Parameters and others are nested dictionaries of arrays outside; the module exists only while tracing. What a model
 sows to be looked at (`nnx.Intermediate`) is dropped.
 
-A call with train=True is preceded by the model's `train()`, any other by its `eval()`, so layers that are called
-without a flag, such as `nnx.Dropout` and `nnx.BatchNorm`, do what is meant. A flag that the model's constructor set to
-True, `nnx.BatchNorm(…, use_running_average=True)`, stays True: that layer is frozen.
+A call with train=True is preceded by the model's `train()`, any other by its `eval()`, as flax means it: layers that
+are called without a flag, such as `nnx.Dropout` and `nnx.BatchNorm`, follow these, whatever their constructors set.
 """
 
 import dataclasses
@@ -23,14 +22,13 @@ from jaxtyping import Array
 import models
 from input_pipeline import Info
 from models.hyperparameter import Hyperparameter, SettingError, fill
+from models.plugin import takes_train
 from trainer.config import Config
 from trainer.names import changes
 from trainer.overrides import UserError
 from trainer.user_code import explained
 
 Tree = dict[str, Any]
-FLAGS = ("deterministic", "use_running_average")
-"""What `train()` of an nnx module sets to False in each layer that has it, and `eval()` to True."""
 
 
 def cast(tree: Any, dtype: str) -> Any:
@@ -103,12 +101,6 @@ class Network:
       raise UserError([f"model.traced.{name}: no layer reads this setting" for name in unread])
     return groups
 
-  @functools.cached_property
-  def frozen_layers(self) -> tuple[str, ...]:
-    """The layers that their constructors set to evaluation, such as `bn (BatchNorm)`: they are not trained either."""
-    layers = nnx.iter_modules(nnx.merge(*self._abstract))
-    return tuple(f"{'/'.join(map(str, path))} ({type(layer).__name__})" for path, layer in layers if _frozen(layer))
-
   def init(self, key: Array) -> tuple[Tree, Tree]:
     """Parameters (in the precision's `param_dtype`) and other variables of a new model."""
     _ = self._abstract  # Tells what is wrong with the model.
@@ -150,8 +142,7 @@ class Network:
     )
     name = self.config.model.name
     with explained(f"model {name!r} fails on inputs of shape {inputs.shape}"):
-      _set_mode(model, train)
-      outputs = model(self._normalize(inputs), train=train)  # pyright: ignore[reportCallIssue]
+      outputs = _call(model, self._normalize(inputs), train)
       nnx.pop(model, nnx.Intermediate)
       _, *states = self._split(model)
       after = {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}
@@ -185,18 +176,11 @@ class Network:
     return cast(inputs, self.config.precision.compute_dtype)
 
 
-def _frozen(layer: nnx.Module) -> list[str]:
-  """Those of `FLAGS` that are True."""
-  return [flag for flag in FLAGS if getattr(layer, flag, None) is True]
-
-
-def _set_mode(model: nnx.Module, train: bool) -> None:
-  """Sets the flags of all layers to training or evaluation; those that are True already stay so."""
-  frozen = [(layer, flag) for _, layer in nnx.iter_modules(model) for flag in _frozen(layer)]
+def _call(model: nnx.Module, inputs: Array, train: bool) -> Any:
+  """Returns the outputs of a model in training or in evaluation."""
   # By way of the class, since an attribute of the model may be named so.
   (type(model).train if train else type(model).eval)(model)
-  for layer, flag in frozen:
-    setattr(layer, flag, True)
+  return model(inputs, train=train) if takes_train(type(model)) else model(inputs)  # pyright: ignore[reportCallIssue]
 
 
 def _cast_average(value: Array, own: Any) -> Array:

@@ -17,6 +17,8 @@ from trainer.overrides import ConfigError, OtherDataError, UserError
 from trainer.tasks import Task, training_batch
 
 ALONE = Hosts()
+SAMPLE, SAMPLE_BYTES = 10_000, 2**26
+"""Number and size of the examples, at most, that the range of the inputs is taken of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Prepared:
     config: with every derived number explicit.
     task: the config's.
     dataset: the config's, in memory.
-    input_range: the smallest and the largest number among the inputs of the first training batch; None: not finite.
+    input_range: the smallest and the largest number among the inputs of the first training batch and, of a training set
+      in memory, of `SAMPLE` examples at most; None: not finite.
   """
 
   config: Config
@@ -156,7 +159,11 @@ def _examine(
       dataset.close()
     problems = list(dict.fromkeys(problems))
     return OtherDataError(problems, other_data) if other_data else ConfigError(problems)
-  ends = float(batch["inputs"].min()), float(batch["inputs"].max())
+  inputs = [batch["inputs"]]
+  if dataset.in_memory:
+    count = max(1, min(SAMPLE, SAMPLE_BYTES // inputs[0][0].nbytes))
+    inputs.append(dataset.fixed_examples("train", count)[1]["inputs"])
+  ends = float(min(one.min() for one in inputs)), float(max(one.max() for one in inputs))
   input_range = ends if np.isfinite(ends).all() else None
   return Prepared(config=config.resolved(), task=task, dataset=dataset, input_range=input_range)
 

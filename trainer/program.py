@@ -25,7 +25,7 @@ from trainer.config import Config
 from trainer.network import Network
 from trainer.tasks import Task, training_batch
 from trainer.train_step import State, Steps
-from trainer.user_code import UserTask
+from trainer.user_code import UserTask, is_metric
 from trialbook.settings import leaves, traced_values, without_traced_numbers
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
@@ -104,9 +104,7 @@ class Program:
     self.state_template = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, placed
     )
-    self.eval_names = tuple(
-      name for name in evaluate.out_info if "/" not in name and name not in ("weights", "outputs")
-    )
+    self.eval_names = tuple(filter(is_metric, evaluate.out_info))
     self.cache_hits = 0
     self.seconds = time.perf_counter() - started
 

@@ -26,7 +26,7 @@ class RunRecord:
     folder: the workdir.
     config: resolved.
     dataset: the run's.
-    input_range: the smallest and the largest number among the inputs of the first training batch; None: not finite.
+    input_range: the smallest and the largest number among training inputs, see `Prepared`; None: not finite.
     program: the program, if it was made for this run.
 
   Attributes:

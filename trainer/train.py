@@ -126,12 +126,6 @@ def _run(
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
   _check_names(config, workdir, fork, program)
-  if frozen := program.network.frozen_layers:
-    logging.warning(
-      "model %r: %s: set to evaluation by the constructor, and so in training, too; to train with it, leave out its"
-      " deterministic=True or use_running_average=True",
-      *(config.model.name, ", ".join(frozen)),
-    )
   enter("compilation")
   is_new = program.compile()
   # The first collective gives the others 30 seconds, and compiling takes each host a time of its own.

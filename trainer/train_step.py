@@ -24,11 +24,9 @@ from trainer.names import changes, flatten
 from trainer.network import Network, below, cast, own_settings, wide
 from trainer.overrides import UserError
 from trainer.tasks import Task
-from trainer.user_code import explained
+from trainer.user_code import COUNT, ROW, explained
 
 State = dict[str, Any]
-ROW = "row/"
-"""What precedes the names of an evaluation step's numbers for each example."""
 SettingArrays = Mapping[str, Array]
 
 
@@ -164,7 +162,7 @@ class Steps:
       name: jnp.sum(jnp.where(weights[:, None] > 0, value * weights[:, None], 0), axis=0)
       for name, value in counted.items()
     }
-    result = {"weights": jnp.sum(weights), **sums, **{f"count/{name}": value for name, value in counts.items()}}
+    result = {"weights": jnp.sum(weights), **sums, **{COUNT + name: value for name, value in counts.items()}}
     if kept := self.network.config.evaluation.predictions:
       result["outputs"] = outputs[:kept]
     if self.network.config.evaluation.metrics:

@@ -24,6 +24,8 @@ from trialbook.settings import without_traced_numbers
 
 SCALE = 10
 """How much larger or smaller than in training inputs may be before they are warned of."""
+FEW = 8
+"""Number of examples from which on their being small says something."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class TrainedModel:
   Attributes:
     config: the run's.
     info: facts of the dataset that it was trained on.
-    input_range: the smallest and the largest number among the inputs of the first training batch; None: not recorded.
+    input_range: the smallest and the largest number among training inputs, see `Prepared`; None: not recorded.
     step: of the checkpoint.
     params: parameters.
     variables: other variables.
@@ -46,16 +48,17 @@ class TrainedModel:
   params: Any
   variables: Any
   _forward: Any
+  _warned: list[str] = dataclasses.field(default_factory=list, init=False)
 
   def predict(self, inputs: ArrayLike) -> np.ndarray:
     """Outputs float32 [B, ..., num_outputs] (logits, for classes) for inputs [B, *input_shape].
 
-    Inputs are as the dataset gives them; normalization is part of the model. Where their numbers are ten times larger
-    or smaller than those that the model was trained on, a warning says so.
+    Inputs are as the dataset gives them; normalization is part of the model. If a number is ten times larger than those
+    that the model was trained on, or all numbers of at least 8 examples are ten times smaller, a warning says so, once.
 
     Raises:
-      ValueError: if the inputs have another shape, are floats where the model was trained on integers or the other way
-        round, or are numbers that it cannot know: outside of the dtype or of the vocabulary, or not finite.
+      ValueError: if the inputs have another shape, are no numbers, are floats where the model was trained on integers,
+        or are numbers that it cannot know: outside of the dtype or of the vocabulary, or not finite.
     """
     return np.asarray(self._forward(self.params, self.variables, self._checked(inputs)))
 
@@ -73,8 +76,9 @@ class TrainedModel:
     if inputs.shape[1:] != self.info.input_shape or not inputs.ndim:
       raise ValueError(f"inputs have shape {inputs.shape}; the model takes (B, *{self.info.input_shape}): {trained}")
     dtype, of_integers = np.dtype(self.info.input_dtype), self.info.input_dtype != "float32"
-    if not jnp.issubdtype(inputs.dtype, jnp.integer if of_integers else jnp.floating):
-      wanted = "integers, as they are before any scaling" if of_integers else "floats, scaled as for the training"
+    kinds = (jnp.integer,) if of_integers else (jnp.integer, jnp.floating)
+    if not any(jnp.issubdtype(inputs.dtype, kind) for kind in kinds):
+      wanted = "integers, as they are before any scaling" if of_integers else "numbers, scaled as for the training"
       raise ValueError(f"inputs are {inputs.dtype}; the model takes {wanted}: {trained}")
     if not inputs.size:
       return inputs.astype(dtype)
@@ -86,9 +90,11 @@ class TrainedModel:
     elif not np.isfinite([low, high]).all():
       raise ValueError(f"inputs are not all finite: {trained}")
     # Symbols have no scale.
-    if self.input_range is not None and self.info.input_dtype != "int32":
+    if self.input_range is not None and self.info.input_dtype != "int32" and not self._warned:
       seen, usual = (float(np.abs(ends).max()) for ends in (np.array([low, high], np.float64), self.input_range))
-      if seen > SCALE * usual or 0 < seen < usual / SCALE:
+      # A few examples may well be dark, or small.
+      if seen > SCALE * usual or (len(inputs) >= FEW and 0 < seen < usual / SCALE):
+        self._warned.append("scale")
         logging.warning("inputs are from %.4g to %.4g, another scale than the model knows: %s", low, high, trained)
     return inputs.astype(dtype)
 

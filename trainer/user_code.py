@@ -12,6 +12,14 @@ import numpy as np
 
 from trainer.overrides import UserError
 
+COUNT, ROW = "count/", "row/"
+"""What precedes the names of an evaluation step's counts, and of its numbers for each example."""
+
+
+def is_metric(name: str) -> bool:
+  """Whether a number of an evaluation step has the name of a metric, and not of something else."""
+  return not name.startswith((COUNT, ROW)) and name not in ("weights", "outputs")
+
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
@@ -41,8 +49,7 @@ def _are_arrays(found: Any) -> bool:
 
 
 def _are_metrics(found: Any) -> bool:
-  reserved = ("weights", "outputs")
-  return _are_arrays(found) and all("/" not in name and name not in reserved for name in found)
+  return _are_arrays(found) and all(map(is_metric, found))
 
 
 def _are_numbers(found: Any) -> bool:
@@ -54,7 +61,10 @@ RETURNS: dict[str, tuple[str, Callable[[Any], bool]]] = {
   "initial_batch": ("a dict of jax.ShapeDtypeStruct with 'inputs' in it", _is_batch),
   "training_batch": ("a dict of jax.ShapeDtypeStruct with 'inputs' in it", _is_batch),
   "loss": ("an array of floats", lambda found: _is_array(found) and jnp.issubdtype(found.dtype, jnp.floating)),
-  "metrics": ("a dict of arrays, none of them named 'weights' or 'outputs' or with a '/'", _are_metrics),
+  "metrics": (
+    f"a dict of arrays, none of them named 'weights' or 'outputs', or '{COUNT}…' or '{ROW}…'",
+    _are_metrics,
+  ),
   "counts": ("a dict of arrays", _are_arrays),
   "of_split": ("a dict of numbers", _are_numbers),
 }

@@ -196,16 +196,33 @@ def test_settings_that_do_not_fit_the_constructor_are_explained(write, signature
 @pytest.mark.parametrize(
   ("call", "expected"),
   [
-    ("self, x", r"unexpected keyword argument 'train'"),
+    ("self, x, *, deterministic", r"missing a required argument: 'deterministic'"),
     ("self, x, mask, train", r"missing a required argument: 'mask'"),
     ("self, *, train", r"too many positional arguments"),
   ],
 )
-def test_a_call_that_does_not_accept_inputs_and_train_is_explained(write, call, expected):
+def test_a_call_that_accepts_more_or_less_than_inputs_and_train_is_explained(write, call, expected):
   write("outside_net", model_of("", call))
   (problem,) = models.problems(PluginConfig(name="outside_net:Net"))
-  assert problem.startswith("model.name 'outside_net:Net': must be callable as model(inputs, train=bool): ")
+  assert problem.startswith("model.name 'outside_net:Net': must be callable as model(inputs) or model(inputs, train=b")
   assert expected in problem
+
+
+@pytest.mark.parametrize("call", ["self, x", "self, x, train", "self, x, *, train=False", "self, x, **rest"])
+def test_a_call_may_take_train_or_leave_it_out(write, call):
+  write("outside_net", model_of("", call))
+  config = PluginConfig(name="outside_net:Net")
+  assert models.problems(config) == []
+  assert plugin.takes_train(plugin.load(config)) == (call != "self, x")
+
+
+@pytest.mark.parametrize("flag", plugin.MODES)
+def test_a_flag_of_another_name_that_would_never_be_passed_is_explained(write, flag):
+  write("outside_net", model_of("", f"self, x, {flag}=False"))
+  (problem,) = models.problems(PluginConfig(name="outside_net:Net"))
+  assert f"would always see {flag}=False, since only train is passed: rename it to train, or leave it out" in problem
+  write("outside_flax", model_of("", f"self, x, {flag}=None"))  # As in flax's own layers: by train() and eval().
+  assert models.problems(PluginConfig(name="outside_flax:Net")) == []
 
 
 def test_a_model_without_a_call_is_explained(write):
@@ -215,6 +232,6 @@ def test_a_model_without_a_call_is_explained(write):
 
 
 def test_all_problems_are_reported_at_once(write):
-  write("outside_net", model_of(", width, depth", "self, x"))
+  write("outside_net", model_of(", width, depth", "self, x, mask"))
   config = PluginConfig(name="outside_net:Net", kwargs={"widht": 2})
   assert len(models.problems(config)) == 4

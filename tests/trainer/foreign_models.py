@@ -1,4 +1,4 @@
-"""Models in the way of public NNX code: layers called without flags, `Sequential`, flax's attention, `sow`.
+"""Models in the way of public NNX code: layers and models called without flags, `Sequential`, flax's attention, `sow`.
 
 Those of one mistake each stand beside them, and a task that goes wrong where it is told to.
 """
@@ -39,7 +39,7 @@ class Layers(nnx.Module):
       nnx.Linear(16, num_classes, rngs=rngs),
     )
 
-  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+  def __call__(self, x: Float[Array, "batch 8 8 1"]) -> Float[Array, "batch classes"]:
     return self.layers(x.reshape(len(x), -1))
 
 
@@ -53,7 +53,7 @@ class Attention(nnx.Module):
     self.norm = nnx.LayerNorm(8, rngs=rngs)
     self.head = nnx.Linear(8, num_classes, rngs=rngs)
 
-  def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
+  def __call__(self, x: Float[Array, "batch 8 8 1"]) -> Float[Array, "batch classes"]:
     x = x[..., 0]
     return self.head((x + self.attention(self.norm(x))).mean(axis=1))
 
@@ -72,7 +72,7 @@ IDIOMS = (ConvNet, Layers, Attention, Sowing)
 
 
 class Frozen(nnx.Module):
-  """Batch norm and dropout that are frozen: by their constructors, or by the model's own `train`."""
+  """Batch norm and dropout, frozen by the model's own `train` or at the call; or set so by their constructors only."""
 
   def __init__(self, how: str, *, num_classes: int, rngs: nnx.Rngs):
     self.how = how
@@ -87,7 +87,8 @@ class Frozen(nnx.Module):
       self.eval()
 
   def __call__(self, x: Float[Array, "batch 8 8 1"], train: bool) -> Float[Array, "batch classes"]:
-    return self.head(self.dropout(self.bn(x.reshape(len(x), -1))))
+    off = True if self.how == "call" else None
+    return self.head(self.dropout(self.bn(x.reshape(len(x), -1), use_running_average=off), deterministic=off))
 
 
 class Mixing(nnx.Module):
@@ -141,6 +142,21 @@ class Unkept(nnx.Module):
     if self.bug == "loop":
       outputs = jax.lax.while_loop(lambda x: x.sum() > 1e9, lambda x: x / 2, outputs)
     return outputs.astype(jnp.int32) if self.bug == "whole" else outputs
+
+
+class Also:
+  """Classification with the error only, and the accuracy as a metric of another name."""
+
+  def __init__(self, name: str):
+    self._task, self._name = Classification().build(), name
+    self.num_outputs, self.initial_batch, self.loss = self._task.num_outputs, self._task.initial_batch, self._task.loss
+
+  def metrics(self, outputs: Array, batch: Any) -> dict[str, Array]:
+    error = self._task.metrics(outputs, batch)["error"]
+    return {"error": error, self._name: 1 - error}
+
+  def counts(self, outputs: Array, batch: Any) -> dict[str, Array]:
+    return {}
 
 
 class Faulty:

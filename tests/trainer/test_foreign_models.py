@@ -20,6 +20,7 @@ from trainer import load as load_model
 from trainer.names import flatten
 from trainer.network import Network
 from trainer.program import program_settings
+from trainer.records import read_json
 from trainer.schedules import Constant
 from trainer.tasks import training_batch
 from trainer.train_step import Steps
@@ -78,19 +79,15 @@ def test_layers_without_flags_are_trained_in_training_and_only_there(idiom: type
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["constructor", "train"])
-def test_layers_that_are_frozen_stay_so_in_training(how: str):
+@pytest.mark.parametrize(("how", "frozen"), [("train", True), ("call", True), ("constructor", False)])
+def test_layers_are_frozen_by_an_overridden_train_or_by_a_flag_at_the_call_and_not_by_their_constructor(
+  how: str, frozen: bool
+):
   model = Called(config("Frozen", {"how": how}))
-  trained, after = model(INPUTS, train=True)
-  assert not moved(model, after)
-  np.testing.assert_array_equal(trained, model(INPUTS, train=False)[0])
-  model = Called(config("Frozen", {"how": "neither"}))
-  assert moved(model, model(INPUTS, train=True)[1])
-
-
-def test_layers_that_a_constructor_froze_are_named():
-  frozen = [steps(config("Frozen", {"how": how})).network.frozen_layers for how in ("constructor", "train")]
-  assert frozen == [("bn (BatchNorm)", "dropout (Dropout)"), ()]
+  evaluated, _ = model(INPUTS, train=False)
+  (first, after), (again, _) = (model(INPUTS, train=True, seed=seed) for seed in (0, 1))
+  assert moved(model, after) != frozen
+  assert np.array_equal(first, evaluated) == np.array_equal(first, again) == frozen
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +149,9 @@ def test_an_evaluation_that_depends_on_more_than_the_example_is_warned_of_once_w
   run(made, tmp_path, programs=programs)
   (told,) = warned(caplog)
   assert re.fullmatch(
-    r"Evaluation of model 'foreign_models:Mixing' depends on the batch: the mean loss of the same 125 examples is [\d.]+"
-    r" beside other examples and [\d.]+ beside padding\. In evaluation a layer must neither use the batch's statistics"
-    r" nor draw at random; --debug names the layer\.",
+    r"Evaluation of model 'foreign_models:Mixing' depends on the batch: the mean loss of the same 125 examples is"
+    r" [\d.]+ beside other examples and [\d.]+ beside padding\. In evaluation a layer must neither use the batch's"
+    r" statistics nor draw at random; --debug names the layer\.",
     told,
   )
 
@@ -242,6 +239,31 @@ def test_an_optimizer_whose_state_changes_its_dtype_is_named(monkeypatch: pytest
   monkeypatch.setattr(optimizers, "transformation", lambda *_: changing)
   with pytest.raises(UserError, match=r"does not keep the state as it is: .*bias float32\[32\] becomes bfloat16\[32\]"):
     traced(mlp())
+
+
+@pytest.mark.parametrize("name", ["count/error", "row/error", "weights", "outputs"])
+def test_a_metric_with_the_name_of_another_number_of_an_evaluation_step_is_refused(name: str):
+  with pytest.raises(
+    UserError, match=f"metrics returned a dict of error, {name}; it must return a dict of arrays, none"
+  ):
+    steps(config("Layers").override({"task.name": "foreign_models:Also", "task.kwargs": {"name": name}})).task.metrics(
+      np.zeros((2, 10), np.float32), {"labels": np.zeros(2, np.int32)}
+    )
+
+
+@pytest.mark.slow
+def test_a_metric_may_have_a_slash_in_its_name(tmp_path: pathlib.Path, programs: Programs):
+  task = {"task.name": "foreign_models:Also", "task.kwargs": {"name": "accuracy/top1"}}
+  best = {"selection.metric": "validation/accuracy/top1", "selection.mode": "max"}
+  run(mlp(max_train_steps=2).override(task | best), tmp_path, programs=programs)
+  evaluated = {line["step"]: line for line in numbers(tmp_path) if "validation/error" in line}
+  assert [*evaluated] == [0, 2]
+  for line in evaluated.values():
+    for split in ("validation", "train_subset"):
+      assert line[f"{split}/accuracy/top1"] == pytest.approx(1 - line[f"{split}/error"])
+  record = read_json(tmp_path / "best.json") or {}
+  assert record["value"] == max(line["validation/accuracy/top1"] for line in evaluated.values())
+  assert {"train/accuracy/top1", "validation/accuracy/top1"} <= evaluated[2].keys()
 
 
 @pytest.mark.parametrize("how", ["raises", "returns"])

@@ -12,7 +12,7 @@ import pytest
 from tiny import mlp
 
 from input_pipeline import Digits, text
-from trainer import Programs, TrainedModel, export, load, run
+from trainer import Programs, TrainedModel, export, load, preparation, run
 from trainer.trained import recorded_info
 
 IMAGES = Digits().read().arrays["validation"]["inputs"][:5]
@@ -77,12 +77,15 @@ def test_inputs_of_another_kind_are_refused_with_what_the_model_was_trained_on(
   assert str(caught.value).endswith("it was trained on uint8[8, 8, 1] from 0 to 16")
 
 
-def test_a_model_of_floats_refuses_integers_and_what_is_not_finite(digits: TrainedModel):
+def test_a_model_of_floats_takes_integers_and_refuses_what_is_no_number_or_not_finite(digits: TrainedModel):
   model = like(digits, "float32", (-1.5, 2.0))
-  assert model.predict(np.ones((2, 8, 8, 1))).dtype == np.float32
+  for given in (np.ones((2, 8, 8, 1)), IMAGES, IMAGES.tolist(), IMAGES.astype(np.int64)):
+    outputs = model.predict(given)
+    assert outputs.dtype == np.float32
+    np.testing.assert_array_equal(outputs, given)
   for given, expected in (
-    (IMAGES, "inputs are uint8; the model takes floats, scaled as for the training: it was trained on float32"),
-    (IMAGES.tolist(), "inputs are int64; the model takes floats"),
+    (IMAGES > 8, "inputs are bool; the model takes numbers, scaled as for the training: it was trained on float32"),
+    (IMAGES.astype(str), "inputs are <U3; the model takes numbers"),
     (np.full((1, 8, 8, 1), np.nan), r"not all finite: it was trained on float32\[8, 8, 1\] from -1.5 to 2"),
     (np.full((1, 8, 8, 1), np.inf), "not all finite"),
   ):
@@ -107,8 +110,31 @@ def test_a_model_of_floats_refuses_integers_and_what_is_not_finite(digits: Train
 def test_inputs_of_another_scale_are_warned_of(
   digits: TrainedModel, warned: Any, dtype: str, trained: Any, given: float, expected: bool
 ):
-  like(digits, dtype, trained).predict(np.full((1, 8, 8, 1), given))
+  like(digits, dtype, trained).predict(np.full((8, 8, 8, 1), given))
   assert warned() == expected
+
+
+def test_a_few_small_examples_or_small_ones_beside_usual_ones_are_not_warned_of(digits: TrainedModel, warned: Any):
+  dark = np.ones((8, 8, 8, 1), np.uint8)
+  like(digits, "uint8", (0.0, 255.0)).predict(dark[:7])
+  like(digits, "uint8", (0.0, 255.0)).predict(np.concatenate([dark, 200 * dark[:1]]))
+  assert not warned()
+
+
+def test_another_scale_is_warned_of_once_for_each_model(digits: TrainedModel, caplog: pytest.LogCaptureFixture):
+  for _ in range(2):
+    model = like(digits, "float32", (0.0, 1.0))
+    for _ in range(3):
+      model.predict(np.full((1, 8, 8, 1), 50.0))
+  assert caplog.text.count("another scale") == 2
+
+
+def test_the_range_of_a_training_set_in_memory_is_that_of_more_than_one_batch(tmp_path: pathlib.Path):
+  config = mlp(batch_size=1, dataset__name="synthetic", dataset__train_examples=500)
+  prepared, inputs = preparation.prepare(config, tmp_path / "run"), config.dataset.read().arrays["train"]["inputs"]
+  batch = prepared.dataset.train_batch(0)["inputs"]
+  assert inputs.min() < batch.min() < batch.max() < inputs.max()
+  assert prepared.input_range == (inputs.min(), inputs.max())
 
 
 def test_tokens_outside_of_a_transformers_vocabulary_are_refused(digits: TrainedModel):
