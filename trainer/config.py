@@ -239,7 +239,7 @@ def warnings(config: Config) -> list[str]:
     found.append(f"selection.mode = {selection.mode!r}: {wrong}; leave selection.mode unset to go by the name")
   if config.precision.param_dtype == "bfloat16":
     found.append(
-      "precision.param_dtype = bfloat16 rounds the parameters at every update: what changes one by less than about"
-      " 0.2% is lost. Usual are precision.param_dtype = float32 and precision.compute_dtype = bfloat16"
+      "precision.param_dtype = bfloat16 rounds the parameters at every update: updates below about 0.2% of a parameter"
+      " are lost. Use param_dtype=float32 with compute_dtype=bfloat16."
     )
   return found

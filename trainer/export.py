@@ -26,13 +26,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Array
 
 from input_pipeline import Info
 from models.batch_norm import collapse
 from trainer import exits, provenance, records
 from trainer.config import Config
-from trainer.host_log import log
 from trainer.names import flatten, map_named
 from trainer.network import Network
 from trainer.overrides import UserError
@@ -136,7 +136,6 @@ def export_model(
   # NumPy's files have no bfloat16; its values are float32, too.
   stored = {name: x.astype(np.float32) if x.dtype == jax.numpy.bfloat16 else x for name, x in weights.items()}
   exported, batch = _exported(config, info, tree, stored)
-  log.info("export of model %r: %s", config.model.name, batch)
   output = exported.out_avals[0]
   about = {
     "format": FORMAT,
@@ -199,18 +198,22 @@ def _exported(
     return jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
 
   try:
-    return lower(model), "any number of examples"
+    return lower(model), "any batch size"
   except Exception as error:
     why = _shortly(error)
+  neither = f"model {config.model.name!r} cannot be exported for any batch size ({why}), nor vectorized over examples"
   try:
-    return lower(one_by_one), f"any number of examples, each apart: as a whole, a batch has a fixed size ({why})"
+    exported = lower(one_by_one)
   except UserError as error:
-    raise UserError([f"export for any batch size: {problem}" for problem in error.problems]) from error
+    raise UserError([f"{neither}: {problem}" for problem in error.problems]) from error
   except Exception as error:
     failures = {platform: failure for platform in PLATFORMS if (failure := _failure(lower, one_by_one, platform))}
     told = "; ".join(f"{platform}: {failure}" for platform, failure in failures.items())
     where = told or f"{', '.join(PLATFORMS)} together: {_shortly(error)}"
-    raise UserError(f"model {config.model.name!r} cannot be exported for {where}") from error
+    raise UserError(f"{neither} for {where}") from error
+  batch = f"any batch size, vectorized over single examples, because the model needs a fixed batch size ({why})"
+  logging.warning("export of model %r: %s", config.model.name, batch)
+  return exported, batch
 
 
 def _failure(lower: Any, function: Any, platform: str) -> str | None:

@@ -11,7 +11,7 @@ are called without a flag, such as `nnx.Dropout` and `nnx.BatchNorm`, follow the
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from input_pipeline import Info
 from models.hyperparameter import Hyperparameter, SettingError, fill
 from models.plugin import takes_train
 from trainer.config import Config
-from trainer.names import changes
+from trainer.names import changes, flatten
 from trainer.overrides import UserError
 from trainer.user_code import explained
 
@@ -132,25 +132,34 @@ class Network:
     graph, param_state, rng_state, hyper_state, other_state = self._abstract
     params = cast(params, self.config.precision.compute_dtype)
     variables = jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state))
-    model = nnx.merge(
-      graph,
-      _with_values(param_state, params),
-      _with_keys(rng_state, jax.random.key(0) if key is None else key),
-      self._filled(hyper_state, settings),
-      _with_values(other_state, variables),
-      copy=True,
-    )
     name = self.config.model.name
-    with explained(f"model {name!r} fails on inputs of shape {inputs.shape}"):
+
+    def call(params: Tree) -> tuple[Any, dict[str, Tree]]:
+      model = nnx.merge(
+        graph,
+        _with_values(param_state, params),
+        _with_keys(rng_state, jax.random.key(0) if key is None else key),
+        self._filled(hyper_state, settings),
+        _with_values(other_state, variables),
+        copy=True,
+      )
       outputs = _call(model, self._normalize(inputs), train)
       nnx.pop(model, nnx.Intermediate)
       _, *states = self._split(model)
-      after = {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}
+      return outputs, {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}
+
+    with explained(f"model {name!r} fails on inputs of shape {inputs.shape}"):
+      outputs, after = call(params)
       changed = changes({"params": params, "variables": variables}, after)
     if changed:
       raise UserError(
-        f"model {name!r} does not keep its variables when it is called: {'; '.join(changed)}; make each in the"
-        " constructor, with the shape and dtype that it stays at (what is only looked at: sow it as nnx.Intermediate)"
+        f"model {name!r} changes its variables during a call: {'; '.join(changed)}. Create them in the constructor with"
+        " their final shape and dtype. (Sow what is only looked at as nnx.Intermediate.)"
+      )
+    if assigned := _assigned(lambda params: call(params)[1]["params"], params, after["params"]):
+      raise UserError(
+        f"model {name!r} assigns to its parameters during a call: {', '.join(assigned)}. The new values would be lost,"
+        " since only updates change parameters. Use what is computed from a parameter without storing it in the model."
       )
     if not isinstance(outputs, jax.Array):
       raise UserError(f"model {name!r} returns a {type(outputs).__name__}; it must return one array of outputs")
@@ -181,6 +190,43 @@ def _call(model: nnx.Module, inputs: Array, train: bool) -> Any:
   # By way of the class, since an attribute of the model may be named so.
   (type(model).train if train else type(model).eval)(model)
   return model(inputs, train=train) if takes_train(type(model)) else model(inputs)  # pyright: ignore[reportCallIssue]
+
+
+def _assigned(call: Callable[[Tree], Tree], params: Tree, after: Tree) -> list[str]:
+  """Returns the names of the parameters that have another value after a call.
+
+  Args:
+    call: from the parameters before a call to those after it.
+    params: those before.
+    after: those after. One that is the same object is the same; `nnx.jit` and `nnx.remat` give back others, so that
+      only a second look, at what computes them, can tell.
+  """
+  before, found = flatten(params), flatten(after)
+  if all(found[name] is value for name, value in before.items()):
+    return []
+  jaxpr = jax.make_jaxpr(call)(params).jaxpr
+  pairs = zip(before, jaxpr.invars, jaxpr.outvars, strict=True)
+  return [name for name, own, value in pairs if _source(jaxpr, value) not in (own, UNKNOWN)]
+
+
+UNKNOWN = "in a transformation that cannot be looked into"
+
+
+def _source(jaxpr: Any, variable: Any) -> Any:
+  """Returns the argument of a jaxpr that a variable is; None if it is computed; or `UNKNOWN`."""
+  if variable in jaxpr.invars:
+    return variable
+  equation = next((equation for equation in jaxpr.eqns if variable in equation.outvars), None)
+  if equation is None:
+    return None
+  inside = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+  if inside is None:
+    return UNKNOWN if equation.primitive.name in ("while", "cond") else None
+  inside = getattr(inside, "jaxpr", inside)
+  source = _source(inside, inside.outvars[equation.outvars.index(variable)])
+  if source in (None, UNKNOWN):
+    return source
+  return _source(jaxpr, equation.invars[inside.invars.index(source)])
 
 
 def _cast_average(value: Array, own: Any) -> Array:

@@ -19,6 +19,9 @@ from trainer.program import Program
 from trainer.tasks import OfSplit
 from trainer.train_step import State
 
+BYTE, TOKEN = "bits_per_byte", "bits_per_token"
+"""Names of one metric of a language model: before, and now where a token is no byte."""
+
 
 def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
   """Returns what is wrong with the names of metrics.
@@ -42,10 +45,7 @@ def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
   if metric not in known:
     found.append(f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}")
   elif config.selection.mode is None:
-    found.append(
-      f"selection.mode is missing: the name {metric!r} does not tell whether small or large values are better;"
-      " set selection.mode=min or selection.mode=max"
-    )
+    found.append(f"selection.mode is required: the direction of {metric!r} is unknown. Set min or max.")
   return found
 
 
@@ -71,6 +71,10 @@ class History:
     history = cls(selection)
     for line in records.read_lines(path) if path.exists() else []:
       values = {name: records.number(value) for name, value in line.items() if name.startswith(_EVALUATED)}
+      if history.metric.endswith(f"/{TOKEN}"):
+        for name in [name for name in values if name.endswith(f"/{BYTE}")]:
+          if (now := name.removesuffix(BYTE) + TOKEN) not in values:
+            values[now] = values.pop(name)
       if values:
         history.evaluations[line["step"]] = values
     return history

@@ -137,8 +137,10 @@ class Steps:
       _check_shapes({"loss": losses}, outputs.shape[:1], "one number for each example")
       return weighted_mean(losses, batch), (outputs, after)
 
+    loss, gradient, (outputs, after) = jax.vjp(loss_and_rest, params, has_aux=True)
+    # Going back, there is no code of ours that could fail: what jax cannot derive, or a rule of the user's.
     with explained(f"model {self.network.config.model.name!r}: the loss has no gradient"):
-      (loss, (outputs, after)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(params)
+      (grads,) = gradient(jnp.ones_like(loss))
     others = {name: weighted_mean(value, batch) for name, value in self._others(outputs, batch)}
     return loss, others if self.with_metrics else {}, after, cast(grads, "float32")
 

@@ -33,6 +33,11 @@ _OF_WHICH = {"at", "top", "k", "macro", "micro", "weighted", "mean", "average", 
 """Words behind a name that say which kind of the same metric it is, as in `precision_at_5` and `f1_macro`."""
 _TURNED = {"negative", "negated", "neg", "minus", "inverse"}
 """Words before a name that may turn its direction around."""
+_RELATED = {"to", "until", "till", "of", "before", "after", "since", "at", "for", "from", "by"}
+"""Words before a name that say that something else is measured, as in `time_to_accuracy`."""
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test"}
+_ALONE = {("map",), ("ap",), ("pass",), ("returns",)}
+"""Names that are words of other names, too (`attention_map`): they count beside a split and `_OF_WHICH` only."""
 
 
 def better(metric: str) -> Mode | None:
@@ -41,18 +46,28 @@ def better(metric: str) -> Mode | None:
   The last part of a name counts (`validation/top_5_error` ends in `error`), however it is written (`Mean Average
   Precision`, `top-5-error`), without a split in front of a slash and without what says which kind it is (`f1_macro`,
   `recall@10`). Nothing is guessed: a name that ends in another word is unknown (`accuracy_gap`), and so is one that may
-  be turned around (`neg_mean_squared_error`).
+  be turned around (`neg_mean_squared_error`, `1 - accuracy`) or measures something else (`steps_to_accuracy`).
   """
   words = re.findall(r"[a-z]+|\d+", metric.rpartition("/")[2].lower())
   while words:
     for count in range(min(_LONGEST, len(words)), 0, -1):
       mode = _KNOWN.get(tuple(words[-count:]))
       if mode is not None:
-        return None if _TURNED & {*words[:-count]} else mode
+        return None if _is_other(words[:-count], tuple(words[-count:])) else mode
     if not (words[-1].isdecimal() or words[-1] in _OF_WHICH):
       return None
     words.pop()
   return None
+
+
+def _is_other(before: list[str], name: tuple[str, ...]) -> bool:
+  """Whether the words before a metric's name may make something else of it."""
+  if (_TURNED | _RELATED) & {*before} or (name in _ALONE and {*before} - _SPLITS - _OF_WHICH):
+    return True
+  # 1 - accuracy, but not top-1 accuracy.
+  return any(
+    word in ("1", "one") and (at == 0 or before[at - 1] in _SPLITS | {"one"}) for at, word in enumerate(before)
+  )
 
 
 def contradiction(metric: str, mode: str | None) -> str | None:

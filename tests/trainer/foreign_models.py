@@ -138,6 +138,20 @@ class Unkept(nnx.Module):
         self.seen.set_value(jnp.zeros((), jnp.int32))
       case "python":
         self.seen.set_value(self.seen.get_value() * 0.5)
+      case "clipped":
+        self.head.kernel[...] = jnp.clip(self.head.kernel[...], -0.1, 0.1)
+      case "normalized":
+        self.head.kernel.set_value(self.head.kernel.get_value() / jnp.linalg.norm(self.head.kernel.get_value()))
+      case "one":
+        self.head.bias[0] = 0.0
+      case "constant":
+        self.head.bias.set_value(jnp.zeros(self.head.bias.shape))
+      case "swapped":
+        nnx.jit(lambda model: model.head.bias.set_value(model.head.bias.get_value()[::-1]))(self)
+      case "jit":
+        return nnx.jit(lambda model, x: model.head(x))(self, x)
+      case "remat":
+        return nnx.remat(lambda model, x: nnx.jit(lambda model, x: model.head(x))(model, x))(self, x)
     outputs = self.head(x)
     if self.bug == "loop":
       outputs = jax.lax.while_loop(lambda x: x.sum() > 1e9, lambda x: x / 2, outputs)

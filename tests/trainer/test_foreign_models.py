@@ -15,7 +15,7 @@ from flax import nnx
 from tiny import mlp, numbers
 
 from input_pipeline import Digits, load
-from trainer import Config, Programs, UserError, export, optimizers, run
+from trainer import Config, Programs, UserError, export, optimizers, run, train_step
 from trainer import load as load_model
 from trainer.names import flatten
 from trainer.network import Network
@@ -112,14 +112,23 @@ def test_a_model_without_flags_is_recorded_as_what_it_predicts_later(
 @SOWING
 @pytest.mark.slow
 @pytest.mark.parametrize("idiom", foreign_models.IDIOMS, ids=lambda idiom: idiom.__name__)
-def test_a_foreign_model_is_exported_for_any_number_of_examples(tmp_path: pathlib.Path, idiom: type[nnx.Module]):
+def test_a_foreign_model_is_exported_for_any_number_of_examples(
+  tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, idiom: type[nnx.Module]
+):
   made = config(idiom.__name__)
   model = Called(made)
   params, variables = jax.device_get((model.params, model.variables))
   folder = export.export_model(tmp_path / "to", made, INFO, params, variables, {})
   card = json.loads((folder / "card.json").read_text())
   # `len(x)` cannot be a symbol.
-  assert ("each apart" in card["input"]["batch"]) == (idiom is foreign_models.Layers)
+  told = [record.getMessage() for record in caplog.records if "vectorized" in record.getMessage()]
+  if idiom is foreign_models.Layers:
+    words = "any batch size, vectorized over single examples, because the model needs a fixed batch size ("
+    assert card["input"]["batch"].startswith(words)
+    assert "TypeError: '_DimExpr' object" in card["input"]["batch"]
+    assert told == [f"export of model 'foreign_models:Layers': {card['input']['batch']}"]
+  else:
+    assert (card["input"]["batch"], told) == ("any batch size", [])
   assert card["input"]["shape"] == ["batch", 8, 8, 1]
   exported = jax.export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
   expected, _ = model(INPUTS, train=False)
@@ -185,7 +194,12 @@ def test_looking_for_neighbours_costs_two_batches_once_and_none_at_the_start(
 
 
 UNKEPT = {
-  "sown": "features/0 float32[32, 64] is new; make each in the constructor",
+  "sown": "changes its variables during a call: variables/features/0 float32[32, 64] is new. Create them in the constr",
+  "clipped": "assigns to its parameters during a call: head/kernel. The new values would be lost",
+  "normalized": "assigns to its parameters during a call: head/kernel. ",
+  "one": "assigns to its parameters during a call: head/bias. ",
+  "constant": "assigns to its parameters during a call: head/bias. ",
+  "swapped": "assigns to its parameters during a call: head/bias. ",
   "new": "other float32[] is new",
   "lazy": "hidden/bias float32[64] is new; params/hidden/kernel float32[64, 64] is new",
   "gone": "variables/seen float32[] is gone",
@@ -222,6 +236,25 @@ def test_what_is_sown_or_made_of_a_python_number_is_no_matter(model: str):
   state, after, _ = traced(config(model, {"bug": "python"} if model == "Unkept" else {}, averaging__decay=0.9))
   assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
   assert not [name for name in flatten(state) if "features" in name]
+
+
+@pytest.mark.parametrize("how", ["jit", "remat"])
+def test_a_transformation_that_gives_back_parameters_as_they_were_assigns_to_none(how: str):
+  state, after, _ = traced(config("Unkept", {"bug": how}))
+  assert jax.tree.structure(state) == jax.tree.structure(after)
+
+
+class OwnError(Exception):
+  """Stands for a mistake in code of the project."""
+
+
+def test_a_mistake_of_our_own_beside_the_model_is_not_blamed_on_it(monkeypatch: pytest.MonkeyPatch):
+  def mistaken(*_: Any) -> Any:
+    raise OwnError
+
+  monkeypatch.setattr(train_step, "weighted_mean", mistaken)
+  with pytest.raises(OwnError):
+    traced(mlp())
 
 
 def test_a_random_key_in_an_optimizers_state_is_named(monkeypatch: pytest.MonkeyPatch):

@@ -11,8 +11,10 @@ from tiny import mlp
 
 from trainer import Config, ConfigError, Programs, run
 from trainer import config as configs
+from trainer.config import Selection
 from trainer.records import read_json, read_lines
 from trainer.schedules import Constant
+from trainer.selection import History
 
 EVALUATED = {"logging.tensorboard": False, "evaluation.every_steps": 5, "evaluation.predictions": 0}
 
@@ -67,7 +69,7 @@ def test_a_metric_of_unknown_direction_needs_the_mode_and_says_so_before_anythin
   )
   other = Programs()
   with pytest.raises(
-    ConfigError, match=r"selection.mode is missing: .*validation/calibration.* set selection.mode=min"
+    ConfigError, match=r"selection.mode is required: the direction of 'validation/calibration' is unknown. Set min or "
   ):
     run(config, tmp_path / "run", programs=other)
   assert not (tmp_path / "run").exists()
@@ -133,3 +135,22 @@ def test_a_run_of_before_that_recorded_the_wrong_mode_goes_on_and_selects_right(
   record = read_json(tmp_path / "run" / "run.json") or {}
   assert record["restored_step"] == 10
   assert record["changed"] == {"max_train_steps": [10, 20], "selection.mode": ["min", "max"]}
+
+
+def test_bits_per_token_of_a_run_of_before_are_read_under_their_old_name_and_its_best_checkpoint_is_kept(
+  tmp_path: pathlib.Path,
+):
+  path = tmp_path / "metrics.jsonl"
+  lines = [
+    {"step": 0, "validation/bits_per_byte": 3.0, "train_subset/bits_per_byte": 2.5},
+    {"step": 5, "validation/bits_per_byte": 1.0},
+    {"step": 10, "validation/bits_per_token": 2.0},
+    {"step": 15, "validation/bits_per_token": 1.5, "validation/bits_per_byte": 0.5},
+  ]
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  history = History.read(path, Selection(metric="validation/bits_per_token", mode="min"))
+  assert history.ranked() == [5, 15, 10, 0]
+  assert history.evaluations[0] == {"validation/bits_per_token": 3.0, "train_subset/bits_per_token": 2.5}
+  assert 5 in history.to_keep(mlp(checkpointing__keep_latest=1, checkpointing__keep_best=1))([0, 5, 10, 15])
+  old = History.read(path, Selection(metric="validation/bits_per_byte", mode="min"))
+  assert old.evaluations[5] == {"validation/bits_per_byte": 1.0}

@@ -25,7 +25,11 @@ from tuning.importers.metric_names import ours
     ("max", "accuracy area_under_curve f1 f1_macro bleu mean_average_precision mAP@0.5:0.95 acc5 recall@10 hits@10"),
     ("max", "balanced_accuracy_score roc_auc_score r2_score log_likelihood Mean-IoU rougeL pass@1 inception_score"),
     (None, "calibration score top5 accuracy_gap loss_scale learning_rate grad_norm examples seconds update_norm"),
-    (None, "neg_mean_squared_error one_minus_dice negative_accuracy"),
+    (None, "neg_mean_squared_error one_minus_dice negative_accuracy 1-accuracy 1_-_auc one_minus_auc val_1-accuracy"),
+    (None, "time_to_accuracy steps_to_accuracy epochs_until_loss number_of_errors recall_at_precision"),
+    (None, "attention_map feature_map first_pass forward_pass daily_returns cap_ap"),
+    ("max", "map ap val_map mean_ap mAP50 pass pass@10 returns mean_returns macro_ap top_1_accuracy hits_1"),
+    ("min", "top-1-error top_1_error_rate task_1_loss fold1_loss"),
   ],
 )
 def test_a_direction_is_known_by_the_last_part_of_a_name_however_it_is_written(mode: str | None, names: str):
