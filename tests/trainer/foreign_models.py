@@ -143,9 +143,9 @@ class Unkept(nnx.Module):
       case "normalized":
         self.head.kernel.set_value(self.head.kernel.get_value() / jnp.linalg.norm(self.head.kernel.get_value()))
       case "one":
-        self.head.bias[0] = 0.0
+        nnx.state(self.head, nnx.Param)["bias"][0] = 0.0
       case "constant":
-        self.head.bias.set_value(jnp.zeros(self.head.bias.shape))
+        self.head.bias = nnx.Param(jnp.zeros(10))
       case "swapped":
         nnx.jit(lambda model: model.head.bias.set_value(model.head.bias.get_value()[::-1]))(self)
       case "jit":

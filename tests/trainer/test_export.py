@@ -230,6 +230,8 @@ def test_platforms_that_a_model_cannot_run_on_are_named(tmp_path: pathlib.Path, 
   with pytest.raises(UserError, match=r"'eigenvalues:Eigenvalues' cannot be exported for .*tpu: ") as caught:
     export.export_model(tmp_path / "to", config, info, weights, {}, {})
   assert "cpu:" not in str(caught.value)
+  assert "cannot be exported for any batch size (NotImplementedError: " in str(caught.value)
+  assert "), nor vectorized over examples for " in str(caught.value)
   assert not (tmp_path / "to").exists()
 
 

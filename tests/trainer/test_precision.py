@@ -179,5 +179,5 @@ def test_a_foreign_statistic_in_bfloat16_is_averaged_in_float32_and_given_back_a
 
 def test_bfloat16_parameters_warn_and_name_the_usual_pair():
   (warning,) = warnings(mlp(precision__param_dtype="bfloat16"))
-  assert "precision.param_dtype = float32 and precision.compute_dtype = bfloat16" in warning
+  assert "Use param_dtype=float32 with compute_dtype=bfloat16" in warning
   assert warnings(mlp(precision__compute_dtype="bfloat16")) == []
