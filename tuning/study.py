@@ -159,7 +159,7 @@ def check(study: Study) -> Checked:
     problems += study.search.problems(found)
     if not isinstance(study.search, Grid | Listed):
       if study.trials is None:
-        problems.append(f"trials: say how many; {name} has no end")
+        problems.append(f"`trials` is required: {name} is an infinite sequence")
     elif not problems and study.trials is not None and study.trials > (count := study.search.count(found)):
       problems.append(f"trials = {study.trials}: {name} has {count} points")
   if not found and not problems:

@@ -106,7 +106,7 @@ def test_a_wrong_round_is_told_before_anything_is_written(tmp_path, round_, prob
 
 def test_studies_without_a_number_of_trials_take_it_from_the_call(tmp_path):
   endless = tuple(dataclasses.replace(study, trials=None) for study in SHAPES.studies)
-  with pytest.raises(UserError, match="trials: say how many"):
+  with pytest.raises(UserError, match="`trials` is required"):
     run_round(dataclasses.replace(SHAPES, studies=endless), tmp_path / "round", executor=run_in_process)
   results = run_round(
     dataclasses.replace(SHAPES, studies=endless), tmp_path / "round", trials=1, executor=run_in_process

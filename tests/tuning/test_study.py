@@ -254,7 +254,7 @@ WRONG_STUDIES = {
   "no trials": ({"trials": 0}, "trials = 0: should be at least 1"),
   "trials as a string": ({"trials": "4"}, "trials = '4': should be a whole number"),
   "half a trial": ({"trials": 2.5}, "trials = 2.5: should be a whole number"),
-  "no end": ({"trials": None}, "trials: say how many; Halton has no end"),
+  "no end": ({"trials": None}, "`trials` is required: Halton is an infinite sequence"),
   "more than the grid": ({"trials": 30, "search": Grid()}, "trials = 30: Grid has 5 points"),
   "search as a string": ({"search": "halton"}, "search = 'halton': should be a search, for example Halton(seed=0)"),
   "search as a class": ({"search": Halton}, "should be a search, for example Halton(seed=0)"),
@@ -319,7 +319,11 @@ def test_a_search_without_end_needs_the_number_of_trials_whatever_else_is_wrong_
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   problems = check(study(nuisance=RATE, search=kind(seed=-1), trials=None)).problems
   needed = ["Optuna, which is missing"] if kind is BayesianOptimization else []
-  for text in (f"{kind.__name__} has no end", "seed should be a whole number", *needed):
+  for text in (
+    f"`trials` is required: {kind.__name__} is an infinite sequence",
+    "seed should be a whole number",
+    *needed,
+  ):
     assert any(text in problem for problem in problems), problems
 
 
