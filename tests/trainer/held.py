@@ -17,10 +17,14 @@ from trainer.checkpoints import Saver
 from trainer.guard import Guard
 
 PHASES = (
-  *("starting", "restoring", "compiling", "step", "evaluating"),
+  "starting",
+  "restoring",
+  "compiling",
+  "step",
+  "evaluating",
   "saving",  # What is written behind the training has begun.
   "committing",  # All is written, and the checkpoint has no name yet.
-  "telling",  # It has, and best.json says nothing of it yet.
+  "telling",  # It is named, but not yet in best.json.
   "removing",  # A checkpoint that is not kept has lost its name.
   "selecting",  # After the last step.
 )
@@ -37,7 +41,7 @@ def get_config():
 
 
 def write_experiment(folder: pathlib.Path, model: str, changes: Mapping[str, Any]) -> pathlib.Path:
-  """The file of an experiment with a config of `tiny`, whose runs `Hold(folder)` holds."""
+  """Write the file of an experiment with a config of `tiny`, whose runs `Hold(folder)` holds; return its path."""
   path, tests = folder / "experiment.py", str(pathlib.Path(__file__).parent)
   path.write_text(EXPERIMENT.format(tests=tests, folder=str(folder), model=model, changes=dict(changes)))
   return path
@@ -47,30 +51,34 @@ class Hold:
   """Where the trainings of a folder wait."""
 
   def __init__(self, folder: pathlib.Path):
-    self._folder, self._count = folder, 0
+    self._folder = folder
 
   def at(self, phase: str, step: int = 0, host: int | None = None, then: str = "wait") -> None:
-    """Names the place: the first of a phase from a step on; of one host, or of all; `then` "raise" is a bug there."""
+    """Hold every process (or one host) at its first `phase` at or after `step`.
+
+    With then="raise", fail there instead.
+    """
     assert phase in PHASES
     self.release()
-    self._count += 1
-    place = {"phase": phase, "step": step, "host": host, "then": then, "count": self._count}
+    place = {"phase": phase, "step": step, "host": host, "then": then, "number": time.monotonic_ns()}
     (self._folder / ".hold").write_text(json.dumps(place))
     (self._folder / ".hold").rename(self._folder / "hold")
 
   def release(self) -> None:
-    """Names no place any more."""
+    """Hold nobody any more."""
     (self._folder / "hold").unlink(missing_ok=True)
-    for path in self._folder.glob("waits.*"):
-      path.unlink(missing_ok=True)
 
-  def waiting(self) -> list[int]:
-    """Ids of the processes that have come to the place."""
-    return sorted(int(path.name.partition(".")[2]) for path in self._folder.glob("waits.*"))
+  def waiting(self) -> dict[int, int]:
+    """Return the ids of the processes that have come to the place, and the step of each."""
+    # A process that has just read the place before this one may still come to that.
+    if not (place := _read(self._folder / "hold")):
+      return {}
+    names = [path.name.split(".") for path in self._folder.glob(f"waits.{place['number']}.*")]
+    return {int(process): int(step) for _, _, process, step in names}
 
 
 def install(folder: str) -> None:
-  """Makes this process wait at the places of its trainings."""
+  """Make this process wait at the places of its trainings."""
   here, step, is_evaluating = pathlib.Path(folder), 0, False
 
   def place(phase: str, over: Callable[[], bool] = lambda: False) -> None:
@@ -78,7 +86,7 @@ def install(folder: str) -> None:
     host = int(os.environ.get("TRIALBOOK_HOST_INDEX", "0"))
     if not wanted or wanted["phase"] != phase or wanted["step"] > step or wanted["host"] not in (None, host):
       return
-    (here / f"waits.{os.getpid()}").touch()
+    (here / f"waits.{wanted['number']}.{os.getpid()}.{step}").touch()
     if wanted["then"] == "raise":
       raise ZeroDivisionError("a planted bug")
     while _read(here / "hold") == wanted and not over():
