@@ -3,12 +3,10 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from forked import ROOT, SECONDS, python
+from forked import ROOT, Forked, New, python
 from scripted import MARK, running
 from tiny import numbers, state_of
 
@@ -36,15 +34,17 @@ def command(folder: pathlib.Path, workdir: str, hosts: int, devices: int) -> lis
   return [*launch, "--", "-m", "trainer", f"--config={experiment}", f"--workdir={folder / workdir}"]
 
 
-def launch(folder: pathlib.Path, workdir: str, hosts: int, devices: int, **environment: str) -> tuple[int, str]:
+def launch(
+  folder: pathlib.Path, workdir: str, hosts: int, devices: int, start: type[Forked] = Forked, **environment: str
+) -> tuple[int, str]:
   environment = {**os.environ, MARK: str(folder), **environment}
-  done = python(command(folder, workdir, hosts, devices), folder / "output.txt", environment=environment)
+  done = python(command(folder, workdir, hosts, devices), folder / "output.txt", start, environment=environment)
   assert not running(folder)
   return done
 
 
 def train(folder: pathlib.Path, workdir: str, hosts: int, devices: int, **environment: str) -> str:
-  code, output = launch(folder, workdir, hosts, devices, **environment)
+  code, output = launch(folder, workdir, hosts, devices, Forked, **environment)
   assert code == 0, output
   return output
 
@@ -60,10 +60,8 @@ def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_one_and_two_hosts_with_two_devices_give_the_same_bits(tmp_path: pathlib.Path):
   train(tmp_path, "one", 1, 2)
-  # By new interpreters.
-  arguments = [sys.executable, *command(tmp_path, "two", 2, 1)]
-  done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
-  assert done.returncode == 0, done.stdout + done.stderr
+  code, output = launch(tmp_path, "two", 2, 1, New)
+  assert code == 0, output
   assert_same(tmp_path / "one", tmp_path / "two")
   # Half of the run on two hosts, the rest on one: as if nothing had happened.
   train(tmp_path, "moved", 2, 1, STEPS="10")

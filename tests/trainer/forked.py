@@ -2,6 +2,10 @@
 
 `Forked(["-m", "trainer", ...], output)` is what `subprocess.Popen([sys.executable, "-m", "trainer", ...])` would be,
 with an environment, a command line and a session of its own; so are the hosts and workers that it starts.
+
+All forked processes share one seed of Python's hashes, that of the process that they are forked from: where something
+depends on the order of a set, they agree, and interpreters of users do not. Each promise of equal bits has one test at
+least in which `New`, an interpreter that was not forked, takes part.
 """
 
 import atexit
@@ -33,13 +37,16 @@ PROCESSES.set_forkserver_preload(
   ["trainer.train", "trainer.summary", "sklearn.datasets", "launch.local", "tuning.importers.commands", "rich.live"]
 )
 SECONDS = 240.0
+# What others see of a process's environment has the room of that of the process from which all are forked.
+os.environ.setdefault("ROOM_IN_PROC", 2048 * "x")
 _PR_SET_PDEATHSIG = 1
 _start_python = processes.start_python
 # This file is imported before a process that was started by multiprocessing becomes another than the main one.
 _MAIN_PROCESS = multiprocessing.current_process()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = SECONDS) -> None:
+  """Return as soon as the condition holds; fail when it does not in time."""
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline, "waited in vain"
@@ -75,41 +82,71 @@ class Forked:
     self.pid = self._process.pid
 
   def poll(self) -> int | None:
-    """Its exit code, as `subprocess` gives it; None while it runs."""
+    """Return its exit code, as `subprocess` gives it; None while it runs."""
     return self._process.exitcode
 
   def wait(self, seconds: float = SECONDS) -> int:
-    """Its exit code, once it has ended; fails, and ends it, if that takes too long."""
-    self._process.join(seconds)
-    code = self._process.exitcode
+    """Return its exit code, once it has ended; fail, and end it, if that takes too long."""
+    self._join(seconds)
+    code = self.poll()
     if code is None:
       self.kill()
       pytest.fail(f"still there after {seconds:g} s: {self.text()}")
     return code
 
   def send(self, number: signal.Signals) -> None:
+    """Send it a signal, if it is still there."""
     if self.poll() is None:
       os.kill(self.pid, number)
 
   def kill(self) -> None:
-    """Ends it and waits for that."""
+    """End it and wait for that."""
     self._process.kill()
-    self._process.join()
+    self._join()
 
   def text(self) -> str:
-    """What it has printed."""
+    """Return what it has printed."""
     return self._output.read_text()
 
+  def _join(self, seconds: float | None = None) -> None:
+    self._process.join(seconds)
 
-def python(arguments: Sequence[object], output: pathlib.Path, **named: Any) -> tuple[int, str]:
-  """Runs a Python process; returns its exit code and what it printed."""
-  process = Forked(arguments, output, **named)
+
+class New(Forked):
+  """As `Forked`, but a new interpreter, as users start it."""
+
+  def __init__(self, arguments: Sequence[object], output: pathlib.Path, environment: Mapping[str, str] | None = None):
+    self._output = output
+    command = [sys.executable, *map(str, arguments)]
+    with output.open("w") as file:
+      self._started = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+      )
+    self.pid = self._started.pid
+
+  def poll(self) -> int | None:
+    return self._started.poll()
+
+  def kill(self) -> None:
+    self._started.kill()
+    self._join()
+
+  def _join(self, seconds: float | None = None) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._started.wait(seconds)
+
+
+def python(
+  arguments: Sequence[object], output: pathlib.Path, start: type[Forked] = Forked, **named: Any
+) -> tuple[int, str]:
+  """Run a Python process, `Forked` or `New`; return its exit code and what it printed."""
+  process = start(arguments, output, **named)
   return process.wait(), process.text()
 
 
 @contextlib.contextmanager
 def ended(process: Forked) -> Iterator[Forked]:
-  """Leaves no process behind where the test in it fails."""
+  """Leave no process behind where the test in it fails."""
   try:
     yield process
   finally:
@@ -117,7 +154,7 @@ def ended(process: Forked) -> Iterator[Forked]:
 
 
 def in_process(output: pathlib.Path, target: Callable[..., object], *arguments: object) -> int:
-  """Calls a function in the main thread of another process, whose output goes to a file; returns its exit code."""
+  """Call a function in the main thread of another process, whose output goes to a file; return its exit code."""
   process = PROCESSES.Process(target=_in_process, args=(output, target, arguments))
   process.start()
   process.join(SECONDS)
@@ -149,7 +186,7 @@ def _python(arguments: list[str], environment: dict[str, str], output: pathlib.P
 def _fork(
   arguments: Sequence[str], environment: Mapping[str, str], output: int | IO[bytes] | None, inherited: Sequence[int]
 ) -> Any:
-  """In place of `launch.processes.start_python`; what is isolated from the environment imports nothing to be shared."""
+  """Do what `launch.processes.start_python` does; what is isolated from the environment has nothing to share."""
   if arguments[0] not in ("-m", "-c"):
     return _start_python(arguments, environment, output, inherited)
   pipes = [os.pipe(), os.pipe()] if output == subprocess.PIPE else []
@@ -172,7 +209,7 @@ def _become(
   parent: int,
   inherited: Sequence[int] = (),
 ) -> NoReturn:
-  """Does what a new interpreter would, in this process, whatever that one was forked for."""
+  """Do what a new interpreter would, in this process, whatever that one was forked for."""
   code = 1
   try:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -200,7 +237,7 @@ def _become(
 
 
 def _keep_only(files: Sequence[int], inherited: Sequence[int]) -> None:
-  """Standard streams and what is inherited, as an exec leaves them."""
+  """Keep the standard streams and what is inherited, as an exec leaves them."""
   # At numbers above those of the streams, which they are copied to.
   output, errors = (os.dup(file) for file in files)
   for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, errors)):
@@ -212,7 +249,7 @@ def _keep_only(files: Sequence[int], inherited: Sequence[int]) -> None:
 
 
 def _forget_parent() -> None:
-  """Makes this process one that Python's multiprocessing has not started."""
+  """Make this process one that Python's multiprocessing has not started."""
   process._current_process, process._parent_process = _MAIN_PROCESS, None  # pyright: ignore[reportAttributeAccessIssue]
   _MAIN_PROCESS.name = "MainProcess"
   resource_tracker._resource_tracker.__init__()
@@ -221,14 +258,16 @@ def _forget_parent() -> None:
 
 
 def _set_environment(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-  """Everything that an interpreter takes from its environment and its arguments."""
+  """Set everything that an interpreter takes from its environment and its arguments, and from chance."""
   import jax
+  import numpy as np
   from jax._src import xla_bridge
 
   assert not xla_bridge.backends_are_initialized()
   for name in environment.keys() | os.environ.keys():
     if name.lower() in jax.config.values and environment.get(name) != os.environ.get(name):
       raise NotImplementedError(f"jax has read another {name} already: start a new interpreter")
+  np.random.seed()  # noqa: NPY002
   os.environ.clear()
   os.environ.update(environment)
   _show_in_proc(
@@ -251,11 +290,14 @@ def _is_not_ours(name: str) -> bool:
 
 
 def _show_in_proc(arguments: Sequence[str], environment: Sequence[str]) -> None:
-  """Makes /proc/PID/cmdline and /proc/PID/environ those of the new process; of a long one, the beginning."""
+  """Make /proc/PID/cmdline and /proc/PID/environ those of the new process; of a long one, the beginning."""
   fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
   for place, words in ((45, arguments), (47, environment)):
     start, end = int(fields[place]), int(fields[place + 1])
     text = b"\0".join(map(os.fsencode, words))[: end - start - 1]
+    # Tests find the processes of a job by these.
+    ours = [os.fsencode(word) for word in words if word.startswith("TRIALBOOK_")]
+    assert place != 47 or text.split(b"\0")[: len(ours)] == ours, "no room in /proc for the variables of a job"
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, text, len(text))
 

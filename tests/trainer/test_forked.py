@@ -69,6 +69,21 @@ def test_a_signal_ends_it_with_the_code_of_the_signal(tmp_path: pathlib.Path, nu
     assert process.wait() == -number
 
 
+def test_numbers_by_chance_are_others_in_each(tmp_path: pathlib.Path):
+  look = "import random, numpy; print(random.random(), numpy.random.random())"
+  one, other = (python(["-c", look], tmp_path / "output.txt")[1].split() for _ in range(2))
+  assert len(one) == 2
+  assert not {*one} & {*other}
+
+
+def test_variables_that_others_could_not_see_are_refused(tmp_path: pathlib.Path):
+  environment = {**os.environ, "TRIALBOOK_SOMETHING": "x" * 200_000}
+  # Twice what one argument of a program may be, so more than any room.
+  code, output = python(["-c", "print('it ran')"], tmp_path / "output.txt", environment=environment)
+  assert code == 1
+  assert "no room in /proc for the variables of a job" in output
+
+
 def test_a_setting_of_jax_that_cannot_be_changed_any_more_is_refused(tmp_path: pathlib.Path):
   environment = {**os.environ, "JAX_ENABLE_X64": "1"}
   code, output = python(["-c", "print('it ran')"], tmp_path / "output.txt", environment=environment)
