@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from forked import SECONDS, Forked, wait_for
+from forked import Forked, wait_for
 from held import Hold, write_experiment
 from scripted import MARK, hosts_of
 
@@ -27,12 +27,20 @@ class Job:
     self._experiment = write_experiment(folder, model, changes)
     self._output = folder / "output.txt"
 
-  def start(self, hosts: int = 2, devices: int = 1, *, max_restarts: int = 0, grace: float = 6) -> "Attempt":
-    """Starts all hosts."""
+  def start(
+    self,
+    hosts: int = 2,
+    devices: int = 1,
+    *flags: str,
+    max_restarts: int = 0,
+    grace: float = 60,
+    by: type[Forked] = Forked,
+  ) -> "Attempt":
+    """Starts all hosts, with more flags of the trainer; `by` `Forked` or `New` processes."""
     command = ["-m", "launch", "local", f"--hosts={hosts}", f"--devices-per-host={devices}"]
     command += [f"--max-restarts={max_restarts}", "--first-delay=0.1", f"--grace={grace}", "--kill-after=1"]
-    command += ["--", "-m", "trainer", f"--config={self._experiment}", f"--workdir={self.workdir}"]
-    return Attempt(self, Forked(command, self._output, environment={**os.environ, MARK: str(self.folder)}))
+    command += ["--", "-m", "trainer", f"--config={self._experiment}", f"--workdir={self.workdir}", *flags]
+    return Attempt(self, by(command, self._output, environment={**os.environ, MARK: str(self.folder)}))
 
   def newest(self) -> int:
     """Step of the newest checkpoint that is committed, or -1."""
@@ -55,12 +63,19 @@ class Attempt:
 
   def wait_for(self, condition: Callable[[], object]) -> None:
     """Returns as soon as the condition holds; fails when the job ends first."""
-    wait_for(lambda: self._process.poll() is not None or condition(), SECONDS)
+    wait_for(lambda: self._process.poll() is not None or condition())
     assert condition(), f"over too early:\n{self.job.output()}"
 
-  def held(self) -> None:
-    """Returns when a host waits at the place that is held."""
-    self.wait_for(self.job.hold.waiting)
+  def held(self) -> int:
+    """Returns the step at which a host waits at the place that is held, once it does."""
+    steps: list[int] = []
+
+    def look() -> bool:
+      steps[:] = self.job.hold.waiting().values()
+      return bool(steps)
+
+    self.wait_for(look)
+    return max(steps)
 
   def pid(self, host: int) -> int:
     """The process of a host."""
