@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from forked import Forked
+from forked import Forked, New
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 ENVIRONMENT = {"PYTHONPATH": f"{TESTS / 'tuning'}:{TESTS / 'trainer'}"}
@@ -12,3 +12,8 @@ ENVIRONMENT = {"PYTHONPATH": f"{TESTS / 'tuning'}:{TESTS / 'trainer'}"}
 def start(*arguments: object, output: pathlib.Path, errors: pathlib.Path | None = None, **environment: str) -> Forked:
   """Starts a command; `environment` is added to this process's."""
   return Forked(["-m", "tuning", *arguments], output, errors, environment={**os.environ, **ENVIRONMENT, **environment})
+
+
+def start_new(*arguments: object, output: pathlib.Path, **environment: str) -> Forked:
+  """As `start`, by a new interpreter, which starts new ones."""
+  return New(["-m", "tuning", *arguments], output, environment={**os.environ, **ENVIRONMENT, **environment})

@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any
 import forked_commands
 import numpy as np
 import pytest
-from forked import ROOT, SECONDS, wait_for
+from forked import Forked, wait_for
 from held import Hold
 from tiny import numbers, state_of
 
@@ -69,12 +68,19 @@ def write_study(path: pathlib.Path, steps: int, trials: int, widths: str = "[(32
 class Coordinator:
   """`python -m tuning run`, and all processes that it starts; its trainings are held by `Hold(folder.parent)`."""
 
-  def __init__(self, study: pathlib.Path, folder: pathlib.Path, workers: int = 2, trials: int | None = None):
+  def __init__(
+    self,
+    study: pathlib.Path,
+    folder: pathlib.Path,
+    workers: int = 2,
+    trials: int | None = None,
+    by: Callable[..., Forked] = forked_commands.start,
+  ):
     self.folder, self.hold = folder, Hold(folder.parent)
     output = study.with_name(f"output_{time.monotonic_ns()}.txt")
     command = ["run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
     command += [] if trials is None else [f"--trials={trials}"]
-    self.process = forked_commands.start(*command, output=output, HELD=str(folder.parent))
+    self.process = by(*command, output=output, HELD=str(folder.parent))
 
   def workers(self) -> list[int]:
     """Ids of the worker processes."""
@@ -91,7 +97,7 @@ class Coordinator:
     return found
 
   def wait_until(self, condition: Callable[[], object]) -> None:
-    wait_for(lambda: self.process.poll() is not None or condition(), 120)
+    wait_for(lambda: self.process.poll() is not None or condition())
     assert self.process.poll() is None, self.process.text()
 
   def held(self, count: int) -> list[int]:
@@ -99,7 +105,7 @@ class Coordinator:
     found: list[int] = []
 
     def look() -> bool:
-      found[:] = set(self.hold.waiting()) & set(processes())
+      found[:] = self.hold.waiting().keys() & processes().keys()
       return len(found) == count
 
     self.wait_until(look)
@@ -175,12 +181,9 @@ def start() -> Iterator[Start]:
 
 def whole(study: pathlib.Path, folder: pathlib.Path, workers: int = 2) -> StudyResults:
   """The undisturbed study, by new interpreters."""
-  command = ["-m", "tuning", "run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
-  environment = {**os.environ, **forked_commands.ENVIRONMENT}
-  done = subprocess.run(
-    [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
-  )
-  assert done.returncode == 0, done.stderr
+  command = ["run", f"--study={study}", f"--dir={folder}", f"--workers={workers}"]
+  process = forked_commands.start_new(*command, output=study.with_name("whole.txt"))
+  assert process.wait() == 0, process.text()
   results = read_results(folder)
   assert {trial.state for trial in results.trials} == {"complete"}
   assert {trial.attempts for trial in results.trials} == {1}
@@ -281,6 +284,17 @@ def test_kills_of_coordinator_and_workers_in_each_phase_change_no_bit_of_a_study
 
 
 @pytest.mark.slow
+def test_no_worker_outlives_a_coordinator_that_is_killed(
+  study_file: pathlib.Path, tmp_path: pathlib.Path, start: Start
+):
+  # All new interpreters, as users have them.
+  coordinator = start(study_file, tmp_path / "study", by=forked_commands.start_new)
+  coordinator.wait_until(lambda: len(coordinator.workers()) == 2 and any(tmp_path.glob("study/trials/*/run.json")))
+  code, output = coordinator.send(signal.SIGKILL)
+  assert code == -signal.SIGKILL, output
+
+
+@pytest.mark.slow
 @pytest.mark.long
 def test_ten_kills_of_coordinator_and_workers_at_random_places_change_no_bit_of_a_study(
   tmp_path: pathlib.Path, start: Start
@@ -309,7 +323,7 @@ def test_ten_kills_of_coordinator_and_workers_at_random_places_change_no_bit_of_
           ]
         )
       )
-      coordinator.wait_until(lambda coordinator=coordinator: set(hold.waiting()) & set(coordinator.workers()))
+      coordinator.wait_until(lambda coordinator=coordinator: hold.waiting().keys() & {*coordinator.workers()})
       done.check()
       if is_worker:
         os.kill(rng.choice(coordinator.workers()), signal.SIGKILL)
