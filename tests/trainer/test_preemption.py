@@ -4,13 +4,11 @@ import json
 import os
 import pathlib
 import random
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from forked import ROOT, SECONDS, python
+from forked import Forked, New, python
 from tiny import numbers, state_of
 
 from trainer import exits
@@ -80,27 +78,20 @@ class Runs:
 
   def train(self, name: str, moment: str = "never", number: int = 0, *flags: str) -> int:
     """As the command does, with SIGTERM at the `number`-th poll of a kind; returns the exit code."""
-    return self._run(name, moment, number, *flags, is_new=False)
+    return self._run(Forked, name, moment, number, *flags)
 
-  def command(self, name: str, moment: str, number: int) -> int:
+  def command(self, name: str, moment: str, number: int, *flags: str) -> int:
     """As `train`, by a new interpreter."""
-    return self._run(name, moment, number, is_new=True)
+    return self._run(New, name, moment, number, *flags)
 
-  def _run(self, name: str, moment: str, number: int, *flags: str, is_new: bool) -> int:
+  def _run(self, start: type[Forked], name: str, moment: str, number: int, *flags: str) -> int:
     path, sent = self.folder / f"{name}.txt", self.folder / "sent"
     sent.unlink(missing_ok=True)
     arguments = ["-m", "trainer", f"--config={self._experiment}", f"--workdir={self.folder / name}", *flags]
     environment = {**os.environ, "MOMENT": moment, "NUMBER": str(number)}
-    if is_new:
-      with path.open("w") as file:
-        full = [sys.executable, *arguments]
-        done = subprocess.run(full, cwd=ROOT, env=environment, stdout=file, stderr=file, timeout=SECONDS)
-      code = done.returncode
-    else:
-      code, _ = python(arguments, path, environment=environment)
+    code, self.output = python(arguments, path, start, environment=environment)
     if sent.exists():
       assert time.time() - float(sent.read_text()) < SECONDS_TO_LEAVE
-    self.output = path.read_text()
     return code
 
   def record(self, name: str, file: str = "run.json") -> dict:
@@ -195,7 +186,8 @@ def test_without_checkpoints_a_run_that_is_preempted_starts_again(runs: Runs):
 @pytest.mark.slow
 def test_what_a_preemption_saved_between_rare_checkpoints_is_where_the_run_goes_on(runs: Runs):
   flags = ("--set=checkpointing.every_evaluations=5",)
-  assert runs.train("rare", "training", 150, *flags) == exits.TRY_AGAIN, runs.output
+  # To an interpreter as users start it; the next one goes on with another hash seed.
+  assert runs.command("rare", "training", 150, *flags) == exits.TRY_AGAIN, runs.output
   step = runs.record("rare")["step"]
   assert step % 60 != 0
   assert runs.train("rare", "evaluating", 100, *flags) == exits.TRY_AGAIN, runs.output
