@@ -45,6 +45,8 @@ def test_a_forked_process_is_what_a_new_interpreter_would_be(tmp_path: pathlib.P
     capture_output=True,
     text=True,
     timeout=SECONDS,
+    # Tests in the background of a shell ignore Ctrl-C, and so would a new interpreter; forked ones always hear it.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   assert (code, errors.read_text()) == (new.returncode, new.stderr) == (1, "over\n")
   found, expected = json.loads(forked), json.loads(new.stdout)
