@@ -30,6 +30,13 @@ print(json.dumps({
 sys.exit("over")
 """
 
+# Tests in the background of a shell ignore Ctrl-C, and so would a new interpreter; forked ones always hear it.
+HEARING_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 
 def test_a_forked_process_is_what_a_new_interpreter_would_be(tmp_path: pathlib.Path):
   arguments = ["-c", LOOK, "one", "two words"]
@@ -37,7 +44,7 @@ def test_a_forked_process_is_what_a_new_interpreter_would_be(tmp_path: pathlib.P
   output, errors = tmp_path / "output.txt", tmp_path / "errors.txt"
   code, forked = python(arguments, output, errors=errors, environment=environment)
   new = subprocess.run(
-    [sys.executable, *arguments],
+    [sys.executable, "-c", HEARING_CTRL_C, *arguments],
     cwd=ROOT,
     env=environment,
     stdin=subprocess.DEVNULL,
@@ -45,8 +52,6 @@ def test_a_forked_process_is_what_a_new_interpreter_would_be(tmp_path: pathlib.P
     capture_output=True,
     text=True,
     timeout=SECONDS,
-    # Tests in the background of a shell ignore Ctrl-C, and so would a new interpreter; forked ones always hear it.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   assert (code, errors.read_text()) == (new.returncode, new.stderr) == (1, "over\n")
   found, expected = json.loads(forked), json.loads(new.stdout)
