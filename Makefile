@@ -10,12 +10,13 @@ demo: .venv/ready
 	$(BIN)/python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=$$folder --workers=2 && \
 	$(BIN)/python -m tuning report $$folder
 
-# Three tiers, each test in one of them: docs/testing.md. PYTEST takes more arguments, such as PYTEST=tests/launch.
+# Three tiers, each test in one of them: docs/testing.md. PYTEST takes more arguments, such as PYTEST="-n 0 tests/launch".
+# Two processes, a file of tests at a time: most of the time is tracing, which uses one core.
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not long and not evidence" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not evidence" $(PYTEST)
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not slow and not long and not evidence" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not evidence" $(PYTEST)
 
 # What takes minutes, and what needs more than Python: extras, Slurm and chromium (skipped where they cannot be had).
 test-long: .venv-extras/ready
