@@ -192,15 +192,6 @@ def test_a_damaged_record_is_named_when_it_is_read_and_nothing_committed_is_lost
   assert len([line for line in numbers(tmp_path / "run") if "train/loss" in line]) < max(steps, 1)
 
 
-@pytest.fixture
-def clean_flags() -> Any:
-  saved = flags.FLAGS.flag_values_dict()
-  yield
-  for name, value in saved.items():
-    setattr(flags.FLAGS, name, value)
-  flags.FLAGS.unparse_flags()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean_flags")
 def test_the_command_leaves_with_2_and_one_message(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]):

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 from tiny import mlp
 
 from input_pipeline import ArrayRecord, Data, DataError, PluginDataset, load, write_array_record
@@ -384,11 +383,6 @@ def test_symbols_are_no_integers_that_want_normalization(plugin: Callable[[Any],
   assert warned(dataset, model__name="my_net:Net") == []
 
 
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-  return Programs()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("split", "key"), [("train", "inputs"), ("validation", "inputs"), ("validation", "labels")])
 def test_a_broken_example_that_is_read_while_training_is_the_datas_fault_and_not_the_hyperparameters(
@@ -399,15 +393,6 @@ def test_a_broken_example_that_is_read_while_training_is_the_datas_fault_and_not
   made = config(plugin(Data(splits=splits, num_classes=4)), max_train_steps=8)
   with pytest.raises(UserError, match=rf"{split}, example 17: {key} (are not all finite: nan|must be 0 to 3)"):
     run(made, tmp_path / "run", programs=programs)
-
-
-@pytest.fixture
-def clean_flags() -> Any:
-  saved = flags.FLAGS.flag_values_dict()
-  yield
-  for name, value in saved.items():
-    setattr(flags.FLAGS, name, value)
-  flags.FLAGS.unparse_flags()
 
 
 @pytest.mark.slow

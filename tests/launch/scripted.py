@@ -1,5 +1,6 @@
 """Jobs whose hosts are a few lines of Python, and a look at what is running."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -8,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+import pytest
 from forked import ROOT, Forked
 
 from launch import Patience, Restarts, run_local
@@ -139,3 +141,12 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
   while not condition():
     assert time.monotonic() < deadline, "waited in vain"
     time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def ended_afterwards(tmp_path: pathlib.Path) -> Iterator[None]:
+  """Kill what a test left behind; for the `conftest.py` of a folder."""
+  yield
+  for pid in running(tmp_path):
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(pid, signal.SIGKILL)
