@@ -7,8 +7,8 @@ DEMO ?= runs/demo
 
 demo: .venv/ready
 	folder=$(DEMO)-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=$$folder --workers=2 && \
-	$(BIN)/python -m tuning report $$folder
+	$(BIN)/trialbook tune run --study=experiments/studies/digits_optimizer.py --dir=$$folder --workers=2 && \
+	$(BIN)/trialbook tune report $$folder
 
 # Three tiers, each test in one of them: docs/testing.md. PYTEST takes more arguments, such as PYTEST="-n 0 tests/launch".
 # Two processes, a file of tests at a time: most of the time is tracing, which uses one core.

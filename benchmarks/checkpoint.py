@@ -16,13 +16,13 @@ from typing import Any
 import jax
 
 from benchmarks.measured_loop import NeverWaiting, Setup, in_turns, median_ratio, setup
-from trainer import load_config
-from trainer.checkpoints import Saver, restore, saved_steps
-from trainer.config_files import DEFAULT
-from trainer.evaluation import evaluate, evaluated_weights
-from trainer.metrics import Recorder
-from trainer.progress import Progress
-from trainer.train import Loop, advance
+from trialbook.trainer import load_config
+from trialbook.trainer.checkpoints.storage import Saver, restore, saved_steps
+from trialbook.trainer.config_files import DEFAULT
+from trialbook.trainer.evaluation import evaluate, evaluated_weights
+from trialbook.trainer.loop import Loop, advance
+from trialbook.trainer.progress import Progress
+from trialbook.trainer.recorder import Recorder
 
 SAVES = 20
 

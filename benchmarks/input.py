@@ -31,8 +31,8 @@ import grain
 import numpy as np
 from absl import flags
 
-import input_pipeline
-from input_pipeline import ArrayRecord, Augmentation, Synthetic
+from trialbook import input_pipeline
+from trialbook.input_pipeline import ArrayRecord, Augmentation, Synthetic
 
 BATCH_SIZE = 128
 # Worker processes need about so long until all of them deliver.
@@ -76,7 +76,7 @@ class Records:
 
 
 def augment_record(record: dict[str, np.ndarray], generator: np.random.Generator) -> dict[str, np.ndarray]:
-  """Crop and flip of one record, as in `input_pipeline.augmentation`, with grain's generator."""
+  """Crop and flip of one record, as in `trialbook.input_pipeline.augmentation`, with grain's generator."""
   image = record["inputs"]
   height, width, channels = image.shape
   padded = np.zeros((height + 2 * PADDING, width + 2 * PADDING, channels), image.dtype)
@@ -102,7 +102,7 @@ def grain_batches(arrays: Mapping[str, np.ndarray], augmented: bool, threads: in
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
-  """A record of `input_pipeline.write_array_record` as a dict of arrays."""
+  """A record of `trialbook.input_pipeline.write_array_record` as a dict of arrays."""
 
   fields: np.dtype
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 
-from input_pipeline import Dataset, load
-from trainer import Config, sharding
-from trainer.network import Network
-from trainer.program import Program, program_settings
-from trainer.train_step import Steps
+from trialbook.input_pipeline import Dataset, load
 from trialbook.settings import without_traced_numbers
+from trialbook.trainer import Config, sharding
+from trialbook.trainer.functional_model import Network
+from trialbook.trainer.program import Program, program_settings
+from trialbook.trainer.train_step import Steps
 
 PAIRS = 15
 

@@ -13,11 +13,11 @@ import time
 
 import numpy as np
 
-from tuning import read_results
-from tuning.findings import findings
-from tuning.importers import import_study
-from tuning.reporting.html import html, libraries
-from tuning.reporting.page_data import objectives_of, page_data
+from trialbook.tuning import read_results
+from trialbook.tuning.findings import findings
+from trialbook.tuning.importers.importing import import_study
+from trialbook.tuning.reporting.html import html, libraries
+from trialbook.tuning.reporting.page_data import objectives_of, page_data
 
 CASES = ((100, 200), (1000, 500))
 METRICS = ("validation/error", "train_subset/error", "validation/loss", "grad_norm")

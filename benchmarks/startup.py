@@ -40,7 +40,16 @@ def main() -> None:
 
 def first_step(workdir: pathlib.Path, cache: pathlib.Path, arguments: list[str]) -> float:
   """Seconds from the start of a process to the end of its first step."""
-  command = [sys.executable, "-m", "trainer", f"--workdir={workdir}", "--set", "max_train_steps=1", *arguments]
+  command = [
+    sys.executable,
+    "-m",
+    "trialbook",
+    "train",
+    f"--workdir={workdir}",
+    "--set",
+    "max_train_steps=1",
+    *arguments,
+  ]
   command += ["--set", "schedule.warmup_steps=0"]
   started = time.time()
   subprocess.run(command, check=True, capture_output=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)})

@@ -14,12 +14,12 @@ import tempfile
 import jax
 
 from benchmarks.measured_loop import NeverWaiting, Setup, in_turns, median_ratio, setup
-from models import MlpConfig, ResNetConfig
-from trainer import Config
-from trainer.metrics import Recorder
-from trainer.optimizers import Momentum
-from trainer.progress import Progress
-from trainer.train import Loop, advance
+from trialbook.models import MlpConfig, ResNetConfig
+from trialbook.trainer import Config
+from trialbook.trainer.loop import Loop, advance
+from trialbook.trainer.optimizers import Momentum
+from trialbook.trainer.progress import Progress
+from trialbook.trainer.recorder import Recorder
 
 CASES = {
   "MLP, 270k parameters": (MlpConfig(widths=(400, 400, 200)), 128, 1000),

@@ -18,10 +18,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from experiments import digits_resnet
-from tuning import Halton, Linear, Log, Minimize, Study
-from tuning.records import read_study, read_trials
-from tuning.runner import prepare
+from trialbook.experiments import digits_resnet
+from trialbook.tuning import Halton, Linear, Log, Minimize, Study
+from trialbook.tuning.execution.coordinator import prepare
+from trialbook.tuning.records import read_study, read_trials
 
 TRIALS = 16
 WORKERS = 2
@@ -92,7 +92,16 @@ def main() -> None:
 
 def study(folder: pathlib.Path) -> tuple[float, list[str]]:
   """Runs the study as a user does; returns its wall time in seconds, and what else there is to say."""
-  command = [sys.executable, "-m", "tuning", "run", f"--study={__file__}", f"--dir={folder}", f"--workers={WORKERS}"]
+  command = [
+    sys.executable,
+    "-m",
+    "trialbook",
+    "tune",
+    "run",
+    f"--study={__file__}",
+    f"--dir={folder}",
+    f"--workers={WORKERS}",
+  ]
   seconds = timed(command, {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "study_cache")})
   trials = list(read_trials(folder).values())
   in_steps = sum(trial.summary["training_seconds"] for trial in trials)
@@ -125,7 +134,7 @@ def separate(folder: pathlib.Path, *, cache: bool) -> float:
   for trial in planned.preview():
     settings = {**CHANGES, **trial.changes, "export": False}
     changes = [f"--set={path}={value!r}" for path, value in settings.items()]
-    commands.append([sys.executable, "-m", "trainer", f"--workdir={folder / str(trial.trial)}", *changes])
+    commands.append([sys.executable, "-m", "trialbook", "train", f"--workdir={folder / str(trial.trial)}", *changes])
   environment = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "warm_cache")}
   if cache:
     timed([*commands[0][:3], f"--workdir={folder / 'first'}", *commands[0][4:]], environment, 0)
@@ -179,7 +188,7 @@ def thousand() -> None:
     root = pathlib.Path(folder)
     file = root / "thousand.py"
     file.write_text("from benchmarks.study import get_thousand as get_study\n")
-    tuning = [sys.executable, "-m", "tuning"]
+    tuning = [sys.executable, "-m", "trialbook", "tune"]
     run = [*tuning, "run", f"--study={file}", f"--dir={root / 'study'}", f"--workers={WORKERS}"]
     for what, command in (
       ("planned (`--dry_run`)", [*run, "--dry_run"]),

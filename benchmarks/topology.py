@@ -18,10 +18,10 @@ import tempfile
 import numpy as np
 import orbax.checkpoint as ocp
 
-from input_pipeline import load
-from trainer import Config, load_config
-from trainer.checkpoints import describe
-from trainer.config_files import DEFAULT
+from trialbook.input_pipeline import load
+from trialbook.trainer import Config, load_config
+from trialbook.trainer.checkpoints.storage import describe
+from trialbook.trainer.config_files import DEFAULT
 
 TOPOLOGIES = ((1, 4), (2, 2), (4, 1), (1, 1), (1, 8))
 STEPS, EARLY = 40, 10
@@ -70,8 +70,18 @@ def train(folder: pathlib.Path, hosts: int, devices: int) -> tuple[np.ndarray, d
   settings = [f"--set={path}={value}" for path, value in SETTINGS.items()]
   # One size of XLA's thread pool for all topologies, since reductions are cut by it.
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": str(max(math.prod(t) for t in TOPOLOGIES))}
-  command = ["-m", "trainer", f"--config={DEFAULT}", f"--workdir={workdir}", *settings]
-  argv = [sys.executable, "-m", "launch", "local", f"--hosts={hosts}", f"--devices-per-host={devices}", "--", *command]
+  command = ["-m", "trialbook", "train", f"--config={DEFAULT}", f"--workdir={workdir}", *settings]
+  argv = [
+    sys.executable,
+    "-m",
+    "trialbook",
+    "launch",
+    "local",
+    f"--hosts={hosts}",
+    f"--devices_per_host={devices}",
+    "--",
+    *command,
+  ]
   code = subprocess.run(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
   if code:
     raise SystemExit(f"{hosts} x {devices} ended with {code}")

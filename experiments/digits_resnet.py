@@ -1,15 +1,15 @@
 """A small ResNet on scikit-learn's handwritten digits: what runs when nothing else is asked for.
 
-python -m trainer --config=experiments/digits_resnet.py --workdir=runs/digits_resnet
+trialbook train --config=experiments/digits_resnet.py --workdir=runs/digits_resnet
 
 Takes about ten seconds on 2 cores (CPU) once compiled; the validation accuracy is 0.984 to 0.992 over five seeds.
 """
 
-from input_pipeline import Augmentation, Digits
-from models import ResNetConfig
-from trainer import Config, Evaluation
-from trainer.optimizers import Nesterov
-from trainer.schedules import Cosine
+from trialbook.input_pipeline import Augmentation, Digits
+from trialbook.models import ResNetConfig
+from trialbook.trainer import Config, Evaluation
+from trialbook.trainer.optimizers import Nesterov
+from trialbook.trainer.schedules import Cosine
 
 
 def get_config() -> Config:

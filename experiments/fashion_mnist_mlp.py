@@ -1,16 +1,16 @@
 """A multi-layer perceptron on Fashion-MNIST.
 
-python -m input_pipeline prepare fashion_mnist --from=DIR
-python -m trainer --config=experiments/fashion_mnist_mlp.py --workdir=runs/fashion_mnist_mlp
+trialbook data prepare fashion_mnist --from=DIR
+trialbook train --config=experiments/fashion_mnist_mlp.py --workdir=runs/fashion_mnist_mlp
 
 Takes half a minute on 2 cores (CPU); the selected checkpoint has a test accuracy of 0.898.
 """
 
-from input_pipeline import FashionMnist
-from models import MlpConfig
-from trainer import Config, Evaluation
-from trainer.optimizers import Adam
-from trainer.schedules import Cosine
+from trialbook.input_pipeline import FashionMnist
+from trialbook.models import MlpConfig
+from trialbook.trainer import Config, Evaluation
+from trialbook.trainer.optimizers import Adam
+from trialbook.trainer.schedules import Cosine
 
 
 def get_config() -> Config:

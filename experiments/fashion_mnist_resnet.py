@@ -1,16 +1,16 @@
 """A small ResNet on Fashion-MNIST.
 
-python -m input_pipeline prepare fashion_mnist --from=DIR
-python -m trainer --config=experiments/fashion_mnist_resnet.py --workdir=runs/fashion_mnist_resnet
+trialbook data prepare fashion_mnist --from=DIR
+trialbook train --config=experiments/fashion_mnist_resnet.py --workdir=runs/fashion_mnist_resnet
 
 Takes 8 to 12 minutes on 2 cores (CPU); the selected checkpoint has a test accuracy of 0.916.
 """
 
-from input_pipeline import Augmentation, FashionMnist
-from models import ResNetConfig
-from trainer import Config, Evaluation
-from trainer.optimizers import Nesterov
-from trainer.schedules import Cosine
+from trialbook.input_pipeline import Augmentation, FashionMnist
+from trialbook.models import ResNetConfig
+from trialbook.trainer import Config, Evaluation
+from trialbook.trainer.optimizers import Nesterov
+from trialbook.trainer.schedules import Cosine
 
 
 def get_config() -> Config:

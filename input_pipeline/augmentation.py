@@ -8,8 +8,8 @@ draws from a stream of its own name, so that it leaves the draws of the others a
 import numpy as np
 from pydantic import Field
 
-from input_pipeline import hashing
-from input_pipeline.source import Batch
+from trialbook.input_pipeline import hashing
+from trialbook.input_pipeline.source import Batch
 from trialbook.settings import Settings, Traced
 
 _ERASED_AREA = (0.02, 0.33)

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
-from input_pipeline.errors import DataError
+from trialbook.errors import DataError
 from trialbook.paths import as_path
 
 

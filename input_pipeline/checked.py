@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from input_pipeline.conversion import (
+from trialbook.errors import DataError
+from trialbook.input_pipeline.conversion import (
   NUMBER_THEM,
   as_array,
   converted,
@@ -22,9 +23,8 @@ from input_pipeline.conversion import (
   rounding_warnings,
   stacked,
 )
-from input_pipeline.errors import DataError
-from input_pipeline.source import SPLITS, Arrays, Batch, Info, Normalization, Source, Split, byte_statistics
-from input_pipeline.split import evenly
+from trialbook.input_pipeline.source import SPLITS, Arrays, Batch, Info, Normalization, Source, Split, byte_statistics
+from trialbook.input_pipeline.split import evenly
 from trialbook.naming import nearest
 
 _SAMPLE_FOR_STATISTICS = 2000
@@ -111,13 +111,14 @@ def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | N
     return (int(given), []) if whole else (None, [f"num_classes is {given!r}; it must be an integer of at least 1"])
   labels = [split.arrays["labels"] for split in splits.values() if isinstance(split, Arrays)]
   if len(labels) < len(splits):
-    how = "input_pipeline.Data(splits=..., num_classes=...) or dataset.num_classes"
+    how = "trialbook.input_pipeline.Data(splits=..., num_classes=...) or dataset.num_classes"
     return None, [f"num_classes must be given, since not all labels are in memory: {how}"]
   classes, count = 1 + max(int(array.max()) for array in labels), sum(array.size for array in labels)
   if classes > count:
     problem = (
       f"labels go up to {classes - 1}, so there would be {classes:,} classes, and there are {count:,} labels only:"
-      f" {NUMBER_THEM}; if there are so many classes, give input_pipeline.Data(splits=..., num_classes={classes})"
+      f" {NUMBER_THEM}; if there are so many classes, give"
+      f" trialbook.input_pipeline.Data(splits=..., num_classes={classes})"
     )
     return None, [problem]
   return max(classes, 1), []

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.errors import DataError
-from input_pipeline.source import Batch
-from input_pipeline.split import evenly
+from trialbook.errors import DataError
+from trialbook.input_pipeline.source import Batch
+from trialbook.input_pipeline.split import evenly
 
 _NUMBERS_FOR_ROUNDING = 2**20
 

@@ -4,7 +4,7 @@ Words: a *global position* counts training examples over all epochs and hosts; b
 positions t*B to (t+1)*B - 1. *Epoch* e of N train examples is the positions e*N to (e+1)*N - 1, so a batch
 may span epochs. The example at a position is given by a permutation keyed by (seed, epoch), its augmentation
 by (seed, position). Nothing else enters: no iterator, no host, no history. Where a dataset is sharded by
-files, the host does enter, in place of the global position: see `input_pipeline.order`.
+files, the host does enter, in place of the global position: see `trialbook.input_pipeline.order`.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline import hashing
-from input_pipeline.augmentation import Augmentation, augment, mix
-from input_pipeline.checked import Checked
-from input_pipeline.errors import DataError
-from input_pipeline.fingerprint import Fingerprint, fingerprint
-from input_pipeline.order import Order
-from input_pipeline.permutation import permute
-from input_pipeline.record_files import RecordFiles
-from input_pipeline.registry import AnyDataset
-from input_pipeline.source import Arrays, Batch, Info, Source
-from input_pipeline.split import stratified_order
-from input_pipeline.workers import Workers
+from trialbook.errors import DataError
+from trialbook.input_pipeline import hashing
+from trialbook.input_pipeline.augmentation import Augmentation, augment, mix
+from trialbook.input_pipeline.checked import Checked
+from trialbook.input_pipeline.datasets.record_files import RecordFiles
+from trialbook.input_pipeline.fingerprint import Fingerprint, fingerprint
+from trialbook.input_pipeline.order import Order
+from trialbook.input_pipeline.permutation import permute
+from trialbook.input_pipeline.registry import AnyDataset
+from trialbook.input_pipeline.source import Arrays, Batch, Info, Source
+from trialbook.input_pipeline.split import stratified_order
+from trialbook.input_pipeline.workers import Workers
 from trialbook.paths import PathError
 
 # So many positions are computed together, since a NumPy call on 128 numbers costs about as much as on 1,000.
@@ -183,7 +183,7 @@ class Dataset:
     return indices, self._splits[split].read(indices)
 
   def fingerprints(self, splits: Iterable[str]) -> dict[str, Fingerprint]:
-    """What those of these splits hold that there are, see `input_pipeline.fingerprint`; made once for each.
+    """What those of these splits hold that there are, see `trialbook.input_pipeline.fingerprint`; made once for each.
 
     A split is left out if it reads otherwise each time. Raises DataError if one cannot be read.
     """

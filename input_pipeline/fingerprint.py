@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import hashing
-from input_pipeline.checked import Checked
-from input_pipeline.errors import DataError
-from input_pipeline.record_files import Part, RecordFiles
-from input_pipeline.source import Arrays, Split
-from input_pipeline.split import evenly
-from input_pipeline.text import Windows
+from trialbook.errors import DataError
+from trialbook.input_pipeline import hashing
+from trialbook.input_pipeline.checked import Checked
+from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles
+from trialbook.input_pipeline.datasets.text import Windows
+from trialbook.input_pipeline.source import Arrays, Split
+from trialbook.input_pipeline.split import evenly
 
 _FILES = 21
 _EDGE_BYTES = 4096

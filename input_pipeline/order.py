@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from input_pipeline import hashing
-from input_pipeline.permutation import permute
+from trialbook.input_pipeline import hashing
+from trialbook.input_pipeline.permutation import permute
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

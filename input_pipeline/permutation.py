@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from input_pipeline import hashing
+from trialbook.input_pipeline import hashing
 
 # From 20 points on, eight rounds cannot be told from random by the pairs in 400,000 permutations. With 5 to
 # 12 points they can; after 24, all permutations of up to 6 points are equally likely.

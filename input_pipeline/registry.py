@@ -3,7 +3,7 @@
 To add one: a module with a `Settings` class that has a literal `name`, an `augmentation` and a method
 `read() -> Source` (and `token`, if a language model's loss is per something else than a token, such as a "byte"); its
 class in `AnyDataset` and `DatasetConfig`; and, if its files must be fetched first, its `prepare` in `PREPARE`. Outside
-the repository: `dataset.name=my_data:build`, see `input_pipeline.plugin`.
+the repository: `dataset.name=my_data:build`, see `trialbook.input_pipeline.datasets.plugin`.
 """
 
 import pathlib
@@ -13,15 +13,15 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from input_pipeline import fashion_mnist, text
-from input_pipeline.array_record import ArrayRecord
-from input_pipeline.digits import Digits
-from input_pipeline.fashion_mnist import FashionMnist
-from input_pipeline.plugin import PluginDataset
-from input_pipeline.synthetic import Synthetic
-from input_pipeline.table import Table
-from input_pipeline.text import Shakespeare, Text
-from input_pipeline.tfds import Tfds
+from trialbook.input_pipeline.datasets import fashion_mnist, text
+from trialbook.input_pipeline.datasets.array_record import ArrayRecord
+from trialbook.input_pipeline.datasets.digits import Digits
+from trialbook.input_pipeline.datasets.fashion_mnist import FashionMnist
+from trialbook.input_pipeline.datasets.plugin import PluginDataset
+from trialbook.input_pipeline.datasets.synthetic import Synthetic
+from trialbook.input_pipeline.datasets.table import Table
+from trialbook.input_pipeline.datasets.text import Shakespeare, Text
+from trialbook.input_pipeline.datasets.tfds import Tfds
 from trialbook.settings import Settings, kind_tag
 
 AnyDataset = ArrayRecord | Digits | FashionMnist | PluginDataset | Shakespeare | Synthetic | Table | Text | Tfds

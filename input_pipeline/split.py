@@ -5,8 +5,8 @@ import itertools
 
 import numpy as np
 
-from input_pipeline import hashing
-from input_pipeline.permutation import permute
+from trialbook.input_pipeline import hashing
+from trialbook.input_pipeline.permutation import permute
 
 
 def stratified(

@@ -17,13 +17,14 @@ import threading
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from input_pipeline.errors import DataError
-from input_pipeline.source import Batch
+from trialbook.errors import DataError
+from trialbook.input_pipeline.source import Batch
 
 # Steps that each worker has been asked for beyond the one that is waited for.
 _AHEAD = 2
 _CODE = (
-  "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from input_pipeline.workers import serve; serve()"
+  "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
+  " from trialbook.input_pipeline.workers import serve; serve()"
 )
 
 
@@ -32,7 +33,7 @@ class Workers:
 
   Args:
     count: number of processes.
-    load_arguments: of `input_pipeline.load`, with a config that asks for no workers itself.
+    load_arguments: of `trialbook.input_pipeline.load`, with a config that asks for no workers itself.
   """
 
   def __init__(self, count: int, **load_arguments: Any):
@@ -153,8 +154,8 @@ def _answer(requests: BinaryIO, answers: BinaryIO) -> None:
   load_arguments: Mapping[str, Any] = pickle.load(requests)
   dataset, failure = None, None
   try:
-    # Here, since `input_pipeline.dataset` imports this module.
-    from input_pipeline.dataset import load
+    # Here, since `trialbook.input_pipeline.dataset` imports this module.
+    from trialbook.input_pipeline.dataset import load
 
     dataset = load(**load_arguments)
   except Exception as error:

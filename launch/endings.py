@@ -11,16 +11,10 @@ import signal
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from trainer import exits
+from trialbook import errors
 
 ALL_ENDED = "all hosts ended with exit code 0"
-_VERDICTS = (exits.USER_MISTAKE, exits.INFEASIBLE)
-_MEANINGS = {
-  exits.USER_MISTAKE: "a mistake in the config, the data or the arguments",
-  exits.INFEASIBLE: "infeasible",
-  exits.TRY_AGAIN: "try again",
-  exits.INTERRUPTED: "interrupted",
-}
+_VERDICTS = (errors.USER_MISTAKE, errors.INFEASIBLE)
 _TRY_AGAIN_SIGNALS = {
   signal.SIGKILL: "the host was lost",
   signal.SIGTERM: "it was told to leave",
@@ -32,7 +26,7 @@ class JobExit(NamedTuple):
   """How a job ended.
 
   Attributes:
-    code: one of `trainer.exits`, or the code of a bug.
+    code: one of `trialbook.errors`, or the code of a bug.
     culprit: index of the host that the job ended for; None if all went well.
     reason: what happened to it, for a person.
   """
@@ -75,7 +69,7 @@ def job_exit(ends: Sequence[tuple[int, float]], told: Collection[int] = ()) -> J
   """
   abnormal = [(2 if index in told else _rank(code), time, index) for index, (code, time) in enumerate(ends) if code]
   if not abnormal:
-    return JobExit(exits.DONE, None, ALL_ENDED)
+    return JobExit(errors.DONE, None, ALL_ENDED)
   culprit = min(abnormal)[-1]
   code = ends[culprit][0]
   return JobExit(_job_code(code), culprit, describe(code))
@@ -122,9 +116,9 @@ def describe(code: int) -> str:
   """A return code in words."""
   number = signal_of(code)
   if number is None:
-    return f"exit code {code}: {_MEANINGS.get(code, 'a bug' if code else 'done')}"
+    return f"exit code {code}: {errors.meaning(code)}"
   if number == signal.SIGINT:
-    return f"ended by SIGINT: {_MEANINGS[exits.INTERRUPTED]}"
+    return f"ended by SIGINT: {errors.meaning(errors.INTERRUPTED)}"
   return f"ended by {number.name}: {_TRY_AGAIN_SIGNALS.get(number, 'a bug')}"
 
 
@@ -145,5 +139,5 @@ def _job_code(code: int) -> int:
   if number is None:
     return code
   if number == signal.SIGINT:
-    return exits.INTERRUPTED
-  return exits.TRY_AGAIN if number in _TRY_AGAIN_SIGNALS else 1
+    return errors.INTERRUPTED
+  return errors.TRY_AGAIN if number in _TRY_AGAIN_SIGNALS else 1

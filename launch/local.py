@@ -10,12 +10,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
-from launch.processes import HostEnd, HostProcess, guarded, write_line
-from launch.supervisor import Restarts, supervise
-from launch.watch import Events, Patience, signals_to, watch
-from trainer import UserError
-from trainer.host_log import EXITS
+from trialbook.errors import UserError
+from trialbook.launch.processes import HostEnd, HostProcess, guarded, write_line
+from trialbook.launch.supervisor import Restarts, supervise
+from trialbook.launch.watch import Events, Patience, signals_to, watch
 from trialbook.paths import PathError, as_path
+from trialbook.trainer.hosts.host_log import EXITS
 
 
 def run_local(
@@ -40,7 +40,7 @@ def run_local(
   thread.
 
   Args:
-    command: arguments for this Python's interpreter, such as `["-m", "trainer", "--workdir=runs/first"]`.
+    command: arguments for this Python's interpreter, such as `["-m", "trialbook", "train", "--workdir=runs/first"]`.
     hosts: number of processes.
     devices_per_host: of each.
     workdir: where the job's record is; default: the `--workdir` among the command's arguments. Without one, or if

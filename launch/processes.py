@@ -84,7 +84,7 @@ class HostProcess:
 
   Args:
     index: of the host.
-    arguments: for this Python's interpreter, such as `["-m", "trainer"]`.
+    arguments: for this Python's interpreter, such as `["-m", "trialbook", "train"]`.
     environment: the whole of it.
     events: where its `HostEnd` is put.
     prefix: of each line of its output; if empty, it writes where this process does, to a terminal as to a terminal.

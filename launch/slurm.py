@@ -1,7 +1,8 @@
 """Commands as jobs of a Slurm cluster: submitted as one array, asked about, cancelled.
 
-from launch import slurm
-jobs = slurm.submit([["-m", "trainer", "--workdir=runs/a"]], "runs/slurm", slurm.SlurmOptions(hosts=2), "first")
+from trialbook.launch import slurm
+command = ["-m", "trialbook", "train", "--workdir=runs/a"]
+jobs = slurm.submit([command], "runs/slurm", slurm.SlurmOptions(hosts=2), "first")
 slurm.states(jobs)  # {"17": JobState(phase="running", code=None, word="RUNNING", reason="None")}
 
 Each host of a job is one process, which jax's Slurm detection finds. What it has to be: safe to start again. Slurm
@@ -17,8 +18,9 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
-from launch.slurm_states import JobState, SlurmUnavailableError, cancel, require, states
-from trainer import UserError, exits
+from trialbook import errors
+from trialbook.errors import UserError
+from trialbook.launch.slurm_states import JobState, SlurmUnavailableError, cancel, require, states
 from trialbook.paths import as_path
 
 __all__ = ["JobState", "SlurmOptions", "SlurmUnavailableError", "cancel", "states", "submit"]
@@ -94,8 +96,9 @@ def submit(
   """Submits commands as one job array.
 
   Args:
-    commands: of each job, the arguments for this Python's interpreter: `["-m", "trainer", "--workdir=runs/first"]`.
-      It is run in this process's working directory with its environment, on each host of the job.
+    commands: of each job, the arguments for this Python's interpreter, such as
+      `["-m", "trialbook", "train", "--workdir=runs/first"]`. It is run in this process's working
+      directory with its environment, on each host of the job.
     folder: on a file system that the nodes share; made if absent. Of each host it gets what it prints,
       `JOB_HOST_log.out` and `JOB_HOST_log.err`, which go on when a job is started again.
     options: what each job asks for.
@@ -165,7 +168,7 @@ def _come_back(limit: int) -> list[str]:
   job = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
   return [
     "code=$?",
-    f'if [ "$code" -eq {exits.TRY_AGAIN} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {limit} ]; then',
+    f'if [ "$code" -eq {errors.TRY_AGAIN} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {limit} ]; then',
     f"  scontrol requeue {job}",
     "fi",
     'exit "$code"',

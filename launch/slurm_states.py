@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
-from trainer import UserError
+from trialbook.errors import UserError
 
 _ANSWER_SECONDS = 120.0
 # Words for the state of a job (squeue(1)); what is in neither list is running, or on its way in or out of that.

@@ -10,10 +10,10 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from launch.endings import JobExit, read_causes, with_causes
-from launch.processes import HostEnd
-from launch.watch import Events
-from trainer import exits
+from trialbook import errors, files
+from trialbook.launch.endings import JobExit, read_causes, with_causes
+from trialbook.launch.processes import HostEnd
+from trialbook.launch.watch import Events
 
 _STALLED_ATTEMPTS = 2
 
@@ -73,13 +73,13 @@ def supervise(
       | (read_causes(workdir / "logs", len(ends), started) if workdir else {}),
     )
     # A mistake that was found before the run began says nothing about the run that the workdir holds already.
-    if workdir and (verdict.code != exits.USER_MISTAKE or _run_stamp(workdir) != stamp):
+    if workdir and (verdict.code != errors.USER_MISTAKE or _run_stamp(workdir) != stamp):
       record_exit(workdir, verdict, number, say)
     if verdict.culprit is not None:
       say(f"attempt {number} ended with {verdict.code} because of host {verdict.culprit}: {verdict.reason}")
     if passed is not None:
-      return exits.INTERRUPTED if passed == signal.SIGINT else verdict.code
-    if verdict.code != exits.TRY_AGAIN:
+      return errors.INTERRUPTED if passed == signal.SIGINT else verdict.code
+    if verdict.code != errors.TRY_AGAIN:
       return verdict.code
 
     stalled = 0 if newest_step(workdir) > step else stalled + 1
@@ -93,7 +93,7 @@ def supervise(
     say(f"restart {number} of at most {restarts.limit} in {delay:g} s")
     with contextlib.suppress(queue.Empty):
       # Only a signal can come now: no host is there.
-      return exits.INTERRUPTED if events.get(timeout=delay) == signal.SIGINT else verdict.code
+      return errors.INTERRUPTED if events.get(timeout=delay) == signal.SIGINT else verdict.code
     number += 1
 
 
@@ -113,21 +113,14 @@ def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Call
   A file that is absent stays so; one that cannot be read or written is told of and left as it is.
   """
   path = workdir / "run.json"
-  temporary = path.with_name(f".{path.name}.exit.tmp")
   try:
     record = json.loads(path.read_text())
     record["exit"] = {**verdict._asdict(), "attempt": attempt}
-    with temporary.open("w") as file:
-      file.write(json.dumps(record, indent=2) + "\n")
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.rename(path)
+    files.write_json(path, record)
   except FileNotFoundError:
     pass
   except (OSError, ValueError, TypeError) as error:
     say(f"could not record the exit in {path}: {error}")
-    with contextlib.suppress(OSError):
-      temporary.unlink()
 
 
 def _run_stamp(workdir: pathlib.Path | None) -> tuple[int, int] | None:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-from launch.endings import describe
-from launch.processes import HostEnd, HostProcess
+from trialbook.launch.endings import describe
+from trialbook.launch.processes import HostEnd, HostProcess
 
 Events = queue.SimpleQueue[HostEnd | signal.Signals]
 """What a job waits for: the end of a host, or a signal to the launcher."""

@@ -5,14 +5,14 @@ from typing import Annotated
 from flax import nnx
 from pydantic import Discriminator, Tag
 
-from models import cnn, mlp, plugin, resnet, transformer, vit, wide_resnet
-from models.cnn import Cnn, CnnConfig
-from models.mlp import Mlp, MlpConfig
-from models.plugin import PluginConfig
-from models.resnet import ResNet, ResNetConfig
-from models.transformer import Transformer, TransformerConfig
-from models.vit import Vit, VitConfig
-from models.wide_resnet import WideResNet, WideResNetConfig
+from trialbook.models import cnn, mlp, plugin, resnet, transformer, vit, wide_resnet
+from trialbook.models.cnn import Cnn, CnnConfig
+from trialbook.models.mlp import Mlp, MlpConfig
+from trialbook.models.plugin import PluginConfig
+from trialbook.models.resnet import ResNet, ResNetConfig
+from trialbook.models.transformer import Transformer, TransformerConfig
+from trialbook.models.vit import Vit, VitConfig
+from trialbook.models.wide_resnet import WideResNet, WideResNetConfig
 from trialbook.settings import kind_tag
 
 # Name -> config class, module class; a module is made as Module(config, input_shape=, num_outputs=, rngs=).
@@ -91,3 +91,8 @@ def module_class(config: ModelConfig) -> type[nnx.Module]:
     PluginError: a plug-in cannot be loaded.
   """
   return plugin.load(config) if isinstance(config, PluginConfig) else MODELS[config.name][1]
+
+
+if __name__ != "trialbook.models":
+  # A second copy of every module would be loaded otherwise.
+  raise ImportError(f"{__name__} is imported as trialbook.models")

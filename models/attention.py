@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.initializer import KernelInitializer, scaled_normal
+from trialbook.models.initializer import KernelInitializer, scaled_normal
 
 ROTARY_BASE = 10_000.0
 

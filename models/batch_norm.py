@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from models.hyperparameter import Hyperparameter
+from trialbook.models.hyperparameter import Hyperparameter
 
 # The mesh axes that may split the leading axis of a batch, the major first.
 DATA_AXES = ("data", "fsdp")

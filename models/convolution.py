@@ -2,7 +2,7 @@
 
 from flax import nnx
 
-from models.initializer import KernelInitializer, scaled_normal
+from trialbook.models.initializer import KernelInitializer, scaled_normal
 
 # For layers before a ReLU (He et al. 2015), by what a feature reaches.
 HE_NORMAL = scaled_normal(2.0, "out")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.hyperparameter import Hyperparameter
+from trialbook.models.hyperparameter import Hyperparameter
 
 
 class Dropout(nnx.Module):

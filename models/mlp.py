@@ -8,12 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt
 
-from models import table_columns
-from models.activation import ACTIVATIONS, Activation
-from models.dropout import Dropout
-from models.initializer import scaled_normal
-from models.normalization import norm
-from models.table_columns import EmbeddedColumn, TableColumns
+from trialbook.models import table_columns
+from trialbook.models.activation import ACTIVATIONS, Activation
+from trialbook.models.dropout import Dropout
+from trialbook.models.initializer import scaled_normal
+from trialbook.models.normalization import norm
+from trialbook.models.table_columns import EmbeddedColumn, TableColumns
 from trialbook.settings import Settings, Static, Traced
 
 

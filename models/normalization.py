@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.batch_norm import BatchNorm, GhostBatchNorm, affine, moments, scale_and_shift
+from trialbook.models.batch_norm import BatchNorm, GhostBatchNorm, affine, moments, scale_and_shift
 
 Normalization = Literal["batch", "layer", "group", "none"]
 

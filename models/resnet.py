@@ -11,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt
 
-from models.activation import ACTIVATIONS, Activation
-from models.convolution import check_images, convolution
-from models.dropout import Dropout
-from models.initializer import scaled_normal
-from models.normalization import group_problems, norm
+from trialbook.models.activation import ACTIVATIONS, Activation
+from trialbook.models.convolution import check_images, convolution
+from trialbook.models.dropout import Dropout
+from trialbook.models.initializer import scaled_normal
+from trialbook.models.normalization import group_problems, norm
 from trialbook.settings import Settings, Static, Traced
 
 EXPANSION = {"basic": 1, "bottleneck": 4}

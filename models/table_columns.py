@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt
 
-from models.embedding import Embedding
+from trialbook.models.embedding import Embedding
 from trialbook.settings import Settings, Static
 
 # Of bfloat16's whole numbers, all up to this one are exact.

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models import transformer_block
-from models.dropout import Dropout
-from models.embedding import Embedding
-from models.initializer import scaled_normal
-from models.transformer_block import BlockConfig
+from trialbook.models import transformer_block
+from trialbook.models.dropout import Dropout
+from trialbook.models.embedding import Embedding
+from trialbook.models.initializer import scaled_normal
+from trialbook.models.transformer_block import BlockConfig
 from trialbook.settings import Static
 
 

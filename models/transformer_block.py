@@ -6,12 +6,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt
 
-from models.activation import ACTIVATIONS
-from models.attention import Attention
-from models.dropout import Dropout
-from models.initializer import scaled_normal
-from models.normalization import LayerNorm, Norm, norm
-from models.stack import Stack
+from trialbook.models.activation import ACTIVATIONS
+from trialbook.models.attention import Attention
+from trialbook.models.dropout import Dropout
+from trialbook.models.initializer import scaled_normal
+from trialbook.models.normalization import LayerNorm, Norm, norm
+from trialbook.models.stack import Stack
 from trialbook.settings import Settings, Static, Traced
 
 # Gated units (Shazeer 2020): the activation of one linear map, times another one.

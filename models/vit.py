@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import PositiveInt
 
-from models import transformer_block
-from models.convolution import check_images
-from models.dropout import Dropout
-from models.initializer import scaled_normal
-from models.transformer_block import BlockConfig
+from trialbook.models import transformer_block
+from trialbook.models.convolution import check_images
+from trialbook.models.dropout import Dropout
+from trialbook.models.initializer import scaled_normal
+from trialbook.models.transformer_block import BlockConfig
 from trialbook.settings import Static
 
 

@@ -15,7 +15,7 @@ os.environ.setdefault(
 import jax
 import pytest
 
-from trainer import Programs
+from trialbook.trainer import Programs
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

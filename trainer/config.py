@@ -5,18 +5,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from input_pipeline import DatasetConfig, Digits
-from models import ModelConfig, ResNetConfig
-from trainer import overrides, schedules
-from trainer.optimizers import Nesterov, OptimizerConfig
-from trainer.parameter_groups import ParameterGroup
-from trainer.schedules import Cosine, ScheduleConfig
-from trainer.sharding import MeshSettings
-from trainer.tasks import Classification, TaskConfig
-from trainer.warm_start import WarmStart
 from trialbook import metric_names
+from trialbook.input_pipeline import DatasetConfig, Digits
+from trialbook.models import ModelConfig, ResNetConfig
 from trialbook.paths import PathError, as_path
 from trialbook.settings import Complement, FilePath, Host, Settings, Static, Traced, leaves
+from trialbook.trainer import overrides, schedules
+from trialbook.trainer.optimizers import Nesterov, OptimizerConfig
+from trialbook.trainer.schedules import Cosine, ScheduleConfig
+from trialbook.trainer.tasks import Classification, TaskConfig
 
 
 class Averaging(Settings):
@@ -47,6 +44,49 @@ class Precision(Settings):
   compute_dtype: Static[Literal["float32", "bfloat16"]] = "float32"
   param_dtype: Static[Literal["float32", "bfloat16"]] = "float32"
   matmul_precision: Static[Literal["float32", "tensorfloat32", "bfloat16", "default"]] = "float32"
+
+
+class MeshSettings(Settings):
+  """How the devices are divided among the axes of the mesh; those that no other axis takes go to `data`.
+
+  Attributes:
+    fsdp: devices over which parameters and optimizer state are split; 1: every device has all of them.
+  """
+
+  fsdp: Static[int] = Field(default=1, ge=1)
+
+
+class ParameterGroup(Settings):
+  """What holds for the parameters whose name fits a pattern; of several groups that fit, the first counts.
+
+  Attributes:
+    parameters: pattern over names such as `blocks/0/conv/kernel`: `*` is any text, slashes included.
+    frozen: whether they keep their initial values, exactly: no gradient, no decay. (Batch statistics are no
+      parameters: they move.)
+    learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay.
+  """
+
+  parameters: Static[str] = Field(min_length=1)
+  frozen: Static[bool] = False
+  learning_rate_multiplier: Traced[float] = Field(default=1.0, ge=0)
+
+
+class WarmStart(Settings):
+  """Where the initial values of some parameters and other variables (batch statistics) come from.
+
+  Where the checkpoint holds averaged parameters, those are taken. The optimizer starts afresh, at step 0.
+
+  Attributes:
+    source: workdir of another run, or a checkpoint's folder.
+    step: "best", "last" or a number; for a workdir.
+    include: patterns over names such as `blocks/0/conv/kernel`; what fits one is taken.
+    exclude: what fits one of these is not, such as `output/*` for another number of classes.
+  """
+
+  source: Static[FilePath[str]]
+  step: Static[str] = "best"
+  include: Static[tuple[str, ...]] = Field(default=("*",), min_length=1)
+  exclude: Static[tuple[str, ...]] = ()
 
 
 class Evaluation(Settings):
@@ -107,7 +147,7 @@ class Logging(Settings):
     every_steps: steps in a block; TensorBoard gets the mean over each block.
     tensorboard: whether event files are written.
     writers: entry points (group `trialbook.writers`) of packages that get the same numbers; see
-      `trainer.writers.Writer`.
+      `trialbook.trainer.writers.Writer`.
   """
 
   every_steps: Host[int] = Field(default=100, ge=1)
@@ -148,7 +188,7 @@ class Config(Settings):
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
     parameter_groups: parameters with a learning rate of their own, or frozen, by name.
     warm_start: where initial parameters come from; None: all are drawn.
-    export: whether the selected checkpoint is exported at the end (PB-67), see `trainer.export`.
+    export: whether the selected checkpoint is exported at the end (PB-67), see `trialbook.trainer.export`.
     compilation_cache: folder of the persistent compilation cache; None: not turned on. A process keeps the one
       that it had first, and jax's own setting (`JAX_COMPILATION_CACHE_DIR`) goes before all.
   """
@@ -177,7 +217,7 @@ class Config(Settings):
   compilation_cache: Host[FilePath[str | None]] = "~/.cache/trialbook/compilation"
 
   def override(self, changes: Mapping[str, Any]) -> "Config":
-    """A copy with `changes`, dotted path -> value; see `trainer.overrides.override`.
+    """A copy with `changes`, dotted path -> value; see `trialbook.trainer.overrides.override`.
 
     `selection.mode` belongs to `selection.metric`: another metric resets it.
 

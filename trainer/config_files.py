@@ -8,12 +8,13 @@ from typing import Any
 
 import pydantic
 
-from trainer.config import Config
-from trainer.overrides import ConfigError, UserError, explain
-from trainer.workdirs import stored_config
+from trialbook.errors import ConfigError, UserError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
 from trialbook.settings import Settings
+from trialbook.trainer.config import Config
+from trialbook.trainer.overrides import explain
+from trialbook.trainer.workdir.existing_run import stored_config
 
 DEFAULT = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "digits_resnet.py"
 
@@ -27,9 +28,9 @@ def load_config(path: str | pathlib.Path) -> Config:
   path = as_path(path)
   if path.name == "config.json" and path.is_file():
     return stored_config(path.parent)
-  config = load_function_result(path, "--config", "get_config", "a trainer.Config")
+  config = load_function_result(path, "--config", "get_config", "a trialbook.Config")
   if not isinstance(config, Config):
-    raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not a trainer.Config")
+    raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not a trialbook.Config")
   return config
 
 

@@ -8,15 +8,16 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from input_pipeline import Dataset, Prefetcher
-from trainer import sharding, split_metrics
-from trainer.config import Config
-from trainer.guard import Guard, PreemptedError
-from trainer.metrics import AHEAD
-from trainer.program import Program
-from trainer.tasks import OfSplit
-from trainer.train_step import State
-from trainer.user_code import COUNT, ROW
+from trialbook.errors import PreemptedError
+from trialbook.input_pipeline import Dataset, Prefetcher
+from trialbook.trainer import custom_metrics, sharding
+from trialbook.trainer.config import Config
+from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.program import Program
+from trialbook.trainer.recorder import AHEAD
+from trialbook.trainer.tasks import OfSplit
+from trialbook.trainer.train_step import State
+from trialbook.trainer.user_code import COUNT, ROW
 
 TRAIN_SUBSET = "train_subset"
 """Name under which a fixed part of the training set is evaluated."""
@@ -118,7 +119,7 @@ def evaluate(
       values[f"{split}/{name}"] = float(total / examples_seen)
   means = {name.partition("/")[2]: value for name, value in values.items() if isinstance(value, float)}
   others = program.task.of_split(means) if isinstance(program.task, OfSplit) else {}
-  others |= split_metrics.compute(config, {name: np.concatenate(parts) for name, parts in rows.items()})
+  others |= custom_metrics.compute(config, {name: np.concatenate(parts) for name, parts in rows.items()})
   values |= {f"{split}/{name}": value for name, value in others.items()}
   values[f"{split}/examples"] = round(float(examples_seen))
   return values

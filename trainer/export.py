@@ -1,9 +1,9 @@
 """Exports a checkpoint of a run as files that need nothing of ours: jax, numpy and flatbuffers run them (PB-67).
 
-  python -m trainer.export WORKDIR [--step=best|last|NUMBER] [--to=DIR]
+  trialbook export WORKDIR [--step=best|last|NUMBER] [--to=DIR]
 
 Prints the folder: WORKDIR/export, or WORKDIR/export_STEP where a step is asked for that is not the best one.
-Exit codes as for `python -m trainer`. In the folder are
+Exit codes as for `trialbook train`. In the folder are
 
   model.stablehlo  what `jax.export` serializes, for any batch size, on CPU, CUDA and TPU. A model that asks for the
                    number of examples, as `len(x)` does, is lowered for one example and vectorized, and the card says so
@@ -12,15 +12,10 @@ Exit codes as for `python -m trainer`. In the folder are
   example.py       how to run it
 """
 
-import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import math
-import os
 import pathlib
-import shutil
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,19 +24,20 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
-from input_pipeline import Info
-from models.batch_norm import collapse
-from trainer import exits, provenance, records
-from trainer.config import Config
-from trainer.names import flatten, map_named
-from trainer.network import Network
-from trainer.overrides import UserError
-from trainer.program import program_settings
-from trainer.selection import History
-from trainer.sharding import is_rows
-from trainer.trained import load
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.input_pipeline import Info
+from trialbook.models.batch_norm import collapse
 from trialbook.paths import as_path
 from trialbook.settings import without_traced_numbers
+from trialbook.trainer.checkpoints.array_names import flatten, map_named
+from trialbook.trainer.config import Config
+from trialbook.trainer.functional_model import Network
+from trialbook.trainer.loading import load
+from trialbook.trainer.program import program_settings
+from trialbook.trainer.sharding import is_rows
+from trialbook.trainer.workdir import provenance
+from trialbook.trainer.workdir.selection import History
 
 FORMAT = 1
 """Version of the folder's layout and of the card."""
@@ -77,12 +73,12 @@ def export(workdir: str | pathlib.Path, step: str | int = "best", to: str | path
     The folder.
 
   Raises:
-    UserError: as `trainer.load` and `export_model`.
+    UserError: as `trialbook.trainer.load` and `export_model`.
   """
   workdir = as_path(workdir)
   _require_flatbuffers()
   model = load(workdir, step)
-  best = records.read_json(workdir / "best.json") or {}
+  best = files.read_json(workdir / "best.json") or {}
   name = "export" if best.get("step") == model.step else f"export_{model.step}"
   card = _card(workdir, model.config, model.step, best)
   folder = workdir / name if to is None else as_path(to)
@@ -99,7 +95,7 @@ def export_selected(
     workdir: of the run.
     config: resolved.
     info: of the dataset.
-    weights: as `trainer.evaluation.evaluated_weights` gives them, NumPy arrays.
+    weights: as `trialbook.trainer.evaluation.evaluated_weights` gives them, NumPy arrays.
     best: what `best.json` says.
   """
   weights = weights.get("average", weights)
@@ -247,24 +243,12 @@ def _card(workdir: pathlib.Path, config: Config, step: int, best: Mapping[str, A
 
 
 def _write(folder: pathlib.Path, model: bytearray, weights: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  staging, former = (folder.with_name(f".{folder.name}.{what}.{os.getpid()}") for what in ("new", "former"))
-  try:
-    staging.mkdir()
+  with files.replacing_folder(folder) as staging:
     (staging / "model.stablehlo").write_bytes(model)
     with (staging / "weights.npz").open("wb") as file:
       np.savez(file, **weights)  # pyright: ignore[reportArgumentType]
     (staging / "example.py").write_text(EXAMPLE)
-    for path in staging.iterdir():
-      with path.open("rb") as file:
-        os.fsync(file.fileno())
-    records.write_json(staging / "card.json", card)
-    with contextlib.suppress(FileNotFoundError):
-      folder.rename(former)
-    staging.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)
-  finally:
-    shutil.rmtree(staging, ignore_errors=True)
+    files.write_json(staging / "card.json", card)
 
 
 _MISSING = "exporting needs the package flatbuffers: pip install flatbuffers"
@@ -277,25 +261,3 @@ def _has_flatbuffers() -> bool:
 def _require_flatbuffers() -> None:
   if not _has_flatbuffers():
     raise UserError(_MISSING)
-
-
-def main() -> int:
-  """Runs the command; returns its exit code."""
-  parser = argparse.ArgumentParser(
-    prog="python -m trainer.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("workdir", type=as_path)
-  parser.add_argument("--step", default="best")
-  parser.add_argument("--to", type=as_path)
-  arguments = parser.parse_args()
-  try:
-    folder = export(arguments.workdir, arguments.step, arguments.to)
-  except (UserError, ValueError) as error:
-    sys.stderr.write(f"trainer.export: {error}\n")
-    return exits.USER_MISTAKE
-  sys.stdout.write(f"{folder}\n")
-  return exits.DONE
-
-
-if __name__ == "__main__":
-  sys.exit(main())

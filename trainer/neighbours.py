@@ -12,11 +12,11 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
-from input_pipeline import Dataset
-from trainer import sharding
-from trainer.config import Config
-from trainer.program import Program
-from trainer.train_step import State
+from trialbook.input_pipeline import Dataset
+from trialbook.trainer import sharding
+from trialbook.trainer.config import Config
+from trialbook.trainer.program import Program
+from trialbook.trainer.train_step import State
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 """Relative differences of a mean that are rounding, by what is computed in; batch statistics move it much further."""
@@ -27,7 +27,7 @@ def warn(program: Program, weights: State, settings: Mapping[str, Array], datase
 
   Args:
     program: compiled; its eval step is called twice.
-    weights: as `trainer.evaluation.evaluated_weights` gives them.
+    weights: as `trialbook.trainer.evaluation.evaluated_weights` gives them.
     settings: the run's traced settings.
     dataset: of which one validation batch is read.
     config: the run's.

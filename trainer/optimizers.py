@@ -1,6 +1,6 @@
 """Optimizers: their settings, the registry, and one update of all parameters (PB-02, PB-83, PB-90).
 
-To add an optimizer: write its settings class here, its arithmetic in `trainer.update_rules`, and put it into
+To add an optimizer: write its settings class here, its arithmetic in `trialbook.trainer.update_rules`, and put it into
 the registry `RULES` and the union `OptimizerConfig` below.
 
 Every number is an argument of the compiled program, so an optimizer is built inside the jitted train step:
@@ -24,8 +24,8 @@ import optax
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
-from trainer import update_rules
 from trialbook.settings import Complement, Settings, Static, Traced
+from trialbook.trainer import update_rules
 
 LearningRate = Traced[Annotated[float, Field(ge=0)]]
 Decay = Complement[Annotated[float, Field(ge=0, lt=1)]]
@@ -151,7 +151,7 @@ class Rule(NamedTuple):
   """How an optimizer updates.
 
   Attributes:
-    step: one of `trainer.update_rules`.
+    step: one of `trialbook.trainer.update_rules`.
     buffers: what it keeps for each parameter, name -> the value that it starts from.
     trust_ratio: whether the whole step, weight decay included, is rescaled to the parameter's norm (LAMB).
   """

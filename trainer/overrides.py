@@ -15,55 +15,11 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from trialbook.errors import ConfigError
 from trialbook.naming import nearest
 from trialbook.settings import Settings, kind_tag
 
 C = TypeVar("C", bound=Settings)
-
-
-class UserError(Exception):
-  """A mistake of the user's: the command prints the problems and leaves with exit code 2."""
-
-  def __init__(self, problems: str | Iterable[str]):
-    self.problems = [problems] if isinstance(problems, str) else list(problems)
-    super().__init__("\n".join(self.problems))
-
-
-class ConfigError(UserError):
-  """A config that cannot be run.
-
-  Attributes:
-    rest: where single fields failed, the config with those as they were before, so that what else is wrong with
-      it can be told in the same breath; otherwise None.
-  """
-
-  def __init__(self, problems: str | Iterable[str], rest: Any = None):
-    super().__init__(problems)
-    self.rest = rest
-
-
-class BrokenDataError(UserError):
-  """Data that cannot be read in the middle of a run.
-
-  Attributes:
-    causes: what cannot be read, without how the run goes on.
-  """
-
-  def __init__(self, causes: Iterable[str], hints: Iterable[str]):
-    self.causes = list(causes)
-    super().__init__([*self.causes, *hints])
-
-
-class OtherDataError(ConfigError):
-  """The data are not those of an earlier run, which is to go on or to be compared with.
-
-  Attributes:
-    differences: what differs, without what to do about it.
-  """
-
-  def __init__(self, problems: Iterable[str], differences: Iterable[str]):
-    super().__init__(problems)
-    self.differences = list(differences)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,27 +5,11 @@ from typing import Any
 
 import jax
 from jaxtyping import Array
-from pydantic import Field
 
-from trainer.names import flatten, map_named, matches
-from trainer.overrides import UserError, nearest
-from trialbook.settings import Settings, Static, Traced
-
-
-class ParameterGroup(Settings):
-  """What holds for the parameters whose name fits a pattern; of several groups that fit, the first counts.
-
-  Attributes:
-    parameters: pattern over names such as `blocks/0/conv/kernel`: `*` is any text, slashes included.
-    frozen: whether they keep their initial values, exactly: no gradient, no decay. (Batch statistics are no
-      parameters: they move.)
-    learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay.
-  """
-
-  parameters: Static[str] = Field(min_length=1)
-  frozen: Static[bool] = False
-  learning_rate_multiplier: Traced[float] = Field(default=1.0, ge=0)
-
+from trialbook.errors import UserError
+from trialbook.trainer.checkpoints.array_names import flatten, map_named, matches
+from trialbook.trainer.config import ParameterGroup
+from trialbook.trainer.overrides import nearest
 
 Groups = tuple[ParameterGroup, ...]
 

@@ -1,31 +1,29 @@
 """Says in words where a run's time went, and, where it waited for data, which stage is slow and what to change (PB-65).
 
-  python -m trainer.profile WORKDIR [--seconds=SECONDS]
+  trialbook profile WORKDIR [--seconds=SECONDS]
 
 The first part is what the run recorded in run.json and metrics.jsonl. Where that says that the run is input-bound, the
 stages of its pipeline are measured here, one after the other, for about so many seconds. Exit codes as for
-`python -m trainer`. A trace of single steps is made by `python -m trainer ... --profile=START:STOP`.
+`trialbook train`. A trace of single steps is made by `trialbook train ... --profile=START:STOP`.
 """
 
-import argparse
 import dataclasses
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax
 
-from input_pipeline import load
-from trainer import exits, records, sharding
-from trainer.config import Config
-from trainer.overrides import UserError
-from trainer.stopwatch import NAMES
-from trainer.workdirs import stored_config
-from trialbook.paths import as_path
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.input_pipeline import load
+from trialbook.trainer import sharding
+from trialbook.trainer.config import Config
+from trialbook.trainer.timing import NAMES
+from trialbook.trainer.workdir.existing_run import stored_config
 
 INPUT_BOUND = 0.2
 """Share of the training loop's time that waiting for data takes, from which on a run is called input-bound."""
@@ -42,7 +40,7 @@ class Spent:
   """Where the time of the newest process of a run went, as it was recorded.
 
   Attributes:
-    times: seconds by name, see `trainer.stopwatch.NAMES`, and `total`; empty if the run has not come to an end.
+    times: seconds by name, see `trialbook.trainer.timing.NAMES`, and `total`; empty if the run has not come to an end.
     step_seconds: of the training loop, for a step, waiting included.
     waiting: share of these in which it waited for data.
     platform: kind of the devices, "cpu", "gpu" or "tpu".
@@ -76,10 +74,10 @@ def read_spent(workdir: pathlib.Path) -> Spent:
   Raises:
     UserError: if there is no run, or it has not recorded a block of steps yet.
   """
-  config, record = stored_config(workdir), records.read_json(workdir / "run.json") or {}
+  config, record = stored_config(workdir), files.read_json(workdir / "run.json") or {}
   blocks: list[tuple[int, float, float]] = []
   steps = 0
-  for line in records.read_lines(workdir / "metrics.jsonl"):
+  for line in files.read_json_lines(workdir / "metrics.jsonl"):
     steps += "train/loss" in line
     if "data_wait_fraction" in line:
       seconds = steps * config.batch_size / max(line["examples_per_second"], 1e-9)
@@ -161,7 +159,7 @@ def remedies(config: Config, stages: Mapping[str, float], spent: Spent) -> list[
     case "read":
       found.append("smaller examples, or (where it is a function of yours that reads) one that does less for each")
     case "decode":
-      found.append("examples stored as they are needed (input_pipeline.write_array_record), or smaller ones")
+      found.append("examples stored as they are needed (trialbook.input_pipeline.write_array_record), or smaller ones")
     case "augment":
       found.append("dataset.augmentation: fewer kinds; each that is off costs nothing")
     case "transfer":
@@ -228,24 +226,3 @@ def _ms(seconds: float) -> str:
 
 def _cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def main() -> int:
-  """Runs the command; returns its exit code."""
-  parser = argparse.ArgumentParser(
-    prog="python -m trainer.profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("workdir", type=as_path)
-  parser.add_argument("--seconds", type=float, default=MEASURED_SECONDS, help="how long the pipeline is measured")
-  arguments = parser.parse_args()
-  try:
-    lines = describe(arguments.workdir, arguments.seconds)
-  except (UserError, ValueError) as error:
-    sys.stderr.write(f"trainer.profile: {error}\n")
-    return exits.USER_MISTAKE
-  sys.stdout.write("\n".join(lines) + "\n")
-  return exits.DONE
-
-
-if __name__ == "__main__":
-  sys.exit(main())

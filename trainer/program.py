@@ -18,15 +18,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-import models
-from input_pipeline import Info
-from trainer import parameter_groups, sharding
-from trainer.config import Config
-from trainer.network import Network
-from trainer.tasks import Task, training_batch
-from trainer.train_step import State, Steps
-from trainer.user_code import UserTask, is_metric
+from trialbook import models
+from trialbook.input_pipeline import Info
 from trialbook.settings import leaves, traced_values, without_traced_numbers
+from trialbook.trainer import parameter_groups, sharding
+from trialbook.trainer.config import Config
+from trialbook.trainer.functional_model import Network
+from trialbook.trainer.tasks import Task, training_batch
+from trialbook.trainer.train_step import State, Steps
+from trialbook.trainer.user_code import UserTask, is_metric
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
 CODE_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
@@ -114,7 +114,7 @@ class Program:
     With averaging it is compiled for the average, which has wider dtypes than parameters in bfloat16.
 
     Args:
-      weights: as `trainer.evaluation.evaluated_weights` returns them.
+      weights: as `trialbook.trainer.evaluation.evaluated_weights` returns them.
     """
 
     def fitting(array: Array, wanted: Any) -> Array:

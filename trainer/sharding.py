@@ -6,22 +6,18 @@ Batches are split over both axes, `data` and `fsdp`; large arrays of the state o
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
-from pydantic import Field
 
-from models.batch_norm import DATA_AXES, ROWS, data_axes, num_replicas
-from trainer.names import flatten, map_named
-from trainer.overrides import ConfigError, UserError
-from trialbook.settings import Settings, Static
-
-if TYPE_CHECKING:
-  from trainer.config import Config
+from trialbook.errors import UserError
+from trialbook.models.batch_norm import DATA_AXES, ROWS, data_axes, num_replicas
+from trialbook.trainer.checkpoints.array_names import flatten, map_named
+from trialbook.trainer.config import MeshSettings
 
 # All of them split batches; an axis that splits the work inside a layer would come last, among nearest neighbours.
 AXES = DATA_AXES
@@ -29,20 +25,10 @@ SMALLEST_SPLIT = 2**14
 """Elements of the smallest array that is split: to gather less takes longer than a copy is worth."""
 
 
-class MeshSettings(Settings):
-  """How the devices are divided among the axes of the mesh; those that no other axis takes go to `data`.
-
-  Attributes:
-    fsdp: devices over which parameters and optimizer state are split; 1: every device has all of them.
-  """
-
-  fsdp: Static[int] = Field(default=1, ge=1)
+_ONE_COPY = MeshSettings()
 
 
-_REPLICATED = MeshSettings()
-
-
-def make_mesh(settings: MeshSettings = _REPLICATED, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(settings: MeshSettings = _ONE_COPY, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """All devices, in rows of `fsdp` neighbours.
 
   Each host's devices stay together, in the order of hosts: replica i, counted along `data` first, has slice i of
@@ -57,24 +43,6 @@ def make_mesh(settings: MeshSettings = _REPLICATED, devices: Sequence[jax.Device
     fitting = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
     raise UserError(f"mesh.fsdp = {settings.fsdp} does not divide the {count} devices; these do: {fitting}")
   return Mesh(np.asarray(devices).reshape(-1, settings.fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-
-def check_divisible(config: "Config", mesh: Mesh, *, training: bool = True) -> None:
-  """Raises ConfigError where batches (in training, or of evaluations only) cannot be split over the devices."""
-  parts = config.gradient_accumulation
-  among = f"{mesh.size} devices"
-  sizes = [("evaluation.batch_size", config.evaluation.batch_size, mesh.size, among)]
-  if training:
-    among += f" and {parts} parts (gradient_accumulation)" if parts > 1 else ""
-    sizes.insert(0, ("batch_size", config.batch_size, mesh.size * parts, among))
-  problems = []
-  for path, size, unit, among in sizes:
-    if size % unit:
-      below = size - size % unit
-      nearest = f"{below} and {below + unit} can" if below else f"the smallest that can is {unit}"
-      problems.append(f"{path} = {size} cannot be split over {among}; {nearest}")
-  if problems:
-    raise ConfigError(problems)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

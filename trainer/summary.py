@@ -4,9 +4,9 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from trainer.config import Config
-from trainer.train import RunResult
 from trialbook.settings import leaves
+from trialbook.trainer.config import Config
+from trialbook.trainer.train import RunResult
 
 
 def print_config(config: Config) -> None:
@@ -47,4 +47,4 @@ def print_result(result: RunResult) -> None:
     console.print(f"  {result.workdir / name}  {what}", soft_wrap=True)
   if result.checkpoint is not None:
     console.print(f"selected checkpoint: {result.checkpoint}; evaluate it on the test set with", soft_wrap=True)
-    console.print(f"  python -m trainer.evaluate {result.workdir} --step=best --split=test", soft_wrap=True)
+    console.print(f"  trialbook evaluate {result.workdir} --step=best --split=test", soft_wrap=True)

@@ -16,11 +16,11 @@ import optax
 from jaxtyping import Array, Float
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from input_pipeline import AnyDataset, Info
-from trainer.overrides import UserError
-from trainer.user_code import UserTask
+from trialbook.errors import UserError
+from trialbook.input_pipeline import AnyDataset, Info
 from trialbook.plugin import import_attribute
 from trialbook.settings import Settings, Static, Traced, kind_tag
+from trialbook.trainer.user_code import UserTask
 
 Batch = Mapping[str, Array]
 
@@ -157,7 +157,9 @@ class PluginTask(Settings):
     members = [member for member in vars(Task) if not member.startswith("_")]
     missing = sorted(member for member in members if not hasattr(task, member))
     if missing:
-      raise ValueError(f"task.name = {self.name!r} is no task: it has no {', '.join(missing)} (see trainer.tasks.Task)")
+      raise ValueError(
+        f"task.name = {self.name!r} is no task: it has no {', '.join(missing)} (see trialbook.trainer.tasks.Task)"
+      )
     return cast(Task, UserTask(self.name, task))
 
 

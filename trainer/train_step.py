@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from trainer import optimizers, parameter_groups, rng, schedules, sharding
-from trainer.names import changes, flatten
-from trainer.network import Network, below, cast, own_settings, wide
-from trainer.overrides import UserError
-from trainer.tasks import Task
-from trainer.user_code import COUNT, ROW, explained
+from trialbook.errors import UserError
+from trialbook.trainer import optimizers, parameter_groups, rng, schedules, sharding
+from trialbook.trainer.checkpoints.array_names import changes, flatten
+from trialbook.trainer.functional_model import Network, below, cast, own_settings, wide
+from trialbook.trainer.tasks import Task
+from trialbook.trainer.user_code import COUNT, ROW, explained
 
 State = dict[str, Any]
 SettingArrays = Mapping[str, Array]

@@ -4,7 +4,7 @@ A rule is called as `rule(settings, learning_rate, count, grad, buffers)` and re
 applied as parameter ← parameter − step. `settings` holds the optimizer's traced values by field name,
 `learning_rate` the scheduled value η, `count` the number of this update (float32, 1 for the first), `buffers`
 the arrays that the optimizer keeps for this parameter, of its shape, in the order in which the registry in
-`trainer.optimizers` names them.
+`trialbook.trainer.optimizers` names them.
 
 Coefficients that may be close to one come as complements, 1 − β, rounded once from float64, and β itself is
 never formed: float32's nearest neighbour of β₂ = 1 − 1e-6 has a 1 − β₂ that is wrong by 1.3 %.

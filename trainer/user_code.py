@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from trainer.overrides import UserError
+from trialbook.errors import UserError
 
 COUNT, ROW = "count/", "row/"
 """What precedes the names of an evaluation step's counts, and of its numbers for each example."""

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from trainer.config import Config
-from trainer.overrides import UserError
+from trialbook.errors import UserError
 from trialbook.naming import nearest
+from trialbook.trainer.config import Config
 
 GROUP = "trialbook.writers"
 

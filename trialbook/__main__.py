@@ -1,31 +1,56 @@
-"""The console command: `trialbook train ...` from anywhere is `python -m trainer ...` in a checkout."""
+"""Trains models, and tunes them by the Deep Learning Tuning Playbook.
 
+trialbook train --workdir=runs/first
+trialbook tune run --study=experiments/studies/digits_optimizer.py --dir=runs/optimizer --workers=2
+trialbook tune report runs/optimizer
+"""
+
+import importlib
 import os
-import runpy
 import sys
 
-_ROOMS = {
-  "train": "trainer",
-  "evaluate": "trainer.evaluate",
-  "export": "trainer.export",
-  "profile": "trainer.profile",
-  "data": "input_pipeline",
-  "launch": "launch",
-  "tune": "tuning",
+from trialbook import __version__, errors
+from trialbook.command_line import leave, print_problems
+from trialbook.naming import nearest
+
+COMMANDS = {
+  "train": ("trialbook.trainer.flags:train", "train one model by a config"),
+  "evaluate": ("trialbook.trainer.flags:evaluate", "evaluate a checkpoint of a run"),
+  "export": ("trialbook.trainer.flags:export", "export a checkpoint of a run as files that need only jax"),
+  "profile": ("trialbook.trainer.flags:profile", "show where a run's time went"),
+  "tune": ("trialbook.tuning.flags:main", "run studies, import, report and compare them"),
+  "launch": ("trialbook.launch.flags:main", "start the processes of a job and restart them"),
+  "data": ("trialbook.input_pipeline.flags:main", "prepare datasets on this machine"),
 }
+"""Name -> (function of its arguments that returns the exit code, what it does)."""
 
 
-def main() -> int:
-  """Runs the room's own command with the rest of the arguments."""
-  if len(sys.argv) < 2 or sys.argv[1] not in _ROOMS:
-    sys.stderr.write(f"usage: trialbook {{{','.join(_ROOMS)}}} ...   (each has --help)\n")
-    return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 2
-  room = _ROOMS[sys.argv.pop(1)]
-  # Last on the path: a user's own modules are found, and a user's `models/` cannot shadow ours.
-  sys.path.append(os.getcwd())
-  runpy.run_module(room, run_name="__main__", alter_sys=True)
-  return 0
+def main(arguments: list[str] | None = None) -> int:
+  """Run a command with its arguments; return its exit code."""
+  arguments = sys.argv[1:] if arguments is None else arguments
+  if not arguments or arguments[0] in ("--help", "-h", "help"):
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    text = "\n".join(["usage: trialbook COMMAND ...", "", f"{__doc__}", *lines, "", "Each command has --help."])
+    print(text, file=sys.stdout if arguments else sys.stderr)
+    return errors.DONE if arguments else errors.USER_MISTAKE
+  if arguments[0] == "--version":
+    print(__version__)
+    return errors.DONE
+  name, *rest = arguments
+  if name not in COMMANDS:
+    return print_problems("trialbook", [f"unknown command {name!r}{nearest(name, COMMANDS)}"])
+  # Last on the path: modules of the user's are found, and none of them shadows a library's.
+  if os.getcwd() not in sys.path and "" not in sys.path:
+    sys.path.append(os.getcwd())
+  module, _, function = COMMANDS[name][0].partition(":")
+  return getattr(importlib.import_module(module), function)(rest)
+
+
+def console() -> None:
+  """Run the command that the process was started with, and end it."""
+  leave(main())
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  console()

@@ -10,6 +10,9 @@ from typing import Any
 
 from trialbook.naming import nearest
 
+_MOVED = {"trainer.split_metrics": "trialbook.trainer.custom_metrics"}
+"""Modules of ours that configs of before 0.2 name -> what they are called now."""
+
 
 class PluginError(ValueError):
   """A plug-in cannot be loaded; the text says what would be right."""
@@ -22,6 +25,7 @@ def import_attribute(field: str, path: str) -> Any:
     PluginError: the module is missing or raises, or has no such name.
   """
   module_name, _, name = path.partition(":")
+  module_name = _MOVED.get(module_name, module_name)
   _search_current_directory()
   try:
     module = importlib.import_module(module_name)

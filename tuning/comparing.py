@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import ConfigError, UserError
+from trialbook.errors import ConfigError, UserError
 from trialbook.paths import as_path
-from tuning.results import StudyResults, Trial, read_results
-from tuning.rounds import read_round
+from trialbook.tuning.results import StudyResults, Trial, read_results
+from trialbook.tuning.rounds import read_round
 
 STUDY = "study"
 """The hyperparameter that tells the studies apart; a value of it is a study's name, or its folder's."""

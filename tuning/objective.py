@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from tuning.study import Objective
+from trialbook.tuning.study import Objective
 
 SMOOTHED_OVER = 5
 """Evaluations in the running median of "smoothed": enough to outvote two lucky ones, few enough to follow a decay."""

@@ -5,11 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import Config, ConfigError, static_key
-from tuning import flattening
-from tuning.bayesian import BayesianOptimization
-from tuning.space import Hyperparameter, OneOf
-from tuning.study import Objective, Study
+from trialbook.errors import ConfigError
+from trialbook.trainer import Config, static_key
+from trialbook.tuning.search.bayesian import BayesianOptimization
+from trialbook.tuning.space import binding
+from trialbook.tuning.space.scales import Hyperparameter, OneOf
+from trialbook.tuning.study import Objective, Study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ def trial_config(config: Config, objective: Objective) -> Config:
   """The config of a study's trials but for their hyperparameters.
 
   A trial selects its checkpoint by the study's objective, unless the config says by what; and it is not exported, which
-  takes a second and can be done with the best trial later (`python -m trainer.export`).
+  takes a second and can be done with the best trial later (`trialbook export`).
   """
   changes: dict[str, Any] = {"export": False}
   if config.selection.metric is None:
@@ -55,7 +56,7 @@ def plan(
     trial: its number.
     values: by name.
   """
-  changes = flattening.changes(hyperparameters, values)
+  changes = binding.changes(hyperparameters, values)
   refusal, group = None, ""
   if config is not None:
     try:

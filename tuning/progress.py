@@ -5,8 +5,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tuning import tables
-from tuning.records import FINAL, TrialRecord
+from trialbook.tuning import tables
+from trialbook.tuning.records import FINAL, TrialRecord
 
 
 class Progress:

@@ -5,18 +5,18 @@ process that runs it. A trial's folder is its run's workdir too.
 """
 
 import dataclasses
-import fcntl
 import json
-import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from trainer import Config, ConfigError, UserError, provenance, records
-from tuning.space import Hyperparameter
-from tuning.study import Objective, Study
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.trainer import Config
+from trialbook.trainer.workdir import provenance
+from trialbook.tuning.space.scales import Hyperparameter
+from trialbook.tuning.study import Objective, Study
 
 State = Literal["pending", "running", "complete", "infeasible", "failed", "stopped"]
 FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")
@@ -72,11 +72,11 @@ def trial_folder(study: pathlib.Path, trial: int) -> pathlib.Path:
 def read_trial(folder: pathlib.Path) -> TrialRecord | None:
   """The record in a trial's folder; None if there is none. Raises UserError if it cannot be read."""
   path = folder / "trial.json"
-  stored = records.read_json(path)
+  stored = files.read_json(path)
   if stored is None:
     return None
   try:
-    check_format(path, stored.pop("format"))
+    files.check_format(path, stored.pop("format"))
     found = TrialRecord(**{name: _numbers(value) for name, value in stored.items()})
     _check_types(found)
     return found
@@ -87,12 +87,12 @@ def read_trial(folder: pathlib.Path) -> TrialRecord | None:
 def write_trial(folder: pathlib.Path, record: TrialRecord) -> None:
   """Replaces a trial's record, atomically."""
   folder.mkdir(parents=True, exist_ok=True)
-  records.write_json(folder / "trial.json", trial_json(record))
+  files.write_json(folder / "trial.json", trial_json(record))
 
 
 def trial_json(record: TrialRecord) -> dict[str, Any]:
   """What `trial.json` holds."""
-  return {"format": records.FORMAT, **dataclasses.asdict(record)}
+  return {"format": files.FORMAT, **dataclasses.asdict(record)}
 
 
 def read_trials(study: pathlib.Path) -> dict[int, TrialRecord]:
@@ -186,13 +186,13 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
     UserError: if there is none, or it cannot be read.
   """
   path = folder / "study.json"
-  stored = records.read_json(path)
+  stored = files.read_json(path)
   if (folder / "trials.csv").exists() and (folder / "curves.csv").exists() and "format" not in (stored or {}):
-    raise UserError(f"{folder} holds tables: first make a study of them, python -m tuning import csv {folder} DIR")
+    raise UserError(f"{folder} holds tables: first make a study of them, trialbook tune import csv {folder} DIR")
   if stored is None:
     raise UserError(f"{folder} holds no study: there is no study.json")
   try:
-    check_format(path, stored.pop("format"))
+    files.check_format(path, stored.pop("format"))
     config = stored["config"]
     stored |= {
       "objective": Objective(**stored["objective"]),
@@ -215,7 +215,7 @@ def write_study(folder: pathlib.Path, record: StudyRecord) -> None:
     "objective": dataclasses.asdict(record.objective),
     "config": None if record.config is None else record.config.model_dump(mode="json"),
   }
-  records.write_json(folder / "study.json", {"format": records.FORMAT, **stored})
+  files.write_json(folder / "study.json", {"format": files.FORMAT, **stored})
   if record.diff:
     (folder / "study.diff").write_text(record.diff)
 
@@ -238,44 +238,9 @@ def differences(old: StudyRecord, new: StudyRecord) -> list[str]:
   ]
 
 
-@contextmanager
-def locked(folder: pathlib.Path, what: str) -> Iterator[None]:
-  """Keeps every other process out of `folder`/.WHAT.lock; the lock ends with the process, however that ends.
-
-  Raises:
-    ConfigError: if another process has it.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  with (folder / f".{what}.lock").open("a+") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      raise ConfigError(f"{folder} is in use: process {file.read().strip() or 'unknown'} works on it") from None
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {os.uname().nodename}")
-    file.flush()
-    yield
-
-
-def is_locked(folder: pathlib.Path, what: str) -> bool:
-  """Whether a process has the lock of `locked`."""
-  try:
-    with (folder / f".{what}.lock").open() as file:
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except FileNotFoundError:
-    return False
-  except BlockingIOError:
-    return True
-  return False
-
-
-def check_format(path: pathlib.Path, version: Any) -> None:
-  """Raises UserError for a file of a newer version."""
-  if not isinstance(version, int) or version > records.FORMAT:
-    raise UserError(
-      f"{path} has format {version}, made by a newer version of trialbook; this one reads up to {records.FORMAT}"
-    )
+def study_lock(folder: pathlib.Path) -> pathlib.Path:
+  """Return the lock file of a study, which its coordinator holds."""
+  return folder / ".study.lock"
 
 
 def _check_types(record: TrialRecord) -> None:
@@ -300,4 +265,4 @@ def _numbers(value: Any) -> Any:
     return {name: _numbers(item) for name, item in value.items()}
   if isinstance(value, list):
     return tuple(map(_numbers, value))
-  return records.number(value) if isinstance(value, str) else value
+  return files.number(value) if isinstance(value, str) else value

@@ -4,12 +4,12 @@ import dataclasses
 import pathlib
 import statistics
 
-from trainer import UserError
-from tuning import records
-from tuning.results import StudyResults, read_results
-from tuning.search import Grid
-from tuning.space import Integer
-from tuning.study import Study
+from trialbook.errors import UserError
+from trialbook.tuning import records
+from trialbook.tuning.results import StudyResults, read_results
+from trialbook.tuning.search.search import Grid
+from trialbook.tuning.space.scales import Integer
+from trialbook.tuning.study import Study
 
 MOST_SEEDS = 1000
 """For one trial."""

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from trainer import UserError
+from trialbook.errors import UserError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
-from tuning import objective as objectives
-from tuning import records
-from tuning.logs import Log, LogFile
-from tuning.objective import Curve
-from tuning.records import StudyRecord, TrialRecord, trial_folder
-from tuning.space import Hyperparameter
-from tuning.study import Objective
+from trialbook.tuning import objective as objectives
+from trialbook.tuning import records
+from trialbook.tuning.curves import Log, LogFile
+from trialbook.tuning.objective import Curve
+from trialbook.tuning.records import StudyRecord, TrialRecord, trial_folder
+from trialbook.tuning.space.scales import Hyperparameter
+from trialbook.tuning.study import Objective
 
 SAME_LENGTH = 0.05
 """By which trainings may differ in the last step that they logged and be of one length: an evaluation of twenty."""
@@ -33,7 +33,7 @@ class Trial:
   Attributes:
     trial: its number.
     state: as recorded, but "infeasible" also for a trial that ran to its end and was uncharacteristically bad, see
-      `tuning.objective.uncharacteristic`.
+      `trialbook.tuning.objective.uncharacteristic`.
     reason: of the state, where there is one.
     values: of its hyperparameters, by name.
     changes: what they change in the study's config.

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from trialbook.metric_names import contradiction
-from tuning.space import Hyperparameter
-from tuning.study import Study
+from trialbook.tuning.space.scales import Hyperparameter
+from trialbook.tuning.study import Study
 
 _STRENGTHS = (
   "dropout_rate",

@@ -4,20 +4,21 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import UserError, records
+from trialbook import files
+from trialbook.errors import UserError
 from trialbook.paths import as_path
-from tuning import tracking
-from tuning.records import check_format, read_trials
-from tuning.results import StudyResults, read_results
-from tuning.runner import check_folder, prepare, run_study
-from tuning.study import Round, Study
+from trialbook.tuning import tracking
+from trialbook.tuning.execution.coordinator import check_folder, prepare, run_study
+from trialbook.tuning.records import read_trials
+from trialbook.tuning.results import StudyResults, read_results
+from trialbook.tuning.study import Round, Study
 
 
 def problems(round_: Round, trials: int | None = None) -> list[str]:
   """What is wrong with a round and its studies; `trials` is each one's number instead of its own."""
   found = []
   if not isinstance(round_.studies, tuple | list) or not all(isinstance(study, Study) for study in round_.studies):
-    return [f"round {round_.name}: studies should be a tuple of tuning.Study"]
+    return [f"round {round_.name}: studies should be a tuple of trialbook.Study"]
   names = [study.name for study in round_.studies]
   if not names:
     found.append(f"round {round_.name}: it has no study")
@@ -48,9 +49,9 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
   if found:
     raise UserError(found)
   path = folder / "round.json"
-  record = {"format": records.FORMAT, "name": round_.name, "goal": round_.goal}
+  record = {"format": files.FORMAT, "name": round_.name, "goal": round_.goal}
   record["studies"] = [study.name for study in round_.studies]
-  stored = records.read_json(path)
+  stored = files.read_json(path)
   if stored is None:
     if folder.exists() and any(not inside.name.startswith(".") for inside in folder.iterdir()):
       raise UserError(f"{folder} is not empty and holds no round: name another folder")
@@ -64,7 +65,7 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
   for study in round_.studies:
     check_folder(folder / study.name, prepare(study, options.get("trials")))
   folder.mkdir(parents=True, exist_ok=True)
-  records.write_json(path, record)
+  files.write_json(path, record)
   results = {}
   for study in round_.studies:
     results[study.name] = run_study(study, folder / study.name, **options)
@@ -74,9 +75,9 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
 
 def read_round(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]:
   """A round's record, and the results of those of its studies that were begun. Raises UserError if there is none."""
-  stored = records.read_json(folder / "round.json")
+  stored = files.read_json(folder / "round.json")
   if stored is None:
     raise UserError(f"{folder} holds no round: there is no round.json")
-  check_format(folder / "round.json", stored.get("format"))
+  files.check_format(folder / "round.json", stored.get("format"))
   begun = [folder / name for name in stored["studies"] if (folder / name / "study.json").exists()]
   return stored, [read_results(path) for path in begun]

@@ -6,15 +6,16 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from trainer import Config, ConfigError
-from trainer.evaluation import evaluated_splits
+from trialbook.errors import ConfigError
 from trialbook.metric_names import Mode
 from trialbook.naming import nearest
 from trialbook.plugin import PluginError, import_attribute
-from tuning import flattening
-from tuning.bayesian import BayesianOptimization
-from tuning.search import Grid, Halton, Listed, Uniform
-from tuning.space import Discrete, Hyperparameter, OneOf, Space
+from trialbook.trainer import Config
+from trialbook.trainer.evaluation import evaluated_splits
+from trialbook.tuning.search.bayesian import BayesianOptimization
+from trialbook.tuning.search.search import Grid, Halton, Listed, Uniform
+from trialbook.tuning.space import binding
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, OneOf, Space
 
 Search = Halton | Uniform | Grid | Listed | BayesianOptimization
 Value = Literal["best", "last", "smoothed"]
@@ -62,7 +63,7 @@ class Study:
     config: of every trial, but for what the hyperparameters change.
     function: "module:name" of what a trial is instead of a training by `config`. Its parameters are the
       hyperparameters: it is called with the trial's values as keyword arguments, returns a mapping from metrics to
-      numbers (or yields such mappings, a curve), or raises `tuning.Infeasible`.
+      numbers (or yields such mappings, a curve), or raises `trialbook.tuning.Infeasible`.
     scientific: whose effect is the question.
     nuisance: that must be tuned to answer it fairly.
     trials: how many; None: all that the search has (Grid, Listed).
@@ -147,7 +148,7 @@ def check(study: Study) -> Checked:
   if wrong_types:
     return Checked((), [f"study {study.name}: {problem}" for problem in wrong_types])
   problems = list(_own_problems(study))
-  found, wrong = flattening.flatten(study.config, {"scientific": study.scientific, "nuisance": study.nuisance})
+  found, wrong = binding.flatten(study.config, {"scientific": study.scientific, "nuisance": study.nuisance})
   problems += wrong
   problems += [
     f"hyperparameter {one.name!r}: has the name of a column of trials.csv" for one in found if one.name in TRIAL_COLUMNS
@@ -175,7 +176,7 @@ def _type_problems(study: Study) -> Iterator[str]:
   """What nothing else can be checked with."""
   expected = (
     ("objective", Objective, "an objective, for example Minimize('validation/error')"),
-    ("config", Config | None, "a trainer.Config"),
+    ("config", Config | None, "a trialbook.Config"),
     ("search", Search, "a search, for example Halton(seed=0)"),
     ("scientific", Mapping, "a space, for example {'optimizer.learning_rate': Log(1e-4, 1.0)}"),
     ("nuisance", Mapping, "a space, for example {'optimizer.learning_rate': Log(1e-4, 1.0)}"),
@@ -234,7 +235,7 @@ def _never_called(function: str, hyperparameters: list[Hyperparameter]) -> Itera
     return  # It is written in C, and says nothing of its parameters.
   wrong: dict[str, str] = {}
   for values in Halton().points(hyperparameters, 0, _TRIED_POINTS):
-    arguments = flattening.changes(hyperparameters, values)
+    arguments = binding.changes(hyperparameters, values)
     try:
       signature.bind(**arguments)
     except TypeError as error:
@@ -273,7 +274,7 @@ def _never_accepted(config: Config, hyperparameters: list[Hyperparameter]) -> It
   for values in Halton().points(hyperparameters, 0, _TRIED_POINTS):
     here = {conditions[name] for name in values} & left.keys()
     try:
-      config.override(flattening.changes(hyperparameters, values))
+      config.override(binding.changes(hyperparameters, values))
     except ConfigError as error:
       left |= {condition: left[condition] or error.problems[0] for condition in here}
     else:

@@ -2,9 +2,9 @@
 
 import pathlib
 
-from trainer import ConfigError
-from trainer.config_files import load_function_result
-from tuning.study import Round, Study
+from trialbook.errors import ConfigError
+from trialbook.trainer.config_files import load_function_result
+from trialbook.tuning.study import Round, Study
 
 
 def load_study(path: str | pathlib.Path) -> Study | Round:
@@ -13,7 +13,9 @@ def load_study(path: str | pathlib.Path) -> Study | Round:
   Raises:
     ConfigError: if the file is missing, does not run, has no `get_study`, or returns something else.
   """
-  study = load_function_result(path, "--study", "get_study", "a tuning.Study or a tuning.Round")
+  study = load_function_result(path, "--study", "get_study", "a trialbook.Study or a trialbook.Round")
   if not isinstance(study, Study | Round):
-    raise ConfigError(f"{path}: get_study() returned {type(study).__name__}, not a tuning.Study or a tuning.Round")
+    raise ConfigError(
+      f"{path}: get_study() returned {type(study).__name__}, not a trialbook.Study or a trialbook.Round"
+    )
   return study

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tuning.objective import value_of
-from tuning.plan import Balance, PlannedTrial
-from tuning.results import StudyResults, Trial
-from tuning.space import Hyperparameter
-from tuning.trial import Cost
+from trialbook.tuning.execution.trial import Cost
+from trialbook.tuning.objective import value_of
+from trialbook.tuning.plan import Balance, PlannedTrial
+from trialbook.tuning.results import StudyResults, Trial
+from trialbook.tuning.space.scales import Hyperparameter
 
 _STYLES = {"complete": "green", "infeasible": "red", "failed": "bold red", "running": "yellow", "stopped": "yellow"}
 
@@ -146,7 +146,7 @@ def command(trial: Trial) -> str | None:
   config = trial.folder / "config.json"
   if not config.exists():
     return None
-  return f"python -m trainer --config={shlex.quote(str(config))} --workdir=runs/again"
+  return f"trialbook train --config={shlex.quote(str(config))} --workdir=runs/again"
 
 
 def show_results(results: StudyResults, limit: int | None, console: Console) -> None:

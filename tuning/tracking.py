@@ -7,16 +7,17 @@ import os
 import pathlib
 import shlex
 
-from trainer import UserError, records
-from tuning.results import StudyResults, read_results
-from tuning.tables import number
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.tuning.results import StudyResults, read_results
+from trialbook.tuning.tables import number
 
 COLUMNS = ("study", "config", "goal", "trials", "best", "reproduce")
 
 
 def write_trials(folder: pathlib.Path, results: StudyResults) -> None:
   """Writes the study's `trials.csv`."""
-  records.replace_text(folder / "trials.csv", results.csv())
+  files.write_text(folder / "trials.csv", results.csv())
 
 
 def studies(root: pathlib.Path) -> list[StudyResults]:
@@ -45,7 +46,7 @@ def rows(root: pathlib.Path) -> list[dict[str, str]]:
 
 def _full_name(results: StudyResults) -> str:
   """A study of a round has the round's name before its own."""
-  round_ = records.read_json(results.folder.parent / "round.json")
+  round_ = files.read_json(results.folder.parent / "round.json")
   return results.study.name if round_ is None else f"{round_.get('name')}/{results.study.name}"
 
 
@@ -73,11 +74,11 @@ def update(root: pathlib.Path) -> None:
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerows([COLUMNS, *([row[column] for column in COLUMNS] for row in table)])
-  records.replace_text(root / "studies.csv", text.getvalue())
+  files.write_text(root / "studies.csv", text.getvalue())
   lines = ["# Studies", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
   for row in table:
     cells = {name: value.replace("|", "\\|").replace("\n", " ") for name, value in row.items()}
     cells["config"] = f"[study.json]({cells['config']})"
     cells["reproduce"] = f"`{cells['reproduce']}`"
     lines.append(f"| {' | '.join(cells[name] for name in COLUMNS)} |")
-  records.replace_text(root / "studies.md", "\n".join(lines) + "\n")
+  files.write_text(root / "studies.md", "\n".join(lines) + "\n")

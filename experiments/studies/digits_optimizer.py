@@ -1,12 +1,12 @@
 """Adam against Nesterov momentum on handwritten digits: twenty trials, each in about five seconds.
 
-python -m tuning run --study=experiments/studies/digits_optimizer.py --dir=runs/digits_optimizer --workers=2
+trialbook tune run --study=experiments/studies/digits_optimizer.py --dir=runs/digits_optimizer --workers=2
 
 Takes about a minute with 2 workers on 2 cores (CPU).
 """
 
-from experiments import digits_resnet
-from tuning import Halton, Log, Minimize, OneOf, Study
+from trialbook.experiments import digits_resnet
+from trialbook.tuning import Halton, Log, Minimize, OneOf, Study
 
 
 def get_study() -> Study:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pages import Opened
 
-from experiments.studies import digits_optimizer
-from tuning import report, run_study
-from tuning.importers import import_study
+from trialbook.experiments.studies import digits_optimizer
+from trialbook.tuning import report, run_study
+from trialbook.tuning.importers.importing import import_study
 
 CHROMIUM = shutil.which("chromium")
 

@@ -6,7 +6,7 @@ import csv_studies
 import pytest
 from pages import FIGURES, ITEM_OF_TRIAL, SCREENSHOTS, WIDTHS
 
-from tuning import report
+from trialbook.tuning import report
 
 pytestmark = pytest.mark.long
 

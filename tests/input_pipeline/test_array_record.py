@@ -6,9 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from input_pipeline import SPLITS, ArrayRecord, Augmentation, DataError, Digits, load, write_array_record
-from input_pipeline.order import Order
-from input_pipeline.record_files import array_record_module, count_records
+from trialbook.errors import DataError
+from trialbook.input_pipeline import SPLITS, ArrayRecord, Augmentation, Digits, load, write_array_record
+from trialbook.input_pipeline.datasets.record_files import array_record_module, count_records
+from trialbook.input_pipeline.order import Order
 
 AUGMENTATION = Augmentation(crop_padding=1, flip_probability=0.5, mixup_alpha=0.4)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from input_pipeline import Augmentation, Digits, load
-from input_pipeline.augmentation import augment, mix
+from trialbook.input_pipeline import Augmentation, Digits, load
+from trialbook.input_pipeline.augmentation import augment, mix
 
 _MASK = 2**64 - 1
 

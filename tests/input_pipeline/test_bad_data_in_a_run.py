@@ -13,10 +13,12 @@ from absl import flags
 from flax import nnx
 from tiny import mlp, numbers
 
-from input_pipeline import ArrayRecord, PluginDataset, write_array_record
-from trainer import Config, UserError, exits, preparation, run
-from trainer import __main__ as command
-from trainer.schedules import Constant
+from trialbook import errors
+from trialbook.errors import UserError
+from trialbook.input_pipeline import ArrayRecord, PluginDataset, write_array_record
+from trialbook.trainer import Config, preflight, run
+from trialbook.trainer import flags as command
+from trialbook.trainer.schedules import Constant
 
 
 class Net(nnx.Module):
@@ -68,7 +70,7 @@ def refused(config: Config, workdir: pathlib.Path, *problems: str, knowable: boo
   for problem in problems:
     caught.match(problem)
   assert not workdir.exists()
-  assert ("\n".join(preparation.problems(config, workdir)) == str(caught.value)) is knowable
+  assert ("\n".join(preflight.problems(config, workdir)) == str(caught.value)) is knowable
 
 
 def test_the_same_data_without_a_fault_trains(tmp_path: pathlib.Path, dataset: Callable[[Any], None]):
@@ -200,9 +202,7 @@ def test_the_command_leaves_with_2_and_one_message(tmp_path: pathlib.Path, capfd
   def call(*assignments: str) -> tuple[int, str]:
     flags.FLAGS.unparse_flags()
     flags.FLAGS["set"].value = []
-    code = command.main(
-      ["trainer", f"--workdir={tmp_path / 'run'}", *(f"--set={assignment}" for assignment in assignments)]
-    )
+    code = command.train([f"--workdir={tmp_path / 'run'}", *(f"--set={assignment}" for assignment in assignments)])
     return code, capfd.readouterr().err
 
   small = [
@@ -214,11 +214,11 @@ def test_the_command_leaves_with_2_and_one_message(tmp_path: pathlib.Path, capfd
     "export=False",
   ]
   code, told = call(*small, "dataset.name=text", f"dataset.path={tmp_path / 'nothing'}")
-  assert code == exits.USER_MISTAKE
-  assert "trainer: a problem:\n  - dataset text: " in told
+  assert code == errors.USER_MISTAKE
+  assert "trialbook train: a problem:\n  - dataset text: " in told
   assert "Traceback" not in told
   assert not (tmp_path / "run").exists()
   code, told = call(*small, "dataset.name=array_record", f"dataset.path={dataset.path}")
-  assert code == exits.USER_MISTAKE
+  assert code == errors.USER_MISTAKE
   assert "validation, example 5: " in told
   assert "Traceback" not in told

@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from input_pipeline import SPLITS, Augmentation, DataError, Dataset, Digits, Synthetic, load
+from trialbook.errors import DataError
+from trialbook.input_pipeline import SPLITS, Augmentation, Dataset, Digits, Synthetic, load
 
 AUGMENTED = Digits(augmentation=Augmentation(crop_padding=1, flip_probability=0.5))
 TINY = Synthetic(input_shape=(4,), train_examples=37, validation_examples=20, test_examples=10, num_outputs=3)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from input_pipeline import SPLITS, DatasetConfig, Digits, Synthetic, load
-from input_pipeline.registry import PREPARE, datasets
-from input_pipeline.split import stratified, stratified_order
+from trialbook.input_pipeline import SPLITS, DatasetConfig, Digits, Synthetic, load
+from trialbook.input_pipeline.registry import PREPARE, datasets
+from trialbook.input_pipeline.split import stratified, stratified_order
 from trialbook.settings import Settings, leaves
 
 
@@ -70,7 +70,7 @@ def test_normalization_comes_from_the_train_split_per_channel():
 
 
 def test_a_constant_channel_does_not_divide_by_zero():
-  from input_pipeline.source import byte_statistics
+  from trialbook.input_pipeline.source import byte_statistics
 
   assert byte_statistics(np.full((3, 2, 2, 1), 7, np.uint8)) == ((7.0,), (1.0,))
 
@@ -146,7 +146,8 @@ def test_synthetic_data_depend_on_their_own_seed_only():
 
 def test_the_package_starts_neither_jax_nor_scikit_learn():
   code = """
-import sys, input_pipeline
+import sys
+from trialbook import input_pipeline
 input_pipeline.load(input_pipeline.Digits(), seed=0, batch_size=8).train_batch(0)
 print(sorted({'jax', 'sklearn', 'grain'} & set(sys.modules)))
 """

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from input_pipeline import Augmentation, DataError, Dataset, Digits, load
+from trialbook.errors import DataError
+from trialbook.input_pipeline import Augmentation, Dataset, Digits, load
 
 CONFIG = Digits(augmentation=Augmentation(crop_padding=2, flip_probability=1.0))
 

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from tiny import mlp
 
-from input_pipeline import ArrayRecord, Data, DataError, PluginDataset, load, write_array_record
-from input_pipeline.conversion import as_array
-from input_pipeline.record_files import array_record_module
-from trainer import Config, Programs, UserError, exits, preparation, run
-from trainer import __main__ as command
-from trainer.schedules import Constant
-from trainer.tasks import Classification, LanguageModel, Regression
+from trialbook import errors
+from trialbook.errors import DataError, UserError
+from trialbook.input_pipeline import ArrayRecord, Data, PluginDataset, load, write_array_record
+from trialbook.input_pipeline.conversion import as_array
+from trialbook.input_pipeline.datasets.record_files import array_record_module
+from trialbook.trainer import Config, Programs, preflight, run
+from trialbook.trainer import flags as command
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.tasks import Classification, LanguageModel, Regression
 
 Rows = list[dict[str, Any]]
 
@@ -250,20 +252,20 @@ def test_data_of_another_task_is_told_what_takes_it_and_is_not_sent_in_circles(
 ):
   split, task, message = NO_TASK[case]
   dataset = plugin({"train": split, "validation": split})
-  told = "\n".join(preparation.problems(config(dataset, task), tmp_path / "run"))
+  told = "\n".join(preflight.problems(config(dataset, task), tmp_path / "run"))
   assert re.search(message, told), told
   # Each task that the message names takes the data.
   for name in re.findall(r"set task\.name=(\w+)", told.split("if each")[0]):
     named = {"classification": CLASSIFICATION, "language_model": LANGUAGE, "regression": REGRESSION}[name]
-    assert preparation.problems(config(dataset, named), tmp_path / "run") == []
+    assert preflight.problems(config(dataset, named), tmp_path / "run") == []
 
 
 def test_text_is_what_the_language_model_takes(tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]):
   text = np.arange(12 * 5).reshape(12, 5) % 4
   dataset = plugin({split: {"inputs": text, "labels": text} for split in ("train", "validation")})
-  told = preparation.problems(config(dataset), tmp_path / "run")
+  told = preflight.problems(config(dataset), tmp_path / "run")
   assert "if they are a sequence, as in text, set task.name=language_model, which takes a label" in told[0]
-  assert preparation.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
+  assert preflight.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(
@@ -281,8 +283,8 @@ def test_sequences_of_labels_of_any_length_are_what_the_language_model_takes(
 ):
   split = {"inputs": inputs, "labels": np.arange(12 * length).reshape(12, length) % 4}
   dataset = plugin({"train": split, "validation": split})
-  assert preparation.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
-  (told,) = preparation.problems(config(dataset), tmp_path / "run")
+  assert preflight.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
+  (told,) = preflight.problems(config(dataset), tmp_path / "run")
   assert "if they are a sequence" in told
 
 
@@ -291,7 +293,7 @@ def test_more_classes_than_labels_are_refused_unless_they_are_meant(
 ):
   split = good(12, labels=at(5, 1_000_003, np.zeros(12, int)))
   splits = {"train": split, "validation": good(12)}
-  told = "\n".join(preparation.problems(config(plugin(splits)), tmp_path / "run"))
+  told = "\n".join(preflight.problems(config(plugin(splits)), tmp_path / "run"))
   assert re.search(r"1,000,004 classes, and there are 24 labels only: number the classes from 0", told)
   assert load(plugin(Data(splits=splits, num_classes=1_000_004)), seed=0, batch_size=4).info.num_classes == 1_000_004
   # As many classes as labels may be honest: each example is one of its own.
@@ -306,13 +308,13 @@ def test_all_problems_are_told_at_once(tmp_path: pathlib.Path, plugin: Callable[
     "test": good(12, labels=at(5, 9, np.zeros(12, int))),
     "extra": good(12),
   }
-  found = preparation.problems(config(plugin(Data(splits=splits, num_classes=4))), tmp_path / "run")
+  found = preflight.problems(config(plugin(Data(splits=splits, num_classes=4))), tmp_path / "run")
   assert len(found) == 5
   told = "\n".join(found)
   for part in ("labels are float64", "inputs are not all finite", "'weights'", "such as 9", "unknown split 'extra'"):
     assert part in told
   splits = {"train": good(12), "validation": splits["test"]}
-  found = preparation.problems(
+  found = preflight.problems(
     config(plugin(Data(splits=splits, num_classes=4, normalization=("mean", 1)))), tmp_path / "run"
   )
   told = "\n".join(found)
@@ -323,7 +325,7 @@ def test_all_problems_are_told_at_once(tmp_path: pathlib.Path, plugin: Callable[
 
 def warned(dataset: PluginDataset, **changes: Any) -> list[str]:
   made = config(dataset, **changes)
-  return preparation.warnings(made, load(dataset, seed=0, batch_size=4))
+  return preflight.warnings(made, load(dataset, seed=0, batch_size=4))
 
 
 def timestamps(scale: float) -> np.ndarray:
@@ -402,9 +404,9 @@ def test_the_command_leaves_with_2_and_the_places(
 ):
   plugin({"train": good(12, weights=np.ones(12)), "validation": good(12, inputs=[[1.0], [1.0, 2.0]])})
   arguments = ["--set=dataset.name=users_own_data:build", "--set=model.name=mlp", "--set=schedule.name=constant"]
-  assert command.main(["trainer", f"--workdir={tmp_path / 'run'}", *arguments]) == exits.USER_MISTAKE
+  assert command.train([f"--workdir={tmp_path / 'run'}", *arguments]) == errors.USER_MISTAKE
   told = capfd.readouterr().err
-  assert "trainer: 2 problems:" in told
+  assert "trialbook train: 2 problems:" in told
   assert "train: has 'weights'" in told
   assert "validation: inputs are ragged: row 0 has shape [1], row 1 has [2]" in told
   assert "Traceback" not in told

@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline import DataError, FashionMnist, fashion_mnist, idx, load
+from trialbook.errors import DataError
+from trialbook.input_pipeline import FashionMnist, load
+from trialbook.input_pipeline.datasets import fashion_mnist, idx
 
 TINY_FILES = {
   "train-images-idx3-ubyte.gz": (200, 28, 28),
@@ -114,7 +116,7 @@ def test_absent_data_is_an_error_with_the_commands_that_help(tmp_path):
   assert f"{tmp_path}/fashion_mnist" in message
   assert "not prepared" in message
   assert "apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb DIR" in message
-  assert "python -m input_pipeline prepare fashion_mnist --from=DIR" in message
+  assert "trialbook data prepare fashion_mnist --from=DIR" in message
 
 
 @pytest.mark.usefixtures("tiny")
@@ -183,7 +185,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def _command(*arguments: str, data_dir: pathlib.Path) -> subprocess.CompletedProcess[str]:
   environment = {**os.environ, "TRIALBOOK_DATA_DIR": str(data_dir)}
-  command = [sys.executable, "-m", "input_pipeline", *arguments]
+  command = [sys.executable, "-m", "trialbook", "data", *arguments]
   return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
@@ -225,7 +227,7 @@ def test_the_prepare_command_lists_all_problems_and_ends_with_2(tmp_path):
   ],
 )
 def test_mistakes_on_the_command_line_end_with_2_and_one_message(arguments, problem, capsys):
-  from input_pipeline.__main__ import main
+  from trialbook.input_pipeline.flags import main
 
   try:
     code = main(arguments)
@@ -236,7 +238,7 @@ def test_mistakes_on_the_command_line_end_with_2_and_one_message(arguments, prob
 
 
 def test_help_explains_itself(capsys):
-  from input_pipeline.__main__ import main
+  from trialbook.input_pipeline.flags import main
 
   with pytest.raises(SystemExit, match="0"):
     main(["prepare", "--help"])

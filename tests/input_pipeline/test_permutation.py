@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from input_pipeline import hashing
-from input_pipeline.permutation import permute
+from trialbook.input_pipeline import hashing
+from trialbook.input_pipeline.permutation import permute
 
 _MASK = 2**64 - 1
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from input_pipeline import Augmentation, Data, DataError, DatasetConfig, PluginDataset, load
-from input_pipeline.checked import checked
+from trialbook.errors import DataError
+from trialbook.input_pipeline import Augmentation, Data, DatasetConfig, PluginDataset, load
+from trialbook.input_pipeline.checked import checked
 
 
 def _arrays(n: int, start: int = 0) -> dict[str, np.ndarray]:
@@ -37,7 +38,7 @@ def module(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
   def write(code: str) -> str:
     name = f"my_data_{tmp_path.name}_{len(written)}".replace("-", "_")
     written.append(name)
-    (tmp_path / f"{name}.py").write_text("import numpy as np\nimport input_pipeline\n" + code)
+    (tmp_path / f"{name}.py").write_text("import numpy as np\nfrom trialbook import input_pipeline\n" + code)
     return name
 
   return write

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline import Digits, Prefetcher, load
+from trialbook.input_pipeline import Digits, Prefetcher, load
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from input_pipeline import ArrayRecord, Augmentation, Digits, load, write_array_record
-from input_pipeline.record_files import RecordFiles
+from trialbook.input_pipeline import ArrayRecord, Augmentation, Digits, load, write_array_record
+from trialbook.input_pipeline.datasets.record_files import RecordFiles
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_slow_stage_is_the_one_that_takes_the_time(files, slow, tmp_path, mo
   if slow == "read":
     monkeypatch.setattr(RecordFiles, "_read", slowly(RecordFiles._read))
   if slow == "augment":
-    monkeypatch.setattr("input_pipeline.dataset.augment", slowly(lambda images, *_: images))
+    monkeypatch.setattr("trialbook.input_pipeline.dataset.augment", slowly(lambda images, *_: images))
   dataset.timed_batch(0)
   seconds = dataset.timed_batch(1)[1]
   assert 0.04 <= seconds[slow] < 0.4

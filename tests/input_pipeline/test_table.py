@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from input_pipeline import SPLITS, Augmentation, Table, load
+from trialbook.input_pipeline import SPLITS, Augmentation, Table, load
 
 
 @pytest.mark.parametrize("table", ["breast_cancer", "diabetes"])

@@ -7,8 +7,10 @@ import zlib
 import numpy as np
 import pytest
 
-from input_pipeline import SPLITS, Augmentation, DataError, Shakespeare, Text, load, text
-from input_pipeline.__main__ import main
+from trialbook.errors import DataError
+from trialbook.input_pipeline import SPLITS, Augmentation, Shakespeare, Text, load
+from trialbook.input_pipeline.datasets import text
+from trialbook.input_pipeline.flags import main
 
 # From the King James Bible, Genesis 1:1-2.
 EXCERPT = (

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from input_pipeline import SPLITS, Augmentation, DataError, DatasetConfig, Digits, Tfds, load, tfds
-from input_pipeline.__main__ import main
-from input_pipeline.record_files import array_record_module, count_records
-from input_pipeline.tfds_preparation import tfrecords
+from trialbook.errors import DataError
+from trialbook.input_pipeline import SPLITS, Augmentation, DatasetConfig, Digits, Tfds, load
+from trialbook.input_pipeline.datasets import tfds
+from trialbook.input_pipeline.datasets.record_files import array_record_module, count_records
+from trialbook.input_pipeline.datasets.tfds_preparation import tfrecords
+from trialbook.input_pipeline.flags import main
 
 # TFDS opens files without closing them, and uses what Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -169,9 +171,7 @@ def test_a_tfrecord_directory_is_rewritten_by_prepare(tmp_path, capsys):
   config = Tfds(name="tfds:small", data_dir=str(tmp_path), **parts)
   expected = config.read().arrays["train"]["inputs"]
   (tfrecord,) = _as_tfrecord(folder)
-  with pytest.raises(
-    DataError, match=r"prepared as tfrecord files only; run\n  python -m input_pipeline prepare tfds:small"
-  ):
+  with pytest.raises(DataError, match=r"prepared as tfrecord files only; run\n  trialbook data prepare tfds:small"):
     config.read()
   whole = tfrecord.read_bytes()
   command = ["prepare", "tfds:small", f"--data_dir={tmp_path}"]

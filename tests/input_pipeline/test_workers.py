@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from input_pipeline import ArrayRecord, Augmentation, DataError, Dataset, Digits, load, write_array_record
+from trialbook.errors import DataError
+from trialbook.input_pipeline import ArrayRecord, Augmentation, Dataset, Digits, load, write_array_record
 
 AUGMENTATION = Augmentation(crop_padding=1, flip_probability=0.5)
 
@@ -93,7 +94,7 @@ def decode(record: bytes) -> dict[str, np.ndarray]:
 
 
 def test_what_is_raised_in_a_worker_is_raised_here_and_printing_does_no_harm(tmp_path, capfd):
-  from input_pipeline.record_files import array_record_module
+  from trialbook.input_pipeline.datasets.record_files import array_record_module
 
   for name in ("train", "held"):
     writer = array_record_module().ArrayRecordWriter(str(tmp_path / name), "group_size:1")
@@ -118,7 +119,7 @@ def test_what_is_raised_in_a_worker_is_raised_here_and_printing_does_no_harm(tmp
 def test_workers_end_when_their_parent_is_killed(config):
   code = f"""
 import time
-from input_pipeline import ArrayRecord, load
+from trialbook.input_pipeline import ArrayRecord, load
 dataset = load(ArrayRecord(path={config.path!r}, workers=2), seed=0, batch_size=8)
 dataset.train_batch(0)
 print(*[process.pid for process in dataset._workers._workers], flush=True)

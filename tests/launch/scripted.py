@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 from forked import ROOT, Forked
 
-from launch import Patience, Restarts, run_local
+from trialbook.launch import Patience, Restarts, run_local
 
 MARK = "TRIALBOOK_TEST_FOLDER"
 PRELUDE = """
@@ -91,7 +91,7 @@ class Job:
     return Forked(self._command(script, *flags, hosts=hosts), self.folder / "output.txt", environment=environment)
 
   def _command(self, script: str, *flags: str, hosts: int) -> list[str]:
-    command = ["-m", "launch", "local", f"--hosts={hosts}", f"--workdir={self.folder}", *flags]
+    command = ["-m", "trialbook", "launch", "local", f"--hosts={hosts}", f"--workdir={self.folder}", *flags]
     return [*command, "--", "-ISc", PRELUDE + script]
 
   def pid(self, host: int) -> int:

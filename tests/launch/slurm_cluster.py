@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from scripted import wait_for
 
-from launch.local import free_port
+from trialbook.launch.local import free_port
 
 NODES = ("127.0.0.1", "127.0.0.2")
 """Names that resolve by themselves: hosts look for the lead by the name of its node."""

@@ -11,7 +11,7 @@ import pytest
 from forked import SECONDS
 from scripted import Job, wait_for
 
-from launch import Patience, Restarts
+from trialbook.launch import Patience, Restarts
 
 # Notes what it is sent, and leaves on SIGTERM, for which it needs its worker.
 POLITE = """

@@ -8,8 +8,8 @@ import time
 import pytest
 from scripted import Job
 
-from launch import Restarts, run_local
-from launch.supervisor import newest_step
+from trialbook.launch import Restarts, run_local
+from trialbook.launch.supervisor import newest_step
 
 ATTEMPTS = "host or (here / f'attempt_{attempt}').touch()\n"
 

@@ -10,9 +10,9 @@ import time
 import pytest
 from scripted import Job
 
-from launch import Patience, Restarts, run_local
-from launch.__main__ import main
-from trainer import UserError
+from trialbook.errors import UserError
+from trialbook.launch import Patience, Restarts, run_local
+from trialbook.launch.flags import main
 
 
 def test_each_host_is_told_its_place_in_the_job(tmp_path: pathlib.Path):
@@ -148,10 +148,10 @@ def test_a_failure_of_the_launcher_itself_leaves_nothing_behind(tmp_path: pathli
     (["local", "--hosts=2"], "there is no command"),
     (["local", "--hosts=2", "--"], "there is no command"),
     (["local", "--hosts=0", "--", "-c", "1"], "hosts is 0; it must be at least 1"),
-    (["local", "--devices-per-host=0", "--", "-c", "1"], "devices_per_host is 0; it must be at least 1"),
+    (["local", "--devices_per_host=0", "--", "-c", "1"], "devices_per_host is 0; it must be at least 1"),
     (["local", "--hosts=two", "--", "-c", "1"], "--hosts: invalid whole number value: 'two'"),
     (["local", "--grace=-1", "--", "-c", "1"], "--grace: -1 is not a number from 0"),
-    (["local", "--host=2", "--", "-c", "1"], "unrecognized arguments: --host=2"),
+    (["local", "--host=2", "--", "-c", "1"], "unknown flag --host; did you mean '--hosts'?"),
     (["locale", "--", "-c", "1"], "invalid choice: 'locale'"),
     ([], "PLACE"),
   ],
@@ -166,7 +166,7 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(
   message = capsys.readouterr().err
   assert code == 2
   assert problem in message
-  assert message.count("\n") == 1
+  assert message.count("\n") == 2
 
 
 def test_a_mistake_in_the_function_s_arguments_is_a_user_error():
@@ -180,8 +180,8 @@ def test_help_shows_the_flags_and_an_example(capsys: pytest.CaptureFixture[str])
     main(["local", "--help"])
   assert leaving.value.code == 0
   shown = capsys.readouterr().out
-  assert "python -m launch local --hosts=2 -- -m trainer" in shown
-  assert "--max-restarts" in shown
+  assert "trialbook launch local --hosts=2 -- -m trialbook train" in shown
+  assert "--max_restarts" in shown
 
 
 def test_the_interpreter_is_the_launcher_s(tmp_path: pathlib.Path):

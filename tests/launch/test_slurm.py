@@ -13,10 +13,10 @@ import pytest
 from scripted import wait_for
 from slurm_cluster import NODES, SlurmCluster, missing, slurm_cluster
 
-from launch import slurm
-from launch.slurm import JobState, SlurmOptions, SlurmUnavailableError
-from trainer import UserError
-from trainer.records import read_lines
+from trialbook.errors import UserError
+from trialbook.files import read_json_lines
+from trialbook.launch import slurm
+from trialbook.launch.slurm import JobState, SlurmOptions, SlurmUnavailableError
 
 on_a_cluster = pytest.mark.long
 # Tells that it has started, and what it was told, in a file for each start.
@@ -213,21 +213,27 @@ class TestTraining:
       "max_train_steps": steps,
       "export": "false",
     }
-    return ["-m", "trainer", f"--workdir={workdir}", *(f"--set={path}={value}" for path, value in changes.items())]
+    return [
+      "-m",
+      "trialbook",
+      "train",
+      f"--workdir={workdir}",
+      *(f"--set={path}={value}" for path, value in changes.items()),
+    ]
 
   def test_a_preempted_run_saves_and_is_completed_by_the_same_job(self, cluster: SlurmCluster, tmp_path: pathlib.Path):
     run = tmp_path / "run"
     options = SlurmOptions(minutes=5, cores=2)
     jobs = slurm.submit([self.command(run, 5_000)], tmp_path / "slurm", options, "test")
     assert jobs[0].isdecimal()
-    wait_for(lambda: (run / "metrics.jsonl").exists() and len(read_lines(run / "metrics.jsonl")) > 100, seconds=60)
+    wait_for(lambda: (run / "metrics.jsonl").exists() and len(read_json_lines(run / "metrics.jsonl")) > 100, seconds=60)
     cluster.ask("scontrol", "requeue", jobs[0])
     assert words_and_codes(ends(jobs, seconds=60)) == [("COMPLETED", 0)]
     record = json.loads((run / "run.json").read_text())
     (earlier,) = record["earlier"]
     assert (earlier["status"], earlier["reason"], record["status"]) == ("preempted", "SIGTERM came", "complete")
     assert 0 < earlier["step"] == record["restored_step"] < 5_000
-    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == list(range(5_001))
+    assert [line["step"] for line in read_json_lines(run / "metrics.jsonl")] == list(range(5_001))
 
   def test_the_hosts_of_a_job_find_each_other(self, cluster: SlurmCluster, tmp_path: pathlib.Path):
     run = tmp_path / "run"

@@ -5,8 +5,8 @@ import pytest
 import transformer_reference as reference
 from flax import nnx
 
-from models.attention import Attention, rotate
-from models.initializer import scaled_normal
+from trialbook.models.attention import Attention, rotate
+from trialbook.models.initializer import scaled_normal
 
 RNG = np.random.default_rng(0)
 

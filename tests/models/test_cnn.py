@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import models
-from models.cnn import Cnn, CnnConfig
+from trialbook import models
+from trialbook.models.cnn import Cnn, CnnConfig
 
 
 def build(config, input_shape):

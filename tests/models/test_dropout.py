@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.dropout import Dropout
-from models.hyperparameter import Hyperparameter, fill
+from trialbook.models.dropout import Dropout
+from trialbook.models.hyperparameter import Hyperparameter, fill
 
 RNG = np.random.default_rng(0)
 

@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
-import models
-from models.batch_norm import ROWS, BatchNorm, GhostBatchNorm, collapse, num_replicas, spread
-from models.hyperparameter import Hyperparameter, fill
-from models.mlp import MlpConfig
-from models.resnet import ResNetConfig
+from trialbook import models
+from trialbook.models.batch_norm import ROWS, BatchNorm, GhostBatchNorm, collapse, num_replicas, spread
+from trialbook.models.hyperparameter import Hyperparameter, fill
+from trialbook.models.mlp import MlpConfig
+from trialbook.models.resnet import ResNetConfig
 
 EPSILON, MOMENTUM, STEPS = 1e-5, 0.75, 3
 SHAPE = (8, 3, 2, 5)
@@ -283,7 +283,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
-from models.batch_norm import ROWS, GhostBatchNorm
+from trialbook.models.batch_norm import ROWS, GhostBatchNorm
 
 mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3)
 split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
@@ -305,7 +305,7 @@ np.savez(sys.argv[2], **results)
 def test_virtual_batches_span_four_replicas_along_two_axes_of_eight_devices(tmp_path):
   np.save(tmp_path / "x.npy", BATCHES[0].astype(np.float32))
   command = [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
-  subprocess.run(command, check=True, timeout=120, cwd=pathlib.Path(models.__file__).parents[1])
+  subprocess.run(command, check=True, timeout=120, cwd=pathlib.Path(models.__file__).parents[2])
   results = np.load(tmp_path / "y.npz")
   for size in SIZES:
     np.testing.assert_allclose(results[f"y{size}"], normalized(BATCHES[0], size)[0].reshape(SHAPE), atol=3e-6)

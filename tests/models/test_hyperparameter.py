@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.hyperparameter import Hyperparameter, SettingError, fill
+from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
 
 
 class Scaled(nnx.Module):

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from models.initializer import scaled_normal
+from trialbook.models.initializer import scaled_normal
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 6), (5, 7)])

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models.mlp import Mlp, MlpConfig
+from trialbook.models.mlp import Mlp, MlpConfig
 
 RNG = np.random.default_rng(0)
 

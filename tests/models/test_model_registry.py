@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 from pydantic import TypeAdapter, ValidationError
 
-import models
-from models.hyperparameter import Hyperparameter, fill
-from models.plugin import PluginConfig
+from trialbook import models
+from trialbook.models.hyperparameter import Hyperparameter, fill
+from trialbook.models.plugin import PluginConfig
 from trialbook.settings import leaves, traced_values
 
 TINY = {

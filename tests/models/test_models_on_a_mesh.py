@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-import models
-from models.hyperparameter import Hyperparameter, fill
+from trialbook import models
+from trialbook.models.hyperparameter import Hyperparameter, fill
 
 TINY = {
   "mlp": {"widths": (4,), "embeddings": ({"column": 1, "categories": 3, "width": 2},)},

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from models.normalization import BatchNorm, GroupNorm, LayerNorm, norm
+from trialbook.models.normalization import BatchNorm, GroupNorm, LayerNorm, norm
 
 EPSILON = 1e-5
 RNG = np.random.default_rng(0)

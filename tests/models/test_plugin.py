@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import models
-from models import plugin
-from models.hyperparameter import Hyperparameter, fill
-from models.plugin import PluginConfig, PluginError
+from trialbook import models
+from trialbook.models import plugin
+from trialbook.models.hyperparameter import Hyperparameter, fill
+from trialbook.models.plugin import PluginConfig, PluginError
 from trialbook.settings import traced_values
 
 NET = """
@@ -95,7 +95,7 @@ def test_traced_settings_reach_the_layers_of_ours_that_it_uses(write):
     "outside_dropout",
     """
     from flax import nnx
-    from models.dropout import Dropout
+    from trialbook.models.dropout import Dropout
 
     class Net(nnx.Module):
       def __init__(self, rngs):
@@ -134,7 +134,7 @@ def test_traced_settings_reach_the_layers_of_ours_that_it_uses(write):
     ("outside_a", "def (", "outside_a:Net", r"SyntaxError: .*outside_a\.py, line 1"),
     ("outside_a", "\nimport not_here", "outside_a:Net", r"No module named 'not_here' \(.*a\.py, line 2\)"),
     ("outside_a", "", "outside_a.part:Net", r"no module 'outside_a\.part'; 'outside_a' was found at .*a\.py"),
-    ("models", "", "models.mine:Net", r"no module 'models\.mine'; 'models' was found at .*models"),
+    ("outside_a", "", "email.mine:Net", r"no module 'email\.mine'; 'email' was found at .*email"),
     ("outside_a", NET, "outside_a:Met", r"has no 'Met'; did you mean 'Net'\? available: Net"),
     ("outside_a", "def Net(): ...", "outside_a:Net", r"not a class but a function"),
     ("outside_a", "class Net: ...", "outside_a:Net", r"must be a subclass of flax\.nnx\.Module$"),

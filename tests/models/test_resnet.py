@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import models
-from models.resnet import ConvNorm, ResidualBlock, ResNet, ResNetConfig
+from trialbook import models
+from trialbook.models.resnet import ConvNorm, ResidualBlock, ResNet, ResNetConfig
 
 
 def count(config, input_shape, num_outputs):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.dropout import Dropout
-from models.hyperparameter import Hyperparameter
-from models.initializer import scaled_normal
-from models.stack import Stack
+from trialbook.models.dropout import Dropout
+from trialbook.models.hyperparameter import Hyperparameter
+from trialbook.models.initializer import scaled_normal
+from trialbook.models.stack import Stack
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import models
-from models import MlpConfig
-from models.mlp import Mlp
-from models.table_columns import EmbeddedColumn, TableColumns
+from trialbook import models
+from trialbook.models import MlpConfig
+from trialbook.models.mlp import Mlp
+from trialbook.models.table_columns import EmbeddedColumn, TableColumns
 
 COLUMNS = (
   EmbeddedColumn(column=2, categories=3, width=2),

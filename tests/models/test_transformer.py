@@ -5,8 +5,8 @@ import pytest
 import transformer_reference as reference
 from flax import nnx
 
-import models
-from models.transformer import Transformer, TransformerConfig
+from trialbook import models
+from trialbook.models.transformer import Transformer, TransformerConfig
 
 VOCABULARY, LENGTH = 7, 6
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(VOCABULARY, size=(2, LENGTH)), jnp.int32)

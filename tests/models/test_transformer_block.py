@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import models
-from models.transformer_block import Block, BlockConfig
+from trialbook import models
+from trialbook.models.transformer_block import Block, BlockConfig
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), jnp.float32)
 

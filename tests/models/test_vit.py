@@ -5,8 +5,8 @@ import pytest
 import transformer_reference as reference
 from flax import nnx
 
-import models
-from models.vit import Vit, VitConfig, patches
+from trialbook import models
+from trialbook.models.vit import Vit, VitConfig, patches
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 4, 6, 3))
 TINY = {"width": 8, "depth": 2, "heads": 2, "patch_size": 2}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import models
-from models import WideResNetConfig
-from models.wide_resnet import PreActivationBlock
+from trialbook import models
+from trialbook.models import WideResNetConfig
+from trialbook.models.wide_resnet import PreActivationBlock
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 16)), jnp.float32)
 

@@ -10,7 +10,7 @@ from forked import Forked, wait_for
 from held import Hold, write_experiment
 from scripted import MARK, hosts_of
 
-from launch.supervisor import newest_step
+from trialbook.launch.supervisor import newest_step
 
 
 class Job:
@@ -37,9 +37,9 @@ class Job:
     by: type[Forked] = Forked,
   ) -> "Attempt":
     """Starts all hosts, with more flags of the trainer; `by` `Forked` or `New` processes."""
-    command = ["-m", "launch", "local", f"--hosts={hosts}", f"--devices-per-host={devices}"]
-    command += [f"--max-restarts={max_restarts}", "--first-delay=0.1", f"--grace={grace}", "--kill-after=1"]
-    command += ["--", "-m", "trainer", f"--config={self._experiment}", f"--workdir={self.workdir}", *flags]
+    command = ["-m", "trialbook", "launch", "local", f"--hosts={hosts}", f"--devices_per_host={devices}"]
+    command += [f"--max_restarts={max_restarts}", "--first_delay=0.1", f"--grace={grace}", "--kill_after=1"]
+    command += ["--", "-m", "trialbook", "train", f"--config={self._experiment}", f"--workdir={self.workdir}", *flags]
     return Attempt(self, by(command, self._output, environment={**os.environ, MARK: str(self.folder)}))
 
   def newest(self) -> int:

@@ -14,8 +14,8 @@ from forked import ROOT, Forked, New, python
 from other_job import jax_job
 from scripted import MARK, running
 
-from launch.local import free_port
-from trainer import exits
+from trialbook import errors
+from trialbook.launch.local import free_port
 
 EXPERIMENT = f"""
 import os, sys
@@ -35,7 +35,7 @@ OTHER_WORLD = """
 import os, runpy, sys
 if os.environ["TRIALBOOK_HOST_INDEX"] == "1":
   {change}
-runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+runpy.run_module("trialbook", run_name="__main__", alter_sys=True)
 """
 OTHER_CODE_VERSION_AND_DEVICES = """
   sys.path.insert(0, {tree!r})
@@ -52,8 +52,8 @@ OTHER_FILES = """
   assert libc.unshare(new_mounts) == 0
   assert libc.mount(b"none", b"/", None, private_and_below, None) == 0
   assert libc.mount(b"tmpfs", path, b"tmpfs", 0, None) == 0
-  import trainer.hosts
-  trainer.hosts._SHARED_SECONDS = 1.0
+  import trialbook.trainer.hosts.hosts
+  trialbook.trainer.hosts.hosts._SHARED_SECONDS = 1.0
 """
 
 
@@ -77,7 +77,7 @@ def run(experiment: pathlib.Path, hosts: list[list[str]], *environments: dict[st
   """Runs a trainer of each list of flags, all at once; returns exit codes and outputs."""
   started = [
     Forked(
-      arguments(experiment, ["-m", "trainer"], *flags),
+      arguments(experiment, ["-m", "trialbook", "train"], *flags),
       experiment.with_name(f"output_{number}.txt"),
       environment=environment_of(experiment, **environment),
     )
@@ -90,8 +90,13 @@ def launch(
   experiment: pathlib.Path, *flags: str, devices: int = 1, script: str = "", is_new: bool = False, **environment: str
 ) -> tuple[int, str]:
   """A job of two hosts, new interpreters or not; returns exit code and output. Nothing of it is left."""
-  command = ["-m", "launch", "local", "--hosts=2", f"--devices-per-host={devices}", "--max-restarts=0"]
-  command += ["--grace=6", "--kill-after=1", "--", *(["-c", script] if script else ["-m", "trainer"])]
+  command = ["-m", "trialbook", "launch", "local", "--hosts=2", f"--devices_per_host={devices}", "--max_restarts=0"]
+  command += [
+    "--grace=6",
+    "--kill_after=1",
+    "--",
+    *(["-c", script, "train"] if script else ["-m", "trialbook", "train"]),
+  ]
   command, environment = arguments(experiment, command, *flags), environment_of(experiment, **environment)
   output = experiment.with_name("output.txt")
   done = python(command, output, New if is_new else Forked, environment=environment)
@@ -101,7 +106,7 @@ def launch(
 
 def assert_refused(experiment: pathlib.Path, code: int, output: str) -> None:
   """A mistake that was found before anything was done."""
-  assert code == exits.USER_MISTAKE, output
+  assert code == errors.USER_MISTAKE, output
   assert "Traceback" not in output
   assert "sends SIG" not in output, f"some host did not leave by itself:\n{output}"
   files = experiment.parent / "files"
@@ -111,8 +116,8 @@ def assert_refused(experiment: pathlib.Path, code: int, output: str) -> None:
 @pytest.mark.slow
 def test_another_seed_code_version_or_number_of_devices_on_one_host_is_named_by_all(experiment: pathlib.Path):
   tree = experiment.parent / "tree"
-  for room in ("trialbook", "models", "input_pipeline", "trainer"):
-    for path in (ROOT / room).rglob("*.py"):
+  for place in ("", "models", "input_pipeline", "trainer"):
+    for path in (ROOT / "trialbook" / place).rglob("*.py*"):
       copy = tree / path.relative_to(ROOT)
       copy.parent.mkdir(parents=True, exist_ok=True)
       copy.write_text(path.read_text() + ("# Changed.\n" if path.name == "rng.py" else ""))
@@ -177,7 +182,7 @@ def test_a_config_file_that_fails_on_one_host_ends_all(experiment: pathlib.Path,
   other = 1 - int(fails_on)
   assert f"[host {fails_on}]   - " in output
   assert "a bug in the experiment" in output
-  assert f"[host {other}] trainer: leaves with 2: host {fails_on} ended the job: " in output
+  assert f"[host {other}] trialbook: exits with 2: host {fails_on} ended the job: " in output
   assert f"launch: attempt 1 ended with 2 because of host {fails_on}: " in output
 
 
@@ -188,7 +193,7 @@ def test_a_port_of_another_job_is_refused_and_that_job_stays_well(experiment: pa
   with jax_job(port) as is_well:
     codes, outputs = run(experiment, [[*flags, f"--host_index={index}"] for index in (0, 1)])
     assert is_well()
-  assert codes == [exits.USER_MISTAKE, exits.TRY_AGAIN], outputs
+  assert codes == [errors.USER_MISTAKE, errors.TRY_AGAIN], outputs
   assert f"the coordinator's port {port} cannot be opened on this host, the lead" in outputs[0]
   assert f"host 0, the lead, did not answer at 127.0.0.1:{port} within 5 s" in outputs[1]
   for output in outputs:
@@ -212,7 +217,7 @@ def test_hosts_that_never_come_are_named_and_the_others_leave_with_75(experiment
     for port, index, seconds in places
   ]
   codes, outputs = run(experiment, hosts)
-  assert codes == [exits.TRY_AGAIN] * 3, outputs
+  assert codes == [errors.TRY_AGAIN] * 3, outputs
   assert time.monotonic() - started < 60
   assert f"host 0, the lead, did not answer at 127.0.0.1:{without_lead} within 5 s" in outputs[0]
   for output in outputs[1:]:
@@ -234,7 +239,7 @@ def test_hosts_that_slurm_started_find_each_other_and_train(experiment: pathlib.
   }
   environments = [{**slurm, "SLURM_PROCID": index, "SLURM_LOCALID": index} for index in ("0", "1")]
   codes, outputs = run(experiment, [["--set=job.hosts=2"]] * 2, *environments)
-  assert codes == [exits.DONE] * 2, outputs
+  assert codes == [errors.DONE] * 2, outputs
   for index, output in enumerate(outputs):
     assert f"host {index} of 2, found by jax's cluster detection, devices: 1 x cpu" in output
   assert "complete after 2 steps" in outputs[0]

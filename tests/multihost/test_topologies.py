@@ -29,9 +29,9 @@ def get_config():
 def command(folder: pathlib.Path, workdir: str, hosts: int, devices: int) -> list[str]:
   experiment = folder / "experiment.py"
   experiment.write_text(EXPERIMENT)
-  launch = ["-m", "launch", "local", f"--hosts={hosts}", f"--devices-per-host={devices}"]
-  launch += ["--max-restarts=0", "--grace=5", "--kill-after=1"]
-  return [*launch, "--", "-m", "trainer", f"--config={experiment}", f"--workdir={folder / workdir}"]
+  launch = ["-m", "trialbook", "launch", "local", f"--hosts={hosts}", f"--devices_per_host={devices}"]
+  launch += ["--max_restarts=0", "--grace=5", "--kill_after=1"]
+  return [*launch, "--", "-m", "trialbook", "train", f"--config={experiment}", f"--workdir={folder / workdir}"]
 
 
 def launch(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from trainer.tasks import Classification
+from trialbook.trainer.tasks import Classification
 
 
 class ConvNet(nnx.Module):

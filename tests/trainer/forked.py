@@ -1,7 +1,8 @@
 """Python processes that start in milliseconds: forked from one that has imported everything and used no device.
 
-`Forked(["-m", "trainer", ...], output)` is what `subprocess.Popen([sys.executable, "-m", "trainer", ...])` would be,
-with an environment, a command line and a session of its own; so are the hosts and workers that it starts.
+`Forked(["-m", "trialbook", "train", ...], output)` is what `subprocess.Popen([sys.executable, "-m", "trialbook",
+"train", ...])` would be, with an environment, a command line and a session of its own; so are the hosts and workers
+that it starts.
 
 All forked processes share one seed of Python's hashes, that of the process that they are forked from: where something
 depends on the order of a set, they agree, and interpreters of users do not. Each promise of equal bits has one test at
@@ -28,13 +29,20 @@ from typing import IO, Any, NoReturn
 
 import pytest
 
-from launch import processes
+from trialbook.launch import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Processes that start in milliseconds, because the one that they are forked from has imported jax already.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-  ["trainer.train", "trainer.summary", "sklearn.datasets", "launch.local", "tuning.importers.commands", "rich.live"]
+  [
+    "trialbook.trainer.train",
+    "trialbook.trainer.summary",
+    "sklearn.datasets",
+    "trialbook.launch.local",
+    "trialbook.tuning.importers.commands",
+    "rich.live",
+  ]
 )
 SECONDS = 240.0
 # What others see of a process's environment has the room of that of the process from which all are forked.

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from input_pipeline import Digits
+from trialbook.input_pipeline import Digits
 
 
 class Mlp(nnx.Module):

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from tiny import mlp
 
-from trainer import Config
+from trialbook.trainer import Config
 
 
 class SmallTransformer(nnx.Module):

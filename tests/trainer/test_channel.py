@@ -16,9 +16,11 @@ import pytest
 from forked import PROCESSES, wait_for
 from other_job import jax_job
 
-from launch.local import free_port
-from trainer import UserError, channel, exits
-from trainer.channel import Channel, Message, TryAgainError
+from trialbook import errors
+from trialbook.errors import TryAgainError, UserError
+from trialbook.launch.local import free_port
+from trialbook.trainer.hosts import channel
+from trialbook.trainer.hosts.channel import Channel, Message
 
 
 class Hosts:
@@ -171,7 +173,7 @@ def test_a_gather_that_one_host_does_not_join_ends_with_its_name(hosts: Hosts):
   assert 0.3 < time.monotonic() - started < 15
   for index in range(4):
     (heard,) = hosts.heard[index]
-    assert (heard["kind"], heard["code"], heard["host"]) == (channel.END, exits.TRY_AGAIN, 1)
+    assert (heard["kind"], heard["code"], heard["host"]) == (channel.END, errors.TRY_AGAIN, 1)
     assert heard["cause"] == "hosts 1, 3 did not come in time to 'the plan'"
   assert not any(future.done() for future in futures)
 
@@ -400,7 +402,7 @@ def test_a_process_that_is_killed_is_heard_of_by_all_others_at_once_and_named(ho
     heard = [hosts.heard[0][0], others[0].hears(5), others[2].hears(5)]
     assert time.monotonic() - started < 5  # By its connection, and not by its silence of 20 s.
     for message in heard:
-      assert (message["kind"], message["code"], message["host"]) == (channel.END, exits.TRY_AGAIN, 2)
+      assert (message["kind"], message["code"], message["host"]) == (channel.END, errors.TRY_AGAIN, 2)
       assert message["cause"] == "host 2 was lost: its process is gone"
 
 
@@ -416,7 +418,7 @@ def test_a_lead_that_is_killed_is_heard_of_by_all_others_at_once_and_named(hosts
     assert time.monotonic() - started < 5  # By its connection, and not by its silence of 20 s.
     for index in (1, 2):
       (message,) = hosts.heard[index]
-      assert (message["code"], message["host"]) == (exits.TRY_AGAIN, 0)
+      assert (message["code"], message["host"]) == (errors.TRY_AGAIN, 0)
       assert message["cause"] == "host 0, the lead, was lost: its process is gone"
 
 

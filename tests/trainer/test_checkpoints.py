@@ -13,12 +13,15 @@ import pytest
 from small_transformer import transformer
 from tiny import mlp, numbers, read_arrays, resnet, state_of
 
-from trainer import Config, ConfigError, Programs, UserError, checkpoints, load, run, sharding, train
-from trainer.checksums import checksums
-from trainer.evaluate import evaluate_checkpoint
-from trainer.evaluation import evaluate
-from trainer.names import flatten
-from trainer.sharding import MeshSettings, make_mesh
+from trialbook.errors import ConfigError, UserError
+from trialbook.trainer import Config, Programs, load, run, sharding, train
+from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.checkpoints.checksums import checksums
+from trialbook.trainer.config import MeshSettings
+from trialbook.trainer.evaluate import evaluate_checkpoint
+from trialbook.trainer.evaluation import evaluate
+from trialbook.trainer.sharding import make_mesh
 
 
 def config(**changes) -> Config:
@@ -80,14 +83,14 @@ def test_the_best_and_the_latest_are_what_is_on_the_disk_and_best_json_names_the
   assert list(values) == list(range(0, 61, 10))
   assert ranked[0] not in (0, 60), "the test needs a best step in the middle"
   assert (best["step"], best["value"], result.best_step) == (ranked[0], values[ranked[0]], ranked[0])
-  assert checkpoints.saved_steps(tmp_path / "run" / "checkpoints") == sorted({*ranked[:3], 50, 60})
+  assert storage.saved_steps(tmp_path / "run" / "checkpoints") == sorted({*ranked[:3], 50, 60})
   assert result.checkpoint == tmp_path / "run" / "checkpoints" / str(ranked[0])
   # Restoring it reproduces the recorded numbers exactly, at the end of the run, afterwards, and by hand.
   again = evaluate_checkpoint(tmp_path / "run", "best", "validation")
   assert again["validation/loss"] == best["value"] == best["final"]["validation/loss"]
   model = load(tmp_path / "run")
   assert model.step == ranked[0]
-  from input_pipeline import load as load_data
+  from trialbook.input_pipeline import load as load_data
 
   batch = load_data(config().dataset, seed=0, batch_size=32).eval_batch(0, "validation", 250)
   wrong = np.argmax(model.predict(batch["inputs"]), axis=-1) != batch["labels"]
@@ -101,11 +104,11 @@ def test_the_best_and_the_latest_are_what_is_on_the_disk_and_best_json_names_the
 def test_rarer_checkpoints_say_what_best_is_about(tmp_path: pathlib.Path, programs: Programs):
   rare = config(checkpointing__every_evaluations=4, selection__metric="validation/loss")
   result = run(rare, tmp_path / "rare", programs=programs)
-  assert checkpoints.saved_steps(tmp_path / "rare" / "checkpoints") == [40, 60]
+  assert storage.saved_steps(tmp_path / "rare" / "checkpoints") == [40, 60]
   assert result.note is not None
   assert "was better" in result.note
   off = run(config(checkpointing__every_evaluations=0, evaluation__test=True), tmp_path / "off", programs=programs)
-  assert checkpoints.saved_steps(tmp_path / "off" / "checkpoints") == []
+  assert storage.saved_steps(tmp_path / "off" / "checkpoints") == []
   assert "checkpoints are off" in (off.note or "")
   assert off.checkpoint is None
   assert "test/error" in off.metrics
@@ -183,7 +186,7 @@ def spoil_weights(path: pathlib.Path, ending: str = "kernel") -> None:
   """A checkpoint that Orbax finds in order, with one wrong number in it."""
   import orbax.checkpoint as ocp
 
-  described = checkpoints.describe(path)
+  described = storage.describe(path)
   arrays = read_arrays(path)
   name = next(name for name in arrays if name.startswith(("params/", "variables/")) and name.endswith(ending))
   arrays[name] = arrays[name].copy()
@@ -201,7 +204,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on_to_the_same_end
 ):
   run(config(), tmp_path / "undisturbed", programs=programs)
   interrupted(tmp_path / "run", 50, programs, monkeypatch)
-  saved = checkpoints.saved_steps(tmp_path / "run" / "checkpoints")
+  saved = storage.saved_steps(tmp_path / "run" / "checkpoints")
   damage(tmp_path / "run" / "checkpoints" / str(saved[-1]))
   run(config(), tmp_path / "run", programs=programs)
   assert "damaged checkpoint" in caplog.text
@@ -219,7 +222,7 @@ def test_when_all_checkpoints_are_damaged_nothing_starts_afresh(
 ):
   interrupted(tmp_path / "run", 50, programs, monkeypatch)
   before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-  for step in checkpoints.saved_steps(tmp_path / "run" / "checkpoints"):
+  for step in storage.saved_steps(tmp_path / "run" / "checkpoints"):
     flip(tmp_path / "run" / "checkpoints" / str(step))
   with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
     run(config(), tmp_path / "run", programs=programs)
@@ -230,9 +233,13 @@ def test_when_all_checkpoints_are_damaged_nothing_starts_afresh(
 
 
 def test_a_workdir_in_use_is_refused(tmp_path: pathlib.Path, programs: Programs):
-  from trainer.workdirs import locked
+  from trialbook import files
+  from trialbook.trainer.workdir.existing_run import lock
 
-  with locked(tmp_path / "run"), pytest.raises(ConfigError, match="in use by another run"):
+  with (
+    files.locked(lock(tmp_path / "run"), "it"),
+    pytest.raises(ConfigError, match=r"workdir \S+ is in use by process"),
+  ):
     run(config(), tmp_path / "run", programs=programs)
   run(config(), tmp_path / "run", programs=programs)
 
@@ -262,7 +269,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path:
 
 
 def template(config: Config, fsdp: int = 1, devices: int = 2) -> Any:
-  from input_pipeline import load as load_data
+  from trialbook.input_pipeline import load as load_data
 
   config, mesh = config.resolved(), make_mesh(MeshSettings(fsdp=fsdp), jax.devices()[:devices])
   info = load_data(config.dataset, seed=0, batch_size=config.batch_size).info
@@ -278,18 +285,18 @@ def test_a_state_is_restored_to_the_bit_however_it_was_split_and_is_to_be(
     lambda leaf: jax.device_put(rng.normal(size=leaf.shape).astype(leaf.dtype), leaf.sharding), template(config, fsdp)
   )
   path, wanted = tmp_path / "checkpoints" / "7", template(config, other)
-  with checkpoints.Saver(tmp_path / "checkpoints", to_keep=lambda steps: steps, tell=lambda steps: None) as saver:
+  with storage.Saver(tmp_path / "checkpoints", to_keep=lambda steps: steps, tell=lambda steps: None) as saver:
     saver.save(7, state)
     saver.wait()
   saved = flatten(state)
-  restored = flatten(checkpoints.restore(path, wanted))
+  restored = flatten(storage.restore(path, wanted))
   for (name, array), place in zip(restored.items(), flatten(wanted).values(), strict=True):
     assert array.sharding == place.sharding
     np.testing.assert_array_equal(array, saved[name], err_msg=name)
   assert any(not array.sharding.is_fully_replicated for array in restored.values()) == (other == 2)
   spoil_weights(path)
-  with pytest.raises(checkpoints.DamagedCheckpointError, match=r"checksum of params/.*kernel differs"):
-    checkpoints.restore(path, wanted)
+  with pytest.raises(storage.DamagedCheckpointError, match=r"checksum of params/.*kernel differs"):
+    storage.restore(path, wanted)
 
 
 def ghost(**changes) -> Config:
@@ -315,7 +322,7 @@ def test_rows_of_replicas_are_kept_for_as_many_and_replaced_by_their_mean_for_ot
   rows = rows_of(saved)
   assert {name.split("/")[0] for name in rows} == {"variables", "average"}
   for devices in (1, 2):
-    restored = flatten(checkpoints.restore(path, template(ghost(), devices=devices)))
+    restored = flatten(storage.restore(path, template(ghost(), devices=devices)))
     for name, array in restored.items():
       if devices == 1 and name in rows:
         assert not np.array_equal(saved[name][0], saved[name][1]), name
@@ -327,7 +334,7 @@ def test_rows_of_replicas_are_kept_for_as_many_and_replaced_by_their_mean_for_ot
   with pytest.raises(
     UserError, match=r"variables/stem/norm/replica_mean: .* float32\[2, 8\], wanted .*\[1, 4\]"
   ) as caught:
-    checkpoints.restore(path, {"variables": other["variables"]})
+    storage.restore(path, {"variables": other["variables"]})
   assert "params" not in str(caught.value)
 
 
@@ -337,12 +344,12 @@ def test_what_was_saved_is_verified_before_rows_are_replaced_by_their_mean(
   path = tmp_path / "6"
   shutil.copytree(ghost_run / "checkpoints" / "6", path)
   spoil_weights(path, "replica_var")
-  with pytest.raises(checkpoints.DamagedCheckpointError, match=r"checksum of variables/.*/replica_var differs"):
-    checkpoints.restore(path, template(ghost(), devices=1))
+  with pytest.raises(storage.DamagedCheckpointError, match=r"checksum of variables/.*/replica_var differs"):
+    storage.restore(path, template(ghost(), devices=1))
 
 
 def test_a_model_with_rows_of_two_replicas_predicts_on_one_device_what_was_evaluated(ghost_run: pathlib.Path):
-  from input_pipeline import load as load_data
+  from trialbook.input_pipeline import load as load_data
 
   recorded = numbers(ghost_run)[-1]
   assert evaluate_checkpoint(ghost_run, "last", "validation").items() <= recorded.items()
@@ -359,8 +366,8 @@ def test_checkpoints_in_the_middle_change_no_bit_of_a_run_with_rows(
   tmp_path: pathlib.Path, programs: Programs, ghost_run: pathlib.Path
 ):
   run(ghost(checkpointing__every_evaluations=5), tmp_path / "once", programs=programs)
-  assert checkpoints.saved_steps(tmp_path / "once" / "checkpoints") == [0, 6]
-  assert checkpoints.saved_steps(ghost_run / "checkpoints") == [0, 3, 6]
+  assert storage.saved_steps(tmp_path / "once" / "checkpoints") == [0, 6]
+  assert storage.saved_steps(ghost_run / "checkpoints") == [0, 3, 6]
   assert numbers(tmp_path / "once") == numbers(ghost_run)
   once, often = state_of(tmp_path / "once"), state_of(ghost_run)
   for name, array in often.items():

@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from trainer import Config, ConfigError, load_config
+from trialbook.errors import ConfigError
+from trialbook.trainer import Config, load_config
 
 
 def write(tmp_path: pathlib.Path, code: str) -> pathlib.Path:
@@ -14,7 +15,7 @@ def write(tmp_path: pathlib.Path, code: str) -> pathlib.Path:
 
 
 def test_the_config_is_what_get_config_returns(tmp_path: pathlib.Path):
-  path = write(tmp_path, "from trainer import Config\ndef get_config():\n  return Config(batch_size=7)\n")
+  path = write(tmp_path, "from trialbook.trainer import Config\ndef get_config():\n  return Config(batch_size=7)\n")
   assert load_config(path) == Config(batch_size=7)
 
 
@@ -26,13 +27,13 @@ def test_the_config_is_what_get_config_returns(tmp_path: pathlib.Path):
     ("x = 1 / 0\n", r"experiment\.py:1: ZeroDivisionError"),
     ("def get_config(:\n", r"experiment\.py:1: "),
     ("x = 1\n", r"has no function get_config"),
-    ("def get_config():\n  return {}\n", r"returned dict, not a trainer\.Config"),
+    ("def get_config():\n  return {}\n", r"returned dict, not a trialbook\.Config"),
     (
-      "from trainer import Config\ndef get_config():\n  return Config(optimizer={'name': 'adam', 'beta_1': 0.5})\n",
+      "from trialbook import Config\ndef get_config():\n  return Config(optimizer={'name': 'adam', 'beta_1': 0.5})\n",
       r"Config: unknown field 'optimizer\.beta_1'; did you mean 'beta1'\?",
     ),
     (
-      "from trainer import Config\ndef get_config():\n  return Config(model='mlp')\n",
+      "from trialbook.trainer import Config\ndef get_config():\n  return Config(model='mlp')\n",
       r"Config: model = 'mlp': is a group of fields; did you mean model\.name=mlp\?",
     ),
   ],

@@ -9,9 +9,11 @@ import planted_bugs
 import pytest
 import tiny
 
-from trainer import Config, UserError, debug, debug_data, debug_learning, debug_model, layer_calls
-from trainer.debug_session import Session, open_session
-from trainer.parameter_groups import ParameterGroup
+from trialbook.errors import UserError
+from trialbook.trainer import Config
+from trialbook.trainer.config import ParameterGroup
+from trialbook.trainer.debug import checks, data_checks, layer_calls, learning_checks, model_checks
+from trialbook.trainer.debug.session import Session, open_session
 
 TEXT = {
   "model.name": "planted_bugs:TextModel",
@@ -42,7 +44,7 @@ def test_a_healthy_config_passes_and_nothing_is_written(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
   monkeypatch.chdir(tmp_path)
-  assert debug.main(tiny.mlp()) == 0
+  assert checks.main(tiny.mlp()) == 0
   lines = capsys.readouterr().out.splitlines()
   assert lines[-1] == "none of 13 checks failed"
   assert [line[:6] for line in lines[-14:-1]] == ["pass  "] * 13
@@ -52,7 +54,7 @@ def test_a_healthy_config_passes_and_nothing_is_written(
 
 @pytest.mark.slow
 def test_a_healthy_config_with_everything_in_it_passes_and_its_parameters_are_told():
-  report = debug.debug(tiny.resnet())
+  report = checks.debug(tiny.resnet())
   assert (report.failed, {check.passed for check in report.checks}) == ((), {True})
   rows = {row.name: row for row in report.table}
   assert rows["stem/conv/kernel"][1:4] == ((3, 3, 1, 8), "float32", 3 * 3 * 8 * 4)
@@ -67,7 +69,7 @@ def test_a_healthy_config_with_everything_in_it_passes_and_its_parameters_are_to
 
 @pytest.mark.slow
 def test_a_healthy_language_model_passes():
-  report = debug.debug(config(**TEXT))
+  report = checks.debug(config(**TEXT))
   names = [check.name for check in report.checks if check.passed]
   assert not report.failed
   assert "labels are the next inputs" in names
@@ -117,14 +119,14 @@ PLANTED = {
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_fails_its_check_and_no_other(bug: str):
   changes, name, told = PLANTED[bug]
-  report = debug.debug(config(**changes))
+  report = checks.debug(config(**changes))
   assert [check.name for check in report.failed] == [name]
   assert told in f"{report.failed[0].seen}; {report.failed[0].remedy}"
 
 
 @pytest.mark.slow
 def test_targets_that_are_a_language_models_inputs_are_found(capsys: pytest.CaptureFixture[str]):
-  assert debug.main(config(**TEXT, **{"dataset.kwargs.bug": "copied"})) == 1
+  assert checks.main(config(**TEXT, **{"dataset.kwargs.bug": "copied"})) == 1
   lines = capsys.readouterr().out.splitlines()
   failed = [line for line in lines if line.startswith("FAIL")]
   assert len(failed) == 1
@@ -138,18 +140,18 @@ def test_targets_that_are_a_language_models_inputs_are_found(capsys: pytest.Capt
 def test_without_jit_a_model_may_look_at_numbers():
   changes = {"model.kwargs.bug": "python"}
   with pytest.raises(UserError, match="model 'planted_bugs:Mlp' fails"):
-    debug.debug(config(**changes))
-  report = debug.debug(config(**changes), eager=True)
+    checks.debug(config(**changes))
+  report = checks.debug(config(**changes), eager=True)
   assert not report.failed
   assert sum(check.passed is None for check in report.checks) == 2
 
 
 DATA = {
-  "scale": debug_data.inputs_are_scaled,
-  "constant": debug_data.inputs_are_scaled,
-  "from_one": debug_data.labels_are_plausible,
-  "one_class": debug_data.labels_are_plausible,
-  "shared": debug_data.splits_are_apart,
+  "scale": data_checks.inputs_are_scaled,
+  "constant": data_checks.inputs_are_scaled,
+  "from_one": data_checks.labels_are_plausible,
+  "one_class": data_checks.labels_are_plausible,
+  "shared": data_checks.splits_are_apart,
 }
 
 
@@ -162,23 +164,23 @@ def test_a_bug_in_the_data_is_found_by_its_check_and_by_no_other_of_the_data(bug
 
 def test_rows_of_a_text_and_of_real_targets_that_do_not_belong_together_are_found():
   for bug, fits in (("", True), ("rows", False)):
-    text = debug_data.labels_are_next(session(**TEXT, **{"dataset.kwargs.bug": bug}))
+    text = data_checks.labels_are_next(session(**TEXT, **{"dataset.kwargs.bug": bug}))
     assert text is not None
     assert text.passed == fits
-  assert debug_data.labels_are_plausible(session(**LINE)).passed
-  assert not debug_data.labels_are_plausible(session(**LINE, **{"dataset.kwargs.bug": "scale"})).passed
+  assert data_checks.labels_are_plausible(session(**LINE)).passed
+  assert not data_checks.labels_are_plausible(session(**LINE, **{"dataset.kwargs.bug": "scale"})).passed
 
 
 @pytest.mark.parametrize(("bug", "fits"), [("", True), ("rows", False)])
 def test_a_target_is_predicted_if_rows_belong_together(bug: str, fits: bool):
   # In eager mode the probe alone decides.
-  verdict = debug_learning.inputs_predict(open_session(config(**LINE, **{"dataset.kwargs.bug": bug}), eager=True))
+  verdict = learning_checks.inputs_predict(open_session(config(**LINE, **{"dataset.kwargs.bug": bug}), eager=True))
   assert verdict is not None
   assert verdict.passed == fits
 
 
 def test_a_task_that_applies_softmax_a_second_time_is_found():
-  verdict = debug_model.gives_logits(session(**{"task.name": "planted_bugs:SoftmaxTwice"}))
+  verdict = model_checks.gives_logits(session(**{"task.name": "planted_bugs:SoftmaxTwice"}))
   assert verdict is not None
   assert not verdict.passed
   # Softmax of one 50 and nine 0 is 1 and nine 0; of these, the logarithm of the first is 1 - log(e + 9).
@@ -189,10 +191,10 @@ def test_a_task_that_applies_softmax_a_second_time_is_found():
 @pytest.mark.parametrize(
   ("bug", "judge", "told"),
   [
-    ("nan_code", debug_model.is_finite, "first in the code of Mlp, before it calls output (Linear): NaN in 100%"),
-    ("nan_gradient", debug_model.is_finite, "the gradient of first/bias, first/kernel, middle/norm/scale; the loss"),
-    ("random", debug_model.evaluation_repeats, "are random, first in dropout (Dropout)"),
-    ("moving", debug_model.evaluation_repeats, "an evaluation changes calls"),
+    ("nan_code", model_checks.is_finite, "first in the code of Mlp, before it calls output (Linear): NaN in 100%"),
+    ("nan_gradient", model_checks.is_finite, "the gradient of first/bias, first/kernel, middle/norm/scale; the loss"),
+    ("random", model_checks.evaluation_repeats, "are random, first in dropout (Dropout)"),
+    ("moving", model_checks.evaluation_repeats, "an evaluation changes calls"),
   ],
 )
 def test_a_bug_in_a_model_is_told_with_its_place(bug: str, judge: Any, told: str):
@@ -203,7 +205,7 @@ def test_a_bug_in_a_model_is_told_with_its_place(bug: str, judge: Any, told: str
 
 @pytest.mark.slow
 def test_a_language_model_that_sees_what_is_to_come_is_found():
-  verdict = debug_model.positions_are_causal(session(**TEXT, **{"model.kwargs.bug": "time_axis"}))
+  verdict = model_checks.positions_are_causal(session(**TEXT, **{"model.kwargs.bug": "time_axis"}))
   assert verdict is not None
   assert not verdict.passed
   assert "first in norm (TextNorm)" in verdict.seen
@@ -218,7 +220,7 @@ def test_frozen_parameters_need_no_gradient():
 
 def test_a_config_that_no_run_would_take_is_refused_with_all_problems():
   with pytest.raises(UserError) as refused:
-    debug.debug(config(**{"model.kwargs.widht": 3, "task.name": "regression"}))
+    checks.debug(config(**{"model.kwargs.widht": 3, "task.name": "regression"}))
   assert len(refused.value.problems) == 2
 
 

@@ -17,8 +17,9 @@ import pytest
 from deep_plugin import NAMES
 from tiny import mlp, numbers, read_arrays
 
-from input_pipeline import Synthetic, Text, load
-from models import (
+from trialbook.errors import UserError
+from trialbook.input_pipeline import Synthetic, Text, load
+from trialbook.models import (
   MODELS,
   CnnConfig,
   MlpConfig,
@@ -28,16 +29,15 @@ from models import (
   VitConfig,
   WideResNetConfig,
 )
-from trainer import Averaging, Config, Evaluation, Programs, UserError, run, sharding, train
-from trainer import load as load_model
-from trainer.checksums import by_name, checksums
-from trainer.evaluation import evaluate
-from trainer.names import flatten
-from trainer.optimizers import SGD, Nesterov
-from trainer.parameter_groups import ParameterGroup
-from trainer.schedules import Constant
-from trainer.sharding import MeshSettings
-from trainer.tasks import Classification, LanguageModel
+from trialbook.trainer import Averaging, Config, Evaluation, Programs, run, sharding, train
+from trialbook.trainer import load as load_model
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.checkpoints.checksums import by_name, checksums
+from trialbook.trainer.config import MeshSettings, ParameterGroup
+from trialbook.trainer.evaluation import evaluate
+from trialbook.trainer.optimizers import SGD, Nesterov
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.tasks import Classification, LanguageModel
 
 IMAGES = Synthetic(input_shape=(4, 4, 1), train_examples=16, validation_examples=16, test_examples=1)
 BLOCKS: dict[str, Any] = {"width": 4, "heads": 2, "mlp_ratio": 1}

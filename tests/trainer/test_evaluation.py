@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny import resnet
 
-from input_pipeline import load
-from trainer import sharding
-from trainer.evaluation import evaluate, evaluated_splits, evaluated_weights, evaluation_steps
-from trainer.program import Programs, program_settings
+from trialbook.input_pipeline import load
+from trialbook.trainer import sharding
+from trialbook.trainer.evaluation import evaluate, evaluated_splits, evaluated_weights, evaluation_steps
+from trialbook.trainer.program import Programs, program_settings
 
 
 def evaluation(batch_size: int, split: str = "test") -> dict:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from tiny import mlp, numbers
 
-from input_pipeline import Digits, Table, Text, load
-from models import MODELS, CnnConfig, MlpConfig, ResNetConfig, TransformerConfig, VitConfig, WideResNetConfig
-from trainer import Config, Programs, run, sharding
-from trainer import load as load_model
-from trainer.export import export
-from trainer.schedules import Constant
-from trainer.tasks import Classification, LanguageModel, Regression
+from trialbook.input_pipeline import Digits, Table, Text, load
+from trialbook.models import MODELS, CnnConfig, MlpConfig, ResNetConfig, TransformerConfig, VitConfig, WideResNetConfig
+from trialbook.trainer import Config, Programs, run, sharding
+from trialbook.trainer import load as load_model
+from trialbook.trainer.export import export
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.tasks import Classification, LanguageModel, Regression
 
 # With batch normalization where there is one, and dropout where it costs no seconds to compile.
 MLP = MlpConfig(widths=(16,), normalization="batch", dropout_rate=0.1)
@@ -81,7 +81,9 @@ def test_a_model_goes_all_the_way(
   metric = config.resolved().selection.metric
   assert metric is not None
   with monkeypatch.context() as patched:
-    patched.setattr("trainer.train.sharding", types.SimpleNamespace(**(vars(sharding) | {"make_mesh": make_mesh})))
+    patched.setattr(
+      "trialbook.trainer.opening.sharding", types.SimpleNamespace(**(vars(sharding) | {"make_mesh": make_mesh}))
+    )
     run(config, workdir, programs=programs)
     before = numbers(workdir)
     result = run(config.override({"max_train_steps": 3}), workdir, programs=programs)

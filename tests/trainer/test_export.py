@@ -11,16 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from in_process_command import run_command
 from tiny import mlp, resnet
 
-from input_pipeline import load as load_dataset
-from input_pipeline import text
-from trainer import Config, Programs, UserError, export, load, run
-from trainer.checkpoints import saved_steps
-from trainer.network import Network
-from trainer.program import program_settings
-from trainer.records import read_lines
+from trialbook.errors import UserError
+from trialbook.files import read_json_lines
+from trialbook.input_pipeline import load as load_dataset
+from trialbook.input_pipeline.datasets import text
 from trialbook.settings import without_traced_numbers
+from trialbook.trainer import Config, Programs, export, load, run
+from trialbook.trainer.checkpoints.storage import saved_steps
+from trialbook.trainer.functional_model import Network
+from trialbook.trainer.program import program_settings
 
 # What jax itself imports is part of "jax".
 PACKAGES = ("jax", "jaxlib", "numpy", "numpy.libs", "flatbuffers", "ml_dtypes", "opt_einsum", "scipy", "scipy.libs")
@@ -87,7 +89,7 @@ def validation(config: Config, to: pathlib.Path) -> pathlib.Path:
 
 def recorded(workdir: pathlib.Path, step: int) -> dict[str, Any]:
   """What `metrics.jsonl` has of a step."""
-  return next(line for line in read_lines(workdir / "metrics.jsonl") if line["step"] == step)
+  return next(line for line in read_json_lines(workdir / "metrics.jsonl") if line["step"] == step)
 
 
 # Dropout, averaged weights, and statistics with a row for each of two devices.
@@ -174,24 +176,24 @@ def test_the_command_prints_the_folder_or_what_is_wrong(
   step = saved_steps(tmp_path / "checkpoints")[-1]
 
   def command(*arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["trainer.export", *arguments])
-    code = export.main()
-    written = capsys.readouterr()
-    return code, written.out, written.err
+    return run_command(capsys, "export", *arguments)
 
   assert command(str(tmp_path), f"--to={tmp_path / 'to'}") == (0, f"{tmp_path / 'to'}\n", "")
   code, out, err = command(str(tmp_path), "--step=7")
   assert (code, out) == (2, "")
-  assert err.startswith(f"trainer.export: {tmp_path} has no checkpoint '7'; there are: ")
+  assert err.startswith(f"trialbook export: a problem:\n  - {tmp_path} has no checkpoint '7'; there are: ")
   code, _, err = command(str(tmp_path / "nowhere"))
-  assert (code, err) == (2, f"trainer.export: {tmp_path / 'nowhere'} holds no run: there is no config.json\n")
+  assert (code, err) == (
+    2,
+    f"trialbook export: a problem:\n  - {tmp_path / 'nowhere'} holds no run: there is no config.json\n",
+  )
   for path in (tmp_path / "checkpoints" / str(step)).rglob("*"):
     if path.is_file() and path.stat().st_size > 1000:
       path.write_bytes(path.read_bytes()[:-100])
   code, _, err = command(str(tmp_path), f"--step={step}")
   assert code == 2
   # Orbax may say something before, in a process in which absl's log goes to stderr.
-  assert "trainer.export: damaged checkpoint: " in err
+  assert "trialbook export: a problem:\n  - damaged checkpoint: " in err
   assert "Traceback" not in err
 
 

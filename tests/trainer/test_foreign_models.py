@@ -15,18 +15,19 @@ import pytest
 from flax import nnx
 from tiny import mlp, numbers
 
-from input_pipeline import Digits, load
-from trainer import Config, Programs, UserError, export, optimizers, run, train_step
-from trainer import load as load_model
-from trainer.names import flatten
-from trainer.network import Network
-from trainer.program import program_settings
-from trainer.records import read_json
-from trainer.schedules import Constant
-from trainer.tasks import training_batch
-from trainer.train_step import Steps
-from trainer.user_code import RETURNS
+from trialbook.errors import UserError
+from trialbook.files import read_json
+from trialbook.input_pipeline import Digits, load
 from trialbook.settings import without_traced_numbers
+from trialbook.trainer import Config, Programs, export, optimizers, run, train_step
+from trialbook.trainer import load as load_model
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.functional_model import Network
+from trialbook.trainer.program import program_settings
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.tasks import training_batch
+from trialbook.trainer.train_step import Steps
+from trialbook.trainer.user_code import RETURNS
 
 INFO = load(Digits(), seed=0, batch_size=32).info
 INPUTS = Digits().read().arrays["train"]["inputs"][:8]

@@ -24,7 +24,7 @@ def get_config():
 def test_a_run_on_a_gpu_comes_to_its_end(tmp_path: pathlib.Path):
   experiment = tmp_path / "experiment.py"
   experiment.write_text(EXPERIMENT)
-  command = [sys.executable, "-m", "trainer", f"--config={experiment}", f"--workdir={tmp_path / 'run'}"]
+  command = [sys.executable, "-m", "trialbook", "train", f"--config={experiment}", f"--workdir={tmp_path / 'run'}"]
   environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
   subprocess.run([*command, "--platform=cuda"], cwd=ROOT, env=environment, check=True, timeout=600)
   record = json.loads((tmp_path / "run" / "run.json").read_text())

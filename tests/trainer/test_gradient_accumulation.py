@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tiny import mlp, resnet
 
-from input_pipeline import load
-from models import MlpConfig
-from trainer import Config, ConfigError, Programs, UserError, run, sharding
-from trainer.names import flatten
-from trainer.program import Program, program_settings
-from trainer.sharding import MeshSettings
+from trialbook.errors import ConfigError, UserError
+from trialbook.input_pipeline import load
+from trialbook.models import MlpConfig
+from trialbook.trainer import Config, Programs, preflight, run, sharding
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.config import MeshSettings
+from trialbook.trainer.program import Program, program_settings
 
 STEPS = 3
 
@@ -23,7 +24,7 @@ def trained(config: Config, devices: int, steps: int = STEPS) -> tuple[Program, 
   """The program, each step's metrics, and the state after the last one."""
   config = config.resolved()
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:devices])
-  sharding.check_divisible(config, mesh)
+  preflight.check_divisible(config, mesh)
   dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
   program = Programs().get(config, config.task.build(), dataset.info, mesh)
   program.compile()

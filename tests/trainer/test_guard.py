@@ -19,15 +19,15 @@ import pytest
 from forked import in_process, wait_for
 from tiny import mlp
 
-from launch.local import free_port
-from trainer import exits, run
-from trainer.channel import Channel, TryAgainError
-from trainer.config import Job
-from trainer.guard import Guard, PreemptedError, exit_code
-from trainer.host_log import log
-from trainer.hosts import Hosts
-from trainer.metrics import InfeasibleError
-from trainer.overrides import UserError
+from trialbook import errors
+from trialbook.errors import InfeasibleError, PreemptedError, TryAgainError, UserError, exit_code
+from trialbook.launch.local import free_port
+from trialbook.trainer import run
+from trialbook.trainer.config import Job
+from trialbook.trainer.hosts.channel import Channel
+from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.hosts.host_log import log
+from trialbook.trainer.hosts.hosts import Hosts
 
 # SIGTERM, and the place to stop
 
@@ -221,12 +221,12 @@ def _terminated_before_the_first_poll(folder: pathlib.Path) -> None:
 
 def test_sigterm_before_the_first_poll_leaves_with_75_at_once(tmp_path: pathlib.Path):
   started = time.monotonic()
-  assert in_process(tmp_path / "output", _terminated_before_the_first_poll, tmp_path) == exits.TRY_AGAIN
+  assert in_process(tmp_path / "output", _terminated_before_the_first_poll, tmp_path) == errors.TRY_AGAIN
   assert time.monotonic() - started < 40
   cause = "SIGTERM came before the first step: there is nothing to save"
-  assert (tmp_path / "output").read_text() == f"trainer: leaves with 75: {cause}\n"
+  assert (tmp_path / "output").read_text() == f"trialbook: exits with 75: {cause}\n"
   record = json.loads((tmp_path / "logs" / "host_0.exit.json").read_text())
-  assert (record["code"], record["cause"], record["host"]) == (exits.TRY_AGAIN, cause, 0)
+  assert (record["code"], record["cause"], record["host"]) == (errors.TRY_AGAIN, cause, 0)
 
 
 # Silence
@@ -263,17 +263,17 @@ def test_a_phase_without_progress_leaves_with_75_and_the_stacks_of_all_threads(t
   phases = ("step", "evaluation", "checkpoint", "start-up")
   started = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor() as threads:
-    assert list(threads.map(hang, phases)) == [exits.TRY_AGAIN] * len(phases)
+    assert list(threads.map(hang, phases)) == [errors.TRY_AGAIN] * len(phases)
   assert time.monotonic() - started < 60
   for phase in phases:
     output = (tmp_path / f"{phase}.txt").read_text()
     assert output.startswith("compiled\nstepped\n")
     cause = f"no progress for 1.5 s ({phase}, after 6 steps and batches of this process)"
-    assert f"trainer: leaves with 75: {cause}" in output
+    assert f"trialbook: exits with 75: {cause}" in output
     stacks = output
     if phase != "start-up":
       record = json.loads((tmp_path / f"logs {phase}" / "host_0.exit.json").read_text())
-      assert record["code"] == exits.TRY_AGAIN
+      assert record["code"] == errors.TRY_AGAIN
       assert record["cause"].startswith(cause)
       assert record["cause"].endswith(str(tmp_path / f"logs {phase}" / "host_0.log"))
       stacks = (tmp_path / f"logs {phase}" / "host_0.log").read_text()
@@ -282,7 +282,7 @@ def test_a_phase_without_progress_leaves_with_75_and_the_stacks_of_all_threads(t
 
 
 def test_the_missing_host_is_named_and_not_the_one_that_waits_for_it(tmp_path: pathlib.Path):
-  assert in_process(tmp_path / "output", _wait_in_vain) == exits.TRY_AGAIN
+  assert in_process(tmp_path / "output", _wait_in_vain) == errors.TRY_AGAIN
   output = (tmp_path / "output").read_text()
   assert "host 1 did not come in time to 'the plan'" in output
   assert "no progress" not in output
@@ -328,7 +328,7 @@ def test_an_exception_is_recorded_and_an_earlier_end_is_not_left_there(tmp_path:
 
 
 def test_exit_codes():
-  errors = [UserError("x"), TryAgainError(), PreemptedError(), InfeasibleError(1, "x"), KeyboardInterrupt(), OSError()]
+  errors = [UserError("x"), TryAgainError(), PreemptedError(), InfeasibleError("x", 1), KeyboardInterrupt(), OSError()]
   assert [exit_code(error) for error in errors] == [2, 75, 75, 3, 130, 1]
 
 

@@ -4,8 +4,8 @@ import concurrent.futures
 import threading
 from typing import Any, cast
 
-from trainer.channel import Channel
-from trainer.hosts import Hosts
+from trialbook.trainer.hosts.channel import Channel
+from trialbook.trainer.hosts.hosts import Hosts
 
 
 class Open:

@@ -16,11 +16,11 @@ from forked import Forked, New, ended, python, wait_for
 from held import PHASES, Hold, write_experiment
 from tiny import numbers, state_of
 
-from launch.supervisor import newest_step
+from trialbook.launch.supervisor import newest_step
 
 
 def command(experiment: pathlib.Path, workdir: pathlib.Path) -> list[str]:
-  return ["-m", "trainer", f"--config={experiment}", f"--workdir={workdir}"]
+  return ["-m", "trialbook", "train", f"--config={experiment}", f"--workdir={workdir}"]
 
 
 def to_its_end(experiment: pathlib.Path, workdir: pathlib.Path) -> str:

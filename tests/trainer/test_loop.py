@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from tiny import mlp
 
-from trainer.metrics import AHEAD, InfeasibleError, Recorder
-from trainer.progress import Progress
-from trainer.records import StepLines, read_lines, write_json
-from trainer.train import Loop, advance
+from trialbook.errors import InfeasibleError
+from trialbook.files import read_json_lines, write_json
+from trialbook.trainer.loop import Loop, advance
+from trialbook.trainer.progress import Progress
+from trialbook.trainer.recorder import AHEAD, Recorder
+from trialbook.trainer.workdir.step_lines import StepLines
 
 NAMES = ("train/loss", "update_norm")
 
@@ -68,7 +70,7 @@ def test_every_step_has_one_line_and_an_evaluation_is_on_the_line_of_its_step(tm
     record.step(step, jnp.asarray([step / 7, 1.0]))
   record.evaluation(15, {"validation/loss": 2.0})
   record.close()
-  lines = read_lines(tmp_path / "metrics.jsonl")
+  lines = read_json_lines(tmp_path / "metrics.jsonl")
   assert [line["step"] for line in lines] == list(range(16))
   assert [line["step"] for line in lines if "validation/loss" in line] == [0, 15]
   # float32 comes back exactly.
@@ -83,7 +85,7 @@ def test_the_first_step_that_is_not_finite_ends_the_run_and_is_on_record(tmp_pat
     [record.step(step, rows[step]) for step in range(1, 100)]
   assert caught.value.step == 8
   record.close()
-  lines = read_lines(tmp_path / "metrics.jsonl")
+  lines = read_json_lines(tmp_path / "metrics.jsonl")
   assert [line["step"] for line in lines] == list(range(1, 9))
   assert lines[-1]["update_norm"] == "Infinity"
   assert float(lines[-1]["update_norm"]) == float("inf")
@@ -127,4 +129,4 @@ def test_lines_without_step_metrics_are_valid(tmp_path: pathlib.Path):
   lines.write(0, (), {})
   lines.write(1, (2.5,), {})
   lines.close()
-  assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 0}, {"step": 1, "x": 2.5}]
+  assert read_json_lines(tmp_path / "metrics.jsonl") == [{"step": 0}, {"step": 1, "x": 2.5}]

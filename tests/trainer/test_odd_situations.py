@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from tiny import mlp, numbers
 
-from trainer import Config, Programs, UserError, checkpoints, evaluation, load, read_result, run, train
-from trainer.records import read_lines
-from trainer.schedules import Piecewise
+from trialbook.errors import UserError
+from trialbook.files import read_json_lines
+from trialbook.trainer import Config, Programs, evaluation, load, read_result, run, train
+from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.schedules import Piecewise
 
 
 def config(**changes) -> Config:
@@ -103,14 +105,14 @@ def test_checkpoints_that_could_not_be_read_are_set_aside(
   kept = config(checkpointing__keep_latest=3)
   interrupt(monkeypatch, kept, tmp_path / "run", programs, 8)
   folder = tmp_path / "run" / "checkpoints"
-  for step in checkpoints.saved_steps(folder)[1:]:
+  for step in storage.saved_steps(folder)[1:]:
     (folder / str(step) / "_CHECKPOINT_METADATA").write_text("")
   (folder / "99.removed").mkdir()
   (folder / "99.orbax-checkpoint-tmp").mkdir()
   run(kept, tmp_path / "run", programs=programs)
   assert "damaged checkpoint" in caplog.text
   assert {path.name for path in folder.glob("*.damaged")} == {"20.damaged", "30.damaged"}
-  assert set(checkpoints.saved_steps(folder)) >= {20, 30, 40}
+  assert set(storage.saved_steps(folder)) >= {20, 30, 40}
   assert not [path for path in folder.iterdir() if path.name.endswith((".removed", "-tmp"))]
 
 
@@ -121,7 +123,7 @@ def test_rates_are_of_training_alone(tmp_path: pathlib.Path, programs: Programs,
 
   monkeypatch.setattr(train, "evaluate", slow)
   run(config(), tmp_path / "run", programs=programs)
-  lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "examples_per_second" in line]
+  lines = [line for line in read_json_lines(tmp_path / "run" / "metrics.jsonl") if "examples_per_second" in line]
   # Ten steps of 32 examples: with 0.6 s of evaluation among them there would be fewer than 600 a second.
   assert [line["step"] for line in lines] == [10, 20, 30, 40]
   assert all(line["examples_per_second"] > 640 for line in lines), [line["examples_per_second"] for line in lines]
@@ -144,7 +146,7 @@ class Net(nnx.Module):
     outputs = self.linear(inputs.reshape(len(inputs), -1))
     return {"tuple": (outputs, outputs), "shape": outputs[:, 0], "call": None}.get(self.mode, outputs)
 
-from trainer.tasks import Classification
+from trialbook.trainer.tasks import Classification
 
 class Wide:
   def __init__(self, wrong: str):
@@ -223,7 +225,7 @@ def test_an_evaluation_that_is_not_finite_is_told_and_not_taken_for_a_damaged_di
   assert (result.status, result.best_step) == ("complete", None)
   assert result.note == "no evaluation has a finite validation/loss"
   assert np.isnan(result.metrics["validation/loss"])
-  from trainer.summary import print_result
+  from trialbook.trainer.summary import print_result
 
   print_result(result)
   assert "no evaluation has a finite" in capsys.readouterr().out

@@ -12,8 +12,8 @@ import pydantic
 import pytest
 from flax import nnx
 
-from trainer import optimizers, schedules
 from trialbook.settings import Settings, leaves, traced_values
+from trialbook.trainer import optimizers, schedules
 
 STEPS = 50
 RULES = [

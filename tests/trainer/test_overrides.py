@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import MlpConfig, PluginConfig
-from trainer import Averaging, Config, ConfigError, ParameterGroup
-from trainer.optimizers import SGD, Adam, Nesterov
-from trainer.overrides import parse_assignments
+from trialbook.errors import ConfigError
+from trialbook.models import MlpConfig, PluginConfig
 from trialbook.settings import Settings, Static, Traced, leaves, traced_values
+from trialbook.trainer import Averaging, Config, ParameterGroup
+from trialbook.trainer.optimizers import SGD, Adam, Nesterov
+from trialbook.trainer.overrides import parse_assignments
 
 
 def problems_of(changes: dict) -> list[str]:

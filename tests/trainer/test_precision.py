@@ -13,17 +13,19 @@ import pytest
 from test_gradient_accumulation import trained
 from tiny import mlp, numbers, read_arrays
 
-from input_pipeline import load
-from trainer import Config, Programs, UserError, checkpoints, run, sharding
-from trainer import load as load_model
-from trainer.config import warnings
-from trainer.evaluate import evaluate_checkpoint
-from trainer.export import export
-from trainer.names import flatten
-from trainer.network import cast
-from trainer.program import Program, program_settings
-from trainer.tasks import Classification
-from trainer.train_step import weighted_mean
+from trialbook.errors import UserError
+from trialbook.input_pipeline import load
+from trialbook.trainer import Config, Programs, run, sharding
+from trialbook.trainer import load as load_model
+from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.config import warnings
+from trialbook.trainer.evaluate import evaluate_checkpoint
+from trialbook.trainer.export import export
+from trialbook.trainer.functional_model import cast
+from trialbook.trainer.program import Program, program_settings
+from trialbook.trainer.tasks import Classification
+from trialbook.trainer.train_step import weighted_mean
 
 HALF: dict[str, Any] = {"precision__param_dtype": "bfloat16", "averaging__decay": 0.9}
 
@@ -148,11 +150,11 @@ def test_an_average_that_was_saved_in_bfloat16_is_verified_and_goes_on_in_float3
   state = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), template)
   state["average"] = jax.tree.map(old, template["average"])
   saved = flatten(jax.device_get(state["average"]))
-  with checkpoints.Saver(tmp_path, to_keep=lambda steps: steps, tell=lambda steps: None) as saver:
+  with storage.Saver(tmp_path, to_keep=lambda steps: steps, tell=lambda steps: None) as saver:
     saver.save(7, state)
     saver.wait()
-  checkpoints.check(tmp_path / "7", template, whole=True)
-  restored = checkpoints.restore(tmp_path / "7", template)
+  storage.check(tmp_path / "7", template, whole=True)
+  restored = storage.restore(tmp_path / "7", template)
   for name, array in flatten(restored["average"]).items():
     assert array.dtype == jnp.float32
     np.testing.assert_array_equal(array, saved[name].astype(np.float32), err_msg=name)
@@ -161,7 +163,7 @@ def test_an_average_that_was_saved_in_bfloat16_is_verified_and_goes_on_in_float3
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), template["params"]
   )
   with pytest.raises(UserError, match=r"params/.*bfloat16\[.*wanted is float32"):
-    checkpoints.restore(tmp_path / "7", {"params": other})
+    storage.restore(tmp_path / "7", {"params": other})
 
 
 @pytest.mark.slow

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tiny import mlp, numbers, resnet
 
-from input_pipeline import Digits, Table, Text, load
-from models import MlpConfig, TransformerConfig
-from trainer import Config, Programs, run, sharding, train
-from trainer import load as load_model
-from trainer.evaluation import evaluate, evaluated_weights
-from trainer.predictions import predict
-from trainer.program import program_settings
-from trainer.tasks import LanguageModel, Regression
+from trialbook.input_pipeline import Digits, Table, Text, load
+from trialbook.models import MlpConfig, TransformerConfig
+from trialbook.trainer import Config, Programs, run, sharding, train
+from trialbook.trainer import load as load_model
+from trialbook.trainer.evaluation import evaluate, evaluated_weights
+from trialbook.trainer.program import program_settings
+from trialbook.trainer.tasks import LanguageModel, Regression
+from trialbook.trainer.workdir.predictions import predict
 
 KEPT = {"checkpointing__keep_latest": 9}
 

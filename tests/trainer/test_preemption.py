@@ -11,8 +11,8 @@ import pytest
 from forked import Forked, New, python
 from tiny import numbers, state_of
 
-from trainer import exits
-from trainer.records import read_lines
+from trialbook import errors
+from trialbook.files import read_json_lines
 
 # It takes tenths of a second, and more on a busy machine; clouds give half a minute.
 SECONDS_TO_LEAVE = 15.0
@@ -21,8 +21,9 @@ EXPERIMENT = """
 import os, pathlib, signal, sys, time
 sys.path.insert(0, {tests!r})
 import tiny
-from trainer import guard, train
-from trainer.guard import Guard
+from trialbook.trainer import train
+from trialbook.trainer.hosts import guard
+from trialbook.trainer.hosts.guard import Guard
 
 moment, number = os.environ.get("MOMENT", "never"), int(os.environ.get("NUMBER", "0"))
 counts = dict(training=0, evaluating=0, any=0)
@@ -87,7 +88,7 @@ class Runs:
   def _run(self, start: type[Forked], name: str, moment: str, number: int, *flags: str) -> int:
     path, sent = self.folder / f"{name}.txt", self.folder / "sent"
     sent.unlink(missing_ok=True)
-    arguments = ["-m", "trainer", f"--config={self._experiment}", f"--workdir={self.folder / name}", *flags]
+    arguments = ["-m", "trialbook", "train", f"--config={self._experiment}", f"--workdir={self.folder / name}", *flags]
     environment = {**os.environ, "MOMENT": moment, "NUMBER": str(number)}
     code, self.output = python(arguments, path, start, environment=environment)
     if sent.exists():
@@ -98,7 +99,7 @@ class Runs:
     return json.loads((self.folder / name / file).read_text())
 
   def last_line(self, name: str) -> dict:
-    return read_lines(self.folder / name / "metrics.jsonl")[-1]
+    return read_json_lines(self.folder / name / "metrics.jsonl")[-1]
 
   def assert_same(self, one: str, other: str) -> None:
     assert numbers(self.folder / one) == numbers(self.folder / other)
@@ -124,20 +125,20 @@ def test_runs_that_are_preempted_at_random_moments_change_no_bit_of_the_end(runs
   moments = ["evaluating", "any", "training"]
   extended = 0
   for moment in moments:
-    assert code == exits.TRY_AGAIN, runs.output
+    assert code == errors.TRY_AGAIN, runs.output
     assert "Traceback" not in runs.output
     record, last = runs.record("often"), runs.last_line("often")
     step = record["step"]
     assert (record["status"], record["reason"]) == ("preempted", "SIGTERM came")
-    assert f"SIGTERM came: stops at step {step}; step {step} is saved" in runs.output
+    assert f"SIGTERM came: stopped at step {step}; step {step} is saved" in runs.output
     assert last["step"] == step
     end = runs.record("often", "logs/host_0.exit.json")
-    assert (end["code"], end["host"]) == (exits.TRY_AGAIN, 0)
+    assert (end["code"], end["host"]) == (errors.TRY_AGAIN, 0)
     extended += step % 60 == 0 and "validation/loss" not in last
     code = runs.train("often", moment, rng.randrange(1, 90 if moment == "training" else 80))
     assert f"continues from the checkpoint of step {step}" in runs.output
   assert extended > 0, "no evaluation was interrupted"
-  if code == exits.TRY_AGAIN:
+  if code == errors.TRY_AGAIN:
     code = runs.train("often")
   assert code == 0, runs.output
   runs.assert_same("often", "undisturbed")
@@ -150,7 +151,7 @@ def test_runs_that_are_preempted_at_random_moments_change_no_bit_of_the_end(runs
 def test_a_run_that_is_preempted_in_each_of_its_evaluations_changes_no_bit_of_the_end(runs: Runs):
   # Batches of an evaluation: 64 / 4 of the subset, then 250 / 4 of validation.
   for number, step in ((8, 0), (16 + 40, 0), (79 + 20, 60)):
-    assert runs.train("evaluations", "evaluating", number) == exits.TRY_AGAIN, runs.output
+    assert runs.train("evaluations", "evaluating", number) == errors.TRY_AGAIN, runs.output
     assert runs.record("evaluations")["step"] == step, runs.output
     assert (runs.folder / "evaluations" / "checkpoints" / "60").exists() == (step == 60)
   assert runs.last_line("evaluations")["step"] == 60
@@ -161,10 +162,10 @@ def test_a_run_that_is_preempted_in_each_of_its_evaluations_changes_no_bit_of_th
 
 @pytest.mark.slow
 def test_a_run_that_is_preempted_at_step_0_saves_nothing_and_starts_again(runs: Runs):
-  assert runs.train("at once", "evaluating", 2) == exits.TRY_AGAIN, runs.output
+  assert runs.train("at once", "evaluating", 2) == errors.TRY_AGAIN, runs.output
   assert runs.record("at once")["step"] == 0
   assert runs.record("at once")["status"] == "preempted"
-  assert "stops at step 0; nothing is saved" in runs.output
+  assert "stopped at step 0; nothing is saved" in runs.output
   assert not list((runs.folder / "at once" / "checkpoints").iterdir())
   assert runs.train("at once") == 0, runs.output
   assert "starts from the beginning" in runs.output
@@ -174,7 +175,7 @@ def test_a_run_that_is_preempted_at_step_0_saves_nothing_and_starts_again(runs: 
 @pytest.mark.slow
 def test_without_checkpoints_a_run_that_is_preempted_starts_again(runs: Runs):
   flags = ("--set=checkpointing.every_evaluations=0",)
-  assert runs.train("off", "training", 130, *flags) == exits.TRY_AGAIN, runs.output
+  assert runs.train("off", "training", 130, *flags) == errors.TRY_AGAIN, runs.output
   assert runs.record("off")["status"] == "preempted"
   assert "nothing is saved" in runs.output
   assert not list((runs.folder / "off" / "checkpoints").iterdir())
@@ -187,10 +188,10 @@ def test_without_checkpoints_a_run_that_is_preempted_starts_again(runs: Runs):
 def test_what_a_preemption_saved_between_rare_checkpoints_is_where_the_run_goes_on(runs: Runs):
   flags = ("--set=checkpointing.every_evaluations=5",)
   # To an interpreter as users start it; the next one goes on with another hash seed.
-  assert runs.command("rare", "training", 150, *flags) == exits.TRY_AGAIN, runs.output
+  assert runs.command("rare", "training", 150, *flags) == errors.TRY_AGAIN, runs.output
   step = runs.record("rare")["step"]
   assert step % 60 != 0
-  assert runs.train("rare", "evaluating", 100, *flags) == exits.TRY_AGAIN, runs.output
+  assert runs.train("rare", "evaluating", 100, *flags) == errors.TRY_AGAIN, runs.output
   assert f"continues from the checkpoint of step {step}" in runs.output
   assert runs.train("rare", "never", 0, *flags) == 0, runs.output
   assert "continues from the checkpoint of step 240" in runs.output
@@ -205,7 +206,7 @@ def test_what_a_preemption_saved_where_no_checkpoint_was_due_is_not_selected(run
   flags = ("--set=checkpointing.every_evaluations=2",)
   assert runs.train("due", "never", 0, *flags) == 0, runs.output
   # In the evaluation of step 60, which is saved for the preemption only: 79 batches of an evaluation come before.
-  assert runs.train("not due", "evaluating", 79 + 20, *flags) == exits.TRY_AGAIN, runs.output
+  assert runs.train("not due", "evaluating", 79 + 20, *flags) == errors.TRY_AGAIN, runs.output
   assert runs.record("not due")["step"] == 60
   assert runs.train("not due", "never", 0, *flags) == 0, runs.output
   runs.assert_same("not due", "due")

@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process_command import run_command
 from tiny import mlp, resnet
 
-from input_pipeline import write_array_record
-from trainer import Config, UserError, profile, records, run
-from trainer.stopwatch import Times, Tracer, parse_range
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.input_pipeline import write_array_record
+from trialbook.trainer import Config, profile, run
+from trialbook.trainer.timing import Times, Tracer, parse_range
 
 SLOWLY = """
   import time
@@ -57,9 +60,9 @@ def test_a_slow_decode_is_called_input_bound_and_named_with_what_to_change(
   assert spent.bound == "input"
   assert spent.waiting > 0.5
   assert 0.008 < spent.step_seconds < 4
-  monkeypatch.setattr(sys, "argv", ["trainer.profile", str(tmp_path / "run"), "--seconds=0.2"])
-  assert profile.main() == 0
-  lines = capsys.readouterr().out.splitlines()
+  code, printed, _ = run_command(capsys, "profile", tmp_path / "run", "--seconds=0.2")
+  assert code == 0
+  lines = printed.splitlines()
   assert any(line.startswith("input-bound: the training loop waits for data ") for line in lines)
   stages = {line.split()[0]: line.split() for line in lines if line.endswith("%")}
   assert {"read", "decode", "transfer"} <= stages.keys()
@@ -95,8 +98,8 @@ def test_a_run_that_computes_is_not_called_input_bound(tmp_path: pathlib.Path, m
 def recorded(workdir: pathlib.Path, times: dict[str, float], waiting: float, platform: str = "gpu") -> pathlib.Path:
   """A workdir that holds nothing but the records of 30 steps in three blocks, 10 ms a step but in the first."""
   workdir.mkdir()
-  records.write_json(workdir / "config.json", {"format": 1, **mlp(batch_size=50).model_dump(mode="json")})
-  records.write_json(workdir / "run.json", {"format": 1, "times": times, "platform": platform})
+  files.write_json(workdir / "config.json", {"format": 1, **mlp(batch_size=50).model_dump(mode="json")})
+  files.write_json(workdir / "run.json", {"format": 1, "times": times, "platform": platform})
   lines = [{"step": step, "train/loss": 1.0} for step in range(1, 31)]
   for step, rate, waited in ((10, 50.0, 0.99), (20, 5000.0, waiting), (30, 5000.0, waiting)):
     lines[step - 1] |= {"examples_per_second": rate, "data_wait_fraction": waited}
@@ -160,11 +163,11 @@ def test_the_command_says_what_is_missing(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
   def command(workdir: pathlib.Path) -> str:
-    monkeypatch.setattr(sys, "argv", ["trainer.profile", str(workdir)])
-    assert profile.main() == 2
-    return capsys.readouterr().err
+    code, _, printed = run_command(capsys, "profile", workdir)
+    assert code == 2
+    return printed
 
-  assert command(tmp_path / "no") == f"trainer.profile: {tmp_path / 'no'} holds no run: there is no config.json\n"
+  assert f"{tmp_path / 'no'} holds no run: there is no config.json" in command(tmp_path / "no")
   begun = recorded(tmp_path / "begun", {}, 0.1)
   (begun / "metrics.jsonl").write_text('{"step": 0, "validation/loss": 1.0}\n')
   assert "has no block of steps yet; a block is logging.every_steps long" in command(begun)

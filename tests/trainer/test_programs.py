@@ -6,9 +6,9 @@ import jax
 import pytest
 from tiny import resnet
 
-from trainer import Programs, run
-from trainer.program import program_settings
-from trainer.sharding import make_mesh
+from trialbook.trainer import Programs, run
+from trialbook.trainer.program import program_settings
+from trialbook.trainer.sharding import make_mesh
 
 TRACED = [
   {},
@@ -63,12 +63,12 @@ def test_runs_that_differ_in_traced_fields_compile_each_function_once(tmp_path: 
   ],
 )
 def test_a_static_change_is_another_program(changes: dict):
-  from trainer.program import program_key
+  from trialbook.trainer.program import program_key
 
   def key(config):
-    from input_pipeline import load
-    from trainer.network import Network
+    from trialbook.input_pipeline import load
     from trialbook.settings import without_traced_numbers
+    from trialbook.trainer.functional_model import Network
 
     config, task = config.resolved(), config.task.build()
     info = load(config.dataset, seed=0, batch_size=8).info

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tiny import mlp
 
-from input_pipeline import (
+from trialbook.errors import ConfigError, UserError
+from trialbook.input_pipeline import (
   SPLITS,
   ArrayRecord,
   Data,
@@ -21,16 +22,17 @@ from input_pipeline import (
   PluginDataset,
   Text,
   load,
-  same_fingerprint,
   write_array_record,
 )
-from input_pipeline.fingerprint import fingerprint
-from input_pipeline.registry import AnyDataset
-from input_pipeline.source import Arrays
-from trainer import Config, ConfigError, Programs, UserError, preparation, run, workdirs
-from trainer.evaluate import evaluate_checkpoint
-from trainer.schedules import Constant
-from trainer.tasks import LanguageModel
+from trialbook.input_pipeline.fingerprint import fingerprint
+from trialbook.input_pipeline.fingerprint import same as same_fingerprint
+from trialbook.input_pipeline.registry import AnyDataset
+from trialbook.input_pipeline.source import Arrays
+from trialbook.trainer import Config, Programs, preflight, run
+from trialbook.trainer.evaluate import evaluate_checkpoint
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.tasks import LanguageModel
+from trialbook.trainer.workdir import existing_run
 
 
 def arrays(count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -109,7 +111,7 @@ def record(workdir: pathlib.Path, of: Config, **others: Any) -> None:
       "format": 1,
       "status": "running",
       "dataset": facts,
-      "fingerprints": workdirs.fingerprints(of, dataset),
+      "fingerprints": existing_run.fingerprints(of, dataset),
     } | others
   (workdir / "checkpoints" / "2").mkdir(parents=True)
   (workdir / "run.json").write_text(json.dumps({name: value for name, value in told.items() if value is not None}))
@@ -120,7 +122,7 @@ def dataclass_fields(dataset: Dataset) -> dict[str, Any]:
 
 
 def problems(of: Config, workdir: pathlib.Path) -> str:
-  return "\n".join(preparation.problems(of, workdir))
+  return "\n".join(preflight.problems(of, workdir))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -212,7 +214,7 @@ def test_examples_that_differ_at_each_reading_are_warned_of_and_do_not_keep_a_ru
   made = config(plugin(Data(splits=splits, num_classes=4)))
   record(tmp_path / "run", made)
   assert problems(made, tmp_path / "run") == ""
-  (warning,) = preparation.warnings(made, load(made.dataset, seed=0, batch_size=8))
+  (warning,) = preflight.warnings(made, load(made.dataset, seed=0, batch_size=8))
   assert "train: an example differs each time it is read" in warning
 
 
@@ -260,7 +262,7 @@ def test_few_examples_are_read_one_by_one_at_start_up(
 ):
   splits = {split: Counted(arrays(80)) for split in SPLITS}
   made = config(plugin(Data(splits=splits, num_classes=4)), evaluation__test=test)
-  assert preparation.problems(made, tmp_path / "run") == []
+  assert preflight.problems(made, tmp_path / "run") == []
   # The first example; of train also 16 of float64 for rounding and a batch of 8; then four for the fingerprint, twice.
   counts = {split: len(examples.asked) for split, examples in splits.items()}
   assert counts == {"train": 1 + 16 + 8 + 8, "validation": 1 + 8, "test": 1 + 8 * test}
@@ -274,7 +276,7 @@ def test_a_broken_example_that_start_up_reads_is_a_problem_like_others(
     for broken in range(1, 32):
       splits = {"train": Items(arrays(32)), "validation": Items(arrays(32))} | {split: Counted(arrays(32), broken)}
       made = config(plugin(Data(splits=splits, num_classes=4)))
-      told = preparation.problems(made, tmp_path / "run")
+      told = preflight.problems(made, tmp_path / "run")
       if told:
         assert [f"{split}, example {broken}: OSError: {broken}.png is cut off" in problem for problem in told] == [True]
         with pytest.raises(ConfigError, match=f"{split}, example {broken}: "):

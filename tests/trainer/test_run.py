@@ -10,8 +10,9 @@ import pytest
 from forked import ROOT, SECONDS, Forked
 from tiny import mlp, numbers, resnet
 
-from trainer import Config, ConfigError, Programs, run
-from trainer.records import read_lines
+from trialbook.errors import ConfigError
+from trialbook.files import read_json_lines
+from trialbook.trainer import Config, Programs, run
 
 
 @pytest.mark.usefixtures("optimized")
@@ -29,7 +30,7 @@ def test_a_run_learns_and_says_what_it_came_to(tmp_path: pathlib.Path):
   result = run(config, tmp_path / "run")
   assert (result.status, result.exit_code, result.step) == ("complete", 0, 200)
   assert result.best["test/accuracy"] > 0.9
-  lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+  lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
   assert [line["step"] for line in lines] == list(range(201))
   errors = {line["step"]: line["validation/error"] for line in lines if "validation/error" in line}
   assert list(errors) == [0, 50, 100, 150, 200]
@@ -48,7 +49,7 @@ def test_a_diverging_run_is_infeasible_with_the_step_and_exit_code_3(tmp_path: p
   assert (result.status, result.exit_code) == ("infeasible", 3)
   assert result.reason is not None
   assert f"at step {result.step}" in result.reason
-  lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+  lines = read_json_lines(tmp_path / "run" / "metrics.jsonl")
   assert lines[-1]["step"] == result.step
   record = json.loads((tmp_path / "run" / "run.json").read_text())
   assert (record["status"], record["step"]) == ("infeasible", result.step)
@@ -79,7 +80,7 @@ def test_regression_learns_and_says_that_its_data_is_synthetic(tmp_path: pathlib
     {"dataset.name": "synthetic", "dataset.kind": "regression", "optimizer.learning_rate": 0.01}
   )
   result = run(config, tmp_path / "run")
-  first = read_lines(tmp_path / "run" / "metrics.jsonl")[0]
+  first = read_json_lines(tmp_path / "run" / "metrics.jsonl")[0]
   assert result.metrics["validation/loss"] < first["validation/loss"]
   assert "SYNTHETIC" in (result.notice or "")
   assert "SYNTHETIC" in json.loads((tmp_path / "run" / "run.json").read_text())["notice"]
@@ -115,7 +116,9 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path: pathlib.Path):
 
 def new(*arguments: str) -> subprocess.CompletedProcess[str]:
   """A command by a new interpreter."""
-  return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+  return subprocess.run(
+    [sys.executable, "-m", "trialbook", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
+  )
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
   output, errors = (tmp_path_factory.mktemp("printed") / name for name in ("output", "errors"))
 
   def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = Forked(["-m", *arguments], output, errors).wait()
+    code = Forked(["-m", "trialbook", *arguments], output, errors).wait()
     return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
 
   return run
@@ -140,7 +143,7 @@ def test_the_command_gives_the_same_as_the_function(tmp_path: pathlib.Path):
     "import tiny\n\ndef get_config():\n  return tiny.mlp()\n"
   )
   changes = ("--set", "optimizer.learning_rate=0.2")
-  done = new("trainer", f"--config={experiment}", f"--workdir={tmp_path / 'command'}", *changes)
+  done = new("train", f"--config={experiment}", f"--workdir={tmp_path / 'command'}", *changes)
   assert done.returncode == 0, done.stderr
   assert "validation/error" in done.stdout
   assert str(tmp_path / "command") in done.stdout
@@ -169,16 +172,16 @@ MISTAKES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_written(tmp_path: pathlib.Path, command, name: str):
-  (tmp_path / "syntax.py").write_text("import trainer\ndef get_config(:\n")
+  (tmp_path / "syntax.py").write_text("import trialbook\ndef get_config(:\n")
   (tmp_path / "empty.py").write_text("x = 1\n")
   (tmp_path / "raises.py").write_text("def get_config():\n  return 1 / 0\n")
   (tmp_path / "invalid.py").write_text(
-    "from trainer.optimizers import Adam\ndef get_config():\n  return Adam(learning_rate=-1.0)\n"
+    "from trialbook.trainer.optimizers import Adam\ndef get_config():\n  return Adam(learning_rate=-1.0)\n"
   )
   before = sorted(tmp_path.iterdir())
   arguments, fragment = MISTAKES[name]
   arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-  done = command("trainer", f"--workdir={tmp_path / 'run'}", *arguments)
+  done = command("train", f"--workdir={tmp_path / 'run'}", *arguments)
   assert done.returncode == 2, done.stderr
   assert fragment in done.stderr
   assert "Traceback" not in done.stderr
@@ -189,7 +192,7 @@ def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_written(tmp_path
 @pytest.mark.slow
 def test_a_diverging_command_leaves_with_3(tmp_path: pathlib.Path, command):
   done = command(
-    "trainer",
+    "train",
     f"--workdir={tmp_path / 'run'}",
     *("--set", "model.name=mlp", "--set", "optimizer.learning_rate=1e30", "--set", "max_train_steps=60"),
   )
@@ -198,7 +201,7 @@ def test_a_diverging_command_leaves_with_3(tmp_path: pathlib.Path, command):
 
 
 def test_print_config_and_help_explain(capsys: pytest.CaptureFixture[str]):
-  from trainer.summary import print_config
+  from trialbook.trainer.summary import print_config
 
   print_config(Config())
   printed = capsys.readouterr().out
@@ -208,7 +211,7 @@ def test_print_config_and_help_explain(capsys: pytest.CaptureFixture[str]):
     ("max_train_steps", "host"),
   ):
     assert any(line.split()[:2] == [path, kind] for line in printed.splitlines())
-  done = new("trainer", "--help")
+  done = new("train", "--help")
   assert done.returncode == 0
   for word in ("--config", "--workdir", "--set", "optimizer.learning_rate", "Exit codes"):
     assert word in done.stdout
@@ -237,24 +240,24 @@ def test_a_truncated_file_of_a_dataset_is_named(tmp_path: pathlib.Path):
 
 @pytest.mark.slow
 def test_the_evaluate_command_prints_what_the_run_recorded(tmp_path: pathlib.Path, command):
-  done = command("trainer", f"--workdir={tmp_path / 'run'}", "--set", "model.name=mlp", "--set", "max_train_steps=60")
+  done = command("train", f"--workdir={tmp_path / 'run'}", "--set", "model.name=mlp", "--set", "max_train_steps=60")
   assert done.returncode == 0, done.stderr
-  evaluate = f"python -m trainer.evaluate {tmp_path / 'run'} --step=best --split=test"
+  evaluate = f"trialbook evaluate {tmp_path / 'run'} --step=best --split=test"
   assert evaluate in done.stdout
-  done = new("trainer.evaluate", str(tmp_path / "run"), "--step=best")
+  done = new("evaluate", str(tmp_path / "run"), "--step=best")
   assert done.returncode == 0, done.stderr
   best = json.loads((tmp_path / "run" / "best.json").read_text())
   printed = json.loads(done.stdout)
   assert (printed["step"], printed["validation/error"]) == (best["step"], best["value"])
   for arguments in ((str(tmp_path / "nowhere"),), (str(tmp_path / "run"), "--step=7")):
-    done = command("trainer.evaluate", *arguments)
+    done = command("evaluate", *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
 def test_a_platform_that_is_not_here_is_refused(tmp_path: pathlib.Path, command):
-  done = command("trainer", f"--workdir={tmp_path / 'run'}", "--platform=tpu")
+  done = command("train", f"--workdir={tmp_path / 'run'}", "--platform=tpu")
   assert done.returncode == 2
   assert "--platform=tpu" in done.stderr
   assert not (tmp_path / "run").exists()

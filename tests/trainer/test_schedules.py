@@ -9,9 +9,9 @@ import numpy as np
 import pydantic
 import pytest
 
-from trainer import schedules
-from trainer.schedules import Constant, Cosine, Linear, Piecewise, Rsqrt
 from trialbook.settings import leaves, traced_values
+from trialbook.trainer import schedules
+from trialbook.trainer.schedules import Constant, Cosine, Linear, Piecewise, Rsqrt
 
 LONG = 2**31 - 1
 

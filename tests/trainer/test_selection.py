@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from tiny import mlp
 
-from trainer import Config, ConfigError, Programs, run
-from trainer import config as configs
-from trainer.config import Selection
-from trainer.records import read_json, read_lines
-from trainer.schedules import Constant
-from trainer.selection import History
+from trialbook.errors import ConfigError
+from trialbook.files import read_json, read_json_lines
+from trialbook.trainer import Config, Programs, run
+from trialbook.trainer import config as configs
+from trialbook.trainer.config import Selection
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.workdir.selection import History
 
 EVALUATED = {"logging.tensorboard": False, "evaluation.every_steps": 5, "evaluation.predictions": 0}
 
@@ -31,7 +32,7 @@ def selecting(metric: str | None = None, **changes: Any) -> Config:
 
 def best_of(workdir: pathlib.Path, metric: str, mode: str) -> int:
   """The step with the best value, by what was logged."""
-  values = {line["step"]: line[metric] for line in read_lines(workdir / "metrics.jsonl") if metric in line}
+  values = {line["step"]: line[metric] for line in read_json_lines(workdir / "metrics.jsonl") if metric in line}
   sign = 1 if mode == "min" else -1
   return min(values, key=lambda step: (sign * values[step], step))
 

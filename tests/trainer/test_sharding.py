@@ -15,12 +15,14 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from small_transformer import transformer
 from tiny import mlp, numbers, state_of
 
-from input_pipeline import load as load_data
-from trainer import Config, Programs, UserError, load, run, sharding
-from trainer.evaluate import evaluate_checkpoint
-from trainer.names import flatten
-from trainer.program import program_settings
-from trainer.sharding import MeshSettings, make_mesh
+from trialbook.errors import UserError
+from trialbook.input_pipeline import load as load_data
+from trialbook.trainer import Config, Programs, load, preflight, run, sharding
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.config import MeshSettings
+from trialbook.trainer.evaluate import evaluate_checkpoint
+from trialbook.trainer.program import program_settings
+from trialbook.trainer.sharding import make_mesh
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -61,14 +63,14 @@ def test_a_size_that_does_not_divide_the_devices_is_refused_with_those_that_do()
 def test_batches_that_cannot_be_split_are_refused_with_the_nearest_sizes_that_can():
   config = mlp(batch_size=30, evaluation__batch_size=3)
   with pytest.raises(UserError) as caught:
-    sharding.check_divisible(config, abstract(4, 2))
+    preflight.check_divisible(config, abstract(4, 2))
   assert caught.value.problems == [
     "batch_size = 30 cannot be split over 8 devices; 24 and 32 can",
     "evaluation.batch_size = 3 cannot be split over 8 devices; the smallest that can is 8",
   ]
   with pytest.raises(UserError, match=r"^evaluation\.batch_size = 3 cannot"):
-    sharding.check_divisible(config, abstract(4, 2), training=False)
-  sharding.check_divisible(mlp(batch_size=24, evaluation__batch_size=8), abstract(4, 2))
+    preflight.check_divisible(config, abstract(4, 2), training=False)
+  preflight.check_divisible(mlp(batch_size=24, evaluation__batch_size=8), abstract(4, 2))
 
 
 P = PartitionSpec
@@ -182,7 +184,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 from small_transformer import transformer
 from tiny import resnet
-from trainer import run
+from trialbook.trainer import run
 folder = pathlib.Path(sys.argv[2])
 for fsdp in (1, 2, 4):
   run(transformer(mesh__fsdp=fsdp, model__kwargs={"depth": 1}), folder / f"fsdp{fsdp}")

@@ -13,13 +13,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from tiny import mlp, numbers
 
-from input_pipeline import Dataset, Table, load
-from trainer import Config, ConfigError, Programs, UserError, run, sharding
-from trainer.evaluation import evaluate, evaluated_weights
-from trainer.program import program_settings
-from trainer.split_metrics import area_under_curve
+from trialbook.errors import ConfigError, UserError
+from trialbook.input_pipeline import Dataset, Table, load
+from trialbook.trainer import Config, Programs, run, sharding
+from trialbook.trainer.custom_metrics import area_under_curve
+from trialbook.trainer.evaluation import evaluate, evaluated_weights
+from trialbook.trainer.program import program_settings
 
-AREA = "trainer.split_metrics:area_under_curve"
+AREA = "trialbook.trainer.custom_metrics:area_under_curve"
 
 
 def two_classes(*metrics: str, **changes) -> Config:

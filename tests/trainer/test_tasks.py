@@ -13,15 +13,16 @@ import pytest
 from flax import nnx
 from tiny import mlp, numbers, state_of
 
-from input_pipeline import AnyDataset, Augmentation, Data, Digits, Shakespeare, Table, Text, load
-from models import TransformerConfig
-from trainer import Config, ConfigError, Programs, UserError, run, sharding
-from trainer.evaluate import evaluate_checkpoint
-from trainer.evaluation import evaluate, evaluated_weights
-from trainer.names import flatten
-from trainer.program import program_settings
-from trainer.schedules import Constant
-from trainer.tasks import Classification, LanguageModel, OfSplit, Regression, training_batch
+from trialbook.errors import ConfigError, UserError
+from trialbook.input_pipeline import AnyDataset, Augmentation, Data, Digits, Shakespeare, Table, Text, load
+from trialbook.models import TransformerConfig
+from trialbook.trainer import Config, Programs, run, sharding
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.evaluate import evaluate_checkpoint
+from trialbook.trainer.evaluation import evaluate, evaluated_weights
+from trialbook.trainer.program import program_settings
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.tasks import Classification, LanguageModel, OfSplit, Regression, training_batch
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

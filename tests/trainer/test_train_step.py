@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tiny import mlp
 
-from input_pipeline import load
-from models import MlpConfig
-from trainer import Programs, sharding
-from trainer.names import flatten
-from trainer.optimizers import SGD
-from trainer.program import program_settings
+from trialbook.input_pipeline import load
+from trialbook.models import MlpConfig
+from trialbook.trainer import Programs, sharding
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.optimizers import SGD
+from trialbook.trainer.program import program_settings
 
 WIDTH = 16
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tiny import mlp, read_arrays, resnet
 
-from trainer import Programs, UserError, run
-from trainer.checkpoints import saved_steps
+from trialbook.errors import UserError
+from trialbook.trainer import Programs, run
+from trialbook.trainer.checkpoints.storage import saved_steps
 
 
 def arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:

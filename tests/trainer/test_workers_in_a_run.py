@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from input_pipeline import write_array_record
+from trialbook.input_pipeline import write_array_record
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,7 @@ def test_sigterm_to_the_whole_group_saves_and_leaves_nothing_behind(tmp_path: pa
     "max_train_steps": 1_000_000,
     "evaluation.every_steps": 50,
   }
-  command = [sys.executable, "-m", "trainer", f"--workdir={tmp_path / 'run'}"]
+  command = [sys.executable, "-m", "trialbook", "train", f"--workdir={tmp_path / 'run'}"]
   command += [f"--set={path}={value}" for path, value in settings.items()]
   with (tmp_path / "output.txt").open("w") as output:
     process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
@@ -41,7 +41,7 @@ def test_sigterm_to_the_whole_group_saves_and_leaves_nothing_behind(tmp_path: pa
     assert process.wait(30) == 75, (tmp_path / "output.txt").read_text()
   finally:
     process.kill()
-  assert "SIGTERM came: stops at step" in (tmp_path / "output.txt").read_text()
+  assert "SIGTERM came: stopped at step" in (tmp_path / "output.txt").read_text()
   deadline = time.monotonic() + 60
   while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).returncode == 0:
     assert time.monotonic() < deadline, "workers are left"

@@ -10,8 +10,9 @@ import pytest
 from tiny import mlp
 from tiny import numbers as lines_of
 
-from trainer import Config, ConfigError, Programs, UserError, run, train
-from trainer.metrics import Recorder
+from trialbook.errors import ConfigError, UserError
+from trialbook.trainer import Config, Programs, run, train
+from trialbook.trainer.recorder import Recorder
 
 PACKAGE = """
 import json

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
-from input_pipeline import Augmentation, Digits
-from models import MlpConfig, ResNetConfig
-from trainer import Averaging, Config, Evaluation, checkpoints
-from trainer.optimizers import Adam, Nesterov
-from trainer.records import read_lines
-from trainer.schedules import Cosine
-from trainer.tasks import Classification
+from trialbook.files import read_json_lines
+from trialbook.input_pipeline import Augmentation, Digits
+from trialbook.models import MlpConfig, ResNetConfig
+from trialbook.trainer import Averaging, Config, Evaluation
+from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.optimizers import Adam, Nesterov
+from trialbook.trainer.schedules import Cosine
+from trialbook.trainer.tasks import Classification
 
 
 def mlp(**changes: Any) -> Config:
@@ -56,13 +57,13 @@ CLOCK = {"examples_per_second", "data_wait_fraction"}
 
 def numbers(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """The lines of `metrics.jsonl` without what tells the time."""
-  lines = read_lines(workdir / "metrics.jsonl")
+  lines = read_json_lines(workdir / "metrics.jsonl")
   return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
 
 
 def state_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """All arrays of the newest checkpoint, read by Orbax alone."""
-  newest = checkpoints.saved_steps(workdir / "checkpoints")[-1]
+  newest = storage.saved_steps(workdir / "checkpoints")[-1]
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     return read_arrays(workdir / "checkpoints" / str(newest))
@@ -70,7 +71,7 @@ def state_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """The arrays of a checkpoint, read by Orbax alone."""
-  names = checkpoints.describe(path)
+  names = storage.describe(path)
   return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
     path.resolve(),
     args=ocp.args.PyTreeRestore(restore_args=dict.fromkeys(names, ocp.RestoreArgs(restore_type=np.ndarray))),

@@ -6,12 +6,12 @@ import typing
 import jax.numpy as jnp
 import pytest
 
-from input_pipeline import Digits, Text
-from trainer import split_metrics
-from trainer.tasks import OfSplit, PluginTask, TaskConfig
+from trialbook.input_pipeline import Digits, Text
 from trialbook.metric_names import better, contradiction
-from tuning.importers.conversion import DEFAULTS
-from tuning.importers.metric_names import ours
+from trialbook.trainer import custom_metrics
+from trialbook.trainer.tasks import OfSplit, PluginTask, TaskConfig
+from trialbook.tuning.importers.conversion import DEFAULTS
+from trialbook.tuning.importers.metric_names import ours
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_every_metric_of_ours_has_a_direction_and_so_has_the_one_that_a_task_sel
       assert better(kind().objective(dataset)) is not None
   found |= {
     name: None
-    for name, function in vars(split_metrics).items()
+    for name, function in vars(custom_metrics).items()
     if inspect.isfunction(function) and [*inspect.signature(function).parameters] == ["outputs", "batch"]
   }
   assert {

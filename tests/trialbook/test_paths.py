@@ -5,7 +5,6 @@ import ast
 import importlib
 import pathlib
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,21 +12,26 @@ import jax
 import pytest
 from absl import flags
 from in_process import run_in_process
+from in_process_command import run_command
 from test_import_rules import ROOMS, ROOT
 from tiny import mlp
 
-import trainer
-from input_pipeline import AnyDataset, DataError, Text, Tfds, load
-from models import TransformerConfig
-from trainer import Config, ConfigError, Programs, evaluate, run, warm_start
-from trainer import __main__ as training_command
-from trainer.compilation_cache import enable_compilation_cache
-from trainer.schedules import Constant
-from trainer.tasks import LanguageModel
 from trialbook import __main__ as console
+from trialbook import trainer
+from trialbook.command_line import Parser
+from trialbook.errors import ConfigError, DataError
+from trialbook.input_pipeline import AnyDataset, Text, Tfds, load
+from trialbook.models import TransformerConfig
 from trialbook.paths import PathError, as_path
 from trialbook.settings import Settings, leaves
-from tuning import Grid, Linear, Minimize, Study, read_results, report, run_study
+from trialbook.trainer import Config, Programs, run
+from trialbook.trainer import flags as training_flags
+from trialbook.trainer.checkpoints import warm_start
+from trialbook.trainer.compilation_cache import enable_compilation_cache
+from trialbook.trainer.config import WarmStart
+from trialbook.trainer.schedules import Constant
+from trialbook.trainer.tasks import LanguageModel
+from trialbook.tuning import Grid, Linear, Minimize, Study, read_results, report, run_study
 
 NOT_PATHS = {
   *("name", "metric", "step", "train", "validation", "test", "parameters", "decode", "input_feature", "label_feature"),
@@ -55,12 +59,12 @@ def home_and_empty_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
 
 def settings_kinds() -> list[type[Settings]]:
   """All kinds of settings there are."""
-  for room in ROOMS:
-    importlib.import_module(room)
+  for module in ("trainer.config", "tuning.study"):
+    importlib.import_module(f"trialbook.{module}")
   found = Settings.__subclasses__()
   for kind in found:
     found += kind.__subclasses__()
-  return [kind for kind in found if kind.__module__.partition(".")[0] in ROOMS]
+  return [kind for kind in found if kind.__module__.startswith("trialbook.")]
 
 
 PATH_FIELDS = [
@@ -106,7 +110,7 @@ def consume(kind: Any, field: str, text: str) -> pathlib.Path | str:
       return jax.config.values["jax_compilation_cache_dir"]
     finally:
       jax.config.update("jax_compilation_cache_dir", before)
-  if kind is warm_start.WarmStart:
+  if kind is WarmStart:
     return str(warm_start.find(kind(source=text)))
   with pytest.raises(DataError) as caught:
     load(dataset_at(kind, field, text), seed=0, batch_size=1)
@@ -135,7 +139,7 @@ def test_a_config_is_refused_for_a_path_that_is_none_wherever_it_stands():
       with pytest.raises(DataError, match="~nobody-here is not known"):
         load(dataset_at(kind, field, "~nobody-here/data"), seed=0, batch_size=1)
   with pytest.raises(ConfigError, match=r"warm_start.source.*~nobody-here is not known"):
-    warm_start.find(warm_start.WarmStart(source="~nobody-here/run"))
+    warm_start.find(WarmStart(source="~nobody-here/run"))
   with pytest.raises(ConfigError, match="compilation_cache = '': is empty"):
     mlp().override({"compilation_cache": ""})
 
@@ -148,11 +152,12 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> Iterator[argparse.ArgumentParser
     made.append(self)
     raise KeyError("captured")
 
-  monkeypatch.setattr(argparse.ArgumentParser, "parse_args", capture)
-  for room in {*console._ROOMS.values()} - {"trainer"}:
-    name = room if "." in room else f"{room}.__main__"
+  monkeypatch.setattr(Parser, "parse_args", capture)
+  for module, function in (place.split(":") for place, _ in console.COMMANDS.values()):
+    if (module, function) == ("trialbook.trainer.flags", "train"):
+      continue  # Its flags are absl's.
     with pytest.raises(KeyError, match="captured"):
-      importlib.import_module(name).main()
+      getattr(importlib.import_module(module), function)([])
   while made:
     parser = made.pop()
     yield parser
@@ -174,7 +179,7 @@ def test_every_argument_that_is_a_text_is_a_path_or_known_to_be_none(monkeypatch
 
 
 def test_every_flag_of_a_training_that_is_a_text_is_a_path_or_known_to_be_none(home: pathlib.Path):
-  own = flags.FLAGS.get_flags_for_module(training_command.__name__)
+  own = flags.FLAGS.get_flags_for_module(training_flags.__name__)
   paths = {flag.name for flag in own if flag.flag_type() == "path"}
   texts = {flag.name for flag in own if flag.flag_type() not in ("path", "bool", "int")}
   assert paths == {"config", "workdir", "fork"}
@@ -182,41 +187,41 @@ def test_every_flag_of_a_training_that_is_a_text_is_a_path_or_known_to_be_none(h
   for flag in own:
     if flag.name in paths:
       assert flag.parser.parse("~/x") == home / "x"
-  assert training_command.main(["trainer", "--workdir=~nobody-here/run"]) == 2
+  assert training_flags.train(["--workdir=~nobody-here/run"]) == 2
 
 
 FOUND = {
   "input_pipeline/cache.py: tempfile.mkdtemp(dir=folder.parent, prefix=f'.{dataset}.')",
-  "input_pipeline/digits.py: package.submodule_search_locations[0]",
-  "input_pipeline/table.py: package.submodule_search_locations[0]",
-  "input_pipeline/text.py: package.submodule_search_locations[0]",
-  "input_pipeline/tfds.py: as_array_record(one.filename)",
-  "input_pipeline/tfds.py: one.filename",
-  "input_pipeline/tfds_preparation.py: tfds.as_array_record(folder / filename)",
+  "input_pipeline/datasets/digits.py: package.submodule_search_locations[0]",
+  "input_pipeline/datasets/table.py: package.submodule_search_locations[0]",
+  "input_pipeline/datasets/text.py: package.submodule_search_locations[0]",
+  "input_pipeline/datasets/tfds.py: as_array_record(one.filename)",
+  "input_pipeline/datasets/tfds.py: one.filename",
+  "input_pipeline/datasets/tfds_preparation.py: tfds.as_array_record(folder / filename)",
   "launch/local.py: exit_folder",
   "trainer/config_files.py: __file__",
-  "trainer/debug_session.py: tempfile.gettempdir()",
-  "trainer/guard.py: folder",
-  "trainer/hosts.py: place",
-  "trainer/provenance.py: module.__file__",
-  "trainer/provenance.py: trialbook.__file__",
-  "trainer/records.py: self._file.name",
-  "trainer/stopwatch.py: 'profile'",
+  "trainer/debug/session.py: tempfile.gettempdir()",
+  "trainer/hosts/guard.py: folder",
+  "trainer/hosts/hosts.py: place",
+  "trainer/workdir/provenance.py: module.__file__",
+  "trainer/workdir/provenance.py: trialbook.__file__",
+  "trainer/workdir/step_lines.py: self._file.name",
+  "trainer/timing.py: 'profile'",
   "tuning/comparing.py: os.path.commonpath([results.folder.resolve() for results in found])",
   "tuning/importers/algoperf.py: at",
   "tuning/importers/writing.py: name",
-  "tuning/local_workers.py: '/proc/driver/nvidia/gpus'",
+  "tuning/execution/local_workers.py: '/proc/driver/nvidia/gpus'",
   "tuning/reporting/html.py: __file__",
   "tuning/reporting/index.py: __file__",
-  "tuning/runner.py: name",
-  "tuning/trial.py: folder",
-  "tuning/worker.py: sys.argv[1]",
+  "tuning/execution/coordinator.py: name",
+  "tuning/execution/trial.py: folder",
+  "tuning/execution/worker.py: sys.argv[1]",
 }
 """What else becomes a path: what this code has found, made or been told by itself, and no text of a user's."""
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-  for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+  for path in sorted(path for room in [*ROOMS, "trialbook"] for path in (ROOT / room).rglob("*.py")):
     if path != ROOT / "trialbook" / "paths.py":
       yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
 
@@ -292,9 +297,9 @@ def test_runs_and_studies_lie_in_the_home_directory_when_it_is_asked_for(
   run_study(study, "~/runs/study", executor=run_in_process)
   assert read_results("~/runs/study").folder == home / "runs" / "study"
   assert report("~/runs/study", "~/page.json", format="json") == home / "page.json"
-  monkeypatch.setattr(sys, "argv", ["trainer.evaluate", "~/runs/first"])
-  assert evaluate.main() == 0
-  assert '"step": 2' in capsys.readouterr().out
+  code, printed, _ = run_command(capsys, "evaluate", "~/runs/first")
+  assert code == 0
+  assert '"step": 2' in printed
   assert {path for path, _, field, _ in leaves(config) if "path" in field.metadata} == {
     "dataset.path",
     "compilation_cache",

@@ -7,7 +7,8 @@ import pytest
 import quadratics
 from in_process import InProcess
 
-from tuning import StudyResults, run_study, runner
+from trialbook.tuning import StudyResults, run_study
+from trialbook.tuning.execution import coordinator
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,7 @@ def curve_study(root) -> StudyResults:
 @pytest.fixture
 def no_workers(monkeypatch):
   """Commands run trials in this process; what workers do is in test_runner.py."""
-  monkeypatch.setattr(runner, "LocalWorkers", InProcess)
+  monkeypatch.setattr(coordinator, "LocalWorkers", InProcess)
 
 
 @pytest.fixture
@@ -43,5 +44,5 @@ def write(tmp_path):
 def curves(write):
   """A study file of `quadratics.study`, changed as its `changes` say."""
   return lambda changes="": write(
-    f"import quadratics\nfrom tuning import *\ndef get_study():\n  return quadratics.study({changes})\n"
+    f"import quadratics\nfrom trialbook.tuning import *\ndef get_study():\n  return quadratics.study({changes})\n"
   )

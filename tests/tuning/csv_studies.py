@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuning.importers import import_study
+from trialbook.tuning.importers.importing import import_study
 
 Points = Sequence[tuple[int, float]]
 

@@ -5,16 +5,18 @@ import queue
 from collections.abc import Sequence
 from typing import Any
 
-from trainer import Programs, UserError
-from tuning import Study, trial
-from tuning.executor import Ended
-from tuning.plan import PlannedTrial
-from tuning.records import trial_folder
-from tuning.trial import Cost
+from trialbook.errors import UserError
+from trialbook.trainer import Programs
+from trialbook.tuning import Study
+from trialbook.tuning.execution import trial
+from trialbook.tuning.execution.executor import Ended
+from trialbook.tuning.execution.trial import Cost
+from trialbook.tuning.plan import PlannedTrial
+from trialbook.tuning.records import trial_folder
 
 
 class InProcess:
-  """In place of `tuning.local_workers.LocalWorkers`."""
+  """In place of `trialbook.tuning.execution.local_workers.LocalWorkers`."""
 
   name = "in process"
   count = 1

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from tuning import Halton, Log, Minimize, StudyResults
-from tuning.logs import Logged
-from tuning.records import StudyRecord
-from tuning.results import Trial
-from tuning.space import Hyperparameter, active
-from tuning.study import Objective
+from trialbook.tuning import Halton, Log, Minimize, StudyResults
+from trialbook.tuning.curves import Logged
+from trialbook.tuning.records import StudyRecord
+from trialbook.tuning.results import Trial
+from trialbook.tuning.space.scales import Hyperparameter, active
+from trialbook.tuning.study import Objective
 
 Units = Mapping[str, float]
 """Where a trial is on the scale of each hyperparameter that it has: from 0 to 1."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import planted
 
-from tuning import StudyResults
-from tuning.findings.finding import Finding
+from trialbook.tuning import StudyResults
+from trialbook.tuning.findings.finding import Finding
 
 Reshape = Callable[[planted.Curves, planted.Units, np.random.Generator], planted.Curves]
 
@@ -362,7 +362,7 @@ PLANTS = (
 
 def found(question: str, results: StudyResults) -> list[Finding]:
   """What a module finds."""
-  return importlib.import_module(f"tuning.findings.{question}").find(results)
+  return importlib.import_module(f"trialbook.tuning.findings.{question}").find(results)
 
 
 def rate(plant: Plant, size: float, seeds: Sequence[int]) -> float:

@@ -19,10 +19,10 @@ import numpy as np
 import planted
 from planted import SPACE, World, nuisance
 
-from tuning import Halton, Maximize, Minimize, StudyResults
-from tuning.findings import Finding, boundary, comparison, density, importance, infeasible, stopping
-from tuning.results import Trial
-from tuning.space import Discrete, Hyperparameter, Linear, OneOf, active
+from trialbook.tuning import Halton, Maximize, Minimize, StudyResults
+from trialbook.tuning.findings import Finding, boundary, comparison, density, importance, infeasible, stopping
+from trialbook.tuning.results import Trial
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Linear, OneOf, active
 
 Find = Callable[[StudyResults], list[Finding]]
 FIVE = (*SPACE, nuisance("dropout_rate", 0.01, 0.5), nuisance("label_smoothing", 0.001, 0.3))

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tuning import Infeasible, Linear, Listed, Minimize, OneOf, Study
+from trialbook.errors import InfeasibleError
+from trialbook.tuning import Linear, Listed, Minimize, OneOf, Study
 
 POINTS = (-0.5, 0.25, 0.5, 1.0)
 """Values of x; the last one is infeasible."""
@@ -13,7 +14,7 @@ POINTS = (-0.5, 0.25, 0.5, 1.0)
 def curve(x: float) -> Iterator[Mapping[str, float]]:
   """Six evaluations, of which the fourth is a lucky one: best, last and smoothed loss rank the points differently."""
   if x > 0.75:
-    raise Infeasible(f"x = {x} is too large")
+    raise InfeasibleError(f"x = {x} is too large")
   for loss in losses(x):
     yield {"loss": loss, "score": -(x**2)}
 

@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 import pytest
 
-from tuning.bayesian import BayesianOptimization, Record
-from tuning.search import Halton
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
+from trialbook.tuning.search.bayesian import BayesianOptimization, Record
+from trialbook.tuning.search.search import Halton
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 NEEDS_TORCH = (pytest.mark.long, pytest.mark.skipif(not HAS_TORCH, reason="`make test-long` installs torch"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tuning.best_of_k import MOST_BOXES, QUANTILES, best_of_k, of_k, thinned
+from trialbook.tuning.findings.statistics.best_of_k import MOST_BOXES, QUANTILES, best_of_k, of_k, thinned
 
 VALUES = np.random.default_rng(3).gamma(2.0, 0.05, 17)
 

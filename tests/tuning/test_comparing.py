@@ -9,11 +9,22 @@ import quadratics
 from commands import outcome
 from in_process import run_in_process
 
-from trainer import ConfigError, UserError
-from tuning import Linear, Log, Maximize, Minimize, OneOf, by_scientific_value, read_results, report, run_round
-from tuning.comparing import merged, read_any, read_compared
-from tuning.records import locked
-from tuning.space import Discrete, Hyperparameter, Integer, Role, Scale
+from trialbook import files
+from trialbook.errors import ConfigError, UserError
+from trialbook.tuning import (
+  Linear,
+  Log,
+  Maximize,
+  Minimize,
+  OneOf,
+  by_scientific_value,
+  read_results,
+  report,
+  run_round,
+)
+from trialbook.tuning.comparing import merged, read_any, read_compared
+from trialbook.tuning.records import study_lock
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Role, Scale
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +250,7 @@ def test_a_round_runs_while_one_of_its_studies_does(round_folder, tmp_path):
   longer = dataclasses.replace(found, study=dataclasses.replace(found.study, trials=8))
   path = report(longer, tmp_path / "report.md", format="md")
   assert "6 of 8 trials are. Nobody works on it now" in path.read_text()
-  with locked(round_folder / "shapes_narrow", "study"):
+  with files.locked(study_lock(round_folder / "shapes_narrow"), "it"):
     assert "It is running" in report(longer, path, format="md").read_text()
 
 

@@ -9,10 +9,10 @@ import re
 import planted
 import pytest
 
-import tuning.findings
-from tuning.findings import QUESTIONS, SEVERITIES, Finding, findings
+import trialbook.tuning.findings
+from trialbook.tuning.findings import QUESTIONS, SEVERITIES, Finding, findings
 
-FOLDER = pathlib.Path(tuning.findings.__file__).parent
+FOLDER = pathlib.Path(trialbook.tuning.findings.__file__).resolve().parent
 DOCS = FOLDER.parent.parent / "docs" / "findings.md"
 
 
@@ -29,7 +29,7 @@ def constants(path: pathlib.Path) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_each_question_has_a_module_that_names_what_the_playbook_asks(question):
-  module = importlib.import_module(f"tuning.findings.{question}")
+  module = importlib.import_module(f"trialbook.tuning.findings.{question}")
   ids = re.findall(r"PB-\d\d", module.__doc__ or "")
   assert ids
   row = re.search(rf"^\| `{question}` \|.*\| ([^|]+) \|$", DOCS.read_text(), re.MULTILINE)

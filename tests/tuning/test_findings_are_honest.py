@@ -11,9 +11,10 @@ import pytest
 from planted import World
 from planted_points import FIVE, quick
 
-from tuning import Minimize, StudyResults
-from tuning.findings import boundary, expansion, importance, infeasible, noise, stopping, variance
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, ReverseLog, Scale
+from trialbook.tuning import Minimize, StudyResults
+from trialbook.tuning.findings import boundary, importance, infeasible, stopping, variance
+from trialbook.tuning.findings.statistics import expansion, seed_noise
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, ReverseLog, Scale
 
 SIDE = Hyperparameter(name="side", path="side", scale=Linear(0.0, 1.0), role="nuisance")
 
@@ -215,7 +216,7 @@ def test_points_that_lie_within_their_own_margins_are_not_told_apart_wherever_th
 
 def test_the_noise_of_a_bad_point_is_not_that_of_good_ones():
   results = retrained([*((0.01 * k, [0.1 + 0.001 * k]) for k in range(30)), (0.9, [0.9, 0.2, 0.6])])
-  assert noise.noise_of(results) is None
+  assert seed_noise.noise_of(results) is None
   assert [one.severity for one in variance.find(results)] == ["cannot_tell", "cannot_tell"]
   assert "only bad points" in variance.find(results)[0].title
 

@@ -8,9 +8,10 @@ import planted
 import planted_points
 import pytest
 
-from tuning import StudyResults
-from tuning.findings import comparison, deals, differences
-from tuning.space import Hyperparameter, Integer, Linear, OneOf
+from trialbook.tuning import StudyResults
+from trialbook.tuning.findings import comparison
+from trialbook.tuning.findings.statistics import differences, permutation_test
+from trialbook.tuning.space.scales import Hyperparameter, Integer, Linear, OneOf
 
 
 def test_of_a_few_studies_of_equal_settings_hardly_one_has_a_clear_winner():
@@ -83,8 +84,8 @@ def test_a_difference_has_a_bootstrap_interval_and_a_share_of_random_deals():
   # The mean best of six draws with replacement, by its definition.
   weights = -np.diff((1 - np.arange(13) / 12) ** 6)
   mean = lambda side: np.sort(side) @ weights  # noqa: E731
-  deals = [rng.permutation(worth) for _ in range(4000)]
-  as_large = np.mean([abs(mean(deal[:12]) - mean(deal[12:])) >= mean(other) - mean(one) for deal in deals])
+  permutation_test = [rng.permutation(worth) for _ in range(4000)]
+  as_large = np.mean([abs(mean(deal[:12]) - mean(deal[12:])) >= mean(other) - mean(one) for deal in permutation_test])
   assert lead["luck"] == pytest.approx(as_large, abs=0.05)
 
 
@@ -218,8 +219,8 @@ def test_deals_within_strata_are_those_of_a_loop_over_all_of_them():
     first = np.isin(np.arange(10), chosen)
     if [int(first[where == stratum].sum()) for stratum in range(4)] == [3, 1, 1, 0]:
       all_of_them.append(worse(first))
-  assert deals.possible(*strata) == len(all_of_them) == 16
-  found = deals.deal((costs[0].tolist(), costs[1].tolist()), strata, 4, np.random.default_rng(0))
+  assert permutation_test.possible(*strata) == len(all_of_them) == 16
+  found = permutation_test.deal((costs[0].tolist(), costs[1].tolist()), strata, 4, np.random.default_rng(0))
   assert found.seen == pytest.approx(seen)
   assert found.expected == pytest.approx(np.mean(all_of_them), abs=0.02)
   assert found.luck == pytest.approx(np.mean(np.abs(all_of_them) >= seen - 1e-12), abs=0.05)

@@ -11,12 +11,12 @@ import planted_curves
 import pytest
 from planted_curves import HARD, PLANTS, SMALL, Plant, false_alarms, found, rate
 
-from trainer.config import Config
-from tuning import Maximize, Minimize, StudyResults
-from tuning.findings import SEVERITIES, Finding
-from tuning.findings.convergence import ends
-from tuning.findings.courses import courses
-from tuning.findings.curve_noise import (
+from trialbook.trainer.config import Config
+from trialbook.tuning import Maximize, Minimize, StudyResults
+from trialbook.tuning.findings import SEVERITIES, Finding
+from trialbook.tuning.findings.convergence import ends
+from trialbook.tuning.findings.saturation import fewer
+from trialbook.tuning.findings.statistics.curve_trends import (
   correlation,
   p_value,
   rise_after_best,
@@ -25,8 +25,8 @@ from tuning.findings.curve_noise import (
   trend,
   worth,
 )
-from tuning.findings.saturation import fewer
-from tuning.space import Hyperparameter, Linear
+from trialbook.tuning.findings.statistics.learning_curves import courses
+from trialbook.tuning.space.scales import Hyperparameter, Linear
 
 QUESTIONS = (
   *("overfitting", "late_noise", "convergence", "selected_step", "periodicity", "gradient_norm", "optimization"),
@@ -487,5 +487,5 @@ def test_optimization_names_each_sign():
 
 
 def test_the_checklist_asks_each_question():
-  asked = importlib.import_module("tuning.findings").QUESTIONS
+  asked = importlib.import_module("trialbook.tuning.findings").QUESTIONS
   assert set(QUESTIONS) <= set(asked)

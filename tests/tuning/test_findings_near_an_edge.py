@@ -6,9 +6,10 @@ import numpy as np
 import planted
 import pytest
 
-from tuning import Minimize, StudyResults
-from tuning.findings import boundary, expansion, importance, infeasible
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Scale
+from trialbook.tuning import Minimize, StudyResults
+from trialbook.tuning.findings import boundary, importance, infeasible
+from trialbook.tuning.findings.statistics import expansion
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Scale
 
 SIDE = Hyperparameter(name="side", path="side", scale=Linear(0.0, 1.0), role="nuisance")
 KIND = Hyperparameter(name="kind", path="kind", scale=OneOf(["a", "b"]), role="nuisance")

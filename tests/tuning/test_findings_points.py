@@ -13,25 +13,21 @@ import scipy.stats
 from planted import SPACE, World
 from planted_points import CONTROLS, PLANTS, RATE, quick, shape
 
-from tuning import Halton, Maximize, StudyResults
-from tuning.findings import (
+from trialbook.tuning import Halton, Maximize, StudyResults
+from trialbook.tuning.findings import (
   SEVERITIES,
   boundary,
   comparison,
   density,
-  expansion,
   fixed,
   importance,
   infeasible,
-  noise,
-  separation,
   stopping,
-  surface,
-  tail,
   variance,
 )
-from tuning.findings.points import Point, points_of, searched, units_of
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
+from trialbook.tuning.findings.statistics import expansion, extreme_value, response_surface, seed_noise, separation
+from trialbook.tuning.findings.statistics.points import Point, points_of, searched, units_of
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
 MODULES = (infeasible, boundary, density, stopping, comparison, variance, importance, fixed)
 SEEDS = range(50)
@@ -116,13 +112,13 @@ def test_what_doubling_gains_is_in_the_interval_as_often_as_it_says(trials, retr
 
 def test_the_chance_that_as_many_new_trials_contain_a_better_one_is_a_half():
   rng = np.random.default_rng(1)
-  chances = [tail.tail_of(rng.weibull(1.5, 40).tolist()).exceeds(np.zeros(1), 40)[0] for _ in range(50)]  # pyright: ignore
+  chances = [extreme_value.tail_of(rng.weibull(1.5, 40).tolist()).exceeds(np.zeros(1), 40)[0] for _ in range(50)]  # pyright: ignore
   assert np.mean(chances) == pytest.approx(0.5, abs=0.06)
 
 
 def test_the_gain_is_that_of_drawn_trials_of_a_known_tail():
   # One shape and one end point alone: the expectation by Monte Carlo.
-  found = tail.tail_of(np.linspace(0.1, 0.5, 41).tolist())
+  found = extreme_value.tail_of(np.linspace(0.1, 0.5, 41).tolist())
   assert found is not None
   weights = np.zeros_like(found.weights)
   weights[5, 12] = 1.0
@@ -133,8 +129,8 @@ def test_the_gain_is_that_of_drawn_trials_of_a_known_tail():
   inside = rng.binomial(30, share)
   # The best of several: the power of a uniform number.
   uniform = 1 - rng.random(draws) ** (1 / np.maximum(inside, 1))
-  width = found.reach * (1 + tail.BEYOND[12])
-  cost = found.threshold - width * (1 - uniform ** (1 / tail.SHAPES[5]))
+  width = found.reach * (1 + extreme_value.BEYOND[12])
+  cost = found.threshold - width * (1 - uniform ** (1 / extreme_value.SHAPES[5]))
   gains = np.where(inside > 0, np.maximum(found.best - cost, 0), 0)
   mean, low, high = found.gain(30)
   assert mean == pytest.approx(gains.mean(), rel=0.05)
@@ -145,7 +141,7 @@ def test_the_gain_is_that_of_drawn_trials_of_a_known_tail():
 
 
 def test_the_medians_of_a_tail_are_those_of_its_formula():
-  found = tail.tail_of(np.linspace(0.1, 0.5, 41).tolist(), infeasible=5)
+  found = extreme_value.tail_of(np.linspace(0.1, 0.5, 41).tolist(), infeasible=5)
   assert found is not None
   weights = np.zeros_like(found.weights)
   weights[5, 12] = 1.0
@@ -153,8 +149,8 @@ def test_the_medians_of_a_tail_are_those_of_its_formula():
   # The k-th root of a half of the trials cost more; fewer trials under the threshold make the median worse.
   for quantile in (0.1, 0.5, 0.9):
     share = scipy.stats.beta(found.count + 1, 46 - found.count).ppf(1 - quantile)
-    inside = ((1 - 0.5 ** (1 / 20)) / share) ** (1 / tail.SHAPES[5])
-    expected = found.threshold - found.reach * (1 + tail.BEYOND[12]) * (1 - inside)
+    inside = ((1 - 0.5 ** (1 / 20)) / share) ** (1 / extreme_value.SHAPES[5])
+    expected = found.threshold - found.reach * (1 + extreme_value.BEYOND[12]) * (1 - inside)
     assert np.quantile(drawn, quantile) == pytest.approx(expected, rel=5e-3)
 
 
@@ -208,7 +204,7 @@ def test_importance_is_sobols_index_of_a_function_with_known_effects(mode):
 
 def test_the_slope_of_the_surface_is_that_of_the_function():
   results, _ = sobol_study()
-  found = surface.fit(points_of(results), searched(results))
+  found = response_surface.fit(points_of(results), searched(results))
   assert found is not None
   centre = found.centre[SPACE[2].name] / np.sqrt(3)
   for unit in (0.0, 0.4, 1.0):
@@ -300,7 +296,7 @@ def test_trial_variance_is_pooled_over_the_better_half_of_the_retrained_points()
 def test_reruns_give_the_trial_variance_and_the_trial_that_was_chosen_does_not_count():
   results = quick(0, World(surface=shape(0, SPACE), trials=12))
   again = retrained(0.002, points=1)
-  found = noise.trial_noise(dataclasses.replace(results, reruns={results.best.trial: again}))  # pyright: ignore
+  found = seed_noise.trial_noise(dataclasses.replace(results, reruns={results.best.trial: again}))  # pyright: ignore
   assert found is not None
   assert found.deviation == pytest.approx(np.std(worths(again.trials), ddof=1))
   assert variance.find(results)[0].severity == "cannot_tell"
@@ -310,7 +306,7 @@ def test_reruns_give_the_trial_variance_and_the_trial_that_was_chosen_does_not_c
 def test_sampling_noise_is_that_of_a_share():
   results = quick(0, World(surface=shape(0, SPACE), validation_examples=4000))
   share = results.best.objective  # pyright: ignore[reportOptionalMemberAccess]
-  assert noise.sampling_noise(results)[0] == pytest.approx(np.sqrt(share * (1 - share) / 4000), rel=0.01)  # pyright: ignore
+  assert seed_noise.sampling_noise(results)[0] == pytest.approx(np.sqrt(share * (1 - share) / 4000), rel=0.01)  # pyright: ignore
 
 
 ODD = (

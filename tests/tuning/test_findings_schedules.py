@@ -8,10 +8,10 @@ import planted_curves
 import pytest
 from planted_curves import SCHEDULES, SMALL, following, found, schedule_alarms
 
-from trainer.config import Config
-from tuning import Maximize, StudyResults
-from tuning.findings.curve_noise import of_perfection, relevant
-from tuning.space import Hyperparameter, Log, OneOf
+from trialbook.trainer.config import Config
+from trialbook.tuning import Maximize, StudyResults
+from trialbook.tuning.findings.statistics.curve_trends import of_perfection, relevant
+from trialbook.tuning.space.scales import Hyperparameter, Log, OneOf
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -8,9 +8,9 @@ import pytest
 from in_process import run_in_process
 from tiny import mlp
 
-from trainer import UserError
-from tuning import BayesianOptimization, Grid, Integer, Linear, Listed, Minimize, OneOf, Study, run_study
-from tuning.records import read_trials
+from trialbook.errors import UserError
+from trialbook.tuning import BayesianOptimization, Grid, Integer, Linear, Listed, Minimize, OneOf, Study, run_study
+from trialbook.tuning.records import read_trials
 
 
 def named(kind: str, width: int | None = None) -> Mapping[str, float]:

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from trainer import UserError
-from tuning import Log, Maximize, read_results
-from tuning.importers import import_study
+from trialbook.errors import UserError
+from trialbook.tuning import Log, Maximize, read_results
+from trialbook.tuning.importers.importing import import_study
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOGS = pathlib.Path(os.environ.get("TRIALBOOK_ALGOPERF_LOGS", ROOT.parent / "shared/algoperf_logs"))

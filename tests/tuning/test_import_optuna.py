@@ -9,9 +9,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from trainer import UserError
-from tuning import Integer, Linear, Log, OneOf, read_results
-from tuning.importers import import_study
+from trialbook.errors import UserError
+from trialbook.tuning import Integer, Linear, Log, OneOf, read_results
+from trialbook.tuning.importers.importing import import_study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

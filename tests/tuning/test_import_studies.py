@@ -1,12 +1,14 @@
 import json
 
 import pytest
-from commands import files, outcome
+from commands import changes, outcome
 
-from trainer import UserError
-from tuning import read_results, records
-from tuning.importers import import_study, inferred, metric_names, parse_renames
-from tuning.space import Discrete, Integer, Linear, Log, OneOf, ReverseLog
+from trialbook.errors import UserError
+from trialbook.tuning import read_results, records
+from trialbook.tuning.importers import inferred, metric_names
+from trialbook.tuning.importers.importing import import_study
+from trialbook.tuning.importers.metric_names import parse_renames
+from trialbook.tuning.space.scales import Discrete, Integer, Linear, Log, OneOf, ReverseLog
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_renamed_metrics_are_recorded_and_the_objective_has_either_name(source, 
       "lr": "learning_rate",
     }
     assert results.study.command == (
-      f"python -m tuning import csv {source} {folder} --rename=top1=validation/accuracy --objective={asked}"
+      f"trialbook tune import csv {source} {folder} --rename=top1=validation/accuracy --objective={asked}"
     )
 
 
@@ -157,7 +159,7 @@ def test_an_import_that_fails_leaves_nothing_behind(source, tmp_path, monkeypatc
   def fails(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr("tuning.tracking.write_trials", fails)
+  monkeypatch.setattr("trialbook.tuning.tracking.write_trials", fails)
   with pytest.raises(UserError, match="No space left"):
     import_study("csv", source, folder)
   assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -173,7 +175,7 @@ def test_an_import_is_not_run_also_where_nothing_came_to_an_end(source, tmp_path
   (source / "trials.csv").write_text("trial,state,rate\na,running,0.1\nb,pending,0.2\n")
   code, _, _ = outcome(capsys, "import", "csv", source, tmp_path / "out", "--objective=val_loss")
   assert code == 0
-  before = files(tmp_path / "out")
+  before = changes(tmp_path / "out")
   for command, told in (
     (["run", f"--study={curves()}", f"--dir={tmp_path / 'out'}"], "holds a study that was imported from csv: "),
     (["rerun", tmp_path / "out", 0], "was imported from csv: "),
@@ -181,7 +183,7 @@ def test_an_import_is_not_run_also_where_nothing_came_to_an_end(source, tmp_path
   ):
     code, _, printed = outcome(capsys, *command)
     assert (code, told in printed) == (2, True), printed
-  assert {path: at for path, at in files(tmp_path / "out").items() if "exit.json" not in path.name} == before
+  assert {path: at for path, at in changes(tmp_path / "out").items() if "exit.json" not in path.name} == before
   code, printed, _ = outcome(capsys, "status", tmp_path / "out")
   assert "imported from csv" in printed
   assert "goes on" not in printed

@@ -8,9 +8,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from trainer import UserError
-from tuning import Discrete, Integer, Linear, Log, Minimize, OneOf, ReverseLog, read_results, report
-from tuning.importers import import_study
+from trialbook.errors import UserError
+from trialbook.tuning import Discrete, Integer, Linear, Log, Minimize, OneOf, ReverseLog, read_results, report
+from trialbook.tuning.importers.importing import import_study
 
 TRIALS = "trial,state,learning_rate,optimizer\nt0,complete,0.001,adam\nt1,complete,0.1,sgd\n"
 CURVES = (

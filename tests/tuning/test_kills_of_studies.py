@@ -20,14 +20,14 @@ from forked import Forked, wait_for
 from held import Hold
 from tiny import numbers, state_of
 
-from launch.supervisor import newest_step
-from tuning import StudyResults, read_results
-from tuning.records import read_trials, trial_folder
+from trialbook.launch.supervisor import newest_step
+from trialbook.tuning import StudyResults, read_results
+from trialbook.tuning.records import read_trials, trial_folder
 
 SECONDS_TO_BE_GONE = 20.0
 TRAININGS = """
 import os, held, tiny
-from tuning import Halton, Log, Minimize, OneOf, Study
+from trialbook.tuning import Halton, Log, Minimize, OneOf, Study
 
 if "HELD" in os.environ:
   held.install(os.environ["HELD"])
@@ -46,7 +46,7 @@ def get_study():
   )
 """
 FUNCTION = """
-from tuning import Grid, Minimize, OneOf, Study
+from trialbook.tuning import Grid, Minimize, OneOf, Study
 
 def get_study():
   return Study(
@@ -66,7 +66,7 @@ def write_study(path: pathlib.Path, steps: int, trials: int, widths: str = "[(32
 
 
 class Coordinator:
-  """`python -m tuning run`, and all processes that it starts; its trainings are held by `Hold(folder.parent)`."""
+  """`trialbook tune run`, and all processes that it starts; its trainings are held by `Hold(folder.parent)`."""
 
   def __init__(
     self,
@@ -84,7 +84,11 @@ class Coordinator:
 
   def workers(self) -> list[int]:
     """Ids of the worker processes."""
-    return [process for process, command in self.descendants().items() if "from tuning.worker import main" in command]
+    return [
+      process
+      for process, command in self.descendants().items()
+      if "from trialbook.tuning.execution.worker import main" in command
+    ]
 
   def descendants(self) -> dict[int, str]:
     """Ids and commands of all processes below this one."""
@@ -354,10 +358,10 @@ def test_a_study_stops_at_ctrl_c_or_sigterm_saves_and_goes_on(
     if number == signal.SIGINT:
       code, output = start(study_file, folder).finish()
       assert code == 2, output
-      assert f"in use: process {coordinator.process.pid}" in output
+      assert f"in use by process {coordinator.process.pid}" in output
     code, output = coordinator.send(number)
     assert code == 130, output
-    assert "the same command goes on" in output
+    assert "rerun the same command to resume" in output
     assert "Traceback" not in output
     stopped = [record for record in read_trials(folder).values() if record.state == "stopped"]
     assert len(stopped) == 2

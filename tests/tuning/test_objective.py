@@ -4,9 +4,9 @@ import statistics
 
 import pytest
 
-from tuning.logs import read_log
-from tuning.objective import SMOOTHED_OVER, uncharacteristic, value_of
-from tuning.study import Maximize, Minimize
+from trialbook.tuning.curves import read_log
+from trialbook.tuning.objective import SMOOTHED_OVER, uncharacteristic, value_of
+from trialbook.tuning.study import Maximize, Minimize
 
 POINTS = [(0, 0.05), (10, 0.4), (20, 0.1), (30, 0.35), (40, 0.3), (50, 0.32), (60, 0.33)]
 """A lucky evaluation at step 20; and what is best of all is the state before the first step."""

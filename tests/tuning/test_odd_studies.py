@@ -6,11 +6,11 @@ import optuna
 import pytest
 from csv_studies import rates
 
-from trainer import UserError
-from tuning import read_results, report, tracking
-from tuning.importers import import_study
-from tuning.logs import read_log
-from tuning.reporting.report import text_of
+from trialbook.errors import UserError
+from trialbook.tuning import read_results, report, tracking
+from trialbook.tuning.curves import read_log
+from trialbook.tuning.importers.importing import import_study
+from trialbook.tuning.reporting.report import text_of
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_trials_that_failed_are_told_with_their_reasons_and_what_is_to_be_done(t
 def test_a_folder_of_tables_is_told_how_it_becomes_a_study(tmp_path):
   for name in ("trials.csv", "curves.csv"):
     (tmp_path / name).touch()
-  with pytest.raises(UserError, match="first make a study of them, python -m tuning import csv"):
+  with pytest.raises(UserError, match="first make a study of them, trialbook tune import csv"):
     read_results(tmp_path)
 
 

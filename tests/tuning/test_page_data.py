@@ -7,13 +7,20 @@ import numpy as np
 import planted
 import pytest
 
-from tuning import Linear, Log, Maximize, Minimize, Objective, OneOf, ReverseLog
-from tuning.findings import findings
-from tuning.logs import Logged
-from tuning.reporting import charts
-from tuning.reporting.page_data import CURVE_POINTS, FEWEST_POINTS, objectives_of, page_data, short_names, trial_columns
-from tuning.reporting.plain import plain
-from tuning.space import Hyperparameter
+from trialbook.tuning import Linear, Log, Maximize, Minimize, Objective, OneOf, ReverseLog
+from trialbook.tuning.curves import Logged
+from trialbook.tuning.findings import findings
+from trialbook.tuning.reporting import charts
+from trialbook.tuning.reporting.page_data import (
+  CURVE_POINTS,
+  FEWEST_POINTS,
+  objectives_of,
+  page_data,
+  short_names,
+  trial_columns,
+)
+from trialbook.tuning.reporting.plain import plain
+from trialbook.tuning.space.scales import Hyperparameter
 
 METHOD = Hyperparameter(name="method", path="method", scale=OneOf(["a", "b"]), role="scientific")
 CLOSE = 1e-4

@@ -7,9 +7,9 @@ import planted
 import planted_curves
 import pytest
 
-from tuning import StudyResults
-from tuning.findings import periodicity
-from tuning.findings.finding import Finding
+from trialbook.tuning import StudyResults
+from trialbook.tuning.findings import periodicity
+from trialbook.tuning.findings.finding import Finding
 
 FORMS = {
   "sine": lambda at, period: np.sin(2 * np.pi * at / period),

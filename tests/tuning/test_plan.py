@@ -3,10 +3,10 @@ import math
 import pytest
 import tiny
 
-from tuning import Discrete, Halton, Integer, Linear, Log, Maximize, Minimize, OneOf, Study
-from tuning.plan import balance, plan, trial_config, trial_count
-from tuning.search import Grid, Listed
-from tuning.study import check
+from trialbook.tuning import Discrete, Halton, Integer, Linear, Log, Maximize, Minimize, OneOf, Study
+from trialbook.tuning.plan import balance, plan, trial_config, trial_count
+from trialbook.tuning.search.search import Grid, Listed
+from trialbook.tuning.study import check
 
 OPTIMIZERS = {
   "optimizer": OneOf(

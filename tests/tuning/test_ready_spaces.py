@@ -1,9 +1,9 @@
 import pytest
 
-from trainer import Config
-from trainer.optimizers import RULES
-from tuning.ready_spaces import OPTIMIZER_SPACES, adam_by_budget, optimizer_spaces, under
-from tuning.space import Log
+from trialbook.trainer import Config
+from trialbook.trainer.optimizers import RULES
+from trialbook.tuning.space.ready_spaces import OPTIMIZER_SPACES, adam_by_budget, optimizer_spaces, under
+from trialbook.tuning.space.scales import Log
 
 
 def changes(name: str, value: float) -> dict[str, float]:

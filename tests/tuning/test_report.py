@@ -11,15 +11,16 @@ import shutil
 import csv_studies
 import planted
 import pytest
-from commands import files, outcome
+from commands import changes, outcome
 
-from trainer import ConfigError, UserError
-from tuning import Minimize, Objective, read_results, report
-from tuning.findings import SEVERITIES, Finding, findings
-from tuning.records import locked
-from tuning.reporting.answer import answer
-from tuning.reporting.page_data import objectives_of, page_data
-from tuning.reporting.report import text_of
+from trialbook import files
+from trialbook.errors import ConfigError, UserError
+from trialbook.tuning import Minimize, Objective, read_results, report
+from trialbook.tuning.findings import SEVERITIES, Finding, findings
+from trialbook.tuning.records import study_lock
+from trialbook.tuning.reporting.answer import answer
+from trialbook.tuning.reporting.page_data import objectives_of, page_data
+from trialbook.tuning.reporting.report import text_of
 
 FORMATS = ("html", "md", "json")
 ATTACK = csv_studies.HOSTILE[0]
@@ -171,20 +172,20 @@ def test_the_report_is_where_it_was_asked_for(capsys, folder, tmp_path):
     assert ("studies.html" in out) == (kind == "html")
     assert (own / name).stat().st_size > 1000
   assert 'href="study/report.html"' in (tmp_path / "runs/studies.html").read_text()
-  before = set(files(tmp_path))
+  before = set(changes(tmp_path))
   code, out, _ = outcome(capsys, "report", own, "--format=md", f"--output={tmp_path / 'mine.txt'}")
   assert (code, out) == (0, f"report: {tmp_path / 'mine.txt'}\n")
-  assert set(files(tmp_path)) - before == {tmp_path / "mine.txt"}
+  assert set(changes(tmp_path)) - before == {tmp_path / "mine.txt"}
   assert (tmp_path / "mine.txt").read_text() == (own / "report.md").read_text()
 
 
 def test_on_standard_output_there_is_the_report_and_nothing_else(capsys, folder):
-  before = files(folder)
+  before = changes(folder)
   for kind in ("md", "json"):
     code, out, err = outcome(capsys, "report", folder, f"--format={kind}", "--output=-")
     assert (code, err) == (0, "")
     assert out == text_of(read_results(folder), kind)
-  assert files(folder) == before
+  assert changes(folder) == before
 
 
 def test_an_old_report_stays_whole_until_the_new_one_is(folder, tmp_path, monkeypatch):
@@ -218,13 +219,13 @@ PLACES = {
 def test_a_mistake_is_told_and_nothing_is_written(capsys, folder, tmp_path, mistake):
   arguments, problem = PLACES[mistake]
   (tmp_path / "file").touch()
-  before = files(tmp_path), files(folder)
+  before = changes(tmp_path), changes(folder)
   filled = [text.replace("STUDY", str(folder)).replace("DIR", str(tmp_path)) for text in arguments]
   code, out, err = outcome(capsys, "report", *filled)
   assert (code, out) == (2, "")
   assert problem.replace("DIR", str(tmp_path)) in err
   assert len(err.splitlines()) <= 2
-  assert (files(tmp_path), files(folder)) == before
+  assert (changes(tmp_path), changes(folder)) == before
   assert pathlib.Path("/dev/null").is_char_device()
 
 
@@ -323,7 +324,7 @@ def test_a_study_that_is_not_at_its_end_is_reported_as_such(folder, tmp_path):
   assert told(study)[0] is False
   assert "> This study is not at its end: 8 of 20 trials are. Nobody works on it now" in told(study)[1]
   assert "It was so when it was imported" in told(imported)[1]
-  with locked(study, "study"):
+  with files.locked(study_lock(study), "it"):
     assert told(study)[0] is False
     assert "It is running" in told(study)[1]
     text = report(study, path).read_text()
@@ -470,14 +471,14 @@ def test_a_damaged_file_is_named_in_one_message(capsys, folder, tmp_path, name):
   shutil.copytree(folder, study)
   path = study / place
   path.write_text(change(path.read_text()))
-  before = files(tmp_path)
+  before = changes(tmp_path)
   for kind in FORMATS:
     code, out, err = outcome(capsys, "report", study, f"--format={kind}")
     assert (code, out) == (2, "")
     assert f"{study}" in err
     assert problem in err
     assert len(err.splitlines()) == 2
-  assert files(tmp_path) == before
+  assert changes(tmp_path) == before
 
 
 def test_a_last_line_that_was_not_finished_costs_nothing(folder, tmp_path):
@@ -560,7 +561,7 @@ def test_the_index_links_to_reports_that_are_there_and_names_those_that_are_not(
   links = [of["href"] for tag, of in parsed.tags if tag == "a"]
   assert "with%20a%20report%20%231/report.html" in links
   assert "without/report.html" not in links
-  assert f"python -m tuning report {root}/without" in text
+  assert f"trialbook tune report {root}/without" in text
   assert not parsed.raw["script"]
   assert ATTACK not in text
   assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt; &amp; more?" in text

@@ -6,11 +6,11 @@ import statistics
 import pytest
 import quadratics
 
-from trainer import UserError
-from trainer.records import read_lines
-from tuning import Maximize, Minimize, read_results
-from tuning.records import trial_folder
-from tuning.results import StudyResults
+from trialbook.errors import UserError
+from trialbook.files import read_json_lines
+from trialbook.tuning import Maximize, Minimize, read_results
+from trialbook.tuning.records import trial_folder
+from trialbook.tuning.results import StudyResults
 
 FEASIBLE = quadratics.POINTS[:3]
 
@@ -110,7 +110,7 @@ def test_results_are_read_back_from_the_folder(curve_study):
   again = read_results(str(curve_study.folder))
   assert again == curve_study
   assert again.study.search == quadratics.study().search.as_json()
-  assert len(read_lines(again.trials[0].folder / "metrics.jsonl")) == 6
+  assert len(read_json_lines(again.trials[0].folder / "metrics.jsonl")) == 6
 
 
 def test_a_folder_without_a_study_is_told(tmp_path):

@@ -4,11 +4,23 @@ import pytest
 import quadratics
 import tiny
 
-from trainer import Config
-from trainer.optimizers import RULES
 from trialbook.settings import Settings, leaves
-from tuning import Discrete, Integer, Linear, Log, Maximize, Minimize, OneOf, Optional, Study, optimizer_spaces, roles
-from tuning.study import check
+from trialbook.trainer import Config
+from trialbook.trainer.optimizers import RULES
+from trialbook.tuning import (
+  Discrete,
+  Integer,
+  Linear,
+  Log,
+  Maximize,
+  Minimize,
+  OneOf,
+  Optional,
+  Study,
+  optimizer_spaces,
+  roles,
+)
+from trialbook.tuning.study import check
 
 RATE = {"optimizer.learning_rate": Log(1e-3, 1.0)}
 

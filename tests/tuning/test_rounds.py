@@ -5,9 +5,9 @@ import pytest
 import quadratics
 from in_process import run_in_process
 
-from trainer import UserError
-from tuning import Log, Maximize, Round, by_scientific_value, rounds, run_round
-from tuning.records import read_trials
+from trialbook.errors import UserError
+from trialbook.tuning import Log, Maximize, Round, by_scientific_value, rounds, run_round
+from trialbook.tuning.records import read_trials
 
 SHAPES = by_scientific_value(quadratics.study_of_shapes(trials=3))
 
@@ -88,7 +88,10 @@ WRONG = {
     ),
     "different objectives, so they cannot be compared",
   ),
-  "no tuple": (Round(name="r", goal="g", studies=SHAPES.studies[0]), "studies should be a tuple of tuning.Study"),  # pyright: ignore[reportArgumentType]
+  "no tuple": (
+    Round(name="r", goal="g", studies=SHAPES.studies[0]),  # pyright: ignore[reportArgumentType]
+    "studies should be a tuple of trialbook.Study",
+  ),
   "a study": (
     Round(name="r", goal="g", studies=(SHAPES.studies[0], quadratics.study(nuisance={"x": Log(0.0, 1.0)}))),
     "study curves: nuisance['x']: Log(min=0.0, max=1.0): a log scale needs min > 0",

@@ -14,11 +14,11 @@ import pytest
 import tiny
 from tiny import numbers, state_of
 
-from trainer import UserError
-from tuning import Discrete, Grid, Listed, Log, Minimize, OneOf, Study, StudyResults, read_results, run_study
-from tuning.local_workers import LocalWorkers
-from tuning.plan import PlannedTrial
-from tuning.records import read_trials, trial_folder
+from trialbook.errors import UserError
+from trialbook.tuning import Discrete, Grid, Listed, Log, Minimize, OneOf, Study, StudyResults, read_results, run_study
+from trialbook.tuning.execution.local_workers import LocalWorkers
+from trialbook.tuning.plan import PlannedTrial
+from trialbook.tuning.records import read_trials, trial_folder
 
 MISHAPS = ("none", "infeasible", "killed", "killed once", "out of host memory", "raises", "nan")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from tuning.search import Grid, Halton, Listed, Uniform, columns
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog, Role
+from trialbook.tuning.search.search import Grid, Halton, Listed, Uniform, columns
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog, Role
 
 PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37]
 

@@ -12,19 +12,20 @@ import time
 import pytest
 from slurm_cluster import NODES, missing, slurm_cluster
 
-from trainer import UserError, exits
-from trainer.records import read_lines
-from tuning import Halton, Log, Minimize, Study
-from tuning.records import FINAL, read_trials, trial_folder
-from tuning.results import read_results
-from tuning.slurm_jobs import parse_options
+from trialbook import errors
+from trialbook.errors import UserError
+from trialbook.files import read_json_lines
+from trialbook.tuning import Halton, Log, Minimize, Study
+from trialbook.tuning.execution.slurm_jobs import parse_options
+from trialbook.tuning.records import FINAL, read_trials, trial_folder
+from trialbook.tuning.results import read_results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRIALS = 6
 KILLS = 5
 STUDY = f"""
 from tiny import mlp
-from tuning import Halton, Log, Minimize, Study
+from trialbook.tuning import Halton, Log, Minimize, Study
 
 def get_study():
   return Study(
@@ -44,7 +45,7 @@ def start(folder: pathlib.Path, trials: int = TRIALS) -> "subprocess.Popen[bytes
   file = folder / "study.py"
   file.write_text(STUDY)
   environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'trainer'}"}
-  command = [sys.executable, "-m", "tuning", "run", f"--study={file}", f"--dir={folder / 'study'}"]
+  command = [sys.executable, "-m", "trialbook", "tune", "run", f"--study={file}", f"--dir={folder / 'study'}"]
   command += ["--executor=slurm", "--slurm=max_parallel=2", "--slurm=minutes=10", f"--trials={trials}"]
   with (folder / "output").open("ab") as output:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -81,7 +82,7 @@ def test_nodes_and_a_coordinator_that_die_lose_no_trial_and_repeat_none(tmp_path
         time.sleep(moments.uniform(0.0, 4.0))
         cluster.start_node(node)
         assert before.items() <= ended(tmp_path).items()
-      assert coordinator.wait(timeout=300) == exits.DONE, (tmp_path / "output").read_text()
+      assert coordinator.wait(timeout=300) == errors.DONE, (tmp_path / "output").read_text()
     finally:
       coordinator.kill()
       coordinator.wait()
@@ -91,7 +92,7 @@ def test_nodes_and_a_coordinator_that_die_lose_no_trial_and_repeat_none(tmp_path
   with (tmp_path / "study" / "trials.csv").open() as file:
     assert [int(row["trial"]) for row in csv.DictReader(file)] == list(range(TRIALS))
   for trial in results.trials:
-    steps = [line["step"] for line in read_lines(trial.folder / "metrics.jsonl")]
+    steps = [line["step"] for line in read_json_lines(trial.folder / "metrics.jsonl")]
     assert steps == list(range(1001))
 
 
@@ -111,11 +112,11 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(tmp_path: pathlib.
     coordinator = start(tmp_path, 2)
     _wait_for_a_step(tmp_path / "study", coordinator)
     coordinator.send_signal(signal.SIGINT)
-    assert coordinator.wait(timeout=60) == exits.INTERRUPTED, (tmp_path / "output").read_text()
+    assert coordinator.wait(timeout=60) == errors.INTERRUPTED, (tmp_path / "output").read_text()
     assert cluster.ask("squeue", "-h") == ""
     assert {record.state for record in read_trials(tmp_path / "study").values()} <= {"stopped", "complete"}
     coordinator = start(tmp_path, 2)
-    assert coordinator.wait(timeout=200) == exits.DONE, (tmp_path / "output").read_text()
+    assert coordinator.wait(timeout=200) == errors.DONE, (tmp_path / "output").read_text()
   assert read_results(tmp_path / "study").count("complete") == 2
 
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tuning import space
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Optional, ReverseLog
+from trialbook.tuning.space import scales
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Optional, ReverseLog
 
 CONTINUOUS = [
   Linear(-1.0, 3.0),
@@ -163,13 +163,13 @@ def nested() -> list[Hyperparameter]:
 )
 def test_a_hyperparameter_exists_only_with_its_parents_value_at_any_depth(outer, inner, names):
   values = {"outer": outer, "inner": inner, "deep": 0.1, "other": 0.2, "always": 0.3}
-  assert space.active(nested(), values) == {name: values[name] for name in names}
+  assert scales.active(nested(), values) == {name: values[name] for name in names}
 
 
 def test_a_point_of_the_unit_cube_has_the_values_that_exist():
-  assert space.at(nested(), [0.1, 0.9, 0.5, 0.25, 0.75]) == {"outer": "a", "inner": "y", "always": 0.75}
+  assert scales.at(nested(), [0.1, 0.9, 0.5, 0.25, 0.75]) == {"outer": "a", "inner": "y", "always": 0.75}
   with pytest.raises(ValueError):
-    space.at(nested(), [0.1])
+    scales.at(nested(), [0.1])
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 from in_process import run_in_process
 from tiny import mlp
 
-from input_pipeline import Data, PluginDataset, load
-from trainer import UserError
-from trainer.schedules import Constant
-from tuning import Discrete, Grid, Minimize, Study, run_study
-from tuning.records import read_trials
+from trialbook.errors import UserError
+from trialbook.input_pipeline import Data, PluginDataset, load
+from trialbook.trainer.schedules import Constant
+from trialbook.tuning import Discrete, Grid, Minimize, Study, run_study
+from trialbook.tuning.records import read_trials
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import pytest
 import quadratics
 import tiny
 
-from trainer import ConfigError
-from tuning import (
+from trialbook.errors import ConfigError
+from trialbook.tuning import (
   BayesianOptimization,
   Discrete,
   Grid,
@@ -23,7 +23,7 @@ from tuning import (
   Uniform,
   by_scientific_value,
 )
-from tuning.study import TRIAL_COLUMNS, check
+from trialbook.tuning.study import TRIAL_COLUMNS, check
 
 RATE = {"optimizer.learning_rate": Log(1e-3, 1.0)}
 
@@ -265,7 +265,7 @@ WRONG_STUDIES = {
   ),
   "config and function": ({"function": "quadratics:curve"}, "set one of `config`"),
   "neither": ({"config": None}, "set one of `config`"),
-  "config as a path": ({"config": "config.py"}, "config = 'config.py': should be a trainer.Config"),
+  "config as a path": ({"config": "config.py"}, "config = 'config.py': should be a trialbook.Config"),
   "cores": ({"cores_per_trial": 0}, "cores_per_trial = 0: should be at least 1"),
   "attempts": ({"max_attempts": "3"}, "max_attempts = '3': should be a whole number"),
   "space": ({"nuisance": [Log(1e-3, 1.0)]}, "should be a space, for example {"),

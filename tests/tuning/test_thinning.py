@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tuning.reporting.thinning import thinned
+from trialbook.tuning.reporting.thinning import thinned
 
 
 def curve(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:

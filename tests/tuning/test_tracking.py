@@ -5,8 +5,8 @@ import shutil
 import pytest
 import quadratics
 
-from tuning import read_results, records, tracking
-from tuning.records import read_study, write_study
+from trialbook.tuning import read_results, records, tracking
+from trialbook.tuning.records import read_study, write_study
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def test_a_run_leaves_the_playbooks_six_columns(root, curve_study):
 
 def test_reproduction_is_the_code_its_changes_and_the_command(shelf):
   record = dataclasses.replace(
-    read_study(shelf / "curves"), commit="0123456789abcdef", diff="--- a", command="python -m tuning run --study=s.py"
+    read_study(shelf / "curves"), commit="0123456789abcdef", diff="--- a", command="trialbook tune run --study=s.py"
   )
   write_study(shelf / "curves", record)
   (row,) = tracking.rows(shelf)
   checkout, apply, command = row["reproduce"].split("; ")
   assert checkout == "git checkout 0123456789ab"
   assert apply == f"git apply {shelf / 'curves' / 'study.diff'}"
-  assert command == "python -m tuning run --study=s.py"
+  assert command == "trialbook tune run --study=s.py"
 
 
 def test_uncommitted_changes_lie_beside_the_study(tmp_path, shelf):

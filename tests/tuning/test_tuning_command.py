@@ -6,12 +6,13 @@ import statistics
 
 import pytest
 import quadratics
-from commands import TRAINING, files, outcome
+from commands import TRAINING, changes, outcome
 from in_process import InProcess
 
-from trainer import load_config, run
-from tuning import read_results, runner
-from tuning.__main__ import main
+from trialbook.trainer import load_config, run
+from trialbook.tuning import read_results
+from trialbook.tuning.execution import coordinator
+from trialbook.tuning.flags import main
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
@@ -22,7 +23,7 @@ def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("trained")
   (folder / "study.py").write_text(TRAINING)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(runner, "LocalWorkers", InProcess)
+    patch.setattr(coordinator, "LocalWorkers", InProcess)
     assert main(["run", f"--study={folder / 'study.py'}", f"--dir={folder / 'rate'}"]) == 0
   return folder / "rate"
 
@@ -69,13 +70,13 @@ def test_warnings_of_the_roles_are_printed_with_the_plan(capsys, write):
 
 def test_a_dry_run_prints_the_trials_and_their_cost_and_writes_nothing(capsys, tmp_path, write):
   study = write(TRAINING)
-  before = files(tmp_path)
+  before = changes(tmp_path)
   code, out, _ = outcome(capsys, "run", f"--study={study}", "--dry_run", f"--dir={tmp_path / 'rate'}", "--workers=2")
   assert code == 0
   assert out.count("learning_rate=") == 2
   assert "1 program to compile" in out
   assert re.search(r"about 0:\d\d:\d\d \(.* h\) with 2 workers: 2 trials of ", out)
-  assert files(tmp_path) == before
+  assert changes(tmp_path) == before
 
 
 def test_a_dry_run_of_a_function_knows_no_cost(capsys, curves):
@@ -176,7 +177,7 @@ def test_show_tells_all_about_a_trial(capsys, curve_study, trained):
   code, out, _ = outcome(capsys, "show", curve_study.folder, 2, "--value=last")
   assert f"loss {quadratics.losses(0.5)[-1]:.4g} at step 6" in out
   code, out, _ = outcome(capsys, "show", trained, 1)
-  assert f"again: python -m trainer --config={trained}/trials/0001/config.json" in out
+  assert f"again: trialbook train --config={trained}/trials/0001/config.json" in out
   for trial, message in ((9, "has no trial 9; it has 4, from 0"), ("x", "argument trial: invalid int value: 'x'")):
     code, _, err = outcome(capsys, "show", curve_study.folder, trial)
     assert code == 2
@@ -234,7 +235,7 @@ def test_a_trial_that_cannot_be_rerun_is_told(capsys, tmp_path, curve_study, tra
 
 ROUND = """
 import quadratics
-from tuning import by_scientific_value
+from trialbook.tuning import by_scientific_value
 
 def get_study():
   return by_scientific_value(quadratics.study_of_shapes(trials=3))
@@ -267,7 +268,7 @@ def test_a_dry_run_of_a_round_is_one_of_each_study(capsys, tmp_path, write):
   assert out.count("2 trials; ") == 2
   study = write(
     ROUND.replace("return ", "one = ")
-    + "  return __import__('tuning').Round(name='r', goal='g', studies=one.studies[:1] * 2)\n"
+    + "  return __import__('trialbook').Round(name='r', goal='g', studies=one.studies[:1] * 2)\n"
   )
   code, _, err = outcome(capsys, "run", f"--study={study}", "--dry_run")
   assert code == 2

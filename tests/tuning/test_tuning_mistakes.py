@@ -1,10 +1,11 @@
 import re
 
 import pytest
-from commands import TRAINING, files, outcome
+from commands import TRAINING, changes, outcome
 
-from tuning import read_results
-from tuning.records import locked
+from trialbook import files
+from trialbook.tuning import read_results
+from trialbook.tuning.records import study_lock
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
@@ -24,14 +25,22 @@ MISTAKES = {
     [],
     "the config refuses every point of the space that was tried",
   ),
-  "two problems": (TRAINING.replace("1e-3", "0.0").replace("Which rate?", ""), [], "tuning: 2 problems:"),
-  "no get_study": ("x = 1\n", [], "has no function get_study(); it must return a tuning.Study or a tuning.Round"),
-  "no study": ("def get_study(): return 3\n", [], "get_study() returned int, not a tuning.Study or a tuning.Round"),
+  "two problems": (TRAINING.replace("1e-3", "0.0").replace("Which rate?", ""), [], "trialbook tune: 2 problems:"),
+  "no get_study": (
+    "x = 1\n",
+    [],
+    "has no function get_study(); it must return a trialbook.Study or a trialbook.Round",
+  ),
+  "no study": (
+    "def get_study(): return 3\n",
+    [],
+    "get_study() returned int, not a trialbook.Study or a trialbook.Round",
+  ),
   "an error": ("def get_study():\n  return 1 / 0\n", [], "study.py:2: ZeroDivisionError: division by zero"),
   "no Python": ("def get_study(:\n", [], "study.py:1: invalid syntax"),
   "no trials": (TRAINING, ["--trials=0"], "argument --trials: '0' should be a whole number from 1 on"),
   "workers": (TRAINING, ["--workers=many"], "argument --workers: 'many' should be a whole number from 1 on"),
-  "unknown flag": (TRAINING, ["--worker=1"], "unrecognized arguments: --worker=1; --help lists the flags"),
+  "unknown flag": (TRAINING, ["--worker=1"], "unknown flag --worker; did you mean '--workers'?"),
   "option of another": (TRAINING, ["--slurm=minutes=60"], "--slurm is for --executor=slurm"),
 }
 
@@ -88,19 +97,19 @@ def test_a_metric_that_a_function_does_not_return_is_told(capsys, tmp_path, curv
 def test_a_folder_of_another_study_is_refused_with_what_differs(capsys, tmp_path, curves):
   arguments = ["run", f"--study={curves()}", f"--dir={tmp_path / 'runs'}"]
   assert outcome(capsys, *arguments)[0] == 0
-  before = files(tmp_path / "runs")
+  before = changes(tmp_path / "runs")
   curves("nuisance={'x': Linear(-1.0, 2.0)}, function='quadratics:shaped'")
   code, _, err = outcome(capsys, *arguments)
   assert code == 2
   assert "holds another study, of which trials have been run; name another folder. What differs:" in err
   assert "hyperparameters.x.max: 1.0 there, 2.0 here" in err
   assert "function: 'quadratics:curve' there, 'quadratics:shaped' here" in err
-  assert files(tmp_path / "runs") == before
+  assert changes(tmp_path / "runs") == before
 
 
 def test_a_study_that_another_coordinator_works_on_is_refused(capsys, tmp_path, curves):
-  with locked(tmp_path / "runs", "study"):
+  with files.locked(study_lock(tmp_path / "runs"), str(tmp_path / "runs")):
     code, _, err = outcome(capsys, "run", f"--study={curves()}", f"--dir={tmp_path / 'runs'}")
   assert code == 2
-  assert re.search(r"runs is in use: process \d+ on \S+ works on it", err)
+  assert re.search(r"runs is in use by process \d+ on \S+", err)
   assert not (tmp_path / "runs" / "study.json").exists()

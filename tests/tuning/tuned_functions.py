@@ -6,7 +6,7 @@ import resource
 import signal
 from collections.abc import Callable, Mapping
 
-from tuning import Infeasible
+from trialbook.errors import InfeasibleError
 
 FOLDER = "TUNED_FOLDER"
 """Environment variable: where functions note that they were called, and look for what has changed since."""
@@ -58,7 +58,7 @@ def _fill_the_disk() -> None:
 
 MISHAPS: Mapping[str, Callable[[], object]] = {
   "none": lambda: None,
-  "infeasible": _raise(Infeasible("needs a device that is not there")),
+  "infeasible": _raise(InfeasibleError("needs a device that is not there")),
   "killed": _kill,
   "killed once": _kill_once,
   "out of host memory": _run_out_of_host_memory,

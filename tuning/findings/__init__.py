@@ -6,8 +6,8 @@ the same study each time. They run on any study, also one that was made elsewher
 
 import importlib
 
-from tuning.findings.finding import SEVERITIES, Finding, Severity
-from tuning.results import StudyResults
+from trialbook.tuning.findings.finding import SEVERITIES, Finding, Severity
+from trialbook.tuning.results import StudyResults
 
 QUESTIONS = (
   "infeasible",
@@ -32,7 +32,9 @@ QUESTIONS = (
 def findings(results: StudyResults) -> list[Finding]:
   """All that the checklist says of a study, by its objective; the gravest first, in the order of `QUESTIONS` within."""
   found = [
-    one for question in QUESTIONS for one in importlib.import_module(f"tuning.findings.{question}").find(results)
+    one
+    for question in QUESTIONS
+    for one in importlib.import_module(f"trialbook.tuning.findings.{question}").find(results)
   ]
   return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
 

@@ -2,18 +2,28 @@
 
 The playbook: a search space is suspicious if the best points sit near its boundary; expand it there. If everything
 above a learning rate is infeasible and the best sit right below, it is not the space but training that limits: mend the
-instability first. Here: each side of each numeric hyperparameter is tested by `tuning.findings.sides`; where the best
-points lie at one or near it, the scale that goes further is proposed, unless nothing can lie there.
+instability first. Here: each side of each numeric hyperparameter is tested by `statistics.boundary_tests`; where the
+best points lie at one or near it, the scale that goes further is proposed, unless nothing can lie there.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from tuning.findings.curve_noise import p_value
-from tuning.findings.expansion import allowed, bound_of, expanded, places_of
-from tuning.findings.finding import Finding, Severity
-from tuning.findings.points import (
+from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.statistics.boundary_tests import (
+  LEAST,
+  LEAST_PLACES,
+  LEAST_STEP,
+  LEVEL,
+  Side,
+  level_of,
+  testable,
+  tested,
+)
+from trialbook.tuning.findings.statistics.curve_trends import p_value
+from trialbook.tuning.findings.statistics.expansion import allowed, bound_of, expanded, places_of
+from trialbook.tuning.findings.statistics.points import (
   Point,
   is_learning_rate,
   is_numeric,
@@ -25,10 +35,9 @@ from tuning.findings.points import (
   unit_of,
   value_at,
 )
-from tuning.findings.separation import separation
-from tuning.findings.sides import LEAST, LEAST_PLACES, LEAST_STEP, LEVEL, Side, level_of, testable, tested
-from tuning.results import StudyResults
-from tuning.space import ReverseLog, Scale
+from trialbook.tuning.findings.statistics.separation import separation
+from trialbook.tuning.results import StudyResults
+from trialbook.tuning.space.scales import ReverseLog, Scale
 
 SHOWN = 3
 """Sides whose tests are named in one finding, the first ones: a reader sees what is asked."""

@@ -1,13 +1,13 @@
 """Which scientific setting is best, and whether that is more than luck (PB-13, PB-30).
 
 The playbook compares settings by the best trial of each over the nuisance hyperparameters, at equal budgets. The best
-of a few trials is a lucky number: drawing k of them again and again (`tuning.best_of_k`) shows how lucky, but never
+of a few trials is a lucky number: drawing k of them again and again (`statistics.best_of_k`) shows how lucky, but never
 gives a value that was not seen, and alone calls one of two equal settings the winner in one study of four. The
 difference is therefore taken between the medians of the best of k as the good end of each setting's distribution gives
-them (`tuning.findings.tail`), too, and the wider one of both intervals counts. The form of that good end is an
+them (`statistics.extreme_value`), too, and the wider one of both intervals counts. The form of that good end is an
 assumption, which noise and many dimensions break, so that a winner is also held against chance without any: the
-settings' points are dealt out again at random (`tuning.findings.deals`), and the difference that is seen must be rare
-among these. The trials' own noise is in all of them.
+settings' points are dealt out again at random (`statistics.permutation_test`), and the difference that is seen must be
+rare among these. The trials' own noise is in all of them.
 
 Of several scientific hyperparameters each is looked at by itself, over all values of the others, as the points of one
 combination are few. One setting may have had more of the others' better values than another: the intervals do not know
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from tuning import scientific
-from tuning.findings.contenders import Contender, budget_of, contenders, first_of
-from tuning.findings.differences import LEVEL, Axis, Difference, differences
-from tuning.findings.finding import Finding, Severity
-from tuning.findings.noise import trial_noise
-from tuning.findings.points import is_numeric, many, searched
-from tuning.findings.tail import LEAST
-from tuning.results import StudyResults
+from trialbook.tuning import compared_settings
+from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.statistics.contenders import Contender, budget_of, contenders, first_of
+from trialbook.tuning.findings.statistics.differences import LEVEL, Axis, Difference, differences
+from trialbook.tuning.findings.statistics.extreme_value import LEAST
+from trialbook.tuning.findings.statistics.points import is_numeric, many, searched
+from trialbook.tuning.findings.statistics.seed_noise import trial_noise
+from trialbook.tuning.results import StudyResults
 
 EFFORT = 2.0
 """Times as many trials: random sampling of 48 over two settings does that in one study of fifty."""
@@ -54,10 +54,10 @@ def find(results: StudyResults) -> list[Finding]:
   axes = [one for one in searched(results) if one.role == "scientific"]
   if len(axes) == 1:
     # The trials without the only one are a setting of their own, "without NAME": nothing else stands for them.
-    compared = [(axes[0], scientific.settings(results))]
+    compared = [(axes[0], compared_settings.settings(results))]
   else:
     # Those without one of several have another value of the hyperparameter that it belongs to, whose verdict is theirs.
-    compared = [(one, scientific.buckets(one, results.trials)) for one in axes]
+    compared = [(one, compared_settings.buckets(one, results.trials)) for one in axes]
     compared = [
       (one, [dataclasses.replace(each, label=f"{one.name}={each.label}") for each in settings])
       for one, settings in compared
@@ -66,7 +66,7 @@ def find(results: StudyResults) -> list[Finding]:
   found = []
   for one, settings in compared:
     others = [other for other in axes if other is not one]
-    places = scientific.places(others, results.trials)
+    places = compared_settings.places(others, results.trials)
     axis = Axis(
       name=one.name,
       others=tuple(other.name for other in others),

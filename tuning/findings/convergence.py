@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from tuning.findings import rising_loss, saturation
-from tuning.findings.courses import END, LEAST, Courses, courses, tenths
-from tuning.findings.curve_noise import costs, listed, of_perfection, relevant, text, worth
-from tuning.findings.finding import Finding
-from tuning.findings.settings_in_use import proposed
-from tuning.results import StudyResults, Trial
+from trialbook.tuning.findings import rising_loss, saturation
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.settings_in_use import proposed
+from trialbook.tuning.findings.statistics.curve_trends import costs, listed, of_perfection, relevant, text, worth
+from trialbook.tuning.findings.statistics.learning_curves import END, LEAST, Courses, courses, tenths
+from trialbook.tuning.results import StudyResults, Trial
 
 MORE_STEPS = 0.2
 """Share of steps, in addition, of which the gain is foreseen: what a next study may add without much thought, and not

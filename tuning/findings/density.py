@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tuning.best_of_k import of_k
-from tuning.findings.finding import Finding, Severity
-from tuning.findings.noise import noise_of
-from tuning.findings.points import feasible, many, points_of, searched
-from tuning.results import StudyResults
+from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.statistics.best_of_k import of_k
+from trialbook.tuning.findings.statistics.points import feasible, many, points_of, searched
+from trialbook.tuning.findings.statistics.seed_noise import noise_of
+from trialbook.tuning.results import StudyResults
 
 GOOD = 0.5
 """Of the way from the best to the median point. In a smooth valley of 3 dimensions about a sixth are."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tuning.space import scale_from_json
+from trialbook.tuning.space.scales import scale_from_json
 
 Severity = Literal["ok", "note", "warning", "problem", "cannot_tell"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note", "cannot_tell", "ok")

@@ -7,8 +7,8 @@ what other values are best are named first, in the order of `CONSEQUENTIAL`.
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.findings.finding import Finding
-from tuning.results import StudyResults
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.results import StudyResults
 
 CONSEQUENTIAL = (
   "model.name",

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from tuning.findings.curve_noise import between, complete, listed, share_interval, text
-from tuning.findings.finding import Finding
-from tuning.findings.settings_in_use import is_varied, proposed, setting
-from tuning.results import StudyResults, Trial
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.settings_in_use import is_varied, proposed, setting
+from trialbook.tuning.findings.statistics.curve_trends import between, complete, listed, share_interval, text
+from trialbook.tuning.results import StudyResults, Trial
 
 METRIC, CLIPPED = "grad_norm", "clip_fraction"
 """As runs log them; the norm before it is clipped."""

@@ -2,10 +2,10 @@
 
 The playbook: which hyperparameters the objective is sensitive to, which interact and must be tuned together again,
 which do not matter and can be fixed, which features do not help and can be removed. Here from a quadratic through the
-good points (`tuning.findings.surface`): Sobol's indices, which are its coefficients squared, with intervals from the
-covariance of the coefficients. Shares of variance flatter what has a large bad region; whether a hyperparameter can be
-fixed is therefore asked of its span, from its best to its worst value with the others held at good ones. Retrains of a
-point count as one point, worth their mean.
+good points (`statistics.response_surface`): Sobol's indices, which are its coefficients squared, with intervals from
+the covariance of the coefficients. Shares of variance flatter what has a large bad region; whether a hyperparameter can
+be fixed is therefore asked of its span, from its best to its worst value with the others held at good ones. Retrains of
+a point count as one point, worth their mean.
 """
 
 import math
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from tuning.findings import surface as surfaces
-from tuning.findings.curve_noise import RELEVANT, of_perfection, p_value
-from tuning.findings.finding import Finding, Severity
-from tuning.findings.noise import noise_of
-from tuning.findings.points import feasible, is_numeric, many, points_of, searched
-from tuning.results import StudyResults
-from tuning.space import Hyperparameter
+from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.statistics import response_surface as surfaces
+from trialbook.tuning.findings.statistics.curve_trends import RELEVANT, of_perfection, p_value
+from trialbook.tuning.findings.statistics.points import feasible, is_numeric, many, points_of, searched
+from trialbook.tuning.findings.statistics.seed_noise import noise_of
+from trialbook.tuning.results import StudyResults
+from trialbook.tuning.space.scales import Hyperparameter
 
 EXPLAINED = 0.3
 """Of the variance of points left out, by the fit: under that, what is left unexplained is more than what is known."""

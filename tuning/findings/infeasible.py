@@ -10,12 +10,12 @@ import collections
 
 import scipy.stats
 
-from tuning.findings.curve_noise import p_value
-from tuning.findings.finding import Finding, Severity
-from tuning.findings.points import is_learning_rate, many, points_of, searched
-from tuning.findings.separation import Separation, separation, without
-from tuning.findings.sides import tested
-from tuning.results import StudyResults
+from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.statistics.boundary_tests import tested
+from trialbook.tuning.findings.statistics.curve_trends import p_value
+from trialbook.tuning.findings.statistics.points import is_learning_rate, many, points_of, searched
+from trialbook.tuning.findings.statistics.separation import Separation, separation, without
+from trialbook.tuning.results import StudyResults
 
 WARNING_SHARE = 0.2
 """Of the trials: a fifth of the budget bought nothing but the knowledge of where not to look."""

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from tuning.findings.curve_noise import (
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.settings_in_use import is_varied
+from trialbook.tuning.findings.statistics.curve_trends import (
   between,
   complete,
   costs,
@@ -22,10 +24,8 @@ from tuning.findings.curve_noise import (
   text,
   whole_of,
 )
-from tuning.findings.finding import Finding
-from tuning.findings.noise import split_of
-from tuning.findings.settings_in_use import is_varied
-from tuning.results import StudyResults, Trial
+from trialbook.tuning.findings.statistics.seed_noise import split_of
+from trialbook.tuning.results import StudyResults, Trial
 
 LATE = 0.2
 """Share of a training that is late: in most schedules the learning rate is small then."""

@@ -6,12 +6,12 @@ above the best one diverge, if its loss or its gradient norm spikes, and where i
 
 import dataclasses
 
-from tuning.findings import convergence, gradient_norm, late_noise, rising_loss
-from tuning.findings.curve_noise import complete, listed, share_interval, training_losses
-from tuning.findings.finding import Finding
-from tuning.findings.points import is_learning_rate
-from tuning.results import StudyResults, Trial
-from tuning.space import Linear, Log
+from trialbook.tuning.findings import convergence, gradient_norm, late_noise, rising_loss
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.statistics.curve_trends import complete, listed, share_interval, training_losses
+from trialbook.tuning.findings.statistics.points import is_learning_rate
+from trialbook.tuning.results import StudyResults, Trial
+from trialbook.tuning.space.scales import Linear, Log
 
 ABOVE = 0.25
 """Of the range of learning rates, on its scale, that is "right above" the best: a decade in a space of four."""

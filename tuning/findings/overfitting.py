@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from tuning import scientific
-from tuning.findings.curve_noise import (
+from trialbook.tuning import compared_settings
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.settings_in_use import proposed, setting
+from trialbook.tuning.findings.statistics.curve_trends import (
   RELEVANT,
   Rise,
   between,
@@ -24,11 +26,9 @@ from tuning.findings.curve_noise import (
   text,
   training_losses,
 )
-from tuning.findings.finding import Finding
-from tuning.findings.points import is_learning_rate, is_numeric
-from tuning.findings.settings_in_use import proposed, setting
-from tuning.results import StudyResults, Trial
-from tuning.space import Hyperparameter
+from trialbook.tuning.findings.statistics.points import is_learning_rate, is_numeric
+from trialbook.tuning.results import StudyResults, Trial
+from trialbook.tuning.space.scales import Hyperparameter
 
 CERTAIN = 0.01
 """Largest p of a rise, divided by the number of curves looked at: one healthy study in a hundred is accused."""
@@ -66,7 +66,7 @@ def find(results: StudyResults) -> list[Finding]:
   shared = correlation(costs(results, trial) for trial in trials)
   rises = {trial.trial: rise for trial in trials if (rise := rise_after_best(*costs(results, trial), shared))}
   groups = []
-  for group in scientific.settings(results):
+  for group in compared_settings.settings(results):
     inside = set(listed(group.trials))
     if (best := next((trial for trial in trials if trial.trial in inside), None)) is not None:
       groups.append((group, best))
@@ -99,7 +99,7 @@ def _exempt(results: StudyResults) -> list[str]:
   ]
 
 
-def _of_best(results: StudyResults, group: scientific.Setting | None, best: Trial, rise: Rise) -> Finding:
+def _of_best(results: StudyResults, group: compared_settings.Setting | None, best: Trial, rise: Rise) -> Finding:
   metric, exempt = results.objective.metric, _exempt(results)
   moves = "rises" if results.objective.mode == "min" else "falls"
   whose = "the best trial" + (f" of {group.named}" if group is not None else "")

@@ -10,9 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, special
 
-from tuning.findings.curve_noise import MOST_CORRELATED, complete, costs, listed, p_value, shared_noise, text, worth
-from tuning.findings.finding import Finding
-from tuning.results import StudyResults, Trial
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.statistics.curve_trends import (
+  MOST_CORRELATED,
+  complete,
+  costs,
+  listed,
+  p_value,
+  shared_noise,
+  text,
+  worth,
+)
+from trialbook.tuning.results import StudyResults, Trial
 
 START = 0.2
 """Share of the evaluations that is left out: there the curve falls steeply, and hides all else."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tuning.findings.curve_noise import (
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.statistics.curve_trends import (
   Rise,
   between,
   complete,
@@ -18,8 +19,7 @@ from tuning.findings.curve_noise import (
   thinned,
   training_losses,
 )
-from tuning.findings.finding import Finding
-from tuning.results import StudyResults, Trial
+from trialbook.tuning.results import StudyResults, Trial
 
 BEST = 5
 """Trials, the best few, in one of which a rise is grave."""

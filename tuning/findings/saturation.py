@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tuning.findings.courses import Course, Courses, tenths
-from tuning.findings.curve_noise import listed, text, worth
-from tuning.findings.finding import Finding
-from tuning.findings.settings_in_use import proposed
-from tuning.results import StudyResults, Trial
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.settings_in_use import proposed
+from trialbook.tuning.findings.statistics.curve_trends import listed, text, worth
+from trialbook.tuning.findings.statistics.learning_curves import Course, Courses, tenths
+from trialbook.tuning.results import StudyResults, Trial
 
 ENOUGH = (3, 4, 5)
 """Tenths of the steps by which saturation counts as long before the end: half of the compute at least is wasted.

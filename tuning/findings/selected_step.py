@@ -8,11 +8,11 @@ import dataclasses
 
 import numpy as np
 
-from tuning.findings.curve_noise import complete, listed, share_interval
-from tuning.findings.finding import Finding
-from tuning.findings.settings_in_use import proposed
-from tuning.objective import value_of
-from tuning.results import StudyResults, Trial
+from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.settings_in_use import proposed
+from trialbook.tuning.findings.statistics.curve_trends import complete, listed, share_interval
+from trialbook.tuning.objective import value_of
+from trialbook.tuning.results import StudyResults, Trial
 
 EARLY = 0.1
 """The playbook's "first 10%" of the steps."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.results import StudyResults
+from trialbook.tuning.results import StudyResults
 
 
 def proposed(results: StudyResults, *choices: tuple[str, Any]) -> Mapping[str, Any] | None:

@@ -1,19 +1,19 @@
 """When to stop: what twice as many trials would gain (PB-24).
 
 The playbook looks at how the best of k trials flattens. What lies beyond the last trial is extrapolated from the good
-end of the distribution of trials (`tuning.findings.tail`): the gain that doubling is expected to bring, and its 5% and
-95%. It is worth having if it is more than what the same trial gains or loses with another seed.
+end of the distribution of trials (`statistics.extreme_value`): the gain that doubling is expected to bring, and its 5%
+and 95%. It is worth having if it is more than what the same trial gains or loses with another seed.
 """
 
 from typing import Any
 
 import numpy as np
 
-from tuning.findings.finding import Finding, Severity
-from tuning.findings.noise import how_to_rerun, noise_of
-from tuning.findings.points import feasible, points_of
-from tuning.findings.tail import LEAST, tail_of
-from tuning.results import StudyResults
+from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.statistics.extreme_value import LEAST, tail_of
+from trialbook.tuning.findings.statistics.points import feasible, points_of
+from trialbook.tuning.findings.statistics.seed_noise import how_to_rerun, noise_of
+from trialbook.tuning.results import StudyResults
 
 _NOTHING = np.zeros(1)
 

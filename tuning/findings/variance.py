@@ -2,7 +2,7 @@
 
 The playbook: trial variance (the same point with another seed), study variance (another search of the same space), and
 data-sampling variance (another validation set). The first needs retrains: points that the study has several times, or
-`python -m tuning rerun`. The second is a bootstrap of the best of all trials, in closed form. The third is the standard
+`trialbook tune rerun`. The second is a bootstrap of the best of all trials, in closed form. The third is the standard
 error of a share. Two trials are not told apart if they differ by less than `TOLD_APART` standard errors of it.
 """
 
@@ -11,11 +11,17 @@ from typing import Any
 
 import scipy.stats
 
-from tuning.best_of_k import of_k
-from tuning.findings.finding import Finding, Severity
-from tuning.findings.noise import how_to_rerun, noise_of, sampling_noise, split_of, trial_noise
-from tuning.findings.points import feasible, many, points_of
-from tuning.results import StudyResults
+from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.statistics.best_of_k import of_k
+from trialbook.tuning.findings.statistics.points import feasible, many, points_of
+from trialbook.tuning.findings.statistics.seed_noise import (
+  how_to_rerun,
+  noise_of,
+  sampling_noise,
+  split_of,
+  trial_noise,
+)
+from trialbook.tuning.results import StudyResults
 
 TOLD_APART = 1.96
 """Standard errors: 95% of two equal trials differ by less."""

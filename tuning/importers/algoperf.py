@@ -13,10 +13,10 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
-from trainer import UserError
+from trialbook.errors import UserError
 from trialbook.paths import as_path
-from tuning.importers.source import Options, SourceStudy, SourceTrial, plain
-from tuning.study import Maximize, Minimize, Objective
+from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial, plain
+from trialbook.tuning.study import Maximize, Minimize, Objective
 
 TARGETS: Mapping[str, Objective] = {
   "criteo1tb": Minimize("validation/loss"),

@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trainer import UserError
+from trialbook.errors import UserError
 from trialbook.metric_names import better
 from trialbook.naming import nearest
-from tuning.importers import inferred, metric_names
-from tuning.importers.source import Options, SourceStudy, SourceTrial
-from tuning.objective import uncharacteristic, value_of
-from tuning.records import State, StudyRecord, TrialRecord
-from tuning.space import Hyperparameter
-from tuning.study import TRIAL_COLUMNS, Objective
+from trialbook.tuning.importers import inferred, metric_names
+from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial
+from trialbook.tuning.objective import uncharacteristic, value_of
+from trialbook.tuning.records import State, StudyRecord, TrialRecord
+from trialbook.tuning.space.scales import Hyperparameter
+from trialbook.tuning.study import TRIAL_COLUMNS, Objective
 
 DEFAULTS = ("validation/error", "validation/loss", "validation/accuracy")
 """What a study is ranked by if nothing says so: the first of these that was logged."""

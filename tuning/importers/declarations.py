@@ -19,20 +19,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import UserError, records
+from trialbook import files
+from trialbook.errors import UserError
 from trialbook.naming import nearest
-from tuning.importers import inferred
-from tuning.importers.source import SourceStudy, plain
-from tuning.space import (
-  Discrete,
-  Hyperparameter,
-  OneOf,
-  Quantity,
-  Role,
-  Scale,
-  scale_from_json,
-)
-from tuning.study import Objective, Value
+from trialbook.tuning.importers import inferred
+from trialbook.tuning.importers.source import SourceStudy, plain
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, OneOf, Quantity, Role, Scale, scale_from_json
+from trialbook.tuning.study import Objective, Value
 
 _SCALES = ("linear", "log", "reverse_log", "integer", "integer_log", "discrete", "categorical")
 _KEYS = ("name", "goal", "objective", "hyperparameters", "format")
@@ -184,7 +177,7 @@ def _columns(study: SourceStudy) -> dict[str, dict[str, Any]]:
 def read_declared(path: pathlib.Path, problems: list[str]) -> Declared:
   """What a file says; nothing if there is none. Adds to `problems` what is wrong with it."""
   try:
-    stored = records.read_json(path) or {}
+    stored = files.read_json(path) or {}
   except UserError as error:
     problems += error.problems
     return Declared(path=path)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog, Role, Scale
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog, Role, Scale
 
 DECADE = 10.0
 """Largest through smallest value from which on people search logarithmically."""

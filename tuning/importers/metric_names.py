@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from trainer import UserError
+from trialbook.errors import UserError
 from trialbook.naming import nearest
 
 _SPLITS = (

@@ -20,15 +20,15 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer import UserError
+from trialbook.errors import UserError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
-from tuning.importers import inferred, metric_names
-from tuning.importers.source import Options, SourceStudy, SourceTrial, plain
-from tuning.objective import value_of
-from tuning.records import State
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Scale
-from tuning.study import Objective
+from trialbook.tuning.importers import inferred, metric_names
+from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial, plain
+from trialbook.tuning.objective import value_of
+from trialbook.tuning.records import State
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Scale
+from trialbook.tuning.study import Objective
 
 if TYPE_CHECKING:
   import optuna

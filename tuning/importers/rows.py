@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from trainer import UserError
+from trialbook.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trialbook.metric_names import Mode
-from tuning.records import State
-from tuning.space import Hyperparameter
-from tuning.study import Objective
+from trialbook.tuning.records import State
+from trialbook.tuning.space.scales import Hyperparameter
+from trialbook.tuning.study import Objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

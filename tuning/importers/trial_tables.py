@@ -18,15 +18,15 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer import UserError
+from trialbook.errors import UserError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
-from tuning.importers import metric_names, rows
-from tuning.importers.declarations import Declared, read_declared
-from tuning.importers.rows import Rows
-from tuning.importers.source import Options, SourceStudy, SourceTrial, plain
-from tuning.records import State
-from tuning.study import TRIAL_COLUMNS
+from trialbook.tuning.importers import metric_names, rows
+from trialbook.tuning.importers.declarations import Declared, read_declared
+from trialbook.tuning.importers.rows import Rows
+from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial, plain
+from trialbook.tuning.records import State
+from trialbook.tuning.study import TRIAL_COLUMNS
 
 TOLD = 20
 """Problems of one file that are told; of the others, how many there are."""

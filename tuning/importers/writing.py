@@ -5,12 +5,12 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
-from trainer import UserError, records
-from trainer.workdirs import disk_errors
-from tuning import tracking
-from tuning.importers.conversion import Converted, Curves
-from tuning.records import read_study, trial_folder, trial_json, write_study
-from tuning.results import StudyResults
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.tuning import tracking
+from trialbook.tuning.importers.conversion import Converted, Curves
+from trialbook.tuning.records import read_study, trial_folder, trial_json, write_study
+from trialbook.tuning.results import StudyResults
 
 _OURS = ("study.json", "trials", "trials.csv")
 
@@ -50,7 +50,7 @@ def write(directory: pathlib.Path, studies: Sequence[Converted]) -> list[pathlib
     raise UserError(found)
   at = directory.resolve()
   targets = [at / study.place for study in studies]
-  with disk_errors(directory):
+  with files.disk_errors(str(directory)):
     at.parent.mkdir(parents=True, exist_ok=True)
     # Beside it, as renames do not cross disks.
     with tempfile.TemporaryDirectory(prefix=f".{at.name}.import-", dir=at.parent) as name:
@@ -86,7 +86,7 @@ def _write_study(folder: pathlib.Path, study: Converted) -> None:
     inside = trial_folder(folder, record.trial)
     inside.mkdir(parents=True)
     # Not fsynced one by one, as `write_trial` does: until the folder is renamed, nobody relies on it.
-    text = json.dumps(records.jsonable(trial_json(record)), indent=2, allow_nan=False)
+    text = json.dumps(files.jsonable(trial_json(record)), indent=2, allow_nan=False)
     (inside / "trial.json").write_text(text + "\n")
     with (inside / "metrics.jsonl").open("w") as file:
       file.writelines(_lines(curves))
@@ -105,5 +105,5 @@ def _lines(curves: Curves) -> list[str]:
     try:
       lines.append(f"{encode(row)}\n")
     except ValueError:
-      lines.append(f"{encode(records.jsonable(row))}\n")
+      lines.append(f"{encode(files.jsonable(row))}\n")
   return lines

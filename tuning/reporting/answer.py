@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
-from tuning import tables
-from tuning.findings import Finding
-from tuning.results import StudyResults
+from trialbook.tuning import tables
+from trialbook.tuning.findings import Finding
+from trialbook.tuning.results import StudyResults
 
 
 class Answer(TypedDict):
@@ -23,7 +23,7 @@ class Answer(TypedDict):
 
 
 def answer(results: StudyResults, findings: Sequence[Finding]) -> Answer:
-  """Of a study with its findings, the gravest first as `tuning.findings.findings` gives them."""
+  """Of a study with its findings, the gravest first as `trialbook.tuning.findings.findings` gives them."""
   best = results.best
   if best is None:
     sentence = "No trial has a value yet." if results.trials else "No trial has begun."

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from tuning.space import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Quantity, ReverseLog
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Quantity, ReverseLog
 
 _MARGIN = 0.04
 _SMALLEST, _LARGEST = math.log(sys.float_info.min), math.log(sys.float_info.max) - 1

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from tuning.reporting import curve_charts, trial_charts
-from tuning.reporting.plot import Plot
-from tuning.results import StudyResults
+from trialbook.tuning.reporting import curve_charts, trial_charts
+from trialbook.tuning.reporting.plot import Plot
+from trialbook.tuning.results import StudyResults
 
 SHOWN = 5
 """Trials whose curves are drawn from the start: as many as people tell apart by colour (PB-25)."""

@@ -1,43 +1,42 @@
-"""The commands `report`, `compare` and `index` of `python -m tuning`."""
+"""The commands `report`, `compare` and `index` of `trialbook tune`."""
 
 import argparse
 import os
-from collections.abc import Callable
 
 from rich.table import Table
 from rich.text import Text
 
-from trainer import UserError, exits
-from trialbook.paths import as_path
-from tuning import scientific, tables
-from tuning.comparing import read_any, read_compared
-from tuning.reporting.index import write_index
-from tuning.reporting.report import FORMATS, report
-from tuning.results import StudyResults
-
-Choose = Callable[[StudyResults, argparse.Namespace], StudyResults]
-"""Ranks by what `--objective`, `--value` and `--mode` say."""
+from trialbook import errors
+from trialbook.errors import UserError
+from trialbook.tuning import compared_settings, tables
+from trialbook.tuning.comparing import read_any, read_compared
+from trialbook.tuning.ranking import ranked
+from trialbook.tuning.reporting.index import write_index
+from trialbook.tuning.reporting.report import report
+from trialbook.tuning.results import StudyResults
 
 
-def report_(options: argparse.Namespace, choose: Choose) -> int:
-  """`python -m tuning report DIR`."""
-  results = choose(read_any(options.dir), options)
+def report_(options: argparse.Namespace) -> int:
+  """`trialbook tune report DIR`."""
+  results = ranked(read_any(options.dir), options)
   path = report(results, options.output, format=options.format)
   if str(path) == "-":
-    return exits.DONE
+    return errors.DONE
   console = tables.console()
   console.print(f"report: {path}", soft_wrap=True)
   root = results.folder.resolve().parent
   if options.output is None and options.format == "html" and os.access(root, os.W_OK):
     console.print(f"  all studies: {write_index(root)}", soft_wrap=True)
-  return exits.DONE
+  return errors.DONE
 
 
-def compare(options: argparse.Namespace, choose: Choose) -> int:
-  """`python -m tuning compare DIR DIR ...`: a table, the findings on it, and a report where one is asked for."""
-  from tuning.findings import comparison  # Its statistics take a second to import, which no other command waits for.
+def compare(options: argparse.Namespace) -> int:
+  """`trialbook tune compare DIR DIR ...`: a table, the findings on it, and a report where one is asked for."""
+  from trialbook.tuning.findings import (
+    comparison,  # Its statistics take a second to import, which no other command waits for.
+  )
 
-  results = choose(read_compared(options.dirs), options)
+  results = ranked(read_compared(options.dirs), options)
   console = tables.console()
   console.print(_compared(results))
   for one in comparison.find(results):
@@ -47,22 +46,22 @@ def compare(options: argparse.Namespace, choose: Choose) -> int:
       console.print(f"  {one.action}", soft_wrap=True)
   if options.output is not None:
     console.print(f"report: {report(results, options.output)}", soft_wrap=True)
-  return exits.DONE
+  return errors.DONE
 
 
 def index(options: argparse.Namespace) -> int:
-  """`python -m tuning index ROOT`."""
+  """`trialbook tune index ROOT`."""
   root = options.root
   if not root.is_dir():
     raise UserError(f"{root}: there is no such folder")
   tables.console().print(f"all studies: {write_index(root)}", soft_wrap=True)
-  return exits.DONE
+  return errors.DONE
 
 
 def _compared(results: StudyResults) -> Table:
-  from tuning.findings.contenders import budget_of, contenders
+  from trialbook.tuning.findings.statistics.contenders import budget_of, contenders
 
-  field = contenders(results, scientific.settings(results))
+  field = contenders(results, compared_settings.settings(results))
   budget = budget_of(field)
   metric, sign = results.objective.metric, results.objective.sign
   table = tables.empty(
@@ -79,18 +78,3 @@ def _compared(results: StudyResults) -> Table:
       ]
     table.add_row(Text(one.setting.label), str(one.total), *cells)
   return table
-
-
-def add_commands(command: Callable[..., argparse.ArgumentParser], choose: Choose) -> list[argparse.ArgumentParser]:
-  """Adds them to the parser; returns those that take the flags of an objective."""
-  made = command("report", "write the report of a study or a round", lambda options: report_(options, choose), "dir")
-  made.add_argument(
-    "--output", type=as_path, metavar="FILE", help="where to; - prints it (default: report.html in the folder)"
-  )
-  what = "a page, its text, its findings as JSON, or its plots (default html)"
-  made.add_argument("--format", choices=FORMATS, default="html", help=what)
-  against = command("compare", "studies of one objective against each other", lambda options: compare(options, choose))
-  against.add_argument("dirs", type=as_path, nargs="+", metavar="dir", help="folders of studies or rounds")
-  against.add_argument("--output", type=as_path, metavar="FILE", help="write a report of them, too")
-  command("index", "write a page of all studies in the folders of a root", index, "root")
-  return [made, against]

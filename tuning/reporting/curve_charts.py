@@ -2,8 +2,8 @@
 
 import altair as alt
 
-from tuning.reporting.axes import few_labels, y_axis
-from tuning.reporting.plot import BLUE, RED, Plot, spec, table
+from trialbook.tuning.reporting.axes import few_labels, y_axis
+from trialbook.tuning.reporting.plot import BLUE, RED, Plot, spec, table
 
 
 def curves() -> Plot:

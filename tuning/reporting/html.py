@@ -17,7 +17,7 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def html(data: Mapping[str, Any], banner: str | None = None) -> str:
-  """The page of `tuning.reporting.page_data.page_data`; `banner` stands on top, where something is to be said first.
+  """The page of `reporting.page_data.page_data`; `banner` stands on top, where something is to be said first.
 
   Nothing of a study can run as script: its texts are in JSON, in which no tag can begin, and the page sets them as
   text; and a browser runs only the scripts whose hashes the page's policy names.

@@ -5,8 +5,8 @@ import shlex
 
 import jinja2
 
-from trainer import records
-from tuning import tracking
+from trialbook import files
+from trialbook.tuning import tracking
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -23,7 +23,7 @@ def write_index(root: pathlib.Path) -> pathlib.Path:
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
   template = environment.from_string((_HERE / "index.html.j2").read_text())
   path = root / "studies.html"
-  records.replace_text(
+  files.write_text(
     path, template.render(root=root.name or str(root), studies=studies, css=(_HERE / "page.css").read_text())
   )
   return path

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Sequence
 
-from tuning import tables
-from tuning.findings import SEVERITIES, Finding
-from tuning.reporting.answer import answer
-from tuning.reporting.plain import plain
-from tuning.reporting.provenance import caveats, provenance
-from tuning.results import StudyResults
+from trialbook.tuning import tables
+from trialbook.tuning.findings import SEVERITIES, Finding
+from trialbook.tuning.reporting.answer import answer
+from trialbook.tuning.reporting.plain import plain
+from trialbook.tuning.reporting.provenance import caveats, provenance
+from trialbook.tuning.results import StudyResults
 
 ROWS = 20
 """Trials in the table; the others are in `trials.csv`."""

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from trialbook.metric_names import better
-from tuning import scientific, tables
-from tuning.best_of_k import best_of_k
-from tuning.findings import Finding, findings
-from tuning.findings.contenders import budget_of, contenders, first_of
-from tuning.reporting import charts
-from tuning.reporting.answer import answer
-from tuning.reporting.axes import drawn
-from tuning.reporting.plain import plain, short
-from tuning.reporting.provenance import caveats, is_running, provenance, states
-from tuning.reporting.thinning import thinned
-from tuning.results import StudyResults, Trial
-from tuning.study import Objective
+from trialbook.tuning import compared_settings, tables
+from trialbook.tuning.findings import Finding, findings
+from trialbook.tuning.findings.statistics.best_of_k import best_of_k
+from trialbook.tuning.findings.statistics.contenders import budget_of, contenders, first_of
+from trialbook.tuning.reporting import charts
+from trialbook.tuning.reporting.answer import answer
+from trialbook.tuning.reporting.axes import drawn
+from trialbook.tuning.reporting.plain import plain, short
+from trialbook.tuning.reporting.provenance import caveats, is_running, provenance, states
+from trialbook.tuning.reporting.thinning import thinned
+from trialbook.tuning.results import StudyResults, Trial
+from trialbook.tuning.study import Objective
 
 FORMAT = 1
 """Of this JSON."""
@@ -37,7 +37,7 @@ def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[st
   Everything that depends on the objective is computed here, once, and the page only chooses: it has no arithmetic that
   could disagree with the reports in other formats.
   """
-  settings = scientific.settings(results)
+  settings = compared_settings.settings(results)
   names = short_names(results)
   plots = charts.plots(results, names, [each.label for each in settings])
   return {
@@ -92,7 +92,7 @@ def short_names(results: StudyResults) -> list[str]:
   return list(map(shortest, names))
 
 
-def trial_columns(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
+def trial_columns(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, list[Any]]:
   """What is known of each trial whatever the objective, a list a column ("source" where it was made elsewhere under
   another name); for hyperparameter *i* of `results.varied`:
   `h{i}` its value as axes show it, `b{i}` its slice, `o{i}` the slice's place."""
@@ -108,7 +108,7 @@ def trial_columns(results: StudyResults, settings: Sequence[scientific.Setting])
   for number, one in enumerate(results.varied):
     places = {
       trial.trial: (place, part.label)
-      for place, part in enumerate(scientific.buckets(one, results.trials))
+      for place, part in enumerate(compared_settings.buckets(one, results.trials))
       for trial in part.trials
     }
     columns[f"h{number}"] = [
@@ -119,7 +119,9 @@ def trial_columns(results: StudyResults, settings: Sequence[scientific.Setting])
   return columns
 
 
-def view_tables(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, dict[str, list[Any]]]:
+def view_tables(
+  results: StudyResults, settings: Sequence[compared_settings.Setting]
+) -> dict[str, dict[str, list[Any]]]:
   """The tables of plots that depend on the objective, a list a column; "trials" is beside `trial_columns`."""
   sign, best = results.objective.sign, results.best
   trials = {
@@ -197,7 +199,7 @@ def _by(results: StudyResults, objective: Objective) -> StudyResults:
   return results if objective == results.objective else results.by(objective)
 
 
-def _view(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, Any]:
+def _view(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, Any]:
   seen = findings(results)
   settings = [dataclasses.replace(each, trials=_again(results, each.trials)) for each in settings]
   return {
@@ -221,7 +223,7 @@ def _finding(one: Finding) -> dict[str, Any]:
   return plain({**one.as_json(), "paste": one.paste})
 
 
-def _settings(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
+def _settings(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, list[Any]]:
   field = contenders(results, settings)
   known = first_of(results, field)
   budget = budget_of(known)
@@ -246,9 +248,9 @@ def _settings(results: StudyResults, settings: Sequence[scientific.Setting]) -> 
   return _columns(found)
 
 
-def _best_of_k(results: StudyResults, settings: Sequence[scientific.Setting]) -> dict[str, list[Any]]:
+def _best_of_k(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, list[Any]]:
   if len(settings) > charts.TOLD_APART:
-    settings = [scientific.Setting("all trials", {}, results.trials)]
+    settings = [compared_settings.Setting("all trials", {}, results.trials)]
   sign = results.objective.sign
   found = []
   for one in contenders(results, settings):

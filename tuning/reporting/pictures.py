@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import vl_convert
 
-from tuning import scientific
-from tuning.reporting import charts, page_data
-from tuning.reporting.plot import Plot, name_objective
-from tuning.results import StudyResults
+from trialbook.tuning import compared_settings
+from trialbook.tuning.reporting import charts, page_data
+from trialbook.tuning.reporting.plot import Plot, name_objective
+from trialbook.tuning.results import StudyResults
 
 WIDTH = {False: 460, True: 860}
 """Pixels of a plot, and of one that takes a page's whole width."""
@@ -26,7 +26,7 @@ _CONFIG = {
 
 def write_pictures(results: StudyResults, folder: pathlib.Path, kind: Literal["png", "svg"]) -> list[pathlib.Path]:
   """Writes each plot that has something to show, by the study's objective, as `PLOT.KIND`; returns the files."""
-  settings = scientific.settings(results)
+  settings = compared_settings.settings(results)
   tables = page_data.view_tables(results, settings) | page_data.common_tables(results)
   tables["trials"] = page_data.trial_columns(results, settings) | tables["trials"]
   rows = {name: page_data.rows(columns) for name, columns in tables.items()}

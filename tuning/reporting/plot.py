@@ -1,4 +1,4 @@
-"""A plot as a Vega-Lite specification over named datasets that `tuning.reporting.page_data` fills, and its parts.
+"""A plot as a Vega-Lite specification over named datasets that `reporting.page_data` fills, and its parts.
 
 Each plot has a parameter `selected`, the trial that is selected in the page (-1: none). A y axis whose scale the reader
 may switch has its type spelled out.
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from tuning.reporting.axes import ink
+from trialbook.tuning.reporting.axes import ink
 
 HEIGHT = 260
 RED = "#d7263d"

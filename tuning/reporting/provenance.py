@@ -2,8 +2,9 @@
 
 import time
 
-from tuning import records, tracking
-from tuning.results import StudyResults
+from trialbook import files
+from trialbook.tuning import records, tracking
+from trialbook.tuning.results import StudyResults
 
 ADAPTIVE = (
   "Where a search looked at results, its points crowd at what looked good by its objective: best-of-k, what more trials"
@@ -46,7 +47,7 @@ def caveats(results: StudyResults) -> list[str]:
 def is_running(results: StudyResults) -> bool:
   """Whether somebody works now on the study, or on one of those that were merged."""
   folders = {results.folder, *(folder for trial in results.trials for folder in list(trial.folder.parents)[1:2])}
-  return any(records.is_locked(folder, "study") for folder in folders)
+  return any(files.is_locked(records.study_lock(folder)) for folder in folders)
 
 
 def states(results: StudyResults) -> dict[str, int]:

@@ -3,20 +3,19 @@
 import json
 import pathlib
 import sys
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from trainer import ConfigError, records
+from trialbook import files
+from trialbook.errors import ConfigError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
-from tuning.comparing import read_any
-from tuning.findings import findings
-from tuning.reporting.answer import answer
-from tuning.reporting.plain import plain
-from tuning.reporting.provenance import caveats, is_running, provenance, states
-from tuning.results import StudyResults
-
-Format = Literal["html", "md", "json", "png", "svg"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+from trialbook.tuning.comparing import read_any
+from trialbook.tuning.findings import findings
+from trialbook.tuning.reporting import FORMATS, Format
+from trialbook.tuning.reporting.answer import answer
+from trialbook.tuning.reporting.plain import plain
+from trialbook.tuning.reporting.provenance import caveats, is_running, provenance, states
+from trialbook.tuning.results import StudyResults
 
 
 def report(
@@ -41,7 +40,7 @@ def report(
   path = default if output is None else as_path(output)
   _check(path, is_folder=format in ("png", "svg"))
   if format in ("png", "svg"):
-    from tuning.reporting.pictures import write_pictures
+    from trialbook.tuning.reporting.pictures import write_pictures
 
     write_pictures(results, path, format)
     return path
@@ -50,7 +49,7 @@ def report(
   if str(path) == "-":
     sys.stdout.write(text)
   else:
-    records.replace_text(path, text)
+    files.write_text(path, text)
   return path
 
 
@@ -59,13 +58,13 @@ def text_of(results: StudyResults, format: Literal["html", "md", "json"]) -> str
   banner = _banner(results)
   if format == "html":
     # It takes a second to import what draws, which the other formats do without.
-    from tuning.reporting.html import html
-    from tuning.reporting.page_data import objectives_of, page_data
+    from trialbook.tuning.reporting.html import html
+    from trialbook.tuning.reporting.page_data import objectives_of, page_data
 
     return html(page_data(results, objectives_of(results)), banner)
   seen = findings(results)
   if format == "md":
-    from tuning.reporting.markdown import markdown
+    from trialbook.tuning.reporting.markdown import markdown
 
     return markdown(results, seen, banner)
   return json.dumps(_json(results, seen, banner), indent=2, allow_nan=False) + "\n"

@@ -5,9 +5,9 @@ from typing import Any
 
 import altair as alt
 
-from tuning.reporting.axes import banded, drawn, ink, is_sliced, x_axis, y_axis
-from tuning.reporting.plot import AMBER, BLUE, RED, Plot, by_setting, ring, spec, table, tooltip
-from tuning.space import Hyperparameter, Quantity
+from trialbook.tuning.reporting.axes import banded, drawn, ink, is_sliced, x_axis, y_axis
+from trialbook.tuning.reporting.plot import AMBER, BLUE, RED, Plot, by_setting, ring, spec, table, tooltip
+from trialbook.tuning.space.scales import Hyperparameter, Quantity
 
 STEP_BINS = 20
 """Of the histogram of selected steps: the first two are the first 10%, the last five the last 25% (PB-61)."""

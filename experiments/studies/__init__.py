@@ -1,0 +1,1 @@
+"""Declarations only: files with a function get_study()."""

@@ -1,0 +1,293 @@
+"""Datasets in ArrayRecord files, which need not fit in memory.
+
+What `write_array_record` writes is a directory:
+
+  dataset.json                        format, fields, num_classes, normalization; for each split, its files and counts
+  train-00000-of-00004.array_record   ... and the other files of the splits
+
+A record is the raw bytes of an example's arrays, little-endian, in C order, one after the other in the order of
+`fields`, which has each one's name, dtype and shape. So a batch is decoded by one `np.frombuffer`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, cast
+
+import numpy as np
+from pydantic import Field
+
+from trialbook import files
+from trialbook.errors import DataError
+from trialbook.input_pipeline import source
+from trialbook.input_pipeline.augmentation import Augmentation
+from trialbook.input_pipeline.checked import checked
+from trialbook.input_pipeline.conversion import converted, label_problem, stacked
+from trialbook.input_pipeline.datasets.plugin import PATTERN
+from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles, array_record_module, count_records
+from trialbook.input_pipeline.source import SPLITS, Batch, Source
+from trialbook.paths import as_path
+from trialbook.plugin import PluginError, import_attribute
+from trialbook.settings import FilePath, Host, Settings, Static
+
+FORMAT = 1
+_ABOUT = "dataset.json"
+
+Decode = Callable[[bytes], Mapping[str, Any]]
+
+
+class ArrayRecord(Settings):
+  """Examples in ArrayRecord files: a directory that `write_array_record` made, or files of the user's own.
+
+  For one's own: `files` and `decode`, and `num_classes` where there are labels. Reading is by batch and at random;
+  nothing is kept in memory.
+  """
+
+  name: Static[Literal["array_record"]] = "array_record"
+  path: Host[FilePath[str | None]] = None
+  """The directory."""
+  files: Host[dict[Literal["train", "validation", "test"], str] | None] = None
+  """Patterns of the files of each split, below `path`, such as {"train": "train-*"}; None: as dataset.json says."""
+  decode: Static[str | None] = Field(default=None, pattern=PATTERN)
+  """A function "module:function" from a record (bytes) to {"inputs": ..., "labels" or "targets": ...}; None: what
+  `write_array_record` writes."""
+  num_classes: Static[int | None] = Field(default=None, ge=1)
+  """For one's own files."""
+  normalization: Static[tuple[tuple[float, ...], tuple[float, ...]] | None] = None
+  """(means, deviations) by channel, for one's own files; bytes get those of 2,000 examples, if not given."""
+  sharding: Static[Literal["global", "files"]] = "global"
+  """global: one random order over all files, the same examples in each batch on any number of hosts. files: for very
+  many files; each host reads its own contiguous share of the records, so about 1/hosts of the files (one that lies
+  across a border is read by both hosts), in an order of its own. (Without the `dataset.json` of `write_array_record`,
+  each host opens all files once at the start, to count their records.) Each example still comes exactly once per epoch
+  over all hosts, and resuming is exact on the same number of hosts; but examples never change hosts, and another
+  number of hosts means another order."""
+  workers: Host[int] = Field(default=0, ge=0)
+  """Processes that decode; 0: the training process does. The batches are the same."""
+  augmentation: Augmentation | None = None
+
+  def read(self) -> Source:
+    """Opens the files; raises `DataError` that names what is missing or broken."""
+    if self.path is None:
+      raise DataError("dataset array_record: where is it? set dataset.path to the directory")
+    folder = as_path(self.path)
+    if not folder.is_dir():
+      raise DataError(f"dataset array_record: dataset.path = {self.path} is not a directory")
+    about = _about(folder)
+    if self.decode is None and about is None:
+      how = (
+        'a decoder, dataset.decode = "module:function" (for a directory that write_array_record made, it is missing)'
+      )
+      raise DataError(f"dataset array_record: {folder} has no {_ABOUT}, so the records need {how}")
+    if self.files is None and about is None:
+      raise DataError(f'dataset array_record: set dataset.files, such as {{"train": "train-*"}}, for {folder}')
+    parts = self._parts(folder, about)
+    if self.decode is not None:
+      try:
+        decode = import_attribute("dataset.decode", self.decode)
+      except PluginError as error:
+        raise DataError(str(error)) from error
+      splits: dict[str, Any] = {split: Decoded(RecordFiles(files), decode) for split, files in parts.items()}
+    else:
+      fields = np.dtype([(name, dtype, tuple(shape)) for name, dtype, shape in (about or {})["fields"]])
+      splits = {split: Raw(RecordFiles(files), fields) for split, files in parts.items()}
+    about = about or {}
+    return checked(
+      f"dataset array_record in {folder}",
+      "array_record",
+      splits,
+      num_classes=self.num_classes or about.get("num_classes"),
+      normalization=self.normalization or about.get("normalization"),
+      notice=about.get("notice", ""),
+    )
+
+  def _parts(self, folder: pathlib.Path, about: dict[str, Any] | None) -> dict[str, list[Part]]:
+    found: dict[str, list[Part]] = {}
+    if self.files is None:
+      for split, files in (about or {})["splits"].items():
+        if missing := [file for file, _ in files if not (folder / file).is_file()]:
+          raise DataError(f"dataset array_record in {folder}: missing {', '.join(missing)}")
+        found[split] = [Part(path=folder / file, first=0, count=count) for file, count in files]
+      return found
+    for split, pattern in self.files.items():
+      paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+      if not paths:
+        raise DataError(f"dataset array_record: no file in {folder} fits dataset.files.{split} = {pattern!r}")
+      found[split] = [Part(path=path, first=0, count=count_records(path)) for path in paths]
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+  """Records of which each is the raw bytes of an example's fields."""
+
+  files: RecordFiles
+  fields: np.dtype
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def read(self, indices: np.ndarray) -> Batch:
+    """The examples at these indices."""
+    records = self.files.read(indices)
+    for index, record in zip(indices, records, strict=True):
+      if len(record) != self.fields.itemsize:
+        raise DataError(f"{self.files.where(int(index))}: has {len(record)} bytes, expected {self.fields.itemsize}")
+    rows = np.frombuffer(b"".join(records), self.fields)
+    return {name: rows[name].astype(rows[name].dtype, order="C") for name in self.fields.names or ()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+  """Records of which each is decoded by a function."""
+
+  files: RecordFiles
+  decode: Decode
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def read(self, indices: np.ndarray) -> Batch:
+    """The examples at these indices."""
+    examples = []
+    for index, record in zip(indices, self.files.read(indices), strict=True):
+      try:
+        examples.append(self.decode(record))
+      except Exception as error:
+        where = self.files.where(int(index))
+        raise DataError(f"{where}: cannot be decoded: {type(error).__name__}: {error}") from error
+    return stacked(examples)
+
+
+def write_array_record(
+  path: str | pathlib.Path,
+  splits: Mapping[str, Iterable[Mapping[str, Any]] | Mapping[str, np.ndarray]],
+  *,
+  num_classes: int | None = None,
+  records_per_file: int = 100_000,
+  notice: str = "",
+) -> pathlib.Path:
+  """Writes a directory that `dataset.name=array_record` reads; it appears whole or not at all.
+
+  Args:
+    path: the directory, which must not be there yet.
+    splits: "train", "validation" and, if there is one, "test": examples one by one, {"inputs": array, "labels":
+      integer} or with "targets" in place of labels, or whole arrays [n, ...] of each. All alike in shape and dtype.
+    num_classes: labels are below it; needed if there are labels.
+    records_per_file: after so many, a new file begins.
+    notice: what must be said beside every result.
+
+  Raises:
+    DataError: an example is not like the first, or has a label out of range; a split is empty; the directory is there.
+  """
+  folder = as_path(path)
+  if folder.exists():
+    raise DataError(f"{folder} is there already; remove it, or write to another directory")
+  if unknown := sorted(set(splits) - set(SPLITS)):
+    raise DataError(f"unknown split {unknown[0]!r}; there are {', '.join(SPLITS)}")
+  try:
+    with files.replacing_folder(folder) as staging:
+      writer = _Writer(staging, num_classes, records_per_file)
+      written = {split: writer.write(split, _one_by_one(examples)) for split, examples in splits.items()}
+      if missing := [split for split in ("train", "validation") if split not in written]:
+        raise DataError(f"split {missing[0]!r} is missing; there must be train and validation")
+      about = {
+        "format": FORMAT,
+        "fields": [[name, dtype.str, list(shape)] for name, (shape, dtype) in writer.spec.items()],
+        "num_classes": num_classes,
+        "normalization": None if writer.histogram is None else source.histogram_statistics(writer.histogram),
+        "notice": notice,
+        "splits": written,
+      }
+      (staging / _ABOUT).write_text(json.dumps(about, indent=1))
+  except OSError as error:
+    raise DataError(f"cannot write {folder}: {error}") from error
+  return folder
+
+
+class _Writer:
+  def __init__(self, folder: pathlib.Path, num_classes: int | None, records_per_file: int):
+    self._folder, self._num_classes, self._records_per_file = folder, num_classes, records_per_file
+    self.spec: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    self.histogram: np.ndarray | None = None
+
+  def write(self, split: str, examples: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Writes one split; returns its files and how many records each has."""
+    counts: list[int] = []
+    with contextlib.ExitStack() as closing:
+      writer = None
+      for number, example in enumerate(examples):
+        record = self._encoded(f"{split}, example {number}", split, example)
+        if writer is None or counts[-1] == self._records_per_file:
+          closing.close()
+          path = self._folder / f"{split}-{len(counts):05d}"
+          # Each record on its own: they are read in random order.
+          writer = array_record_module().ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+          closing.callback(writer.close)
+          counts.append(0)
+        writer.write(record)
+        counts[-1] += 1
+    if not counts:
+      raise DataError(f"{split}: is empty")
+    names = [f"{split}-{index:05d}-of-{len(counts):05d}.array_record" for index in range(len(counts))]
+    for index, name in enumerate(names):
+      os.replace(self._folder / f"{split}-{index:05d}", self._folder / name)
+    return list(zip(names, counts, strict=True))
+
+  def _encoded(self, where: str, split: str, example: Mapping[str, Any]) -> bytes:
+    try:
+      batch, problems = converted(stacked([example]))
+    except DataError as error:
+      raise DataError(f"{where}: {error}") from None
+    if problems:
+      raise DataError(f"{where}: {'; '.join(problems)}")
+    spec = {key: (array.shape[1:], array.dtype.newbyteorder("<")) for key, array in batch.items()}
+    if not self.spec:
+      self.spec = spec
+      if "labels" in batch and self._num_classes is None:
+        raise DataError("num_classes must be given, since there are labels")
+      if batch["inputs"].dtype == np.uint8:
+        self.histogram = np.zeros((batch["inputs"].shape[-1], 256), np.int64)
+    if spec != self.spec:
+      raise DataError(
+        f"{where}: is {_told(spec)}; the first example is {_told(self.spec)}: bring all to one shape and dtype"
+      )
+    if problem := label_problem(batch, self._num_classes):
+      raise DataError(f"{where}: {problem}")
+    if split == "train" and self.histogram is not None:
+      source.add_to_histogram(self.histogram, batch["inputs"])
+    return b"".join(batch[key].astype(dtype, copy=False).tobytes() for key, (_, dtype) in spec.items())
+
+
+def _told(spec: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
+  return ", ".join(f"{key} {dtype.name}{list(shape)}" for key, (shape, dtype) in spec.items())
+
+
+def _one_by_one(examples: Iterable[Mapping[str, Any]] | Mapping[str, np.ndarray]) -> Iterable[Mapping[str, Any]]:
+  if not isinstance(examples, Mapping):
+    return examples
+  arrays: Mapping[str, np.ndarray] = cast(Any, examples)
+  lengths = {key: len(array) for key, array in arrays.items()}
+  if len(set(lengths.values())) > 1:
+    raise DataError(f"the arrays of a split must be as long as each other; their lengths are {lengths}")
+  return ({key: array[index] for key, array in arrays.items()} for index in range(len(next(iter(arrays.values())))))
+
+
+def _about(folder: pathlib.Path) -> dict[str, Any] | None:
+  path = folder / _ABOUT
+  if not path.exists():
+    return None
+  try:
+    about = json.loads(path.read_text())
+    if about["format"] != FORMAT:
+      raise DataError(f"{path}: has format {about['format']}, this version reads {FORMAT}")
+    if not about["fields"] or not about["splits"]:
+      raise DataError(f"{path}: has no fields or no splits")
+    return about
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    if isinstance(error, DataError):
+      raise
+    raise DataError(f"{path}: is not what write_array_record writes: {type(error).__name__}: {error}") from error

@@ -1,0 +1,79 @@
+"""Datasets of the user's: a function named as "module:function", which needs to import nothing of ours."""
+
+import dataclasses
+import traceback
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import Field, JsonValue
+
+from trialbook.errors import DataError
+from trialbook.input_pipeline.augmentation import Augmentation
+from trialbook.input_pipeline.checked import checked
+from trialbook.input_pipeline.source import Source
+from trialbook.plugin import PluginError, import_attribute
+from trialbook.settings import Host, Settings, Static
+
+PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+  """What a function of the user's may return, where the splits alone do not say everything.
+
+  Attributes:
+    splits: "train", "validation" and, if there is one, "test": each a dict of arrays {"inputs": [n, ...], "labels":
+      integers [n]} (or "targets": numbers [n, k]), or an object with `__len__` and `__getitem__(i)` or
+      `__getitems__(list of i)` that gives such a dict, without the axis n, for each example.
+    num_classes: needed for splits that are not arrays; otherwise 1 + the highest label.
+    normalization: (means, deviations) of the inputs by channel, which the model applies; bytes have one by default.
+    notice: what must be said beside every result, such as that the data are made up.
+  """
+
+  splits: Mapping[str, Any]
+  num_classes: int | None = None
+  normalization: tuple[Any, Any] | None = None
+  notice: str = ""
+
+
+class PluginDataset(Settings):
+  """A function "module:function", called with `kwargs`, that returns a dict of splits, or `Data`.
+
+  For example `{"train": {"inputs": x, "labels": y}, "validation": ...}`. It must give the same on every host and
+  in every process. With `workers`, so many processes call it again and make the batches.
+  """
+
+  name: Static[str] = Field(pattern=PATTERN)
+  kwargs: Static[dict[str, JsonValue]] = Field(default_factory=dict)
+  workers: Host[int] = Field(default=0, ge=0)
+  augmentation: Augmentation | None = None
+
+  def read(self) -> Source:
+    """Calls the function; raises `DataError` that says what is missing."""
+    where = f"dataset.name {self.name!r}"
+    try:
+      build = import_attribute("dataset.name", self.name)
+    except PluginError as error:
+      raise DataError(str(error)) from error
+    if not callable(build):
+      raise DataError(f"{where}: is a {type(build).__name__}; it must be a function")
+    try:
+      built = build(**self.kwargs)
+    except Exception as error:
+      if isinstance(error, DataError):
+        raise
+      raise DataError(f"{where}: {type(error).__name__}: {error}{_place(error)}") from error
+    data = built if isinstance(built, Data) else Data(splits=cast(Any, built))
+    return checked(
+      where,
+      self.name,
+      data.splits,
+      num_classes=data.num_classes,
+      normalization=data.normalization,
+      notice=data.notice,
+    )
+
+
+def _place(error: BaseException) -> str:
+  frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+  return f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""

@@ -1,0 +1,72 @@
+"""Starts the processes of a job and watches over them.
+
+  trialbook launch local --hosts=2 --devices_per_host=2 -- -m trialbook train --workdir=runs/first
+
+What follows `--` are the arguments of the Python interpreter that each host runs. Exit codes are the job's: 0 done;
+2 the user's mistake and 3 infeasible, never retried; 75 try again, when restarting did not help or after SIGTERM;
+130 after Ctrl-C; anything else a bug.
+"""
+
+import argparse
+
+from trialbook.command_line import Parser, run
+from trialbook.launch import Patience, Restarts, run_local
+from trialbook.paths import as_path
+
+
+def main(arguments: list[str]) -> int:
+  """Run the command; return its exit code."""
+  split = arguments.index("--") if "--" in arguments else len(arguments)
+  options = _parser().parse_args(arguments[:split])
+  restarts = Restarts(limit=options.max_restarts, first_delay=options.first_delay, longest_delay=options.longest_delay)
+  patience = Patience(grace=options.grace, kill_after=options.kill_after)
+  return run(
+    options.parser.prog,
+    lambda: run_local(
+      arguments[split + 1 :],
+      options.hosts,
+      options.devices_per_host,
+      workdir=options.workdir,
+      restarts=restarts,
+      patience=patience,
+    ),
+  )
+
+
+def _parser() -> Parser:
+  parser = Parser(prog="trialbook launch", description=__doc__)
+  places = parser.add_subparsers(required=True, metavar="PLACE", parser_class=Parser)
+  local = places.add_parser(
+    "local",
+    help="all hosts on this machine, one process each",
+    usage="trialbook launch local [--hosts=N] [--devices_per_host=N] [flags] -- ARGUMENTS OF PYTHON",
+    description="Runs a job of several hosts on this machine (Linux), as a pod would, and leaves nothing behind.\n"
+    "The job is started again when it leaves with 75 (preempted, a host was lost).",
+    epilog="example: trialbook launch local --hosts=2 -- -m trialbook train --workdir=runs/first",
+  )
+
+  def flag(name: str, default: float, metavar: str, text: str) -> None:
+    what = f"{text} (default {default:g})"
+    local.add_argument(name, type=_at_least_zero(type(default)), default=default, metavar=metavar, help=what)
+
+  flag("--hosts", 1, "N", "number of hosts")
+  flag("--devices_per_host", 1, "N", "number of devices of each host")
+  what = "the job's folder (default: the --workdir among the arguments after `--`)"
+  local.add_argument("--workdir", type=as_path, metavar="DIR", help=what)
+  flag("--max_restarts", 10, "N", "number of restarts in all")
+  flag("--first_delay", 1.0, "SECONDS", "wait before the first restart, doubled for each that follows")
+  flag("--longest_delay", 60.0, "SECONDS", "longest wait before a restart")
+  flag("--grace", 30.0, "SECONDS", "time for the other hosts to leave when one has failed or a signal has come")
+  flag("--kill_after", 5.0, "SECONDS", "time from the SIGTERM that follows the grace to SIGKILL")
+  return parser
+
+
+def _at_least_zero(kind: type):
+  def parse(text: str):
+    value = kind(text)
+    if not 0 <= value < float("inf"):
+      raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return value
+
+  parse.__name__ = {int: "whole number", float: "number"}[kind]
+  return parse

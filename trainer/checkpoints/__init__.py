@@ -1,0 +1,1 @@
+"""States on the disk: written behind the training, verified when read, and where else parameters come from."""

@@ -1,0 +1,352 @@
+"""Checkpoints: written behind the training, verified when read, kept by our own records. Orbax holds the arrays.
+
+A checkpoint is a folder named by its step, holding the state as a flat mapping from names such as
+`params/output/kernel` to arrays, and for each array its shape, dtype and checksum as metadata. The folder gets
+its name by a rename when everything is in it, so one that has a name is whole, or was damaged later.
+"""
+
+import concurrent.futures
+import errno
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from trialbook import files
+from trialbook.errors import ConfigError, UserError
+from trialbook.models.batch_norm import spread
+from trialbook.trainer.checkpoints.array_names import flatten, map_named
+from trialbook.trainer.checkpoints.checksums import by_name, checksums
+from trialbook.trainer.sharding import is_rows, replicated
+
+_ARRAYS = "arrays"
+_LEFTOVERS = (".removed", ".incomplete")
+
+
+class DamagedCheckpointError(Exception):
+  """A checkpoint that cannot be read, or does not hold what was saved."""
+
+
+class OtherStateError(UserError):
+  """A checkpoint that holds another kind of state than the one that is asked for: other names, shapes, dtypes."""
+
+
+def saved_steps(folder: pathlib.Path) -> list[int]:
+  """The steps that have a checkpoint, in order."""
+  names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def find_step(workdir: pathlib.Path, step: str | int) -> int:
+  """The step of a checkpoint by "best", "last" or number. Raises ConfigError, naming those there are."""
+  saved = saved_steps(workdir / "checkpoints")
+  best = (files.read_json(workdir / "best.json") or {}).get("step")
+  found = {"best": best, "last": saved[-1] if saved else None}.get(str(step), step)
+  if str(found) not in map(str, saved):
+    known = ", ".join(map(str, saved)) or "none"
+    raise ConfigError(f"{workdir} has no checkpoint {str(step)!r}; there are: {known}")
+  return int(str(found))
+
+
+class Saver:
+  """Saves states in one background thread; the loop pays for a copy on the device.
+
+  Args:
+    folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
+    to_keep: the steps among those given that are to stay; asked after each evaluation, everything else goes.
+    tell: called in the thread with the steps that are committed, before any of them goes.
+    lead: whether this is the host that decides and removes; all hosts save.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    to_keep: Callable[[list[int]], Iterable[int]],
+    tell: Callable[[list[int]], None],
+    *,
+    lead: bool = True,
+  ):
+    if lead:
+      folder.mkdir(exist_ok=True)
+    for path in folder.iterdir() if lead else ():
+      if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
+        shutil.rmtree(path, ignore_errors=True)
+    self._folder, self._to_keep, self._tell, self._lead = folder, to_keep, tell, lead
+    self._checkpointer = _orbax().AsyncCheckpointer(_handler())
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+    self._saving: concurrent.futures.Future[None] | None = None
+
+  def save(self, step: int, state: Any) -> None:
+    """Starts saving; waits for the save before it, if that is not finished.
+
+    Raises:
+      OSError: if the save before this one failed; nothing that was committed is affected.
+    """
+    self.wait()
+    # The state's buffers are given to the next step, so what is written must be a copy.
+    arrays, sums = _copy_with_checksums(flatten(state))
+    if jax.process_count() == 1:
+      self._saving = self._thread.submit(self._write, step, arrays, sums)
+    else:
+      # Orbax begins with a collective among the hosts, which must not fall between those of the training.
+      self._begin(step, arrays, sums)
+      self._saving = self._thread.submit(self._finish, step)
+
+  def skip(self) -> None:
+    """Tells of an evaluation whose state is not saved. Raises OSError as `save`."""
+    self.wait()
+    self._saving = self._thread.submit(self._settle)
+
+  def wait(self) -> None:
+    """Returns when what was started is committed. Raises OSError if it failed."""
+    if self._saving is not None:
+      saving, self._saving = self._saving, None
+      saving.result()
+
+  def __enter__(self) -> "Saver":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    """Waits, whatever came of the last save, and ends the thread."""
+    self._thread.shutdown()
+    self._checkpointer.close()
+
+  def _write(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
+    self._begin(step, arrays, sums)
+    self._finish(step)
+
+  def _begin(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
+    known = by_name(arrays, sums)
+    described = {
+      name: {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": known[name]}
+      for name, array in arrays.items()
+    }
+    path = self._folder / str(step)
+    _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
+    try:
+      self._checkpointer.save(
+        path.resolve(), args=_orbax().args.PyTreeSave(arrays), custom_metadata={_ARRAYS: described}
+      )
+    except Exception as error:
+      raise _as_os_error(error, path) from error
+
+  def _finish(self, step: int) -> None:
+    try:
+      self._checkpointer.wait_until_finished()
+    except Exception as error:
+      raise _as_os_error(error, self._folder / str(step)) from error
+    self._settle()
+
+  def _settle(self) -> None:
+    if not self._lead:
+      return
+    saved = saved_steps(self._folder)
+    self._tell(saved)
+    for other in set(saved) - set(self._to_keep(saved)):
+      # Renamed first, so that an interruption leaves no half of a checkpoint under a step's name.
+      doomed = self._folder / f"{other}.removed"
+      (self._folder / str(other)).rename(doomed)
+      shutil.rmtree(doomed)
+
+
+def describe(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """Name -> shape, dtype, checksum of each array in a checkpoint. Raises DamagedCheckpointError."""
+  try:
+    metadata = _checkpointer().metadata(path.resolve())
+    return dict(metadata.custom_metadata[_ARRAYS])
+  except Exception as error:
+    raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {_first_line(error)}") from error
+
+
+def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
+  """Compares what a checkpoint holds with what it is to be restored into: names, shapes and dtypes.
+
+  Args:
+    path: the checkpoint.
+    template: a tree of `jax.ShapeDtypeStruct`.
+    whole: whether the checkpoint may hold nothing else.
+
+  Raises:
+    OtherStateError: with the differences.
+    DamagedCheckpointError: if its metadata cannot be read.
+  """
+  saved, wanted = describe(path), flatten(template)
+  differences = [
+    f"{name}: the checkpoint has {shown(saved.get(name))}, wanted is {shown(wanted.get(name))}"
+    for name in sorted(wanted.keys() | (saved.keys() if whole else set()))
+    if name not in wanted or not fits(name, saved.get(name), wanted[name])
+  ]
+  if differences:
+    raise OtherStateError(f"{path} was saved by another model or optimizer: {'; '.join(first_few(differences))}")
+
+
+def fits(name: str, saved: Mapping[str, Any] | None, wanted: Any) -> bool:
+  """Whether an array as `describe` tells of it can be restored as one of the wanted shape and dtype.
+
+  Statistics that every replica has for itself (`ROWS`) may be those of another number of replicas. An average may be
+  in another floating-point dtype: it is float32 or wider, and the parameters that start from it may not be.
+  """
+  if saved is None:
+    return False
+  shape, dtypes = tuple(saved["shape"]), (jnp.dtype(saved["dtype"]), wanted.dtype)
+  fits_dtype = dtypes[0] == dtypes[1] or (
+    name.startswith("average/") and all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+  )
+  return fits_dtype and (shape == wanted.shape or (is_rows(name) and shape[1:] == wanted.shape[1:]))
+
+
+def shown(array: Any) -> str:
+  """Dtype and shape of an array, one that `describe` tells of or a `jax.ShapeDtypeStruct`; None is no array."""
+  if array is None:
+    return "no such array"
+  dtype, shape = (array["dtype"], array["shape"]) if isinstance(array, Mapping) else (array.dtype, array.shape)
+  return f"{dtype}{list(shape)}"
+
+
+def first_few(differences: list[str]) -> list[str]:
+  """At most five, and how many more there are."""
+  more = len(differences) - 5
+  return [*differences[:5], f"and {more} more arrays"] if more > 0 else differences
+
+
+def restore(path: pathlib.Path, template: Any) -> Any:
+  """A state, or a part of one, from a checkpoint, laid out as the template says, every checksum verified.
+
+  Any layout is restored from any other. Rows of another number of replicas are replaced by their mean, by
+  `trialbook.models.batch_norm.spread`, and an average of another dtype is cast, after they were verified.
+
+  Args:
+    path: the checkpoint.
+    template: a tree of `jax.ShapeDtypeStruct` with shardings.
+
+  Raises:
+    OtherStateError: as `check`.
+    DamagedCheckpointError: if it cannot be read, or a checksum differs.
+  """
+  check(path, template, whole=False)
+  described, wanted = describe(path), flatten(template)
+  # As they were saved; and rows whole, since another number of replicas need not divide the devices.
+  strange = {
+    name: jax.ShapeDtypeStruct(
+      saved["shape"], saved["dtype"], sharding=replicated(leaf.sharding.mesh) if is_rows(name) else leaf.sharding
+    )
+    for name, leaf in wanted.items()
+    if (saved := described[name]) and (tuple(saved["shape"]), saved["dtype"]) != (leaf.shape, str(leaf.dtype))
+  }
+  asked = wanted | strange
+  arguments = _orbax().args.PyTreeRestore(
+    asked,
+    restore_args=_orbax().checkpoint_utils.construct_restore_args(asked),
+    partial_restore=len(asked) < len(described),
+  )
+  try:
+    arrays = _checkpointer().restore(path.resolve(), args=arguments)
+  except Exception as error:
+    raise DamagedCheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+  arrays = {name: arrays[name] for name in asked}
+  found = by_name(arrays, _checksums(arrays))
+  wrong = [name for name in arrays if found[name] != described[name]["checksum"]]
+  if wrong:
+    raise DamagedCheckpointError(f"{path}: the checksum of {', '.join(wrong[:3])} differs from the one saved")
+  if strange:
+    arrays |= _converted({name: arrays[name] for name in strange}, {name: wanted[name] for name in strange})
+  return map_named(lambda name, _: arrays[name], template)
+
+
+def _converted(saved: dict[str, jax.Array], wanted: dict[str, Any]) -> dict[str, jax.Array]:
+  """Rows for the wanted numbers of replicas, and all in the wanted dtypes, where they are wanted."""
+
+  def one(name: str, array: jax.Array) -> jax.Array:
+    array = spread(array, wanted[name].shape[0]) if is_rows(name) else array
+    return array.astype(wanted[name].dtype)
+
+  def convert(saved: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: one(name, array) for name, array in saved.items()}
+
+  return jax.jit(convert, out_shardings={name: leaf.sharding for name, leaf in wanted.items()})(saved)
+
+
+def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | None:
+  """The newest checkpoint that is whole, as (step, state); None if there has never been one.
+
+  Raises:
+    UserError: if there are checkpoints, and none of them can be read.
+    OtherStateError: as `check`.
+  """
+  steps = saved_steps(folder)
+  damages = []
+  for step in reversed(steps):
+    try:
+      check(folder / str(step), template, whole=True)
+      return step, restore(folder / str(step), template)
+    except DamagedCheckpointError as error:
+      logging.error("damaged checkpoint: %s", error)
+      damages.append(str(error))
+  if damages:
+    raise UserError(
+      [*damages, f"no checkpoint in {folder} can be read; remove the workdir to start from the beginning"]
+    )
+  return None
+
+
+def set_aside_after(folder: pathlib.Path, step: int) -> None:
+  """Renames the checkpoints of later steps, which could not be read: the run goes on another way from `step`."""
+  for later in saved_steps(folder):
+    if later > step:
+      damaged = folder / f"{later}.damaged"
+      shutil.rmtree(damaged, ignore_errors=True)
+      (folder / str(later)).rename(damaged)
+
+
+_checksums = jax.jit(checksums)
+
+
+@jax.jit
+def _copy_with_checksums(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
+  return jax.tree.map(jnp.copy, arrays), checksums(arrays)
+
+
+def _orbax() -> Any:
+  """Return Orbax, which takes half a second to import: mistakes in a config are reported without it."""
+  import orbax.checkpoint
+
+  return orbax.checkpoint
+
+
+def _checkpointer() -> Any:
+  return _orbax().Checkpointer(_handler())
+
+
+def _handler() -> Any:
+  from orbax.checkpoint import type_handlers
+
+  # By default a replicated array is cut into pieces, one for each device to write, by programs that have to be
+  # compiled first, and the sharding is written, which a restore is told anyway.
+  handler = type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
+  return _orbax().PyTreeCheckpointHandler(
+    type_handler_registry=type_handlers.create_type_handler_registry((jax.Array, handler))
+  )
+
+
+def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
+  """Raises OSError if a checkpoint of this size does not fit: Orbax would tell it by pages of stack traces."""
+  needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
+  if free < needed:
+    text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
+    raise OSError(errno.ENOSPC, text)
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _as_os_error(error: Exception, path: pathlib.Path) -> OSError:
+  """Orbax passes on a full disk as a text, with whatever type its writer has."""
+  if isinstance(error, OSError) and error.errno is not None:
+    return error
+  full = "no space left" in str(error).lower() or "resource_exhausted" in str(error).lower()
+  return OSError(errno.ENOSPC if full else errno.EIO, f"{path} could not be saved: {_first_line(error)}")

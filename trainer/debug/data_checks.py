@@ -1,0 +1,119 @@
+"""Checks of the data: what the model sees, what it is to say, and how the two belong together."""
+
+import numpy as np
+
+from trialbook.models import MlpConfig
+from trialbook.trainer.debug.session import Session, Verdict
+from trialbook.trainer.tasks import LanguageModel
+
+LARGEST_MEAN, SMALLEST_DEVIATION, LARGEST_DEVIATION = 10.0, 0.03, 30.0
+"""Of what a network sees: initializers suppose a mean of 0 and a deviation of 1; bytes as they are have 50 to 100."""
+SHARED = 0.05
+"""Share of validation examples in the training set that is too much for an accident."""
+REPEATING = 16
+"""Inputs of fewer numbers repeat by themselves."""
+BALANCED = 100
+"""A class should be among so many times as many examples as there are classes, unless it is rare."""
+NEXT = 0.99
+"""Share of labels that must be the next input, so that a model of the next symbol is learned."""
+
+
+def inputs_are_scaled(session: Session) -> Verdict:
+  """Whether inputs are finite, differ, and are of the size that initializers suppose."""
+  inputs = session.train["inputs"]
+  if (inputs[1:] == inputs[:1]).all():
+    return Verdict(passed=False, seen=f"all {len(inputs)} are the same", remedy="the dataset's reading of inputs")
+  if inputs.dtype == np.int32:
+    low, high, classes = int(inputs.min()), int(inputs.max()), session.info.num_classes
+    symbols = classes if isinstance(session.config.task, LanguageModel) else None
+    return Verdict(
+      passed=symbols is None or (low >= 0 and high < symbols),
+      seen=f"symbols from {low} to {high}" + ("" if symbols is None else f" of {symbols}"),
+      remedy="a model has a vector for each symbol that is among the classes",
+    )
+  numbers = inputs.astype(np.float32)
+  if session.info.normalization is not None:
+    mean, deviation = (np.asarray(x, np.float32) for x in session.info.normalization)
+    numbers = (numbers - mean) / deviation
+  numbers = numbers.reshape(-1, numbers.shape[-1])
+  if not np.isfinite(numbers).all():
+    count = int((~np.isfinite(numbers)).sum())
+    remedy = "how missing values are filled in, before examples are given to the dataset"
+    return Verdict(passed=False, seen=f"{count} numbers are not finite", remedy=remedy)
+  model = session.config.model
+  # Columns of codes are embedded, whatever their size.
+  codes = [column.column for column in model.embeddings] if isinstance(model, MlpConfig) else []
+  numbers = np.delete(numbers, codes, axis=1) if numbers.shape[1] > len(codes) else np.zeros((2, 0), np.float32)
+  if not numbers.size:
+    return Verdict(passed=True, seen="codes only")
+  means, deviations = np.abs(numbers.mean(axis=0)), numbers.std(axis=0)
+  return Verdict(
+    passed=means.max() <= LARGEST_MEAN and SMALLEST_DEVIATION <= deviations.max() <= LARGEST_DEVIATION,
+    seen=f"as the model sees them: deviation {deviations.min():.2g} to {deviations.max():.2g} over channels,"
+    f" largest mean {means.max():.2g}",
+    remedy="give the dataset a normalization: mean and standard deviation of each channel (last axis)",
+  )
+
+
+def labels_are_plausible(session: Session) -> Verdict:
+  """Whether labels or targets vary, every class is there, and targets are of the size that outputs begin with."""
+  if "targets" in session.train:
+    targets = session.train["targets"]
+    if not np.isfinite(targets).all():
+      return Verdict(passed=False, seen="some targets are not finite", remedy="how missing values are read")
+    means, deviations = np.abs(targets.mean(axis=0)), targets.std(axis=0)
+    return Verdict(
+      passed=means.max() <= LARGEST_MEAN
+      and deviations.min() >= SMALLEST_DEVIATION
+      and deviations.max() <= LARGEST_DEVIATION,
+      seen=f"targets have deviations {deviations.min():.2g} to {deviations.max():.2g}, largest mean {means.max():.2g}",
+      remedy="standardise the targets: outputs begin near 0 ± 1, and each step moves them by about the learning rate",
+    )
+  labels, classes = session.train["labels"], session.info.num_classes or 1
+  counts = np.bincount(labels.ravel(), minlength=classes)
+  present, missing = int((counts > 0).sum()), np.flatnonzero(counts == 0)
+  whole = len(labels) == session.info.examples["train"] or len(labels) >= BALANCED * classes
+  # Of the symbols of a text, many are never used.
+  gaps = len(missing) > 0 and whole and not session.info.label_shape
+  among = f"{len(labels):,} training examples"
+  seen = f"{present} of {classes} classes among {among}, the commonest {counts.max() / counts.sum():.0%} of labels"
+  if gaps:
+    seen += f"; no example of class {', '.join(map(str, missing[:5]))}"
+  return Verdict(
+    passed=present > 1 and not gaps,
+    seen=seen,
+    remedy="whether labels begin at 0, and how they are read",
+  )
+
+
+def splits_are_apart(session: Session) -> Verdict | None:
+  """Whether validation examples are not training examples, too."""
+  if session.train["inputs"][0].size < REPEATING:
+    return None
+  known = {row.tobytes() for row in session.train["inputs"]}
+  shared = float(np.mean([row.tobytes() in known for row in session.validation["inputs"]]))
+  return Verdict(
+    passed=shared <= SHARED,
+    seen=f"{shared:.1%} of {len(session.validation['inputs']):,} validation inputs are among"
+    f" {len(session.train['inputs']):,} training inputs",
+    remedy="how the splits are made: what was learned by heart would count as generalization",
+  )
+
+
+def labels_are_next(session: Session) -> Verdict | None:
+  """Whether a language model's label at each position is the next input, and not the input itself."""
+  if (
+    not isinstance(session.config.task, LanguageModel) or session.train["inputs"].shape != session.train["labels"].shape
+  ):
+    return None
+  inputs, labels = session.train["inputs"], session.train["labels"]
+  if inputs.shape[1] < 2:
+    return None
+  same, following = float(np.mean(labels == inputs)), float(np.mean(labels[:, :-1] == inputs[:, 1:]))
+  return Verdict(
+    passed=following >= NEXT,
+    seen=f"labels are the next input at {following:.0%} of positions, the input itself at {same:.0%}",
+    remedy="labels must be the inputs moved by one: there is nothing to learn where the answer is given"
+    if same >= NEXT
+    else "labels must be the inputs moved by one, from the same row",
+  )

@@ -1,0 +1,156 @@
+"""Checks that train: that examples can be learned by heart, at which rate, and that others profit."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from trialbook.input_pipeline.source import Batch
+from trialbook.trainer.debug.session import LEARNED, Session, Verdict
+
+FAR = 10.0
+"""A loss of more than so many times that of a guess is none that training passes through, but divergence."""
+LEARNING_STEPS, LEARNING_RATES = 200, (1e-3, 1e-2, 1e-4)
+"""Of Adam, to learn a few examples: the usual rate, a larger one for small models, a smaller one for deep ones."""
+RATE_STEPS, RATE_FACTORS = 30, (1.0, 1e-1, 1e-2, 1e-3)
+"""Steps with each share of the config's learning rate."""
+PROBE_STEPS = 400
+"""Calm steps after which a model that can predict other examples does so better than by chance."""
+DEVIATIONS = 3.0
+"""Standard deviations above chance that count as better: by luck alone, once in 700 times."""
+FEW_OF_A_CLASS = 10
+"""With fewer training examples of each class in the sample, nothing need be learned from them."""
+MOST_FEATURES = 2**14
+"""Numbers of an input that the probe looks at; of larger inputs, so many at even distances."""
+
+_NO_STEPS = Verdict(passed=None, seen="takes more steps than are sensible without jit")
+
+
+def a_batch_can_be_learned(session: Session) -> Verdict:
+  """Whether a few examples can be learned by heart, without anything that disturbs."""
+  if session.eager:
+    return _NO_STEPS
+  batch = session.calm_batch(0)
+  guess, best = session.loss(session.guess(batch), batch), float("inf")
+  for learning_rate in LEARNING_RATES:
+    steps = session.calm_steps(itertools.repeat(batch, LEARNING_STEPS), learning_rate)
+    for step, (_, metrics) in enumerate(steps, 1):
+      best = min(best, metrics["train/loss"])
+      if best <= LEARNED * guess:
+        return Verdict(
+          passed=True,
+          seen=f"loss of {len(batch['inputs'])} examples {guess:.3g} → {best:.3g} in {step} steps"
+          f" (Adam, learning rate {learning_rate:g})",
+        )
+  return Verdict(
+    passed=False,
+    seen=f"the loss of {len(batch['inputs'])} examples falls from {guess:.3g}, that of a guess, to no less than"
+    f" {best:.3g} in {LEARNING_STEPS} steps with Adam at {', '.join(f'{rate:g}' for rate in LEARNING_RATES)}",
+    remedy="whether the loss fits the outputs, the inputs reach the last layer, and the model is large enough",
+  )
+
+
+def learning_rate_fits(session: Session) -> Verdict:
+  """Whether the config's own optimizer, at its highest learning rate, lowers the loss of one batch."""
+  if session.eager:
+    return _NO_STEPS
+  batch, base = session.dataset.train_batch(0), session.config.optimizer.learning_rate
+  guess, tried = session.loss(session.guess(batch), batch), []
+  for factor in RATE_FACTORS:
+    losses = _own_losses(session, batch, factor)
+    last, largest = float(np.mean(losses[-5:])), float(np.max(losses))
+    tried.append(f"{losses[0]:.3g} → {last:.3g} (at most {largest:.3g}) at {factor * base:.3g}")
+    if np.isfinite(last) and last < losses[0] and largest < FAR * max(guess, losses[0]):
+      largest_rate = "" if factor == 1 else f"; the largest that lowers the loss is {factor * base:.3g}"
+      return Verdict(
+        passed=factor == 1,
+        seen=f"loss over {RATE_STEPS} steps on one batch: {', '.join(tried)}{largest_rate}",
+        remedy=f"optimizer.learning_rate = {base:g} is too high: begin with {factor * base:.3g} or less",
+      )
+  return Verdict(
+    passed=False,
+    seen=f"loss over {RATE_STEPS} steps on one batch: {', '.join(tried)}",
+    remedy="the optimizer's other settings; Adam at a usual learning rate does lower the loss",
+  )
+
+
+def _own_losses(session: Session, batch: Batch, factor: float) -> np.ndarray:
+  settings = dict(session.settings)
+  settings["optimizer.learning_rate"] = settings["optimizer.learning_rate"] * np.float32(factor)
+  # A warmup of any length is compressed, so that the highest learning rate is reached soon.
+  settings["schedule.warmup_steps"] = jnp.minimum(settings["schedule.warmup_steps"], RATE_STEPS // 2)
+  state, losses = session.state, []
+  for _ in range(RATE_STEPS):
+    state, metrics = session.program("own_step")(state, settings, batch)
+    losses.append(metrics["train/loss"])
+  return np.asarray(losses, np.float32)
+
+
+def inputs_predict(session: Session) -> Verdict | None:
+  """Whether what is learned from training examples helps on validation examples, as it does if rows belong together.
+
+  First by kernel ridge regression on the inputs themselves, which takes milliseconds; where that fails, by the model.
+  """
+  if session.info.label_shape:
+    return None
+  kind = "labels" if "labels" in session.train else "targets"
+  classes = session.info.num_classes or 1
+  if kind == "labels" and len(session.train[kind]) < FEW_OF_A_CLASS * classes:
+    seen = f"{len(session.train[kind])} training examples of {classes} classes are too few to tell"
+    return Verdict(passed=None, seen=seen)
+  predicted = _probe(session.train, session.validation, kind, classes)
+  score, chance, enough = _score(predicted, session.validation[kind], kind)
+  what = "accuracy on validation" if kind == "labels" else "correlation with the targets on validation"
+  seen = f"{what} of a simple probe {score:.3f}, by chance {chance:.3f}, needed {enough:.3f}"
+  if score < enough and not session.eager:
+    size = len(session.calm_batch(0)["inputs"])
+    batches = (session.calm_batch(index) for index in range(PROBE_STEPS))
+    *_, (state, _) = session.calm_steps(batches)
+    inputs = session.validation["inputs"]
+    rows = len(session.probed["inputs"])
+    parts = [session.outputs(state, inputs[i : i + rows])[0] for i in range(0, len(inputs) - rows + 1, rows)]
+    score, chance, enough = _score(np.concatenate(parts), session.validation[kind][: rows * len(parts)], kind)
+    seen += f"; of the model after {PROBE_STEPS} steps of {size} examples {score:.3f}, needed {enough:.3f}"
+  return Verdict(
+    passed=score >= enough,
+    seen=seen,
+    remedy="are inputs and labels of one row from the same example, in both splits? (A hard task looks the same.)",
+  )
+
+
+def _score(predicted: np.ndarray, truth: np.ndarray, kind: str) -> tuple[float, float, float]:
+  """How well predictions [N, K] fit; what chance gives; and what counts as better than that."""
+  if kind == "labels":
+    chance = float(np.bincount(truth).max() / len(truth))
+    margin = DEVIATIONS * np.sqrt(chance * (1 - chance) / len(truth))
+    return float(np.mean(predicted.argmax(axis=-1) == truth)), chance, min(chance + margin, 1.0)
+  usable = [k for k in range(truth.shape[1]) if np.ptp(truth[:, k]) > 0 and np.ptp(predicted[:, k]) > 0]
+  correlations = [np.corrcoef(predicted[:, k], truth[:, k])[0, 1] for k in usable]
+  return float(max(correlations, default=0.0)), 0.0, DEVIATIONS / np.sqrt(len(truth))
+
+
+def _probe(train: Batch, validation: Batch, kind: str, classes: int) -> np.ndarray:
+  """Predictions [N, classes or targets] of ridge regression with a Gaussian kernel as wide as the median distance."""
+  known, asked = (_features(batch["inputs"], classes) for batch in (train, validation))
+  center, scale = known.mean(axis=0), known.std(axis=0) + 1e-6
+  known, asked = ((x - center) / scale for x in (known, asked))
+  answers = np.eye(classes)[train[kind]] if kind == "labels" else train[kind].astype(np.float64)
+  mean = answers.mean(axis=0)
+
+  def distances(x: np.ndarray) -> np.ndarray:
+    squares = np.sum(x * x, axis=1)[:, None] + np.sum(known * known, axis=1) - 2 * x @ known.T
+    return np.maximum(squares, 0).astype(np.float64)
+
+  own = distances(known)
+  width = max(float(np.median(own)), 1e-6)
+  weights = np.linalg.solve(np.exp(-own / width) + 0.1 * np.eye(len(known)), answers - mean)
+  return np.exp(-distances(asked) / width) @ weights + mean
+
+
+def _features(inputs: np.ndarray, classes: int) -> np.ndarray:
+  """Float32 [N, numbers]: of symbols how often each comes, of other inputs the numbers themselves."""
+  if inputs.dtype == np.int32 and inputs.ndim == 2:
+    symbols = min(int(inputs.max()) + 1, MOST_FEATURES)
+    return np.stack([np.bincount(row[row < symbols], minlength=symbols) for row in inputs]).astype(np.float32)
+  flat = inputs.reshape(len(inputs), -1)
+  return flat[:, :: -(-flat.shape[1] // MOST_FEATURES)].astype(np.float32)

@@ -1,0 +1,202 @@
+"""Checks of the model and of the loss: what they compute, and what reaches what."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from trialbook.trainer.checkpoints.array_names import flatten
+from trialbook.trainer.debug.layer_calls import differ, first_difference, first_not_finite
+from trialbook.trainer.debug.session import LEARNED, Session, Verdict
+from trialbook.trainer.tasks import LanguageModel
+
+CLOSE = 1e-4
+"""Differences below this share of the largest number are rounding; what leaks between examples is far larger."""
+LOW, HIGH, FAR = 0.3, 2.0, 10.0
+"""Initial losses are usual from LOW times that of a guess to HIGH above it, since logits of deviation s cost about
+s²/2; those of targets, which have no unit, to FAR times it."""
+LOSS_BATCHES = 4
+"""Batches over which the initial loss is averaged."""
+CLOSE_LOOK = 8
+"""Examples with which the first layer that does something wrong is looked for."""
+
+
+def gives_logits(session: Session) -> Verdict | None:
+  """Whether the outputs, and what the loss makes of them, are logits and not probabilities."""
+  if "labels" not in session.train or session.calm.network.num_outputs != session.info.num_classes:
+    return None
+  outputs, _ = session.outputs(session.state, session.probed["inputs"])
+  if outputs.min() >= 0 and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3):
+    return Verdict(
+      passed=False,
+      seen="the model's outputs are between 0 and 1 and add up to 1: probabilities",
+      remedy="the loss applies softmax itself: return what goes into the model's own softmax",
+    )
+  batch = session.calm_batch(0)
+  certain = 50 * np.eye(outputs.shape[-1], dtype=np.float32)[batch["labels"]]
+  loss, guess = session.loss(certain, batch), session.loss(session.guess(batch), batch)
+  return Verdict(
+    passed=loss <= LEARNED * guess,
+    seen=f"outputs from {outputs.min():.2g} to {outputs.max():.2g};"
+    f" the loss of certain and right outputs is {loss:.2g}, that of a guess {guess:.2g}",
+    remedy="the task's loss does not reward right logits: does it apply softmax a second time, or shift the labels?",
+  )
+
+
+def is_finite(session: Session) -> Verdict:
+  """Whether parameters, outputs, losses and gradients are finite, initially and for a few steps; if not, where."""
+  bad = [name for name, value in flatten(session.state["params"]).items() if not np.isfinite(np.asarray(value)).all()]
+  if bad:
+    return Verdict(passed=False, seen=f"initial values of {_list(bad)}", remedy="the initializer of that parameter")
+  inputs, before = session.probed["inputs"], session.calm_state
+  remedy = "what the layer divides by, or takes the logarithm or root of, for these numbers"
+  for step, (after, metrics) in enumerate(session.few):
+    if not np.isfinite([metrics["train/loss"], metrics["grad_norm"]]).all():
+      batch = session.calm_batch(step)
+      if place := first_not_finite(session.forward(before, batch["inputs"], train=True)):
+        return Verdict(passed=False, seen=f"at step {step}, first in {place}", remedy=remedy)
+      return _backward(session, step, after, metrics)
+    before = after
+  for step, state in ((0, session.state), (session.few_steps, session.trained)):
+    if not np.isfinite(session.outputs(state, inputs)[0]).all():
+      place = first_not_finite(session.forward(state, inputs, train=False)) or "the compiled program only"
+      return Verdict(passed=False, seen=f"at step {step} with train=False, first in {place}", remedy=remedy)
+  first, last = (session.few[index][1] for index in (0, -1))
+  return Verdict(
+    passed=True,
+    seen=f"over {session.few_steps} steps; loss {first['train/loss']:.3g} to {last['train/loss']:.3g},"
+    f" gradient norm {first['grad_norm']:.3g} to {last['grad_norm']:.3g}",
+  )
+
+
+def _backward(session: Session, step: int, after: dict, metrics: dict[str, float]) -> Verdict:
+  if not np.isfinite(metrics["train/loss"]):
+    return Verdict(
+      passed=False,
+      seen=f"at step {step} the loss is {metrics['train/loss']}, of outputs that are finite",
+      remedy="the task's loss: what it divides by, or takes the logarithm of",
+    )
+  moments = flatten(after["opt_state"]["first_moment"])
+  bad = [name for name, value in moments.items() if not np.isfinite(np.asarray(value)).all()]
+  return Verdict(
+    passed=False,
+    seen=f"at step {step} the gradient of {_list(bad)}; the loss is {metrics['train/loss']:.3g}",
+    remedy="derivatives that do not exist, such as that of a root or a norm at 0, behind the last of these layers",
+  )
+
+
+def starts_as_a_guess(session: Session) -> Verdict:
+  """Whether the initial loss is near that of outputs that know nothing: log(classes) for the cross-entropy."""
+  batches = [session.calm_batch(index) for index in range(1 if session.eager else LOSS_BATCHES)]
+  losses = [next(session.calm_steps([batch]))[1]["train/loss"] for batch in batches]
+  loss, guess = float(np.mean(losses)), float(np.mean([session.loss(session.guess(batch), batch) for batch in batches]))
+  upper = FAR * guess if "targets" in session.train else guess + HIGH
+  if "labels" in session.train:
+    is_log = np.isclose(guess, np.log(session.calm.network.num_outputs), rtol=1e-3)
+    what = f"log({session.calm.network.num_outputs}) = {guess:.4g}" if is_log else f"{guess:.4g}, that of a guess"
+  else:
+    what = f"{guess:.4g}, that of the targets' mean"
+  too_high = loss > upper
+  return Verdict(
+    passed=not too_high and loss >= (0 if "targets" in session.train else LOW * guess),
+    seen=f"{loss:.4g}; expected near {what}",
+    remedy="the scale of the inputs, of the targets and of the last layer's initial values, and normalization layers"
+    if too_high
+    else "how the model can know: are the labels among its inputs?",
+  )
+
+
+def gradients_reach_all(session: Session) -> Verdict:
+  """Whether every parameter that is not frozen has a gradient other than exactly zero."""
+  names = [name for name in flatten(session.state["params"]) if not session.is_frozen(name)]
+  missing = [name for name in session.without_gradient() if name in names]
+  return Verdict(
+    passed=not missing,
+    seen=f"none reaches {_list(missing)}" if missing else f"all {len(names)} arrays within {session.few_steps} steps",
+    remedy="is the layer called, and its result used? stop_gradient, argmax, rounding, an integer dtype on the way?",
+  )
+
+
+def steps_repeat(session: Session) -> Verdict:
+  """Whether the same step, taken twice, gives the same numbers."""
+  state, metrics = next(session.calm_steps([session.calm_batch(0)]))
+  first, again = ({**flatten(s["params"]), "loss": m["train/loss"]} for s, m in (session.few[0], (state, metrics)))
+  pairs = {name: (np.asarray(first[name], np.float32), np.asarray(again[name], np.float32)) for name in first}
+  different = [name for name, (one, two) in pairs.items() if differ(one, two, CLOSE)]
+  exact = all(np.array_equal(one, two) for one, two in pairs.values())
+  return Verdict(
+    passed=not different,
+    seen=f"{_list(different)} differ" if different else f"{'bit for bit' if exact else f'to a share of {CLOSE}'}",
+    remedy="random numbers that do not come from the model's rngs, or state that is kept outside of its variables",
+  )
+
+
+def evaluation_repeats(session: Session) -> Verdict:
+  """Whether outputs with train=False depend on no random numbers, and leave the model's variables alone."""
+  state, inputs = session.trained, session.probed["inputs"]
+  (first, variables), (again, _) = (session.outputs(state, inputs, seed) for seed in (0, 1))
+  if differ(first, again, CLOSE):
+
+    def with_seed(seed: int) -> Callable[[], object]:
+      return session.forward(state, inputs[:CLOSE_LOOK], train=False, seed=seed)
+
+    place = first_difference(with_seed(0), with_seed(1), lambda array: array, CLOSE)
+    remedy = "dropout must be off where train=False"
+    return Verdict(passed=False, seen=f"outputs with train=False are random, first in {place}", remedy=remedy)
+  before, after = flatten(state["variables"]), flatten(variables)
+  moved = [name for name in before if not np.array_equal(np.asarray(before[name]), np.asarray(after[name]))]
+  return Verdict(
+    passed=not moved,
+    seen=f"an evaluation changes {_list(moved)}" if moved else "the same outputs twice, no variable changed",
+    remedy="statistics must move where train=True only",
+  )
+
+
+def examples_are_independent(session: Session) -> Verdict:
+  """Whether each example's outputs stay where the other examples of its batch are replaced, with train=False."""
+  state, inputs = session.trained, session.probed["inputs"]
+  if len(inputs) < 2:
+    return Verdict(passed=None, seen="there is one validation example only")
+  others = inputs.copy()
+  others[1::2] = session.train["inputs"][np.arange(len(others[1::2])) % len(session.train["inputs"])]
+  first, again = (session.outputs(state, x)[0][::2] for x in (inputs, others))
+  largest = float(np.max(np.abs(first - again)))
+  if not differ(first, again, CLOSE):
+    return Verdict(passed=True, seen=f"outputs change by at most {largest:.1g} where every other example is replaced")
+
+  def kept(array: np.ndarray) -> np.ndarray | None:
+    return array[::2] if array.ndim and len(array) == CLOSE_LOOK else None
+
+  one, two = (session.forward(state, x[:CLOSE_LOOK], train=False) for x in (inputs, others))
+  return Verdict(
+    passed=False,
+    seen=f"outputs change by {largest:.2g} where other examples are replaced, first in"
+    f" {first_difference(one, two, kept, CLOSE)}",
+    remedy="over which axes it normalizes or averages, and whether it uses the batch's statistics with train=False",
+  )
+
+
+def positions_are_causal(session: Session) -> Verdict | None:
+  """Whether a language model's outputs at a position stay where later inputs are replaced."""
+  if not isinstance(session.config.task, LanguageModel) or session.info.input_shape[0] < 2:
+    return None
+  state, inputs, half = session.trained, session.probed["inputs"], session.info.input_shape[0] // 2
+  others = inputs.copy()
+  others[:, half:] = np.roll(others[:, half:], 1, axis=0)[:, ::-1]
+  first, again = (session.outputs(state, x)[0][:, :half] for x in (inputs, others))
+  if not differ(first, again, CLOSE):
+    return Verdict(passed=True, seen=f"outputs up to position {half} stay where inputs behind it are replaced")
+
+  def earlier(array: np.ndarray) -> np.ndarray | None:
+    return array[:, :half] if array.ndim > 1 and array.shape[1] == inputs.shape[1] else None
+
+  one, two = (session.forward(state, x[:CLOSE_LOOK], train=False) for x in (inputs, others))
+  return Verdict(
+    passed=False,
+    seen=f"outputs up to position {half} change by {np.max(np.abs(first - again)):.2g} where inputs behind it are"
+    f" replaced, first in {first_difference(one, two, earlier, CLOSE)}",
+    remedy="the mask of attention, the padding of convolutions, and over which axes it normalizes",
+  )
+
+
+def _list(names: list[str]) -> str:
+  return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

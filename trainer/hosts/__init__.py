@@ -1,0 +1,1 @@
+"""The processes that train together: how they find, await, guard and compare each other."""

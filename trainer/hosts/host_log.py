@@ -1,0 +1,83 @@
+"""What each host writes for itself in a workdir: `logs/host_i.log`, and `logs/host_i.exit.json` at its end."""
+
+import contextlib
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Iterator
+
+from trialbook import files
+
+log = logging.getLogger("trialbook")
+"""What a run has to say for its own log file; on the console a person sees progress instead."""
+log.setLevel(logging.INFO)
+log.propagate = False
+log.addHandler(logging.NullHandler())
+
+
+EXITS = "TRIALBOOK_EXITS"
+"""Environment variable: a folder for `host_i.exit.json` as long as there is none in a workdir."""
+
+
+def write_exit(path: pathlib.Path, code: int, cause: str, about: int) -> None:
+  """Records that a host leaves with `code`, for a cause that lies with the host `about`."""
+  value = {"format": files.FORMAT, "code": code, "cause": cause, "time": time.time(), "host": about}
+  try:
+    files.write_json(path, value)
+  except OSError as error:
+    log.warning("could not write %s: %s", path, error)
+
+
+class HostLog:
+  """The files of one host. Warnings of all libraries go to the log too.
+
+  Args:
+    folder: made if absent.
+    host: index of this host.
+
+  Attributes:
+    path: of the log.
+  """
+
+  def __init__(self, folder: pathlib.Path, host: int):
+    folder.mkdir(exist_ok=True)
+    self.path = folder / f"host_{host}.log"
+    self._exit = folder / f"host_{host}.exit.json"
+    self._exit.unlink(missing_ok=True)
+    self._closed = False
+    self._ended, self._lock = False, threading.Lock()
+    self._handler = logging.FileHandler(self.path)
+    self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(self._handler)
+    logging.getLogger().addHandler(self._handler)
+
+  def end(self, code: int, cause: str, about: int) -> None:
+    """Records the host's end, for a cause that is about a host; only the first one counts."""
+    with self._lock:
+      if self._ended:
+        return
+      self._ended = True
+    with self._open():
+      log.info("leaves with %d: %s", code, cause)
+    write_exit(self._exit, code, cause, about)
+
+  @contextlib.contextmanager
+  def _open(self) -> Iterator[None]:
+    """The file as a part of logging, for what is said after `close` too: a run ends when its files are closed."""
+    if not self._closed:
+      yield
+      return
+    log.addHandler(self._handler)
+    try:
+      yield
+    finally:
+      log.removeHandler(self._handler)
+      self._handler.close()
+
+  def close(self) -> None:
+    """Takes the file out of logging."""
+    self._closed = True
+    for logger in (log, logging.getLogger()):
+      logger.removeHandler(self._handler)
+    self._handler.close()

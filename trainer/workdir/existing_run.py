@@ -1,0 +1,181 @@
+"""A workdir that may hold a run already: whether this run may go on in it, from where, and nobody else meanwhile."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from trialbook import files
+from trialbook.errors import ConfigError, OtherDataError, UserError
+from trialbook.files import check_format, check_unlocked
+from trialbook.input_pipeline import Dataset, Fingerprint
+from trialbook.input_pipeline.fingerprint import same as same_fingerprint
+from trialbook.settings import leaves
+from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.config import Config
+
+_TOLERANCE = 1e-5
+"""Of statistics of the data: another machine may have computed them to other last bits."""
+
+
+def problems(workdir: pathlib.Path, config: Config) -> list[str]:
+  """Why the run of `config` (resolved) may not be made in `workdir`; nothing is left there."""
+  if "://" in os.fspath(workdir) or ":/" in os.fspath(workdir):
+    return [f"workdir {os.fspath(workdir)} is no path of a file system here; object stores must be mounted"]
+  existing = workdir
+  try:
+    while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
+      existing = existing.parent
+    if not existing.is_dir():
+      raise NotADirectoryError(f"{existing} is no folder")
+    with tempfile.TemporaryFile(dir=existing):
+      pass
+  except OSError as error:
+    reason = error.strerror or str(error)
+    return [f"workdir {os.fspath(workdir)} cannot be written: {reason}; choose another with --workdir"]
+  try:
+    check_unlocked(lock(workdir), f"workdir {os.fspath(workdir)}")
+    if not (workdir / "config.json").exists():
+      return []
+    stored = stored_config(workdir)
+    files.read_json(workdir / "run.json")
+    files.read_json_lines(workdir / "metrics.jsonl")
+  except UserError as error:
+    return error.problems
+  except OSError as error:
+    return [f"workdir {os.fspath(workdir)} cannot be used: {error}"]
+  differing = differences(stored, config, kinds=("static", "traced"), layout=False)
+  if not differing:
+    return []
+  return [
+    f"workdir {os.fspath(workdir)} holds a run of another config; choose another --workdir, or fork it (--fork)",
+    *(f"{path}: the run has {old!r}, this config {new!r}" for path, (old, new) in differing.items()),
+  ]
+
+
+def lock(workdir: pathlib.Path) -> pathlib.Path:
+  """Return the lock file of a run, which a process holds while it trains."""
+  return workdir / ".lock"
+
+
+def fingerprints(config: Config, dataset: Dataset) -> dict[str, Fingerprint]:
+  """What the splits hold that a run reads. Raises DataError if they cannot be read."""
+  return dataset.fingerprints(("train", "validation", *(("test",) if config.evaluation.test else ())))
+
+
+def check_data(workdir: pathlib.Path, config: Config, dataset: Dataset) -> None:
+  """Raises OtherDataError if the run in `workdir` may not go on with this data: what differs from what it recorded.
+
+  A run without a checkpoint starts from the beginning, with any data. Raises DataError if the data cannot be read.
+  """
+  if not is_begun(workdir):
+    return
+  found = data_differences(workdir, config, dataset)
+  if not found:
+    return
+  told = f"workdir {os.fspath(workdir)} holds a run on other data; bring back the data it had, choose another --workdir"
+  raise OtherDataError([f"{told}, or {fork_hint(workdir)}", *found], found)
+
+
+def is_begun(workdir: pathlib.Path) -> bool:
+  """Whether there is a run in `workdir` that would not start from the beginning: it has ended, or has a checkpoint."""
+  record = files.read_json(workdir / "run.json") or {}
+  return record.get("status") in ("complete", "infeasible") or bool(storage.saved_steps(workdir / "checkpoints"))
+
+
+def fork_hint(workdir: pathlib.Path) -> str:
+  """How a run goes on with other data."""
+  return f"fork it into a new workdir (--fork={os.fspath(workdir)} --workdir=NEW)"
+
+
+def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) -> list[str]:
+  """Where the data differ from what the run in `workdir`, if there is one, recorded of its own.
+
+  Raises DataError if the data cannot be read.
+  """
+  record = files.read_json(workdir / "run.json") or {}
+  before, now = record.get("dataset", {}), json.loads(json.dumps(dataclasses.asdict(dataset.info)))
+  found = [
+    f"{split}: the run has {count:,} examples, the data {now['examples'].get(split, 0):,}"
+    for split, count in before.get("examples", {}).items()
+    if now["examples"].get(split) != count
+  ]
+  # Earlier versions recorded no fingerprints, or others; other facts may be new as well.
+  recorded = {split: one for split, one in record.get("fingerprints", {}).items() if isinstance(one, Mapping)}
+  if recorded:
+    found += [
+      f"{split}: same number of examples, different content"
+      for split, one in fingerprints(config, dataset).items()
+      if split in recorded
+      and not same_fingerprint(recorded[split], one)
+      and now["examples"][split] == before["examples"].get(split)
+    ]
+  return found + [
+    f"{name}: the run has {value!r}, the data {now[name]!r}"
+    for name, value in before.items()
+    if name not in ("examples", "notice", "mixes_labels") and name in now and not _is_same(name, value, now[name])
+  ]
+
+
+def _is_same(name: str, before: Any, now: Any) -> bool:
+  if name != "normalization" or before is None or now is None:
+    return before == now
+  deviation = min(before[1])
+  return all(
+    len(one) == len(other)
+    and all(
+      math.isclose(*pair, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE * deviation) for pair in zip(one, other, strict=True)
+    )
+    for one, other in zip(before, now, strict=True)
+  )
+
+
+def stored_config(workdir: pathlib.Path) -> Config:
+  """The config of the run in `workdir`.
+
+  Raises:
+    ConfigError: if there is none, it cannot be read, or a newer version wrote it.
+  """
+  path = workdir / "config.json"
+  try:
+    stored = json.loads(path.read_text())
+    check_format(path, stored.pop("format"))
+    return Config.model_validate_json(json.dumps(stored))
+  except FileNotFoundError:
+    raise ConfigError(f"{workdir} holds no run: there is no config.json") from None
+  except (OSError, KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
+    raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def differences(old: Config, new: Config, kinds: tuple[str, ...], *, layout: bool) -> dict[str, tuple[Any, Any]]:
+  """Path -> (old, new) of the fields that differ, of these kinds, or of the layout on devices (`mesh`) or not.
+
+  The layout changes the program and not what it computes, so a run may go on with another one. None stands for a
+  field that is not there.
+  """
+
+  def chosen(config: Config) -> dict[str, Any]:
+    return {
+      path: value for path, kind, _, value in leaves(config) if (layout if path.startswith("mesh.") else kind in kinds)
+    }
+
+  before, after = chosen(old), chosen(new)
+  return {
+    path: (before.get(path), after.get(path))
+    for path in dict.fromkeys([*before, *after])
+    if before.get(path) != after.get(path) or (path in before) != (path in after)
+  }
+
+
+def is_finished(workdir: pathlib.Path, config: Config) -> bool:
+  """Whether the run in `workdir` came to its end and `config` (resolved) asks for no more steps."""
+  record = files.read_json(workdir / "run.json") or {}
+  if record.get("status") == "complete":
+    return record["step"] >= config.max_train_steps
+  return record.get("status") == "infeasible"

@@ -1,0 +1,69 @@
+"""A new run that starts from another's checkpoint: its files up to that step are copied, then it is resumed."""
+
+import pathlib
+import shutil
+from typing import Any
+
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.workdir import step_lines
+
+
+def problems(source: pathlib.Path, workdir: pathlib.Path, max_train_steps: int) -> list[str]:
+  """Why no run in `workdir` can be forked from the run in `source`; none if it was, and may go on."""
+  if (workdir / "config.json").exists():
+    if _is_copied(source, workdir):
+      return []
+    return [f"--fork: workdir {workdir} holds a run already that is no fork of {source}; choose a new one"]
+  saved = storage.saved_steps(source / "checkpoints")
+  if not saved or not (source / "metrics.jsonl").exists():
+    return [f"--fork={source}: there is no run with a checkpoint"]
+  if saved[-1] < max_train_steps:
+    return []
+  nothing = f"so max_train_steps = {max_train_steps} leaves nothing to train"
+  return [f"--fork={source}: its checkpoint is at step {saved[-1]}, {nothing}"]
+
+
+def check(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
+  """Raises OtherStateError if the newest checkpoint does not fit what this run trains."""
+  if not _is_copied(source, workdir):
+    newest = storage.saved_steps(source / "checkpoints")[-1]
+    storage.check(source / "checkpoints" / str(newest), template, whole=True)
+
+
+def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
+  """Copies the newest checkpoint that is whole, and the metrics up to its step, unless that was done before.
+
+  Raises:
+    UserError: if none can be read, or it does not fit what this run trains.
+  """
+  if _is_copied(source, workdir):
+    return
+  restored = storage.restore_newest(source / "checkpoints", template)
+  if restored is None:
+    raise UserError(f"--fork={source}: there is no checkpoint")
+  step, _ = restored
+  shutil.copy(source / "metrics.jsonl", workdir / "metrics.jsonl")
+  step_lines.cut_lines(workdir / "metrics.jsonl", step)
+  files.write_json(workdir / "fork.json", _record(source) | {"step": step})
+  (workdir / "checkpoints").mkdir(exist_ok=True)
+  incomplete = workdir / "checkpoints" / f"{step}.incomplete"
+  shutil.rmtree(incomplete, ignore_errors=True)
+  shutil.copytree(source / "checkpoints" / str(step), incomplete)
+  # The last act: from here on the workdir holds a run that was interrupted.
+  incomplete.rename(workdir / "checkpoints" / str(step))
+
+
+def step(workdir: pathlib.Path) -> int:
+  """The step that the run in a workdir was forked at; 0 if it is no fork."""
+  return (files.read_json(workdir / "fork.json") or {}).get("step", 0)
+
+
+def _record(source: pathlib.Path) -> dict[str, Any]:
+  return {"format": files.FORMAT, "source": str(source.resolve())}
+
+
+def _is_copied(source: pathlib.Path, workdir: pathlib.Path) -> bool:
+  fork = files.read_json(workdir / "fork.json") or {}
+  return fork.get("source") == _record(source)["source"] and bool(storage.saved_steps(workdir / "checkpoints"))

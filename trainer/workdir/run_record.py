@@ -1,0 +1,148 @@
+"""`run.json`: where a run came from and how it ended, over all the processes that worked on it."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from trialbook import files
+from trialbook.errors import InfeasibleError, PreemptedError, UserError
+from trialbook.input_pipeline import Dataset
+from trialbook.trainer.config import Config
+from trialbook.trainer.evaluation import checkpoint_due
+from trialbook.trainer.program import Program
+from trialbook.trainer.recorder import Recorder
+from trialbook.trainer.workdir import provenance, step_lines
+from trialbook.trainer.workdir.existing_run import differences, fingerprints, stored_config
+from trialbook.trainer.workdir.selection import History
+
+
+class RunRecord:
+  """The record of the process that works on a run now; earlier ones are kept in `earlier`.
+
+  Args:
+    folder: the workdir.
+    config: resolved.
+    dataset: the run's.
+    input_range: the smallest and the largest number among training inputs, see `Prepared`; None: not finite.
+    program: the program, if it was made for this run.
+
+  Attributes:
+    step: number of updates applied so far.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    config: Config,
+    dataset: Dataset,
+    input_range: tuple[float, float] | None,
+    program: Program | None,
+  ):
+    self._folder, self._config, self._started = folder, config, time.time()
+    self.step = 0
+    self._record: dict[str, Any] = {
+      "format": files.FORMAT,
+      "status": "running",
+      "reason": None,
+      "step": 0,
+      "seed": config.seed,
+      "notice": dataset.info.notice,
+      "dataset": dataclasses.asdict(dataset.info),
+      "fingerprints": fingerprints(config, dataset),
+      "input_range": input_range,
+      "started": self._started,
+      "compilations": dict(program.compilations) if program else {},
+      "compilation_cache_hits": program.cache_hits if program else 0,
+      "compilation_seconds": round(program.seconds, 3) if program else 0.0,
+      **provenance.describe(),
+    }
+
+  def begin(self, restored_step: int | None) -> str:
+    """Writes `config.json` and `run.json`, and cuts `metrics.jsonl` back to the restored step.
+
+    Returns:
+      How this process starts, as a line for a person.
+
+    Raises:
+      UserError: if the records say that there were checkpoints, and there is none; or the other way round.
+    """
+    metrics = self._folder / "metrics.jsonl"
+    earlier = files.read_json(self._folder / "run.json")
+    before = self._config if earlier is None else stored_config(self._folder)
+    history = History.read(metrics, self._config.selection)
+    if restored_step is None:
+      # A save waits for the one before it, so with three of them due one must have been committed.
+      if sum(checkpoint_due(before, step) for step in history.evaluations) > 2:
+        raise UserError(
+          f"{self._folder} has the records of a run up to step {max(history.evaluations)}, and no checkpoint;"
+          " remove the workdir to start from the beginning"
+        )
+    elif restored_step > max((line["step"] for line in files.read_json_lines(metrics)), default=-1):
+      raise UserError(
+        f"{metrics} does not reach step {restored_step}, to which the checkpoint belongs;"
+        " remove the workdir to start from the beginning"
+      )
+    elif restored_step > self._config.max_train_steps:
+      raise UserError(
+        f"{self._folder} has been trained to step {restored_step}, beyond max_train_steps ="
+        f" {self._config.max_train_steps}"
+      )
+    if metrics.exists():
+      step_lines.cut_lines(metrics, -1 if restored_step is None else restored_step)
+    if earlier is not None:
+      changed = differences(before, self._config, kinds=("host",), layout=True)
+      self._record["changed"] = {path: list(values) for path, values in changed.items()}
+      if earlier.get("git") == self._record["git"]:
+        earlier.pop("git", None)  # As it is now: a diff may be long.
+      self._record["earlier"] = [*earlier.pop("earlier", []), earlier]
+    self._record |= {"restored_step": restored_step, "step": restored_step or 0}
+    self.step = restored_step or 0
+    config = {"format": files.FORMAT, **self._config.model_dump(mode="json")}
+    files.write_json(self._folder / "config.json", config)
+    self._write()
+    if restored_step is not None:
+      return f"continues from the checkpoint of step {restored_step:,}"
+    return "starts from the beginning" + ("" if earlier is None else ": no checkpoint had been committed")
+
+  def preempted_steps(self, config: Config) -> set[int]:
+    """Where processes before this one were stopped and saved, without a checkpoint being due."""
+    record = files.read_json(self._folder / "run.json") or {}
+    steps = {entry["step"] for entry in record.get("earlier", []) if entry.get("status") == "preempted"}
+    return {step for step in steps if not checkpoint_due(config, step)}
+
+  @contextlib.contextmanager
+  def ending(self, recorder: Recorder, *, writes: bool) -> Iterator[None]:
+    """Records how what is inside ended; an infeasible or preempted run ends here, everything else goes on."""
+    status, reason = "failed", None
+    try:
+      yield
+      status = "complete"
+    except InfeasibleError as error:
+      status, reason, self.step = "infeasible", str(error), error.step
+    except PreemptedError as error:
+      status, reason = "preempted", str(error)
+    except KeyboardInterrupt:
+      status = "stopped"
+      raise
+    except BaseException as error:
+      reason = f"{type(error).__name__}: {error}"
+      raise
+    finally:
+      self._record |= {
+        "status": status,
+        "reason": reason,
+        "step": self.step,
+        "first_step": recorder.first_step_time,
+        "finished": time.time(),
+        "times": recorder.times(),
+      }
+      # On a full disk the record of the failure may not fit; the failure itself is what must be told.
+      with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+        if writes:
+          self._write()
+
+  def _write(self) -> None:
+    files.write_json(self._folder / "run.json", self._record)

@@ -1,0 +1,228 @@
+"""Which evaluation of a run was the best one: retrospective selection (PB-20, PB-69), never early stopping."""
+
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from jaxtyping import Array
+
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.input_pipeline import Dataset
+from trialbook.trainer import custom_metrics
+from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, restore, saved_steps
+from trialbook.trainer.config import Config, Selection
+from trialbook.trainer.evaluation import TRAIN_SUBSET, evaluate, evaluated_splits, evaluated_weights
+from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.overrides import nearest
+from trialbook.trainer.program import Program
+from trialbook.trainer.tasks import OfSplit
+from trialbook.trainer.train_step import State
+
+BYTE, TOKEN = "bits_per_byte", "bits_per_token"
+"""Names of one metric of a language model: before, and now where a token is no byte."""
+
+
+def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
+  """Returns what is wrong with the names of metrics.
+
+  Two metrics have one name, no evaluation writes the one that "best" is about, or its better direction is unknown.
+
+  Args:
+    config: resolved.
+    eval_names: the task's metrics without the split.
+  """
+  task, own, custom = config.task.build(), list(eval_names), custom_metrics.names(config)
+  if isinstance(task, OfSplit):
+    own += task.of_split(dict.fromkeys(own, 1.0))
+  found = [
+    f"evaluation.metrics: an evaluation has a metric {name!r} already; give the function another name"
+    for name in custom
+    if name in (*own, "examples")
+  ]
+  known = [f"{split}/{name}" for split in evaluated_splits(config) for name in (*own, *custom)]
+  metric = config.selection.metric or ""
+  if metric not in known:
+    found.append(f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}")
+  elif config.selection.mode is None:
+    found.append(f"selection.mode is required: the direction of {metric!r} is unknown. Set min or max.")
+  return found
+
+
+class History:
+  """The evaluations of a run so far.
+
+  Attributes:
+    evaluations: step -> values, in order of steps.
+    passing: steps whose checkpoint a preemption left, where none was due: they are not selected among, so that the
+      result is that of a run which nobody disturbed.
+  """
+
+  def __init__(self, selection: Selection):
+    assert selection.metric is not None, "the selection of a resolved config"
+    assert selection.mode is not None, "the selection of a resolved config"
+    self.metric, self.mode = selection.metric, selection.mode
+    self.evaluations: dict[int, Mapping[str, Any]] = {}
+    self.passing: set[int] = set()
+
+  @classmethod
+  def read(cls, path: pathlib.Path, selection: Selection) -> "History":
+    """The history that a `metrics.jsonl` tells; an empty one if there is no such file."""
+    history = cls(selection)
+    for line in files.read_json_lines(path) if path.exists() else []:
+      values = {name: files.number(value) for name, value in line.items() if name.startswith(_EVALUATED)}
+      if history.metric.endswith(f"/{TOKEN}"):
+        for name in [name for name in values if name.endswith(f"/{BYTE}")]:
+          if (now := name.removesuffix(BYTE) + TOKEN) not in values:
+            values[now] = values.pop(name)
+      if values:
+        history.evaluations[line["step"]] = values
+    return history
+
+  def ranked(self, steps: Iterable[int] | None = None) -> list[int]:
+    """The evaluated steps (among `steps`) with a finite value, the best first, the earlier one among equals."""
+    sign = 1 if self.mode == "min" else -1
+    chosen = self.evaluations.keys() if steps is None else set(steps) - self.passing
+    values = {
+      step: sign * evaluation.get(self.metric, math.nan)
+      for step, evaluation in self.evaluations.items()
+      if step in chosen
+    }
+    return sorted((step for step in values if math.isfinite(values[step])), key=lambda step: (values[step], step))
+
+  @property
+  def latest(self) -> dict[str, Any]:
+    """The newest value of everything that was evaluated."""
+    return {name: value for values in self.evaluations.values() for name, value in values.items()}
+
+  def describe(self, step: int) -> str:
+    """An evaluation as one line for a person."""
+    values = self.evaluations[step]
+    shown = [f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float)]
+    best = "  (best so far)" if self.ranked()[:1] == [step] else ""
+    return f"step {step:,} evaluated: {'  '.join(shown)}{best}"
+
+  def add(self, step: int, values: Mapping[str, Any]) -> None:
+    """Takes the evaluation after `step`."""
+    # Another dictionary, because the thread that saves may be reading the old one.
+    self.evaluations = {**self.evaluations, step: values}
+
+  def to_keep(self, config: Config) -> Callable[[list[int]], set[int]]:
+    """Which of the steps that have a checkpoint keep it: the latest, and the best.
+
+    What a preemption saved between two evaluations stays until there is something newer.
+    """
+    keep = config.checkpointing
+
+    def chosen(steps: list[int]) -> set[int]:
+      evaluated = [step for step in steps if step in self.evaluations and step not in self.passing]
+      return {*steps[-1:], *evaluated[-keep.keep_latest :], *self.ranked(steps)[: keep.keep_best]}
+
+    return chosen
+
+  def _sample(self, config: Config, best: Sequence[int], final: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the part of the validation set that periodic evaluations saw is from all of it, at the selected step."""
+    seen = self.evaluations[best[0]] if best else {}
+    whole, part = (values.get("validation/examples") for values in (final, seen))
+    if config.evaluation.validation_examples is None or whole is None or part is None:
+      return None
+    skew = {
+      name: seen[name] - value
+      for name, value in final.items()
+      if name.startswith("validation/") and isinstance(value, float) and isinstance(seen.get(name), float)
+    }
+    return {"examples": part, "of": whole, "skew": skew}
+
+  def record(self, config: Config, saved: Sequence[int], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `best.json` says.
+
+    Args:
+      config: the run's.
+      saved: the steps that have a checkpoint.
+      final: the evaluation of the selected checkpoint after the run.
+    """
+    off = config.checkpointing.every_evaluations == 0
+    best_evaluated = self.ranked()[:1]
+    best = best_evaluated if off else self.ranked(saved)[:1]
+    notes = []
+    if not best_evaluated:
+      notes.append(f"no evaluation has a finite {self.metric}")
+    elif off:
+      notes.append("checkpoints are off, so the best evaluation has none")
+    elif best != best_evaluated:
+      notes.append(
+        f"not every evaluation has a checkpoint: step {best_evaluated[0]} was better than this one, which has"
+      )
+    if best == [0] and len(self.evaluations) > 1:
+      better, later = "smaller" if self.mode == "min" else "larger", "evaluation" if off else "checkpoint"
+      notes.append(f"the untrained model (step 0) was selected: no later {later} has a {better} {self.metric}")
+    return {
+      "format": files.FORMAT,
+      "metric": self.metric,
+      "mode": self.mode,
+      "step": best[0] if best else None,
+      "value": self.evaluations[best[0]][self.metric] if best else None,
+      "checkpoint": f"checkpoints/{best[0]}" if best and not off else None,
+      "note": "; ".join(notes) or None,
+      "sample": self._sample(config, best, final or {}),
+      "final": final or {},
+      "evaluations": [
+        {"step": step, "value": values[self.metric]}
+        for step, values in self.evaluations.items()
+        if self.metric in values
+      ],
+    }
+
+
+def evaluate_selected(
+  workdir: pathlib.Path,
+  history: History,
+  program: Program,
+  settings: Mapping[str, Array],
+  dataset: Dataset,
+  config: Config,
+  state: State,
+  guard: Guard,
+) -> tuple[dict[str, Any], State]:
+  """Evaluates the selected checkpoint as it lies on the disk: on validation again, on test when asked (PB-43).
+
+  Without checkpoints the last state is what can be evaluated, and it is, on test when asked.
+
+  Returns:
+    What `best.json` says, and the weights that were evaluated.
+
+  Raises:
+    UserError: if no checkpoint can be read.
+    PreemptedError: as `evaluate`.
+  """
+  splits = ["validation", *(["test"] if config.evaluation.test else [])]
+  weights, usable = evaluated_weights(config, state), []
+  if config.checkpointing.every_evaluations == 0:
+    # What the last evaluation has seen already need not be seen again.
+    splits = splits if config.evaluation.validation_examples is not None else splits[1:]
+  elif not history.ranked():
+    return history.record(config, []), weights
+  else:
+    folder = workdir / "checkpoints"
+    saved = guard.hosts.from_lead("the checkpoints that are kept", saved_steps(folder))
+    weights, usable = _restore_best(folder, saved, history, evaluated_weights(config, program.state_template))
+  values: dict[str, Any] = {}
+  for split in splits:
+    values |= evaluate(program, weights, settings, dataset, split, config, guard)
+  return history.record(config, usable, values), weights
+
+
+def _restore_best(folder: pathlib.Path, saved: Sequence[int], history: History, template: Any) -> tuple[Any, list[int]]:
+  """The best checkpoint that is whole, and the steps of those that may be: itself and worse ones."""
+  ranked = history.ranked(saved)
+  for position, step in enumerate(ranked):
+    try:
+      return restore(folder / str(step), template), ranked[position:]
+    except DamagedCheckpointError as error:
+      logging.error("damaged checkpoint: %s", error)
+  raise UserError(f"none of the checkpoints in {folder} can be read")
+
+
+_EVALUATED = ("validation/", f"{TRAIN_SUBSET}/", "test/")

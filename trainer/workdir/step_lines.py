@@ -1,0 +1,64 @@
+"""`metrics.jsonl`, the step lines of a run: one object a line, written as steps end."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trialbook.files import jsonable, read_json_lines, write_text
+
+
+def cut_lines(path: pathlib.Path, last_step: int) -> None:
+  """Takes away all lines after those of `last_step`, atomically."""
+  steps = [line["step"] for line in read_json_lines(path)]
+  lines = path.read_text(errors="replace").split("\n")
+  write_text(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
+
+
+class StepLines:
+  """Writes `metrics.jsonl`: an object a line, `step` in each, no step twice.
+
+  The line of step *s* holds the metrics of the update that led to *s* and, where there was one, the evaluation
+  after it.
+  """
+
+  def __init__(self, path: pathlib.Path, names: Iterable[str]):
+    self._file = path.open("a")
+    self._names = tuple(names)
+    # float32 needs nine digits to come back the same; a format string is several times faster than json.dumps.
+    fields = [f'"{name}": %.9g' for name in self._names]
+    self._template = ", ".join(['{"step": %d', *fields])
+
+  def write(self, step: int, row: Iterable[float], extra: Mapping[str, Any]) -> None:
+    """One line: the metrics in the order of the names, then `extra`. Buffered until `flush` or `sync`."""
+    row = tuple(row)
+    if row and not all(map(math.isfinite, row)):
+      extra, row = dict(zip(self._names, row, strict=True)) | dict(extra), ()
+    line = self._template % (step, *row) if row else '{"step": %d' % step  # noqa: UP031
+    rest = json.dumps(jsonable(extra), allow_nan=False)[1:-1] if extra else ""
+    self._file.write(f"{line}, {rest}}}\n" if rest else f"{line}}}\n")
+
+  def extend_last(self, extra: Mapping[str, Any]) -> None:
+    """Adds to the last line of the file, atomically."""
+    self.close()
+    path = pathlib.Path(self._file.name)
+    *lines, last, _ = path.read_text().split("\n")
+    last = json.dumps(jsonable({**json.loads(last), **extra}), allow_nan=False)
+    write_text(path, "".join(f"{line}\n" for line in [*lines, last]))
+    self._file = path.open("a")
+
+  def flush(self) -> None:
+    """Hands what is buffered to the operating system."""
+    self._file.flush()
+
+  def sync(self) -> None:
+    """Returns when all lines are on the disk."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def close(self) -> None:
+    """Syncs and closes the file."""
+    self.sync()
+    self._file.close()

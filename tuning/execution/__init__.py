@@ -1,0 +1,1 @@
+"""Running the trials of a study: the coordinator, and where trials run."""

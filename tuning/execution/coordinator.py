@@ -1,0 +1,385 @@
+"""The coordinator of a study: plans its trials, has them run, and keeps its records; killed, it goes on later."""
+
+import contextlib
+import dataclasses
+import pathlib
+import queue
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.launch.supervisor import newest_step
+from trialbook.launch.watch import signals_to
+from trialbook.paths import as_path
+from trialbook.trainer import Config
+from trialbook.trainer.evaluation import evaluation_steps
+from trialbook.tuning import records, roles, tables, tracking
+from trialbook.tuning.execution.executor import Ended, Executor, InterruptedStudyError
+from trialbook.tuning.execution.local_workers import LocalWorkers
+from trialbook.tuning.execution.trial import StudyError, crashed, interrupted, refused, started
+from trialbook.tuning.plan import PlannedTrial, plan, trial_config, trial_count
+from trialbook.tuning.progress import Progress
+from trialbook.tuning.records import FINAL, StudyRecord, TrialRecord, trial_folder
+from trialbook.tuning.results import StudyResults, read_results
+from trialbook.tuning.search.bayesian import BayesianOptimization, Record
+from trialbook.tuning.search.search import Halton
+from trialbook.tuning.space.scales import Hyperparameter
+from trialbook.tuning.study import Study, check
+
+_TABLES_EVERY_SECONDS = 2.0
+MakeExecutor = Callable[[Study, pathlib.Path, "queue.SimpleQueue[Any]"], Executor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedStudy:
+  """A study that has been checked.
+
+  Attributes:
+    study: as it was declared.
+    config: of its trials but for their hyperparameters; None for a function.
+    hyperparameters: parents before what is under them.
+    trials: how many.
+  """
+
+  study: Study
+  config: Config | None
+  hyperparameters: tuple[Hyperparameter, ...]
+  trials: int
+
+  def plan(self, trial: int, values: Mapping[str, Any]) -> PlannedTrial:
+    """The trial with these values."""
+    return plan(self.study, self.config, self.hyperparameters, trial, values)
+
+  def points(self, start: int, stop: int) -> list[PlannedTrial]:
+    """Trials `start` to `stop` of a search that does not depend on results."""
+    search = self.study.search
+    assert not isinstance(search, BayesianOptimization)
+    points = search.points(self.hyperparameters, start, stop)
+    return [self.plan(trial, values) for trial, values in enumerate(points, start=start)]
+
+  def preview(self) -> list[PlannedTrial]:
+    """All trials; of a search that depends on results, those of the sequence that it begins with, in their place."""
+    search = self.study.search
+    if isinstance(search, BayesianOptimization):
+      search = Halton(seed=search.seed)
+    points = search.points(self.hyperparameters, 0, self.trials)
+    return [self.plan(trial, values) for trial, values in enumerate(points)]
+
+  def measured_estimate(self, trials: Sequence[PlannedTrial], workers: int) -> str | None:
+    """How long the study takes, by a few steps that a worker makes now; None for a function."""
+    if self.config is None:
+      return None
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="trialbook-dry-run-") as name, signals_to(events):
+      folder = pathlib.Path(name)
+      records.write_study(folder, _record(self))
+      with LocalWorkers(folder, 1, self.study.cores_per_trial, self.study.devices_per_trial, events) as one:
+        first = next((trial for trial in trials if trial.refusal is None), None)
+        try:
+          cost = None if first is None else one.measure(first)
+        except InterruptedStudyError:
+          raise KeyboardInterrupt from None
+    if cost is None:
+      return None
+    groups = len({trial.group for trial in trials if trial.refusal is None})
+    evaluations = len(list(evaluation_steps(self.config)))
+    return tables.estimate(cost, self.config.max_train_steps, evaluations, len(trials), groups, workers)
+
+
+def prepare(study: Study, trials: int | None = None) -> PlannedStudy:
+  """Checks a study; `trials` says how many instead of the study's own number.
+
+  Raises:
+    UserError: with all that is wrong.
+  """
+  if trials is not None:
+    study = dataclasses.replace(study, trials=trials)
+  checked = check(study)
+  if checked.problems:
+    raise UserError(checked.problems)
+  config = None if study.config is None else trial_config(study.config, study.objective)
+  return PlannedStudy(
+    study=study,
+    config=config,
+    hyperparameters=checked.hyperparameters,
+    trials=trial_count(study, checked.hyperparameters),
+  )
+
+
+def run_study(
+  study: Study,
+  folder: str | pathlib.Path,
+  *,
+  workers: int = 1,
+  trials: int | None = None,
+  retry_failed: bool = False,
+  progress: bool = False,
+  executor: MakeExecutor | None = None,
+) -> StudyResults:
+  """Runs a study's trials, or those that are left of them; everything is recorded in `folder`.
+
+  The same call goes on with a study that was stopped or killed. Trials that have ended are not run again.
+
+  Args:
+    study: the study.
+    folder: holds no study yet, or this one.
+    workers: processes on this machine, each with the study's cores and devices.
+    trials: how many there are to be, instead of the study's own number; more extend a study.
+    retry_failed: whether trials that failed are tried again.
+    progress: whether it is printed to standard error.
+    executor: makes what runs the trials, instead of workers on this machine.
+
+  Raises:
+    UserError: if the study or the folder is wrong; nothing was written. Or if no trial can be run, or the disk is full;
+      what was recorded stays.
+    KeyboardInterrupt: after Ctrl-C or SIGTERM, when the trials have saved.
+  """
+  folder = as_path(folder)
+  planned = prepare(study, trials)
+  if workers < 1:
+    raise UserError(f"workers = {workers}: should be at least 1")
+  events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+  if executor is None:
+    made: Executor = LocalWorkers(folder, workers, study.cores_per_trial, study.devices_per_trial, events)
+  else:
+    made = executor(study, folder, events)
+  check_folder(folder, planned)
+  with files.locked(records.study_lock(folder), str(folder)), files.disk_errors(str(folder)), signals_to(events), made:
+    # Another coordinator may have worked here until a moment ago.
+    existing = check_folder(folder, planned)
+    coordinator = Coordinator(folder, planned, made, Progress(planned.trials, enabled=progress), existing, retry_failed)
+    coordinator.run()
+  return read_results(folder)
+
+
+def check_folder(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | None:
+  """The study that a folder holds, if its trials are this one's. Raises UserError if they are another's."""
+  if not (folder / "study.json").exists():
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+      raise UserError(f"{folder} is not empty and holds no study: name another folder")
+    return None
+  old = records.read_study(folder)
+  if old.source is not None:
+    raise UserError(f"{folder} holds a study that was imported from {old.source}; name another folder")
+  found = records.differences(old, _record(planned))
+  if found and any(_came_to_something(folder, trial) for trial in records.read_trials(folder).values()):
+    raise UserError(
+      [f"{folder} holds another study, of which trials have been run; name another folder. What differs:", *found]
+    )
+  return None if found else old
+
+
+def _came_to_something(folder: pathlib.Path, record: TrialRecord) -> bool:
+  """Whether a trial was run, and there is something to lose."""
+  return bool(record.attempts) and (record.state in FINAL or newest_step(trial_folder(folder, record.trial)) >= 0)
+
+
+def _record(planned: PlannedStudy) -> StudyRecord:
+  hyperparameters = {one.name: one.as_json() for one in planned.hyperparameters}
+  command = shlex.join(["python", *sys.orig_argv[1:]])
+  return records.describe(planned.study, planned.config, hyperparameters, planned.trials, command)
+
+
+class Coordinator:
+  """Has the trials of one study run; see `run_study`."""
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    planned: PlannedStudy,
+    executor: Executor,
+    progress: Progress,
+    existing: StudyRecord | None,
+    retry_failed: bool,
+  ):
+    self._folder, self._planned, self._executor, self._progress = folder, planned, executor, progress
+    if existing is None:
+      # Of another study perhaps, of which no trial came to anything.
+      shutil.rmtree(folder / "trials", ignore_errors=True)
+    self._trials = records.read_trials(folder)
+    if (last := max(self._trials, default=-1)) >= planned.trials:
+      raise UserError(f"trials = {planned.trials}: {folder} has trial {last} already, counted from 0")
+    new = _record(planned)
+    session = {
+      "started": time.time(),
+      "finished": None,
+      "executor": executor.name,
+      "workers": executor.count,
+      "command": new.command,
+      "commit": new.commit,
+    }
+    if existing is not None and (existing.commit, existing.diff) != (new.commit, new.diff):
+      progress.note(f"the code has changed since the trials before: it was {existing.commit}, and is {new.commit}")
+    self._record = dataclasses.replace(
+      new,
+      created=new.created if existing is None else existing.created,
+      warnings=tuple(roles.warnings(planned.study, planned.hyperparameters)),
+      sessions=(*(() if existing is None else existing.sessions), session),
+    )
+    records.write_study(folder, self._record)
+    if retry_failed:
+      for record in list(self._trials.values()):
+        if record.state == "failed":
+          self._write(dataclasses.replace(record, state="pending", reason=None, attempts=()))
+    self._running = executor.adopt([trial for trial, record in self._trials.items() if record.state not in FINAL])
+    for trial, record in self._trials.items():
+      if record.state == "running" and trial not in self._running:
+        self._write(interrupted(record, "the coordinator was lost"))
+    self._tables_due = 0.0
+    # Of a search that looks at results, those that were asked for and not ended; else all that are left.
+    self._pending = [
+      planned.plan(trial, record.values)
+      for trial, record in self._trials.items()
+      if record.state not in FINAL and trial not in self._running
+    ]
+    if not self._is_adaptive:
+      missing = [trial for trial in range(planned.trials) if trial not in self._trials]
+      if missing:
+        points = planned.points(missing[0], planned.trials)
+        self._pending += [one for one in points if one.trial not in self._trials]
+      self._pending.sort(key=lambda one: one.trial)
+
+  @property
+  def _is_adaptive(self) -> bool:
+    return isinstance(self._planned.study.search, BayesianOptimization)
+
+  def run(self) -> None:
+    """Until no trial is left. Raises StudyError, and KeyboardInterrupt."""
+    self._progress.begin(self._folder, list(self._trials.values()), self._planned.study.objective.sign)
+    self._tables(at_once=True)
+    try:
+      self._refuse()
+      self._ask()
+      if self._pending:
+        self._executor.prepare(self._left())
+        cost = self._executor.measure(self._pending[0])
+        if cost is not None and self._planned.config is not None:
+          steps = self._planned.config.max_train_steps
+          evaluations = len(list(evaluation_steps(self._planned.config)))
+          left, programs = self._left(), len({one.group for one in self._pending})
+          self._progress.start(tables.estimate(cost, steps, evaluations, left, programs, self._executor.count))
+      while True:
+        self._start()
+        if not self._running:
+          break
+        for ended in self._executor.wait(1.0):
+          self._take(ended)
+        self._progress.tick(len(self._running))
+        self._tables()
+    except InterruptedStudyError:
+      self._progress.note("stops: the trials that run save where they are")
+      self._stop()
+      raise KeyboardInterrupt from None
+    except StudyError:
+      self._stop()
+      raise
+    finally:
+      session = {**self._record.sessions[-1], "finished": time.time(), "programs": dict(self._executor.programs)}
+      self._record = dataclasses.replace(self._record, sessions=(*self._record.sessions[:-1], session))
+      with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
+        records.write_study(self._folder, self._record)
+        self._tables(at_once=True)
+
+  def _left(self) -> int:
+    return self._planned.trials - sum(record.state in FINAL for record in self._trials.values())
+
+  def _start(self) -> None:
+    while True:
+      self._ask()
+      chosen = self._executor.choose(self._pending)
+      for planned, where in chosen:
+        self._pending.remove(planned)
+        self._write(started(self._of(planned), where))
+        self._running.add(planned.trial)
+      try:
+        self._executor.start(chosen)
+      except UserError as error:
+        for planned, _ in chosen:
+          self._running.discard(planned.trial)
+          self._write(interrupted(self._trials[planned.trial], f"it could not be started: {error}"))
+        raise
+      if not chosen or not self._is_adaptive:
+        return
+
+  def _of(self, planned: PlannedTrial) -> TrialRecord:
+    new = TrialRecord(trial=planned.trial, values=planned.values, changes=planned.changes)
+    return self._trials.get(planned.trial, new)
+
+  def _refuse(self) -> None:
+    for planned in [one for one in self._pending if one.refusal is not None]:
+      self._pending.remove(planned)
+      self._write(refused(self._of(planned), planned.refusal or ""))
+      self._progress.ended(self._trials[planned.trial])
+
+  def _ask(self) -> None:
+    """Of a search that looks at results: one trial more, while there are workers for it."""
+    search = self._planned.study.search
+    if not isinstance(search, BayesianOptimization):
+      return
+    while not self._pending and len(self._running) < self._executor.count:
+      index = len(self._trials)
+      if index >= self._planned.trials:
+        return
+      values = search.ask(self._planned.hyperparameters, self._results(), index)
+      self._pending = [self._planned.plan(index, values)]
+      # What was asked for is recorded before it is run: a study that goes on asks for nothing twice.
+      self._write(self._of(self._pending[0]))
+      self._refuse()
+
+  def _results(self) -> list[Record]:
+    sign = self._planned.study.objective.sign
+    found = []
+    for record in self._trials.values():
+      state = record.state if record.state in ("complete", "infeasible") else "running"
+      value = record.summary.get("objective")
+      if state == "complete" and (value is None or record.summary.get("uncharacteristic")):
+        state = "infeasible"
+      if record.state == "failed":
+        continue
+      found.append(Record(record.values, state, None if state != "complete" or value is None else sign * value))
+    return found
+
+  def _take(self, ended: Ended) -> None:
+    trial = ended.trial
+    self._running.discard(trial)
+    record = records.read_trial(trial_folder(self._folder, trial)) or self._trials[trial]
+    self._trials[trial] = record
+    if ended.problems and not ended.stopped:
+      if record.state == "running":
+        self._write(interrupted(record, "the study cannot go on"))
+      raise StudyError(list(ended.problems))
+    if record.state == "running":
+      cause = ended.lost or "its process left without a word"
+      if ended.stopped:
+        self._write(interrupted(record, cause))
+      else:
+        self._write(crashed(trial_folder(self._folder, trial), record, cause, self._planned.study.max_attempts))
+    record = self._trials[trial]
+    # What ends the study is told once, by its end.
+    self._progress.ended(dataclasses.replace(record, reason=None) if ended.problems else record)
+    if record.state not in FINAL and not ended.stopped:
+      self._pending = sorted([*self._pending, self._planned.plan(trial, record.values)], key=lambda one: one.trial)
+
+  def _stop(self) -> None:
+    for ended in self._executor.stop():
+      self._take(ended._replace(stopped=True))
+
+  def _write(self, record: TrialRecord) -> None:
+    records.write_trial(trial_folder(self._folder, record.trial), record)
+    self._trials[record.trial] = record
+
+  def _tables(self, *, at_once: bool = False) -> None:
+    """Rewrites the tables that people read, now and then."""
+    if not at_once and time.monotonic() < self._tables_due:
+      return
+    self._tables_due = time.monotonic() + _TABLES_EVERY_SECONDS
+    tracking.write_trials(self._folder, StudyResults.of(self._folder, self._record, self._trials.values()))
+    if at_once:
+      # It reads all studies there, which may be many.
+      tracking.update(self._folder.resolve().parent)

@@ -1,0 +1,249 @@
+"""The sides of the space, and how the best points lie before each (PB-23, PB-80).
+
+An edge is the space's, or the cliff beyond which points are infeasible (`statistics.feasible_range`). "At the edge"
+means that a quadratic through the good points (`statistics.response_surface`) still falls towards it there, by a
+one-sided t test over all sides, and that the best points stand on that side. "Near the edge" means the same at the
+inner end of the outer part of the scale: the optimum is in that part, or beyond. Studies too small for the fit are
+tested by how many of their best points lie in the outer part.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+
+from trialbook.tuning.findings.statistics import response_surface as surfaces
+from trialbook.tuning.findings.statistics.curve_trends import p_value, relevant
+from trialbook.tuning.findings.statistics.expansion import bound_of, places_of
+from trialbook.tuning.findings.statistics.feasible_range import before, cliffs_of
+from trialbook.tuning.findings.statistics.points import (
+  Point,
+  feasible,
+  is_numeric,
+  points_of,
+  searched,
+  shown,
+  unit_of,
+  units_of,
+)
+from trialbook.tuning.findings.statistics.seed_noise import noise_of
+from trialbook.tuning.findings.statistics.separation import Separation
+from trialbook.tuning.results import StudyResults
+from trialbook.tuning.space.scales import Hyperparameter
+
+LEVEL = 0.05
+"""Of the tests of all sides together: an unneeded expansion costs density in all dimensions."""
+LEAST_PLACES = 3
+"""On a scale: of two, each is at an edge."""
+FEW_PLACES = 10
+"""On a scale: of so few, each takes so much of it that a distance by its middle says little."""
+LEAST = 8
+"""Points with a value: of fewer, the best three are not told from the others."""
+NEAR = 0.4
+"""How far from the edge, as a share of the scale, half of the best points may lie: those of an optimum there lie in the
+nearer third or so, as few points have landed right at it."""
+BEST, LEAST_BEST = 1 / 8, 3
+"""Of the points are the best ones, and how many at least."""
+OUTER = 1 / 6
+"""The outer part of a scale. The best points of usual studies spread by about a sixth (standard deviation) around the
+optimum: an edge that is nearer cuts many of them off. In the test for small studies: three of three points there have
+p = 0.005 by chance."""
+AROUND = 2 * OUTER
+"""How far from the edge half of the best points may lie to be near it: those of an optimum in the outer part, to both
+sides of it."""
+LEAST_STEP = 0.25
+"""The least share of the scale by which a side is moved out: less is not worth a study."""
+MOST_TIMES = 4.0
+"""As many points as there are: how many more would tell is not foreseen beyond, and nobody would run them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """One side of one hyperparameter, and what was found there.
+
+  Attributes:
+    upper: which side.
+    cliff: that it ends at; None: at the edge of the space.
+    points: before it that have a value, the best first.
+    best: how many of them are the best ones.
+    limits: whether the best points are limited by it.
+    near: p of the test whether they lie near it, though it need not limit them; None if they do not.
+    more: how many more points would tell; None: it is told, or not worth asking.
+    p: of the test whether it limits them.
+    optimum: of the fit, on the scale; None if there is none.
+    how: that test was made, in a clause.
+  """
+
+  one: Hyperparameter
+  upper: bool
+  cliff: Separation | None
+  points: tuple[Point, ...]
+  best: int = LEAST_BEST
+  limits: bool = False
+  near: float | None = None
+  more: int | None = None
+  p: float = 1.0
+  optimum: float | None = None
+  how: str = ""
+
+  @property
+  def key(self) -> str:
+    """Its name among numbers."""
+    return f"{self.one.name} {'above' if self.upper else 'below'}"
+
+  @property
+  def word(self) -> str:
+    return "upper" if self.upper else "lower"
+
+  @property
+  def told(self) -> bool:
+    """Whether the best points lie at it or near it."""
+    return self.limits or self.near is not None
+
+  @property
+  def trials(self) -> tuple[int, ...]:
+    """Those of the best points."""
+    return tuple(sorted(number for point in self.points[: self.best] for number in point.trials))
+
+  @property
+  def edge(self) -> float:
+    """Where it is on the scale."""
+    return self.cliff.unit if self.cliff is not None else float(self.upper)
+
+  @property
+  def inside(self) -> float:
+    """The share of the scale before it."""
+    return self.edge if self.upper else 1 - self.edge
+
+  @functools.cached_property
+  def distances(self) -> np.ndarray:
+    """Of the points from it, as shares of the scale before it: [points]."""
+    units = units_of(self.one, self.points)
+    return (self.edge - units if self.upper else units - self.edge) / self.inside
+
+  @property
+  def distance(self) -> float:
+    """Of the best points, at the median."""
+    return float(np.median(self.distances[: self.best]))
+
+  @functools.cached_property
+  def at_last(self) -> int:
+    """How many of the best points have the last value before it; 0 unless most have."""
+    last = self.distances.min()
+    value = self.points[int(np.argmin(self.distances))].values[self.one.name]
+    count = int(np.isclose(self.distances[: self.best], last).sum())
+    tried = self.cliff is not None or value == bound_of(self.one.scale, self.upper)
+    return count if tried and 2 * count > self.best else 0
+
+  def where(self, what: str) -> str:
+    """How the best points lie before it, in a clause that calls it so."""
+    values = sorted(point.values[self.one.name] for point in self.points[: self.best])
+    middle = shown(self.one, values[len(values) // 2])
+    if self.at_last:
+      before_it = f" before {what}" if self.cliff is not None else ""
+      return f"{self.at_last} of the best {self.best} points have {middle}, the last value{before_it}"
+    if places_of(self.one) <= FEW_PLACES:
+      return f"the best {self.best} points have {middle} at the median"
+    return f"the best points lie at a median distance of {self.distance:.0%} of the scale from {what}"
+
+  def test(self, note: str = "") -> str:
+    """What the test that found something says, in a clause; `note` follows its p."""
+    if self.limits:
+      return f"{self.how} ({p_value(self.p)}{note})"
+    where = "towards it" if places_of(self.one) <= FEW_PLACES else "a sixth of the scale before it"
+    return f"a quadratic through the good points still falls {where} ({p_value(self.near or 0.0)}{note})"
+
+
+def testable(results: StudyResults) -> list[Hyperparameter]:
+  """The numeric hyperparameters whose bounds are known and that have places between."""
+  axes = [one for one in searched(results) if is_numeric(one) and not one.inferred]
+  return [one for one in axes if places_of(one) >= LEAST_PLACES]
+
+
+def level_of(axes: Sequence[Hyperparameter]) -> float:
+  """Of the test of one side of these."""
+  return LEVEL / (2 * len(axes))
+
+
+def tested(results: StudyResults) -> list[Side]:
+  """Both sides of each testable hyperparameter for which there are points enough, the lower one first."""
+  points, axes = points_of(results), testable(results)
+  cliffs = {one.name: cliffs_of(one, points) for one in axes}
+  kept = before(points, axes, cliffs)
+  surface = surfaces.fit(kept, searched(results))
+  found = feasible(kept)
+  noise = noise_of(results)
+  least = noise.deviation if noise is not None else 0.0
+  asked = max(least, relevant(results, results.objective.sign * found[0].cost)) if found else 0.0
+  sides = []
+  for one in axes:
+    here = tuple(point for point in found if math.isfinite(unit_of(one, point.values)))
+    if len(here) < LEAST or len({unit_of(one, point.values) for point in here}) < LEAST_PLACES:
+      continue
+    for upper in (False, True):
+      side = Side(one, upper, cliffs[one.name].get(upper), here)
+      if surface is not None:
+        sides.append(_by_fit(side, surface, level_of(axes), least, asked))
+      else:
+        sides.append(_by_counts(side, level_of(axes), surfaces.needed(searched(results))))
+  return sides
+
+
+def _by_fit(side: Side, surface: surfaces.Surface, level: float, least: float, asked: float) -> Side:
+  """Whether the fit still falls towards it.
+
+  Args:
+    level: of the test.
+    least: cost by which it has to fall within the least step of an expansion.
+    asked: the same, to ask for more points where it is not significant.
+  """
+  side = dataclasses.replace(side, best=max(LEAST_BEST, round(BEST * len(side.points))))
+  gain, steep = _fall(side, surface, 0.0)
+  p = float(scipy.stats.t.sf(steep, surface.freedom))
+  close = side.distance < NEAR
+  limits = gain > least and p < level and close
+  more = None
+  if close and steep > 0 and gain > asked and p >= level:
+    # Standard errors shrink by the root of the number of points.
+    times = (float(scipy.stats.t.isf(level, surface.freedom)) / steep) ** 2
+    more = math.ceil((times - 1) * surface.points) if times <= MOST_TIMES else None
+  gain, steep = _fall(side, surface, OUTER)
+  near = float(scipy.stats.t.sf(steep, surface.freedom))
+  return dataclasses.replace(
+    side,
+    limits=limits,
+    near=near if gain > least and near < level and side.distance < AROUND and not limits else None,
+    more=more,
+    p=p,
+    optimum=surface.lowest(side.one.name),
+    how="a quadratic through the good points still falls towards it there",
+  )
+
+
+def _fall(side: Side, surface: surfaces.Surface, share: float) -> tuple[float, float]:
+  """By how much the fit falls within the least step, outwards from a share of the scale before it; the slope there in
+  standard errors."""
+  place = share * side.inside
+  slope, error = surface.slope(side.one.name, side.edge - place if side.upper else side.edge + place)
+  fall = -slope if side.upper else slope
+  return fall * LEAST_STEP, fall / error if error > 0 else 0.0
+
+
+def _by_counts(side: Side, level: float, needed: int) -> Side:
+  """Whether more of the best points lie in the outer part than chance would put there; `needed`: points for a fit."""
+  outer = side.distances <= OUTER
+  count = int(outer[: side.best].sum())
+  chance = max(float(np.mean(outer)), OUTER)
+  p = float(scipy.stats.binom.sf(count - 1, side.best, chance))
+  # Else not even all of the best points there would tell.
+  could = chance**side.best < level
+  return dataclasses.replace(
+    side,
+    limits=p < level and side.distance < NEAR,
+    more=None if could else max(needed - len(side.points), 1),
+    p=p,
+    how=f"its outer sixth holds {count} of the best {side.best} points",
+  )

@@ -1,0 +1,309 @@
+"""What a curve does beside its noise: straight lines through parts of it, with intervals that hold for noisy curves."""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy import special
+
+from trialbook.tuning.results import StudyResults, Trial
+
+RELEVANT = 0.02
+"""Of the distance from a perfect value: an error of 5.0% that becomes 5.1%. Less decides nothing in practice: seeds and
+the draw of validation examples move most objectives by as much."""
+OF_TRIALS = 0.5
+"""Of what the median trial is worse than the best, if that is less: where all trials of a study are alike, as they are
+by a similarity of images that none brings near to 1, smaller differences are what it is about."""
+NEVER = 0.1
+"""Of the first of both, at least: however alike the trials are."""
+LEAST_TRIALS = 4
+"""With a value, of which the median says how they differ."""
+LEAST_POINTS = 5
+"""Evaluations through which a line is drawn: two make it, the others say how well it is known."""
+FAR = 3.0
+"""Standard deviations from the line at which a value is pulled in: a single spike is no trend, and normal noise has
+only three values in a thousand beyond."""
+PULLS = 3
+"""Times that the line is drawn again with such values pulled in: the first line is itself drawn to a spike."""
+MOST_CORRELATED = 0.8
+"""Of neighbouring values, as an estimate: beyond, few dozens of evaluations cannot tell noise from a trend."""
+ENOUGH_CURVES = 100
+"""Of which the correlation of neighbours is the median: more do not change it."""
+PERCENTAGES = (
+  *("accuracy", "acc", "error", "err", "precision", "recall", "bleu", "auc", "auroc", "map", "miou", "iou", "dice"),
+  *("wer", "cer", "top"),
+)
+"""Beginnings or ends of words in the names of metrics that are shares, and are written as percentages by many."""
+SMALLEST = 1e-6
+"""Of p-values that are said: of smaller ones nobody knows the noise well enough."""
+SMOOTHED = 0.1
+"""Share of a curve in the running mean whose best is looked for: narrow beside what is looked for, and an average of
+several evaluations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trend:
+  """A line through values.
+
+  Attributes:
+    change: of the line, from the first step to the last.
+    error: standard error of `change`, with what neighbouring values have in common.
+    freedom: degrees of freedom of `error`.
+  """
+
+  change: float
+  error: float
+  freedom: float
+
+  @property
+  def p_rise(self) -> float:
+    """One-sided: how likely such a rise is where there is none."""
+    return float(special.stdtr(self.freedom, -self.change / self.error))
+
+  @property
+  def reach(self) -> float:
+    """Half of the 95% interval of `change`."""
+    return float(special.stdtrit(self.freedom, 0.975)) * self.error
+
+
+@dataclasses.dataclass(frozen=True)
+class Rise:
+  """What a curve of costs did after its best.
+
+  Attributes:
+    step: of the best of its running mean.
+    level: there.
+    amount: of a line through the rest, from `step` to the last step; negative where it still falls.
+    low, high: its 95% interval.
+    p: one-sided, of no rise.
+  """
+
+  step: int
+  level: float
+  amount: float
+  low: float
+  high: float
+  p: float
+
+
+def trend(steps: np.ndarray, values: np.ndarray, shared: float = 0.0) -> Trend | None:
+  """The line through values [points] at steps [points]; None for fewer than `LEAST_POINTS`.
+
+  By least squares, values that are far off pulled in. `shared` is the correlation r of neighbours: it multiplies
+  the variance of the change by (1 + r) / (1 - r), and leaves (1 - r^2) / (1 + r^2) of the values to know the noise by.
+  """
+  points = len(values)
+  if points < LEAST_POINTS or steps[-1] <= steps[0]:
+    return None
+  line, left, spread = _line(steps, values)
+  noise = float(np.sqrt(left @ left / (points - 2)))
+  # Where values stand exactly on a line, rounding is all that is not known.
+  rounding = 1e-9 * max(float(np.abs(values).max()), 1e-300)
+  return Trend(
+    change=float(line[-1] - line[0]),
+    error=max(noise * float(np.sqrt((1 + shared) / (1 - shared) / spread)), rounding),
+    freedom=max(points * (1 - shared**2) / (1 + shared**2) - 2, 1.0),
+  )
+
+
+def correlation(curves: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+  """What neighbouring evaluations have in common: the median over curves, steps and values, of the correlation in the
+  last half around a parabola. One curve alone tells it badly, trials of a study have it in common.
+
+  Without most of the bias of short series (Kendall, 1954, for a mean; a parabola takes two degrees of freedom more);
+  from 0 to `MOST_CORRELATED`, 0 if there is nothing to tell it by.
+  """
+  found = []
+  for steps, values in itertools.islice(curves, ENOUGH_CURVES):
+    points = (len(values) + 1) // 2
+    if points < LEAST_POINTS or steps[-1] <= steps[-points]:
+      continue
+    left = _around_parabola(steps[-points:], values[-points:])
+    if (squares := float(left @ left)) > 0:
+      raw = float(left[1:] @ left[:-1]) / squares
+      found.append(raw + (3 + 4 * raw) / points)
+  return min(max(float(np.median(found)), 0.0), MOST_CORRELATED) if found else 0.0
+
+
+def shared_noise(noise: np.ndarray, turns: int) -> float:
+  """The correlation of the noise of two trials, from 0 to 1, of noise [trials, evaluations] without its slow course.
+
+  By how alike it is at frequencies of `turns` at least: the power of a mean of trials is their mean power over n where
+  they have nothing in common, and as large where all is. Trials that share the order of the data share noise.
+  """
+  waves = np.fft.rfft(noise)[:, turns : (noise.shape[1] + 1) // 2]
+  powers = (np.abs(waves) ** 2).mean(axis=0)
+  if len(noise) < 2 or not (powers > 0).any():
+    return 0.0
+  ratios = len(noise) * np.abs(waves.mean(axis=0))[powers > 0] ** 2 / powers[powers > 0]
+  # The median over frequencies, which is log 2 for such powers: what is left of a period or a bend is in few of them.
+  alike = float(np.median(ratios)) / math.log(2)
+  return min(max((alike - 1) / (len(noise) - 1), 0.0), 1.0)
+
+
+def worth(trials: int, shared: float) -> float:
+  """The number of trials with noise of their own that trials are worth whose noise is `shared_noise`."""
+  return trials / (1 + (trials - 1) * shared)
+
+
+def deviation(steps: np.ndarray, values: np.ndarray, points: int) -> float | None:
+  """The standard deviation of the last of values around a parabola through that many points; None if too few."""
+  if points < LEAST_POINTS or steps[-1] <= steps[-points]:
+    return None
+  left = _around_parabola(steps[-points:], values[-points:])
+  return float(np.sqrt(left @ left / (points - 3)))
+
+
+def _around_parabola(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+  where = (2 * steps - steps[0] - steps[-1]) / (steps[-1] - steps[0])
+  basis, _ = np.linalg.qr(np.stack([np.ones(len(where)), where, where**2], axis=1))
+  left = values - basis @ (basis.T @ values)
+  tamed = values - left + _tamed(left)
+  return tamed - basis @ (basis.T @ tamed)
+
+
+def _tamed(left: np.ndarray) -> np.ndarray:
+  middle = float(np.median(np.abs(left))) * 1.4826
+  return np.clip(left, -FAR * middle, FAR * middle) if middle > 0 else left
+
+
+def _line(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+  """The line [points], what is left [points], and the sum of squares of time, the whole of which is 1."""
+  where = (steps - steps.mean()) / (steps[-1] - steps[0])
+  spread = float(where @ where)
+  line, left = _fit(where, spread, values)
+  for _ in range(PULLS):
+    tamed = line + _tamed(values - line)
+    line, left = _fit(where, spread, tamed)
+  return line, left, spread
+
+
+def _fit(where: np.ndarray, spread: float, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  line = values.mean() + where * float(where @ values) / spread
+  return line, values - line
+
+
+def rise_after_best(steps: np.ndarray, costs: np.ndarray, shared: float = 0.0) -> Rise | None:
+  """How costs [points] went on after the best of their running mean; None if too few evaluations are left.
+
+  The values of the running mean at its best were chosen for being low. They, and the one after them, which is a little
+  like them, are left out, so that a flat curve does not seem to rise.
+  """
+  width = max(int(SMOOTHED * len(costs)), 3) | 1
+  if len(costs) < width + LEAST_POINTS:
+    return None
+  sums = np.concatenate([[0.0], np.cumsum(costs)])
+  smooth = (sums[width:] - sums[:-width]) / width
+  best = int(np.argmin(smooth)) + width // 2
+  start = best + width // 2 + 2
+  line = trend(steps[start:], costs[start:], shared)
+  if line is None:
+    return None
+  longer = float((steps[-1] - steps[best]) / (steps[-1] - steps[start]))
+  reach = line.reach
+  return Rise(
+    step=int(steps[best]),
+    level=float(smooth[best - width // 2]),
+    amount=line.change * longer,
+    low=(line.change - reach) * longer,
+    high=(line.change + reach) * longer,
+    p=line.p_rise,
+  )
+
+
+def thinned(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+  """Medians of equal numbers of neighbours, so that about `most` points are left, and single spikes go."""
+  size = -(-len(values) // most)
+  if size < 2:
+    return steps, values
+  blocks = len(values) // size
+  # What does not fill a block is the oldest.
+  kept = slice(len(values) - blocks * size, None)
+  return steps[kept].reshape(blocks, size)[:, -1], np.median(values[kept].reshape(blocks, size), axis=1)
+
+
+def relevant(results: StudyResults, value: float) -> float:
+  """The smallest difference from a value of the objective that matters: `RELEVANT` of its distance from perfection, or
+  `OF_TRIALS` of the differences between trials, but not less than `NEVER` of the former.
+
+  What is perfect is 0 where smaller is better, and 1 or 100% for shares of which larger is better, such as an accuracy.
+  """
+  most = of_perfection(results, value)
+  values = [trial.objective for trial in results.trials if trial.objective is not None]
+  if len(values) < LEAST_TRIALS:
+    return most
+  best = min(values) if results.objective.mode == "min" else max(values)
+  return max(min(most, OF_TRIALS * abs(float(np.median(values)) - best)), NEVER * most)
+
+
+def of_perfection(results: StudyResults, value: float) -> float:
+  """`RELEVANT` of the distance from a perfect value."""
+  distance, whole = abs(value), whole_of(results)
+  if results.objective.mode == "max" and 0 <= value <= whole:
+    distance = min(value, whole - value)
+  return RELEVANT * distance
+
+
+def whole_of(results: StudyResults) -> float:
+  """What a share of all examples is written as: 100 where the objective is a percentage, by its name and by what the
+  trials logged, or else 1."""
+  words = re.split(r"[^a-z]+", results.objective.metric.lower())
+  if not any(word.startswith(PERCENTAGES) or word.endswith(PERCENTAGES) for word in words if word):
+    return 1.0
+  curves = [values for trial in results.trials if len(values := trial.curve(results.objective.metric)[1])]
+  if not curves:
+    return 1.0
+  low, high = min(values.min() for values in curves), max(values.max() for values in curves)
+  return 100.0 if low >= 0 and 1 < high <= 100 else 1.0
+
+
+def complete(results: StudyResults) -> list[Trial]:
+  """The trials that have a value, the best first, and a curve of the objective."""
+  return [trial for trial in results.ranked if len(trial.curve(results.objective.metric)[0])]
+
+
+def costs(results: StudyResults, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
+  """Steps after the first, and the objective's metric there so that smaller is better: [evaluations] each."""
+  return _after_start(trial, results.objective.metric, results.objective.sign)
+
+
+def training_losses(results: StudyResults, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
+  """Steps after the first, and the training loss there: of the fixed part of the training set where it is evaluated."""
+  metric = results.training_metric("validation/loss")
+  return _after_start(trial, metric, 1) if metric else (np.zeros(0, int), np.zeros(0))
+
+
+def _after_start(trial: Trial, metric: str, sign: int) -> tuple[np.ndarray, np.ndarray]:
+  steps, values = trial.curve(metric)
+  after = steps > 0
+  return steps[after], sign * values[after]
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+  """The 95% interval of a share, count of total > 0, of Clopper and Pearson (1934)."""
+  low = float(special.betaincinv(count, total - count + 1, 0.025)) if count else 0.0
+  high = float(special.betaincinv(count + 1, total - count, 0.975)) if count < total else 1.0
+  return low, high
+
+
+def listed(trials: Sequence[Trial]) -> tuple[int, ...]:
+  """Numbers of trials, in order."""
+  return tuple(sorted(trial.trial for trial in trials))
+
+
+def text(value: float) -> str:
+  """A number with as many digits as a reader can use."""
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def p_value(p: float) -> str:
+  """A p-value for people."""
+  return f"p = {p:.2g}" if p >= SMALLEST else "p < 1e-6"
+
+
+def between(low: float, high: float) -> str:
+  """An interval for people."""
+  return f"95% interval {text(low)} to {text(high)}"

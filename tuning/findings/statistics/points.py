@@ -1,0 +1,124 @@
+"""What the findings about points look at: a row for each point of the space, smaller costs for better ones."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trialbook.tuning.results import StudyResults
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, Quantity, ReverseLog
+
+MOST_DIGITS = 7
+"""Of a value that is rounded to be read, less one: searches draw no more (`trialbook.tuning.space.scales.DIGITS`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """A point and what came of it; trials that were not ended by themselves do not count.
+
+  Attributes:
+    values: of its hyperparameters, by name.
+    trials: the numbers of those that are complete or infeasible.
+    retrains: what each complete one was worth; smaller is better (the objective times its sign).
+    infeasible: how many trials gave nothing.
+  """
+
+  values: Mapping[str, Any]
+  trials: tuple[int, ...]
+  retrains: tuple[float, ...]
+  infeasible: int
+
+  @functools.cached_property
+  def cost(self) -> float:
+    """The mean of its retrains; NaN if none is complete."""
+    return math.fsum(self.retrains) / len(self.retrains) if self.retrains else math.nan
+
+
+def points_of(results: StudyResults) -> list[Point]:
+  """The points that have a complete or an infeasible trial, in order of their first."""
+  found = []
+  for trials in results.points:
+    ended = [trial for trial in trials if trial.objective is not None or trial.state == "infeasible"]
+    if ended:
+      retrains = tuple(results.objective.sign * t.objective for t in ended if t.objective is not None)
+      numbers = tuple(trial.trial for trial in ended)
+      found.append(Point(ended[0].values, numbers, retrains, len(ended) - len(retrains)))
+  return found
+
+
+def feasible(points: Sequence[Point]) -> list[Point]:
+  """Those with a value, the best first."""
+  return sorted((point for point in points if point.retrains), key=lambda point: (point.cost, point.trials))
+
+
+def is_numeric(one: Hyperparameter) -> bool:
+  """Whether its values have an order."""
+  return isinstance(one.scale, Quantity | Discrete)
+
+
+def is_learning_rate(one: Hyperparameter) -> bool:
+  """By the name of what it sets."""
+  last = one.path.rpartition(".")[2].lower()
+  return "learning_rate" in last or last == "lr"
+
+
+def unit_of(one: Hyperparameter, values: Mapping[str, Any]) -> float:
+  """Where a point is on the scale of a numeric hyperparameter: 0 to 1; NaN where it does not exist or is no number."""
+  value = values.get(one.name)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return math.nan
+  try:
+    unit = one.scale.unit(value)
+  except (ValueError, ZeroDivisionError):
+    return math.nan
+  return unit if math.isfinite(unit) else math.nan
+
+
+def units_of(one: Hyperparameter, points: Sequence[Point]) -> np.ndarray:
+  """`unit_of` of each: [points]."""
+  return np.array([unit_of(one, point.values) for point in points], float)
+
+
+def value_at(one: Hyperparameter, unit: float) -> float:
+  """The value at a place on a numeric scale, which may lie beyond its ends."""
+  scale = one.scale
+  match scale:
+    case Log():
+      return scale.min * (scale.max / scale.min) ** unit
+    case ReverseLog():
+      return 1 - (1 - scale.min) * ((1 - scale.max) / (1 - scale.min)) ** unit
+    case Integer(log=True):
+      return (scale.min - 0.5) * ((scale.max + 0.5) / (scale.min - 0.5)) ** unit
+    case Linear():
+      return scale.min + unit * (scale.max - scale.min)
+    case Integer():
+      return scale.min - 0.5 + unit * (scale.max - scale.min + 1)
+    case _:
+      return float(scale.at(min(max(unit, 0.0), 1.0 - 1e-9)))
+
+
+def rounded(one: Hyperparameter, value: float, fits: Callable[[float], bool], digits: int = 1) -> float:
+  """With the fewest significant digits, from `digits` on, with which it fits; on a reverse-log scale, of 1 - value."""
+  for count in range(digits, MOST_DIGITS):
+    new = 1 - float(f"{1 - value:.{count}g}") if isinstance(one.scale, ReverseLog) else float(f"{value:.{count}g}")
+    if fits(new):
+      return new
+  return value
+
+
+def shown(one: Hyperparameter, value: float) -> str:
+  """A value in a sentence; close to 1 on a reverse-log scale it is "1 - 0.0007"."""
+  return f"1 - {1 - value:.3g}" if isinstance(one.scale, ReverseLog) else f"{value:.6g}"
+
+
+def searched(results: StudyResults) -> list[Hyperparameter]:
+  """The hyperparameters that the trials vary and that are not fixed."""
+  return [one for one in results.varied if one.role != "fixed"]
+
+
+def many(count: int, noun: str) -> str:
+  """ "1 trial", "2 trials"."""
+  return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,130 @@
+"""How much an objective varies where nothing was changed: from seed to seed, and by the draw of validation examples."""
+
+import dataclasses
+import math
+import shlex
+
+import numpy as np
+import scipy.stats
+
+from trialbook.tuning.results import StudyResults
+
+LEVEL = 0.95
+"""Of the interval of a standard deviation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialNoise:
+  """The standard deviation from seed to seed (PB-40).
+
+  Attributes:
+    deviation: pooled over groups of retrains.
+    low, high: its 95% interval, by the chi-squared distribution.
+    freedom: the number of retrains less that of groups.
+    trials: that were retrained.
+    good: whether they are among the better half of the study; of bad points alone, the noise is that of bad points.
+  """
+
+  deviation: float
+  low: float
+  high: float
+  freedom: int
+  trials: tuple[int, ...]
+  good: bool = True
+
+  @property
+  def tells(self) -> bool:
+    """Whether leads among the best points can be held against it."""
+    return self.good and self.deviation > 0
+
+
+def trial_noise(results: StudyResults) -> TrialNoise | None:
+  """From retrains of one point in the study, and from reruns; None if there are none.
+
+  Bad points vary more and decide nothing, so that only the better half of the groups counts, and of these only what is
+  among the better half of all points, if there is such. A rerun trial itself does not: it was chosen because it was
+  good, its seeds were not.
+  """
+  groups: list[tuple[list[float], int]] = []
+  for trials in results.points:
+    groups.append(([t.objective for t in trials if t.objective is not None], trials[0].trial))
+  costs = {number: results.objective.sign * float(np.mean(values)) for values, number in groups if values}
+  median = float(np.median(list(costs.values()))) if costs else math.inf
+  for number, study in results.reruns.items():
+    groups.append(([t.objective for t in study.trials if t.objective is not None], number))
+  groups = [group for group in groups if len(group[0]) > 1]
+  if not groups:
+    return None
+  groups.sort(key=lambda group: (results.objective.sign * float(np.mean(group[0])), group[1]))
+  groups = groups[: (len(groups) + 1) // 2]
+
+  def is_good(group: tuple[list[float], int]) -> bool:
+    # What was chosen to be rerun was good, even if its seeds do not confirm that.
+    own = results.objective.sign * float(np.mean(group[0]))
+    return min(own, costs.get(group[1], own)) <= median
+
+  good = [group for group in groups if is_good(group)]
+  groups = good or groups
+  freedom = sum(len(values) - 1 for values, _ in groups)
+  squares = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values, _ in groups)
+  low, high = scipy.stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], freedom)
+  return TrialNoise(
+    math.sqrt(squares / freedom),
+    math.sqrt(squares / low),
+    math.sqrt(squares / high),
+    freedom,
+    tuple(sorted(number for _, number in groups)),
+    bool(good),
+  )
+
+
+def sampling_noise(results: StudyResults) -> tuple[float, int] | None:
+  """The standard error of the best trial's objective by the draw of validation examples, and their number.
+
+  That of a share, sqrt(p (1 - p) / n), where the metric is an error or an accuracy; None for others, or where the
+  number of examples is not known. Trials of a study share their validation set: between two of them the difference
+  varies less.
+  """
+  best = results.best
+  split, _, name = results.objective.metric.rpartition("/")
+  if best is None or best.objective is None or name not in ("error", "accuracy"):
+    return None
+  examples = best.log.examples.get(split, 0)
+  if examples < 1 or not 0 <= best.objective <= 1:
+    return None
+  # A share of 0 of n examples is no proof of 0: as if there had been one success and one failure more (Laplace).
+  share = (best.objective * examples + 1) / (examples + 2)
+  return math.sqrt(share * (1 - share) / examples), examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """What a difference is held against: a standard deviation, and in words which one."""
+
+  deviation: float
+  source: str
+
+
+def noise_of(results: StudyResults) -> Noise | None:
+  """From seed to seed where good points have retrains, else by the draw of validation examples, else None."""
+  if (seeds := trial_noise(results)) is not None and seeds.tells:
+    return Noise(seeds.deviation, "seed-to-seed standard deviation")
+  if (sampling := sampling_noise(results)) is not None:
+    return Noise(sampling[0], f"standard error of {sampling[1]:,} {split_of(results)} examples")
+  return None
+
+
+def split_of(results: StudyResults) -> str:
+  """Of which examples the objective is, in a word: "validation", "training"."""
+  split = results.objective.metric.rpartition("/")[0]
+  return "training" if split.startswith("train") else split or "evaluated"
+
+
+def how_to_rerun(results: StudyResults) -> str:
+  """How the best trial is run again with other seeds, in a clause."""
+  best = results.best
+  if best is None or results.study.source is not None or results.study.config is None:
+    return "train it again with 5 other seeds where it was made"
+  # Of several studies that were merged, the trial's own one and its number there.
+  study = shlex.quote(str(best.folder.parent.parent))
+  return f"trialbook tune rerun {study} {int(best.folder.name)} --seeds=5"
