@@ -11,6 +11,7 @@ from jaxtyping import Array
 from trialbook.errors import PreemptedError
 from trialbook.input_pipeline import Dataset, Prefetcher
 from trialbook.trainer import custom_metrics, sharding
+from trialbook.trainer.boundaries import TRAIN_SUBSET
 from trialbook.trainer.config import Config
 from trialbook.trainer.hosts.guard import Guard
 from trialbook.trainer.program import Program
@@ -18,28 +19,6 @@ from trialbook.trainer.recorder import AHEAD
 from trialbook.trainer.tasks import OfSplit
 from trialbook.trainer.train_step import State
 from trialbook.trainer.user_code import COUNT, ROW
-
-TRAIN_SUBSET = "train_subset"
-"""Name under which a fixed part of the training set is evaluated."""
-
-
-def evaluation_steps(config: Config) -> list[int]:
-  """The steps after which a run evaluates: 0, each multiple of the interval, and the last."""
-  last = config.max_train_steps
-  return [*range(0, last, config.evaluation.every_steps), last]
-
-
-def checkpoint_due(config: Config, step: int) -> bool:
-  """Whether the state of an evaluated step is saved."""
-  evaluations = config.checkpointing.every_evaluations
-  if evaluations == 0:
-    return False
-  return step == config.max_train_steps or step % (evaluations * config.evaluation.every_steps) == 0
-
-
-def evaluated_splits(config: Config) -> list[str]:
-  """The splits that are evaluated periodically."""
-  return [TRAIN_SUBSET, "validation"] if config.evaluation.train_examples else ["validation"]
 
 
 def evaluated_weights(config: Config, state: State) -> State:

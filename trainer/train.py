@@ -13,8 +13,9 @@ from trialbook import files
 from trialbook.errors import PreemptedError, UserError
 from trialbook.paths import as_path
 from trialbook.trainer import neighbours, sharding
+from trialbook.trainer.boundaries import checkpoint_due, evaluated_splits, evaluation_steps
 from trialbook.trainer.config import Config
-from trialbook.trainer.evaluation import checkpoint_due, evaluate, evaluated_splits, evaluated_weights, evaluation_steps
+from trialbook.trainer.evaluation import evaluate, evaluated_weights
 from trialbook.trainer.export import export_selected
 from trialbook.trainer.hosts.guard import Guard
 from trialbook.trainer.loop import advance

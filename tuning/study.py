@@ -11,7 +11,7 @@ from trialbook.metric_names import Mode
 from trialbook.naming import nearest
 from trialbook.plugin import PluginError, import_attribute
 from trialbook.trainer import Config
-from trialbook.trainer.evaluation import evaluated_splits
+from trialbook.trainer.boundaries import evaluated_splits
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.search.search import Grid, Halton, Listed, Uniform
 from trialbook.tuning.space import binding

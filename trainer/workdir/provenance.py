@@ -8,12 +8,12 @@ import platform
 import shlex
 import subprocess
 import sys
-from typing import Any
-
-import jax
+from typing import TYPE_CHECKING, Any
 
 import trialbook
-from trialbook.trainer.config import Config
+
+if TYPE_CHECKING:
+  from trialbook.trainer.config import Config
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pydantic", "scikit-learn")
 _ROOMS = ("models", "input_pipeline", "trainer")
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
   return ours | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def code(config: Config) -> dict[str, str]:
+def code(config: "Config") -> dict[str, str]:
   """A digest of each file that a run's numbers may depend on: the rooms, and where the user's own classes stand."""
   package = pathlib.Path(trialbook.__file__).parent
   places = [*package.glob("*.py"), *(path for room in _ROOMS for path in (package / room).rglob("*.py"))]
@@ -40,6 +40,8 @@ def code(config: Config) -> dict[str, str]:
 
 def describe() -> dict[str, Any]:
   """Versions, git state of the working directory, command, machine and devices, as JSON values."""
+  import jax  # Of a study's coordinator only the git state is wanted.
+
   return {
     "versions": versions(),
     "git": git_state(),

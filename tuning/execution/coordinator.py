@@ -18,7 +18,7 @@ from trialbook.launch.supervisor import newest_step
 from trialbook.launch.watch import signals_to
 from trialbook.paths import as_path
 from trialbook.trainer import Config
-from trialbook.trainer.evaluation import evaluation_steps
+from trialbook.trainer.boundaries import evaluation_steps
 from trialbook.tuning import records, roles, tables, tracking
 from trialbook.tuning.execution.executor import Ended, Executor, InterruptedStudyError
 from trialbook.tuning.execution.local_workers import LocalWorkers

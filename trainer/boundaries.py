@@ -1,0 +1,28 @@
+"""The boundaries of a run, by its config alone: after which steps it evaluates what, and saves."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from trialbook.trainer.config import Config
+
+TRAIN_SUBSET = "train_subset"
+"""Name under which a fixed part of the training set is evaluated."""
+
+
+def evaluation_steps(config: "Config") -> list[int]:
+  """Return the steps after which a run evaluates: 0, each multiple of the interval, and the last."""
+  last = config.max_train_steps
+  return [*range(0, last, config.evaluation.every_steps), last]
+
+
+def checkpoint_due(config: "Config", step: int) -> bool:
+  """Return whether the state of an evaluated step is saved."""
+  evaluations = config.checkpointing.every_evaluations
+  if evaluations == 0:
+    return False
+  return step == config.max_train_steps or step % (evaluations * config.evaluation.every_steps) == 0
+
+
+def evaluated_splits(config: "Config") -> list[str]:
+  """Return the splits that are evaluated periodically."""
+  return [TRAIN_SUBSET, "validation"] if config.evaluation.train_examples else ["validation"]
