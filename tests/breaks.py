@@ -152,8 +152,8 @@ BREAKS = (
   Break(
     "a preemption saves nothing",
     "trainer/train.py",
-    "if step not in (0, saved) and config.checkpointing.every_evaluations > 0:",
-    "if step not in (0, saved) and config.checkpointing.every_evaluations > 1e9:",
+    "if run.step not in (0, run.saved) and run.compiled.config.checkpointing.every_evaluations > 0:",
+    "if run.step not in (0, run.saved) and run.compiled.config.checkpointing.every_evaluations > 1e9:",
     "tests/trainer/test_preemption.py",
   ),
   Break(

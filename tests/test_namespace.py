@@ -78,6 +78,7 @@ def python(*arguments: str, cwd: pathlib.Path, path: pathlib.Path | None = None)
   return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_one_package_with_all_rooms(wheel: pathlib.Path):
   with zipfile.ZipFile(wheel) as archive:
     names = archive.namelist()
@@ -110,6 +111,7 @@ def test_users_may_have_packages_of_our_rooms_names(
   assert "complete after 2 steps" in python(*console, *command, cwd=beside, path=path)
 
 
+@pytest.mark.slow
 def test_a_room_of_the_checkout_says_what_it_is_imported_as():
   for room in ROOMS:
     done = subprocess.run(
@@ -151,6 +153,7 @@ print(code, *sorted({heavy} & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_help_and_mistakes_in_flags_import_nothing_that_takes_time(mistake: str):
   subcommands = {"tune": ["run", "report", "import"], "launch": ["local"], "data": ["prepare"]}

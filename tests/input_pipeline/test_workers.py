@@ -116,6 +116,7 @@ def test_what_is_raised_in_a_worker_is_raised_here_and_printing_does_no_harm(tmp
   assert "train, record 5: cannot be decoded: ValueError: five" in failures[0]
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(config):
   code = f"""
 import time

@@ -302,6 +302,7 @@ np.savez(sys.argv[2], **results)
 """
 
 
+@pytest.mark.slow
 def test_virtual_batches_span_four_replicas_along_two_axes_of_eight_devices(tmp_path):
   np.save(tmp_path / "x.npy", BATCHES[0].astype(np.float32))
   command = [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]

@@ -71,6 +71,7 @@ def test_each_layer_and_each_call_draws_anew(remat):
   np.testing.assert_array_equal(evaluated, np.ones(4))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_remat_changes_no_gradient_and_saves_memory():
   def gradient(remat):

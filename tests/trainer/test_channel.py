@@ -219,6 +219,7 @@ def test_a_lead_that_never_comes_is_named(hosts: Hosts):
   assert 0.4 < time.monotonic() - started < 15
 
 
+@pytest.mark.slow
 def test_a_lead_that_came_late_is_not_blamed_for_another_who_never_came(hosts: Hosts, monkeypatch):
   monkeypatch.setattr(channel, "_HELLO_SECONDS", 0.3)
   early = hosts.start(1, 3, seconds=2.0)

@@ -197,6 +197,7 @@ def spoil_weights(path: pathlib.Path, ending: str = "kernel") -> None:
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, truncate, lose, lose_metadata, spoil_weights])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on_to_the_same_end(
@@ -244,6 +245,7 @@ def test_a_workdir_in_use_is_refused(tmp_path: pathlib.Path, programs: Programs)
   run(config(), tmp_path / "run", programs=programs)
 
 
+@pytest.mark.slow
 def test_a_fork_starts_from_another_runs_checkpoint_with_another_config(tmp_path: pathlib.Path, programs: Programs):
   run(config(), tmp_path / "parent", programs=programs)
   changed = config(optimizer__learning_rate=0.01, max_train_steps=80)
@@ -258,6 +260,7 @@ def test_a_fork_starts_from_another_runs_checkpoint_with_another_config(tmp_path
     run(config(), tmp_path / "parent", programs=programs, fork=tmp_path / "child")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path: pathlib.Path, programs: Programs):
   run(config(), tmp_path / "parent", programs=programs)
   other = config(model__widths=(16,), max_train_steps=80)
@@ -276,6 +279,7 @@ def template(config: Config, fsdp: int = 1, devices: int = 2) -> Any:
   return Programs().get(config, config.task.build(), info, mesh, training=False).state_template
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fsdp", "other"), [(2, 1), (1, 2)])
 def test_a_state_is_restored_to_the_bit_however_it_was_split_and_is_to_be(
   tmp_path: pathlib.Path, fsdp: int, other: int
@@ -316,6 +320,7 @@ def rows_of(arrays: dict[str, Any]) -> list[str]:
   return [name for name in arrays if name.rpartition("/")[2].startswith("replica_")]
 
 
+@pytest.mark.slow
 def test_rows_of_replicas_are_kept_for_as_many_and_replaced_by_their_mean_for_others(ghost_run: pathlib.Path):
   path = ghost_run / "checkpoints" / "6"
   saved = read_arrays(path)
@@ -374,6 +379,7 @@ def test_checkpoints_in_the_middle_change_no_bit_of_a_run_with_rows(
     np.testing.assert_array_equal(once[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_with_rows_goes_on_and_is_a_warm_start_on_another_number_of_devices(
   tmp_path: pathlib.Path, programs: Programs, ghost_run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -224,6 +224,7 @@ def test_a_config_that_no_run_would_take_is_refused_with_all_problems():
   assert len(refused.value.problems) == 2
 
 
+@pytest.mark.slow
 def test_the_first_layer_that_is_not_finite_is_named_within_stacked_layers_too():
   small = {"model.name": "transformer", "model.width": 8, "model.depth": 2, "model.heads": 2}
   opened = session(**TEXT | small)

@@ -25,6 +25,7 @@ def evaluation(batch_size: int, split: str = "test") -> dict:
   return evaluate(program, evaluated_weights(config, program.init(settings)), settings, dataset, split, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["test", "train_subset"])
 def test_every_batch_size_gives_the_same_numbers(split: str):
   reference = evaluation(1, split)

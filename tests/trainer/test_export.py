@@ -120,6 +120,7 @@ def test_an_export_alone_gives_the_recorded_validation_metrics_at_any_batch_size
   assert max(found["differences"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_example_is_short_and_runs(tmp_path: pathlib.Path, programs: Programs, site: pathlib.Path):
   run(mlp(), tmp_path, programs=programs)
   folder = export.export(tmp_path)
@@ -237,6 +238,7 @@ def test_platforms_that_a_model_cannot_run_on_are_named(tmp_path: pathlib.Path, 
   assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_and_integer_inputs_are_exported_exactly(tmp_path: pathlib.Path):
   config = mlp().override(
     {

@@ -219,6 +219,7 @@ def _terminated_before_the_first_poll(folder: pathlib.Path) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_sigterm_before_the_first_poll_leaves_with_75_at_once(tmp_path: pathlib.Path):
   started = time.monotonic()
   assert in_process(tmp_path / "output", _terminated_before_the_first_poll, tmp_path) == errors.TRY_AGAIN

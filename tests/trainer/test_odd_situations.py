@@ -35,6 +35,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, made: Config, workdir: pathlib.Pa
   monkeypatch.setattr(train, "evaluate", evaluation.evaluate)
 
 
+@pytest.mark.slow
 def test_best_json_names_a_checkpoint_that_is_there_however_the_run_ended(tmp_path: pathlib.Path, programs: Programs):
   diverging = config(checkpointing__keep_latest=1).model_copy(
     update={"schedule": Piecewise(boundaries=(35,), factors=(1e30,))}
@@ -50,6 +51,7 @@ def test_best_json_names_a_checkpoint_that_is_there_however_the_run_ended(tmp_pa
   assert load(tmp_path / "run").step == best["step"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_fork_goes_on_by_the_same_call(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
@@ -72,6 +74,7 @@ def test_an_interrupted_fork_goes_on_by_the_same_call(
   assert numbers(tmp_path / "child") == numbers(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_fork_or_a_resume_that_would_train_nothing_is_refused(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
@@ -85,6 +88,7 @@ def test_a_fork_or_a_resume_that_would_train_nothing_is_refused(
     run(constant.override({"max_train_steps": 10}), tmp_path / "run", programs=programs)
 
 
+@pytest.mark.slow
 def test_checkpoints_may_be_turned_on_and_the_interval_and_the_metric_changed_on_resume(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
@@ -116,6 +120,7 @@ def test_checkpoints_that_could_not_be_read_are_set_aside(
   assert not [path for path in folder.iterdir() if path.name.endswith((".removed", "-tmp"))]
 
 
+@pytest.mark.slow
 def test_rates_are_of_training_alone(tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch):
   def slow(*arguments, **named):
     time.sleep(0.3)

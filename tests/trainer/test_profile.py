@@ -50,6 +50,7 @@ def slow_config(folder: pathlib.Path) -> Config:
   )
 
 
+@pytest.mark.slow
 def test_a_slow_decode_is_called_input_bound_and_named_with_what_to_change(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

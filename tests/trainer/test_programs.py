@@ -20,6 +20,7 @@ TRACED = [
 ]
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_traced_fields_compile_each_function_once(tmp_path: pathlib.Path):
   programs = Programs()
   compiled: list[str] = []
@@ -79,6 +80,7 @@ def test_a_static_change_is_another_program(changes: dict):
   assert key(resnet(**changes)) != key(resnet())
 
 
+@pytest.mark.slow
 def test_the_cache_of_programs_is_bounded(tmp_path: pathlib.Path):
   programs = Programs(capacity=1)
   for index, width in enumerate((4, 8, 4)):

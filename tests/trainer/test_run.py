@@ -15,6 +15,7 @@ from trialbook.files import read_json_lines
 from trialbook.trainer import Config, Programs, run
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_the_same_config_gives_the_same_bits(tmp_path: pathlib.Path):
   programs = Programs()
@@ -55,6 +56,7 @@ def test_a_diverging_run_is_infeasible_with_the_step_and_exit_code_3(tmp_path: p
   assert (record["status"], record["step"]) == ("infeasible", result.step)
 
 
+@pytest.mark.slow
 def test_averaging_is_evaluated_when_asked(tmp_path: pathlib.Path):
   programs = Programs()
   values = {}
@@ -75,6 +77,7 @@ def test_bfloat16_parameters_train(tmp_path: pathlib.Path):
   assert run(config, tmp_path / "run").metrics["validation/accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_regression_learns_and_says_that_its_data_is_synthetic(tmp_path: pathlib.Path):
   config = mlp(task__name="regression", max_train_steps=100).override(
     {"dataset.name": "synthetic", "dataset.kind": "regression", "optimizer.learning_rate": 0.01}

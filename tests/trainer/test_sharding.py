@@ -118,6 +118,7 @@ def test_what_the_optimizer_and_the_average_keep_of_a_parameter_lies_where_the_p
     assert places[name] == params[name.split("/", 2)[2]], name
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_part_and_way_to_lie_and_its_bytes_are_those_of_the_arrays():
   config = transformer()
   replicated, split = (template(config, make_mesh(MeshSettings(fsdp=fsdp))) for fsdp in (1, 2))
@@ -154,6 +155,7 @@ def test_parameters_on_two_devices_take_half_the_bytes_and_train_to_the_same_los
   assert small < 0.03 * bytes_of[0]
 
 
+@pytest.mark.slow
 def test_a_split_state_starts_from_the_same_bits_and_stays_split_and_only_parameters_are_gathered():
   config = transformer(evaluation__predictions=0).resolved()
   dataset = load_data(config.dataset, seed=0, batch_size=config.batch_size)

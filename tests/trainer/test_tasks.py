@@ -98,6 +98,7 @@ def text_config(path: pathlib.Path, **changes) -> Config:
   return config.override({path.replace("__", "."): value for path, value in changes.items()})
 
 
+@pytest.mark.slow
 def test_a_splits_perplexity_does_not_depend_on_the_batch_size(tmp_path: pathlib.Path):
   values = []
   for batch_size in (2, 10, 64):

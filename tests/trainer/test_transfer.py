@@ -29,6 +29,7 @@ def test_frozen_parameters_keep_their_bits_and_the_others_learn(tmp_path: pathli
     assert np.array_equal(first[name], last[name]) == name.startswith("params/output/"), name
 
 
+@pytest.mark.slow
 def test_a_multiplier_is_the_learning_rate_of_its_group_and_traced(tmp_path: pathlib.Path):
   programs = Programs()
 
@@ -52,6 +53,7 @@ def test_a_multiplier_is_the_learning_rate_of_its_group_and_traced(tmp_path: pat
     assert np.any(never[name]) == (factor == 1)
 
 
+@pytest.mark.slow
 def test_parameters_and_statistics_come_from_the_selected_checkpoint_of_another_run(
   tmp_path: pathlib.Path, programs: Programs
 ):
@@ -70,6 +72,7 @@ def test_parameters_and_statistics_come_from_the_selected_checkpoint_of_another_
       assert not value.any(), name
 
 
+@pytest.mark.slow
 def test_another_head_is_left_out_by_name(tmp_path: pathlib.Path, programs: Programs):
   run(mlp(), tmp_path / "source", programs=programs)
   fresh = mlp(seed=3, checkpointing__keep_latest=9)

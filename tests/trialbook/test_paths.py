@@ -226,6 +226,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
       yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
 
 
+@pytest.mark.slow
 def test_no_other_place_makes_a_path_of_a_text_that_a_user_gave():
   found, wrong = set(), []
   for file, module in sources():

@@ -88,6 +88,7 @@ def test_twenty_points_of_three_seeds_beat_what_they_know_and_twenty_more_quasi_
   assert mean < quasi_random_mean - 0.003
 
 
+@pytest.mark.slow
 def test_tpe_beats_what_it_knows_of_three_seeds_and_most_of_its_points_are_feasible():
   for seed in range(3):
     records = explored(TRAINING, training_error, seed)

@@ -106,6 +106,7 @@ def test_what_a_function_yields_is_a_curve(tmp_path: pathlib.Path):
   assert (results.best.trial, results.best.objective, results.best.step) == (0, 1.0, 2)
 
 
+@pytest.mark.slow
 def test_a_study_is_corrected_in_its_folder_while_no_trial_was_started(tmp_path: pathlib.Path):
   def declared(metric: str) -> Study:
     return Study(

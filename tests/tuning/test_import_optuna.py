@@ -52,6 +52,7 @@ def objective(trial) -> float:
   return values[-1]
 
 
+@pytest.mark.slow
 def test_trials_rank_as_in_optuna_with_its_scales_and_curves(storage, tmp_path):
   made = study(storage[0])
   made.optimize(objective, n_trials=10)
@@ -142,6 +143,7 @@ def test_states_are_those_of_docs(storage, tmp_path):
   assert [trial.attempts for trial in results.trials] == [1, 1, 1, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_several_studies_have_folders_of_their_own_and_one_can_be_chosen(storage, tmp_path):
   for name in ("first", "second/try"):
     study(storage[0], name).optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)

@@ -63,6 +63,7 @@ def test_tables_become_a_study_with_their_values_curves_and_names(imported):
   assert "import csv" in results.study.command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("metric", ["learning_rate", "lr"])
 def test_a_learning_rate_that_is_logged_too_stays_a_hyperparameter(imported, metric, declared):

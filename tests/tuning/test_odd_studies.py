@@ -83,6 +83,7 @@ def test_the_smallest_number_there_is_can_be_drawn(tmp_path):
   assert report(folder, format="svg").is_dir()
 
 
+@pytest.mark.slow
 def test_studies_of_a_storage_whose_names_make_one_folder_have_folders_of_their_own(tmp_path):
   storage = f"sqlite:///{tmp_path / 'studies.db'}"
   for worth, name in enumerate(("a/b", "a_b", "A_B", "..", "study", "x" * 300), start=1):

@@ -67,6 +67,7 @@ def values_of(results, objective) -> dict[int, float]:
   return found
 
 
+@pytest.mark.slow
 def test_the_page_ranks_by_every_objective_as_numpy_does(study, page):
   assert len(page["views"]) == len(page["objectives"]) > 8
   for objective, view in zip(objectives_of(study), page["views"], strict=True):

@@ -88,6 +88,7 @@ def page(hostile):
 # One file that needs nothing and lets nothing in.
 
 
+@pytest.mark.slow
 def test_nothing_outside_of_the_page_is_named_in_it(page):
   parsed = Page(page)
   for tag, attributes in parsed.tags:
@@ -530,6 +531,7 @@ def test_every_plot_that_has_something_to_show_is_a_picture(hostile, tmp_path, k
       assert titles < set(texts), name
 
 
+@pytest.mark.slow
 def test_pictures_of_names_in_any_script_do_not_replace_each_other(tmp_path):
   names = ("学习率", "动量", "a b", "a_b")
   space = tuple(planted.nuisance(name, 0.1, 10.0) for name in names)

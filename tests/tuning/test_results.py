@@ -24,6 +24,7 @@ def expected(worth) -> list[int]:
   return sorted(range(len(FEASIBLE)), key=lambda trial: worth(quadratics.losses(FEASIBLE[trial])))
 
 
+@pytest.mark.slow
 def test_trials_are_worth_their_best_value_and_ranked(curve_study):
   assert ranking(curve_study) == expected(min)
   for trial, x in zip(curve_study.trials, FEASIBLE, strict=False):

@@ -125,6 +125,7 @@ def test_workers_that_cannot_start_end_the_study_with_the_place_to_look(
   assert "running" not in {record.state for record in read_trials(tmp_path / "study").values()}
 
 
+@pytest.mark.slow
 def test_a_function_that_does_not_return_the_objective_ends_the_study(tmp_path: pathlib.Path, noted: pathlib.Path):
   changes = 'objective=test_runner.Minimize("eror"), scientific={"mishap": test_runner.OneOf(["none", "nan"])}'
   code, _, errors = tune(tmp_path / "study.py", tmp_path / "study", "functions", changes=changes)

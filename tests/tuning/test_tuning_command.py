@@ -109,6 +109,7 @@ def test_a_failed_trial_leaves_with_1_and_is_tried_again_when_asked(capsys, tmp_
   assert read_results(tmp_path / "runs").count("failed") == 0
 
 
+@pytest.mark.slow
 def test_list_shows_the_studies_and_how_to_repeat_them(capsys, tmp_path, curve_study):
   shutil.copytree(curve_study.folder, tmp_path / "curves")
   code, out, _ = outcome(capsys, "list", tmp_path)
@@ -170,6 +171,7 @@ def test_ranking_by_the_test_set_is_warned_of(capsys, tmp_path, curve_study):
   assert "best: trial 1, test/accuracy -0.0625" in out
 
 
+@pytest.mark.slow
 def test_show_tells_all_about_a_trial(capsys, curve_study, trained):
   code, out, _ = outcome(capsys, "show", curve_study.folder, 3)
   assert code == 0
@@ -202,6 +204,7 @@ def test_the_best_trials_command_repeats_it(tmp_path, trained):
   assert (again.best["validation/error"], again.best_step) == (best.objective, best.step)
 
 
+@pytest.mark.slow
 def test_rerun_tells_the_spread_over_seeds_and_more_seeds_extend_it(capsys, tmp_path, trained):
   folder = tmp_path / "rate"
   shutil.copytree(trained, folder)

@@ -74,6 +74,7 @@ def test_a_missing_file_or_folder_is_told(capsys, tmp_path, write, curves):
   assert [path.name for path in tmp_path.iterdir()] == ["study.py"]
 
 
+@pytest.mark.slow
 def test_an_objective_that_no_evaluation_writes_is_told_and_the_corrected_study_runs_in_the_folder(
   capsys, tmp_path, write
 ):
