@@ -2,8 +2,11 @@
 
 import ast
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import importlib
+import io
 import itertools
 import json
 import os
@@ -20,7 +23,9 @@ from typing import Any
 import pytest
 from test_import_rules import MAY_IMPORT, ROOMS
 
+import trialbook
 from trialbook import errors
+from trialbook.__main__ import COMMANDS, main
 from trialbook.trainer import load_config
 from trialbook.trainer.config_files import DEFAULT
 from trialbook.trainer.overrides import parse_assignments
@@ -32,7 +37,7 @@ PLAYED = sorted(TUTORIALS.glob("*.md"), key=lambda page: page.stat().st_size, re
 """The longest first, so that two that are played at a time end together."""
 SECONDS = 300
 """The longest that a command may take."""
-REFERENCES = [ROOT / "README.md", ROOT / "docs" / "design.md", ROOT / "docs" / "playbook.md"]
+REFERENCES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("design", "features", "playbook"))]
 # Every id that the project gives to what the playbook asks for.
 IDS = {
   f"PB-{number:02}"
@@ -302,16 +307,98 @@ def test_every_place_in_the_code_exists(page: pathlib.Path):
         place = getattr(place, part, None)
 
 
+def commands(page: pathlib.Path) -> list[str]:
+  """The command lines of a page, from its blocks and from the middle of its sentences."""
+  lines = [line for block in blocks(page) if block.language == "sh" for line in block.text.splitlines()]
+  return [*lines, *code_in_sentences(page)]
+
+
+def code_in_sentences(page: pathlib.Path) -> list[str]:
+  return re.findall(r"`([^`\n]+)`", prose(page))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_setting_is_accepted(page: pathlib.Path):
-  commands = [line for block in blocks(page) if block.language == "sh" for line in block.text.splitlines()]
-  for command in [*commands, *re.findall(r"`([^`\n]+)`", prose(page))]:
+  for command in commands(page):
     # A command that shows its exit code is one that is meant to fail.
     if "--set " not in command or "exit code" in command:
       continue
     words = shlex.split(command)
     settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
     load_config(DEFAULT).override(parse_assignments(settings))
+
+
+@functools.cache
+def help_of(*command: str) -> str:
+  """What `trialbook COMMAND --help` prints; fails if there is no such command."""
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    try:
+      code = main([*command, "--help"])
+    except SystemExit as end:
+      code = end.code
+  assert code == 0, f"there is no command {' '.join(command)}"
+  return printed.getvalue()
+
+
+def flags_of(*command: str) -> set[str]:
+  return set(re.findall(r"^ +(?:-h, )?--(?:\[no\])?(\w+)", help_of(*command), re.MULTILINE))
+
+
+def parts(command: str) -> list[str]:
+  """The commands that another one has, such as `run` of `tune`."""
+  usage = help_of(command).splitlines()[0]
+  return re.findall(r"^ {4}(\w+) ", help_of(command), re.MULTILINE) if usage.endswith(" ...") else []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_and_each_of_its_flags_exists(page: pathlib.Path):
+  for line in commands(page):
+    if not line.startswith("trialbook "):
+      continue
+    words = line.partition(" -- ")[0].split()[1:]
+    command = list(itertools.takewhile(str.isalpha, words))[: 2 if parts(words[0]) else 1]
+    flags = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
+    # "trialbook tune …" is any command of it.
+    known = set() if parts(words[0]) and len(command) < 2 else flags_of(*command)
+    assert flags <= known, f"{name(page)}: {line}"
+    for file in re.findall(r"--(?:config|study)=(experiments/\S+)", line):
+      assert (ROOT / file).is_file(), f"{name(page)}: {file}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "benchmarks"], ids=name)
+def test_every_flag_in_a_sentence_is_one_of_a_command(page: pathlib.Path):
+  known = {
+    flag
+    for command in COMMANDS
+    for flag in flags_of(command).union(*(flags_of(command, part) for part in parts(command)))
+  }
+  used = {flag for code in code_in_sentences(page) for flag in re.findall(r"^--([\w-]+)", code)}
+  assert used <= known, name(page)
+
+
+def found(path: str) -> Any:
+  """The object at a dotted path, such as `trialbook.tuning.findings.findings`."""
+  first, *rest = path.split(".")
+  place: Any = importlib.import_module(first)
+  for i, part in enumerate(rest):
+    with contextlib.suppress(ModuleNotFoundError):
+      importlib.import_module(".".join([first, *rest[: i + 1]]))
+    assert hasattr(place, part), f"{path}: there is no {part}"
+    place = getattr(place, part)
+  return place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_name_exists_and_public_ones_are_those_of_trialbook_itself(page: pathlib.Path):
+  text = page.read_text()
+  imported = re.findall(r"^(?:`)?from (trialbook[\w.]*) import ([\w, ]+)", text, re.MULTILINE)
+  dotted = [code.replace(":", ".") for code in code_in_sentences(page)]
+  dotted = [re.match(r"trialbook(?:\.\w+)+", code) for code in dotted]
+  paths = [f"{module}.{one.strip()}" for module, names in imported for one in names.split(",")]
+  for path in [*paths, *(match[0] for match in dotted if match)]:
+    value, last = found(path), path.rpartition(".")[2]
+    if getattr(trialbook, last, None) is value:
+      assert path == f"trialbook.{last}", f"{name(page)}: {path}"
 
 
 def test_every_benchmark_has_its_section():
@@ -348,3 +435,51 @@ def test_the_table_of_rooms_is_the_one_that_is_enforced():
   rows = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|$", page, re.MULTILINE)
   found = {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows}
   assert found == {"trialbook": set()} | {room: {"trialbook", *others} for room, others in MAY_IMPORT.items()}
+
+
+def tree() -> dict[str, str]:
+  """The tree of the repository in the design: path -> what is there; folders end with "/"."""
+  page = (ROOT / "docs" / "design.md").read_text()
+  lines = page[page.index("\n## The tree") :].partition("```text no-test\n")[2].partition("\n```")[0].splitlines()
+  paths: dict[str, str] = {}
+  folders: list[str] = []
+  for line in lines:
+    names, _, phrase = line.strip().partition("  ")
+    depth = (len(line) - len(line.lstrip())) // 2
+    for one in names.split(", "):
+      path = "".join(folders[:depth]) + one
+      assert path not in paths, f"{path} is there twice"
+      paths[path] = phrase.strip()
+    folders = [*folders[:depth], names]
+  return paths
+
+
+def test_the_tree_names_every_folder_and_nothing_that_is_not_there():
+  top = [ROOT / folder for folder in ("trialbook", *ROOMS, "tests", "benchmarks", "docs")]
+  folders = {
+    f"{name(path)}/"
+    for start in top
+    for path in [start, *start.rglob("*")]
+    if path.is_dir() and not path.is_symlink() and path.name != "__pycache__"
+  }
+  named = {path for path in tree() if path.endswith("/")}
+  assert named == folders
+  assert {f"{inner}/" for inners in ROOMS.values() for inner in inners} <= named
+  assert [path for path in tree() if not (ROOT / path).exists()] == []
+  assert [path for path, phrase in tree().items() if not phrase] == []
+
+
+def test_the_exit_codes_of_the_design_are_those_of_the_table():
+  page = (ROOT / "docs" / "design.md").read_text()
+  codes = {int(code) for code in re.findall(r"^ +\| (\d+) \|", page, re.MULTILINE)}
+  assert codes == {value for value in vars(errors).values() if isinstance(value, int)}
+
+
+def test_flags_import_no_jax_flax_or_orbax():
+  rooms = [room for room in ROOMS if (ROOT / room / "flags.py").exists()]
+  script = (
+    f"import sys, trialbook.__main__, {', '.join(f'trialbook.{room}.flags' for room in rooms)}; print(*sys.modules)"
+  )
+  done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+  assert done.returncode == 0, done.stderr
+  assert {"jax", "flax", "orbax"}.isdisjoint(done.stdout.split())
