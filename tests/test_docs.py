@@ -473,13 +473,3 @@ def test_the_exit_codes_of_the_design_are_those_of_the_table():
   page = (ROOT / "docs" / "design.md").read_text()
   codes = {int(code) for code in re.findall(r"^ +\| (\d+) \|", page, re.MULTILINE)}
   assert codes == {value for value in vars(errors).values() if isinstance(value, int)}
-
-
-def test_flags_import_no_jax_flax_or_orbax():
-  rooms = [room for room in ROOMS if (ROOT / room / "flags.py").exists()]
-  script = (
-    f"import sys, trialbook.__main__, {', '.join(f'trialbook.{room}.flags' for room in rooms)}; print(*sys.modules)"
-  )
-  done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
-  assert done.returncode == 0, done.stderr
-  assert {"jax", "flax", "orbax"}.isdisjoint(done.stdout.split())
