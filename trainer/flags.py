@@ -9,38 +9,45 @@ from trialbook import errors
 from trialbook.command_line import Parser, print_problems, run
 from trialbook.paths import as_path
 
-TRAIN = """Trains one model by a config.
+TRAIN = """Train one model. A config says which model, on which data, and how.
 
   trialbook train --config=experiments/digits_resnet.py --workdir=runs/first
   trialbook train --workdir=runs/second --set optimizer.name=adam --set optimizer.learning_rate=0.001
   trialbook train --config=experiments/digits_resnet.py --print_config
   trialbook train --config=experiments/digits_resnet.py --debug
 
-Every field of the config can be set by its path; --print_config lists them. An interrupted run resumes with the same
-command. Exit codes: 0 done; 2 a mistake in the config, the data or the arguments (or a full disk), nothing is lost; 3
-infeasible, the loss or the parameters stopped being finite; 75 try again; 1 a bug, or a check of --debug that failed.
+--set changes any field of the config by its path, and --print_config lists all fields. To resume an interrupted run,
+repeat its command.
+
+Exit codes:
+  0    done
+  1    a bug, or a failed check of --debug
+  2    a mistake in the config, the data or the arguments, or a full disk; saved checkpoints stay intact
+  3    infeasible: the loss or the parameters stopped being finite
+  75   try again: the run was preempted, or lost a host
+  130  interrupted with Ctrl-C
 """
 
-EVALUATE = """Evaluates a checkpoint of a run.
+EVALUATE = """Evaluate a checkpoint of a run on one of its splits.
 
-Prints one JSON object: the step, and the metrics of the split. Exit codes as for `trialbook train`.
+Prints one JSON object: the step, and the metrics of the split. The exit codes are those of `trialbook train`.
 """
 
-EXPORT = """Exports a checkpoint of a run as files that only need jax, numpy and flatbuffers to run.
+EXPORT = """Export a checkpoint of a run as files that run with jax, numpy and flatbuffers alone.
 
-Prints the folder: WORKDIR/export, or WORKDIR/export_STEP for a step that is not the best one. Exit codes as for
-`trialbook train`. The folder holds
+Prints the folder: WORKDIR/export, or WORKDIR/export_STEP for a step that is not the best one. The exit codes are those
+of `trialbook train`. The folder holds
 
-  model.stablehlo  the serialized model, for any batch size, on CPU, CUDA and TPU
-  weights.npz      its first argument, arrays by name; the second are inputs as the dataset gives them
-  card.json        step, metrics, input, output, dataset, config, versions
-  example.py       how to run it
+  model.stablehlo  the model as a function of weights and inputs, for any batch size, on CPU, CUDA and TPU
+  weights.npz      the weights, arrays by name
+  card.json        step, metrics, form of inputs and outputs, dataset, config, versions
+  example.py       a program that runs the model
 """
 
-PROFILE = """Shows where a run's time went and, if it waited for data, which stage is slow and what to change (PB-65).
+PROFILE = """Show where a run's time went and, if it waited for data, which stage is slow and what to change (PB-65).
 
-The first part is what the run recorded. If it waited for data, the stages of its pipeline are measured here, one after
-the other. Exit codes as for `trialbook train`. `trialbook train --profile=START:STOP` writes a trace of single steps.
+The first part comes from the run's files. If the run waited for data, this command then measures each stage of its data
+pipeline. The exit codes are those of `trialbook train`. For a trace of single steps, train with --profile=START:STOP.
 """
 
 FLAGS = flags.FLAGS
@@ -56,26 +63,32 @@ class _PathParser(flags.ArgumentParser):
 
 _PATH = _PathParser()
 CONFIG = flags.DEFINE(
-  _PATH, "config", None, "Experiment file with a function get_config(). Default: a ResNet on handwritten digits."
+  _PATH, "config", None, "Python file with a function get_config(). Default: a small ResNet on handwritten digits."
 )
-WORKDIR = flags.DEFINE(_PATH, "workdir", None, "Folder for everything that the run writes; created if absent.")
+WORKDIR = flags.DEFINE(_PATH, "workdir", None, "Folder for all files of the run; created if absent. Required to train.")
 SET = flags.DEFINE_multi_string(
-  "set", [], "PATH=VALUE, a change to the config, for example optimizer.learning_rate=0.1; repeatable."
+  "set", [], "PATH=VALUE: change a field of the config, for example --set optimizer.learning_rate=0.1; may be repeated"
 )
 PRINT_CONFIG = flags.DEFINE_bool(
-  "print_config", False, "Print every field with its kind (static, traced, host) and value, and exit."
+  "print_config", False, "Print all fields of the config with their kinds (static, traced, host) and values, and exit."
 )
-FORK = flags.DEFINE(_PATH, "fork", None, "Workdir of another run, from whose newest checkpoint this new run starts.")
-PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "cuda", "tpu"], "Kind of devices. Default: jax's choice.")
+FORK = flags.DEFINE(_PATH, "fork", None, "Workdir of another run. The new run continues from its newest checkpoint.")
+PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "cuda", "tpu"], "Kind of devices to use. Default: jax's choice.")
 DEBUG = flags.DEFINE_string(
-  "debug", None, "Check data, model, loss and learning rate instead of training. --debug=eager: without jit."
+  "debug",
+  None,
+  "Check data, model, loss and learning rate instead of training. --debug=eager runs without jit, for breakpoint().",
 )
-PROFILE_STEPS = flags.DEFINE_string("profile", None, "START:STOP, steps whose trace is written to WORKDIR/profile.")
+PROFILE_STEPS = flags.DEFINE_string("profile", None, "START:STOP: write a trace of these steps to WORKDIR/profile.")
 COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of the lead host. Default: from the environment, or the cluster that jax detects."
+  "coordinator",
+  None,
+  "HOST:PORT of the lead host (index 0). Default: set by `trialbook launch`, or by the cluster that jax detects.",
 )
-HOST_COUNT = flags.DEFINE_integer("host_count", None, "Number of hosts; with --coordinator.", lower_bound=1)
-HOST_INDEX = flags.DEFINE_integer("host_index", None, "Index of this host, from 0; with --coordinator.", lower_bound=0)
+HOST_COUNT = flags.DEFINE_integer("host_count", None, "Number of hosts. Goes with --coordinator.", lower_bound=1)
+HOST_INDEX = flags.DEFINE_integer(
+  "host_index", None, "Index of this host, from 0. Goes with --coordinator.", lower_bound=0
+)
 
 
 def train(arguments: list[str]) -> int:
@@ -101,7 +114,12 @@ def train(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
   """Run `trialbook evaluate`; return its exit code."""
   parser = _parser("evaluate", EVALUATE)
-  parser.add_argument("--split", default="validation", choices=["validation", "test", "train_subset"])
+  parser.add_argument(
+    "--split",
+    default="validation",
+    choices=["validation", "test", "train_subset"],
+    help="examples to evaluate on (default validation)",
+  )
   options = parser.parse_args(arguments)
   from trialbook.trainer import commands
 
@@ -111,7 +129,9 @@ def evaluate(arguments: list[str]) -> int:
 def export(arguments: list[str]) -> int:
   """Run `trialbook export`; return its exit code."""
   parser = _parser("export", EXPORT)
-  parser.add_argument("--to", type=as_path, metavar="DIR", help="where to; default: WORKDIR/export")
+  parser.add_argument(
+    "--to", type=as_path, metavar="DIR", help="folder to write (default WORKDIR/export, or WORKDIR/export_STEP)"
+  )
   options = parser.parse_args(arguments)
   from trialbook.trainer import commands
 
@@ -121,8 +141,8 @@ def export(arguments: list[str]) -> int:
 def profile(arguments: list[str]) -> int:
   """Run `trialbook profile`; return its exit code."""
   parser = Parser(prog="trialbook profile", description=PROFILE)
-  parser.add_argument("workdir", type=as_path, help="of the run")
-  parser.add_argument("--seconds", type=float, default=8.0, help="how long the pipeline is measured (default 8)")
+  parser.add_argument("workdir", type=as_path, help="folder of the run")
+  parser.add_argument("--seconds", type=float, default=8.0, help="seconds to measure the data pipeline (default 8)")
   options = parser.parse_args(arguments)
   from trialbook.trainer import commands
 
@@ -131,6 +151,8 @@ def profile(arguments: list[str]) -> int:
 
 def _parser(name: str, description: str) -> Parser:
   parser = Parser(prog=f"trialbook {name}", description=description)
-  parser.add_argument("workdir", type=as_path, help="of the run")
-  parser.add_argument("--step", default="best", metavar="STEP", help="best, last, or a number (default best)")
+  parser.add_argument("workdir", type=as_path, help="folder of the run")
+  parser.add_argument(
+    "--step", default="best", metavar="STEP", help="checkpoint: best, last, or the number of a step (default best)"
+  )
   return parser

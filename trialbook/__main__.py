@@ -1,6 +1,6 @@
-"""Trains models, and tunes them by the Deep Learning Tuning Playbook.
+"""Train models, and tune them by the Deep Learning Tuning Playbook.
 
-trialbook train --workdir=runs/first
+trialbook train --workdir=runs/first --set optimizer.learning_rate=0.05
 trialbook tune run --study=experiments/studies/digits_optimizer.py --dir=runs/optimizer --workers=2
 trialbook tune report runs/optimizer
 """
@@ -14,13 +14,13 @@ from trialbook.command_line import leave, print_problems
 from trialbook.naming import nearest
 
 COMMANDS = {
-  "train": ("trialbook.trainer.flags:train", "train one model by a config"),
-  "evaluate": ("trialbook.trainer.flags:evaluate", "evaluate a checkpoint of a run"),
-  "export": ("trialbook.trainer.flags:export", "export a checkpoint of a run as files that need only jax"),
-  "profile": ("trialbook.trainer.flags:profile", "show where a run's time went"),
-  "tune": ("trialbook.tuning.flags:main", "run studies, import, report and compare them"),
-  "launch": ("trialbook.launch.flags:main", "start the processes of a job and restart them"),
-  "data": ("trialbook.input_pipeline.flags:main", "prepare datasets on this machine"),
+  "train": ("trialbook.trainer.flags:train", "train one model"),
+  "evaluate": ("trialbook.trainer.flags:evaluate", "evaluate a checkpoint of a trained model"),
+  "export": ("trialbook.trainer.flags:export", "export a checkpoint as files that run without trialbook"),
+  "profile": ("trialbook.trainer.flags:profile", "show where the time of a training went, and what to change"),
+  "tune": ("trialbook.tuning.flags:main", "run, report, compare and import studies of many trainings"),
+  "launch": ("trialbook.launch.flags:main", "run a command on several hosts, and restart it if that helps"),
+  "data": ("trialbook.input_pipeline.flags:main", "prepare a dataset on this machine"),
 }
 """Name -> (function of its arguments that returns the exit code, what it does)."""
 
@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
   if not arguments or arguments[0] in ("--help", "-h", "help"):
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
-    text = "\n".join(["usage: trialbook COMMAND ...", "", f"{__doc__}", *lines, "", "Each command has --help."])
+    last = "trialbook COMMAND --help lists the flags of a command."
+    text = "\n".join(["usage: trialbook COMMAND ...", "", f"{__doc__}", *lines, "", last])
     print(text, file=sys.stdout if arguments else sys.stderr)
     return errors.DONE if arguments else errors.USER_MISTAKE
   if arguments[0] == "--version":

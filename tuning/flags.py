@@ -9,17 +9,24 @@ from trialbook.paths import as_path
 from trialbook.tuning.importers import KINDS
 from trialbook.tuning.reporting import FORMATS
 
-DESCRIPTION = """Runs studies, and shows their results.
+DESCRIPTION = """Run studies, and show their results. A study compares many trainings, its trials.
 
   trialbook tune run --study=experiments/studies/digits_optimizer.py --dir=runs/optimizer --workers=2
   trialbook tune status runs/optimizer
   trialbook tune best runs/optimizer
   trialbook tune report runs/optimizer
 
-A study that was stopped or killed resumes with the same `run`. Exit codes: 0 done; 2 a mistake in the study, its
-config, or the arguments (or a full disk), nothing is lost; 3 every trial was infeasible; 130 Ctrl-C; 1 a trial failed,
-or a bug.
+To resume a study that was stopped or killed, repeat its `run` command.
+
+Exit codes:
+  0    done
+  1    a trial failed, or a bug
+  2    a mistake in the study, its config or the arguments, or a full disk; finished trials stay intact
+  3    every trial was infeasible
+  130  interrupted with Ctrl-C
 """
+
+_PLACES = {"dir": "folder of the study", "root": "folder that holds folders of studies", "trial": "number of the trial"}
 
 
 def main(arguments: list[str]) -> int:
@@ -40,63 +47,83 @@ def _parser() -> Parser:
     made = commands.add_parser(name, help=what, description=what)
     made.set_defaults(function=function)
     for place in places:
-      made.add_argument(place, type=int if place == "trial" else as_path)
+      made.add_argument(place, type=int if place == "trial" else as_path, help=_PLACES[place])
     return made
 
   run = command("run", "run a study, or resume it", "commands:run")
-  run.add_argument("--study", required=True, type=as_path, help="Python file with a function get_study()")
-  run.add_argument("--dir", type=as_path, help="folder of the study; created if absent")
+  run.add_argument(
+    "--study", required=True, type=as_path, metavar="FILE", help="Python file with a function get_study()"
+  )
+  run.add_argument("--dir", type=as_path, help="folder for all files of the study; created if absent")
   run.add_argument("--workers", type=positive, default=1, metavar="N", help="processes on this machine (default 1)")
-  run.add_argument("--trials", type=positive, metavar="N", help="number of trials, also to extend a study")
-  run.add_argument("--dry_run", action="store_true", help="print the trials and what they cost, and exit")
-  run.add_argument("--retry_failed", action="store_true", help="try failed trials again")
+  run.add_argument(
+    "--trials", type=positive, metavar="N", help="number of trials, instead of the study's own; a larger one extends it"
+  )
+  run.add_argument("--dry_run", action="store_true", help="print the trials and their estimated cost, and exit")
+  run.add_argument("--retry_failed", action="store_true", help="also run trials again that failed")
   run.add_argument("--executor", choices=("local", "slurm"), default="local", help="where trials run (default local)")
   run.add_argument(
-    "--slurm", action="append", default=[], metavar="NAME=VALUE", help="an option of the jobs, for example minutes=60"
+    "--slurm",
+    action="append",
+    default=[],
+    metavar="NAME=VALUE",
+    help="an option of the Slurm jobs, for example minutes=60; may be repeated",
   )
 
   report = command("report", "write the report of a study or a round", "reporting.commands:report_", "dir")
   report.add_argument(
-    "--output", type=as_path, metavar="FILE", help="where to; - prints it (default: report.html in the folder)"
+    "--output", type=as_path, metavar="FILE", help="file to write, or - to print it (default report.html in the folder)"
   )
-  what = "a page, its text, its findings as JSON, or its plots (default html)"
+  what = "page, text, findings as JSON, or plots as pictures (default html)"
   report.add_argument("--format", choices=FORMATS, default="html", help=what)
-  compare = command("compare", "compare studies of one objective", "reporting.commands:compare")
+  compare = command("compare", "compare studies that have the same objective", "reporting.commands:compare")
   compare.add_argument("dirs", type=as_path, nargs="+", metavar="dir", help="folders of studies or rounds")
-  compare.add_argument("--output", type=as_path, metavar="FILE", help="write a report of them, too")
-  command("index", "write a page of all studies in the folders of a root", "reporting.commands:index", "root")
+  compare.add_argument("--output", type=as_path, metavar="FILE", help="also write a report of the comparison")
+  command("index", "write a page with all studies in a folder", "reporting.commands:index", "root")
 
-  _add_import(command("import", "make a study of trials that were run elsewhere", "importers.commands:import_"))
-  command("list", "list the studies in the folders of a root", "commands:list_", "root")
-  status = command("status", "show the trials of a study, also while it runs", "commands:status", "dir")
-  status.add_argument("--watch", action="store_true", help="redraw while the study runs")
-  best = command("best", "rank the trials of a study; print the best one's command", "commands:best", "dir")
+  _add_import(command("import", "import a study that another tool ran", "importers.commands:import_"))
+  command("list", "list all studies in a folder", "commands:list_", "root")
+  status = command("status", "show the progress of a study", "commands:status", "dir")
+  status.add_argument("--watch", action="store_true", help="keep showing it while the study runs")
+  best = command("best", "rank the trials, and print the command that repeats the best one", "commands:best", "dir")
   best.add_argument("--rows", type=positive, default=20, metavar="N", help="number of rows (default 20)")
-  show = command("show", "show one trial", "commands:show", "dir", "trial")
+  show = command("show", "show the values and the result of one trial", "commands:show", "dir", "trial")
   for made in (best, show, report, compare):
-    made.add_argument("--objective", metavar="METRIC", help="rank by another logged metric")
-    made.add_argument("--value", choices=("best", "last", "smoothed"), help="which of its values over the training")
-    made.add_argument("--mode", choices=("min", "max"), help="which direction is better")
-  rerun = command("rerun", "run a trial again with other seeds", "commands:rerun", "dir", "trial")
+    made.add_argument("--objective", metavar="METRIC", help="rank by this metric instead of the study's own objective")
+    made.add_argument(
+      "--value",
+      choices=("best", "last", "smoothed"),
+      help="which of its values in a training: the best, the last, or the median of the last few",
+    )
+    made.add_argument("--mode", choices=("min", "max"), help="whether smaller (min) or larger (max) values are better")
+  rerun = command("rerun", "repeat a trial with other seeds", "commands:rerun", "dir", "trial")
   rerun.add_argument("--seeds", type=positive, default=5, metavar="N", help="number of seeds (default 5)")
   rerun.add_argument("--workers", type=positive, default=1, metavar="N", help="processes on this machine (default 1)")
-  command("trial", "run one trial of a study, for its coordinator", "commands:trial", "dir", "trial")
+  command("trial", "run one trial; `run` and Slurm jobs start this", "commands:trial", "dir", "trial")
   return parser
 
 
 def _add_import(made: argparse.ArgumentParser) -> None:
-  made.add_argument("kind", choices=[*KINDS], help="of the source, see docs/tutorials/report.md")
-  made.add_argument("source", help="a folder; of Optuna the file of a storage")
-  made.add_argument("dir", type=as_path, help="folder of the study, or of the studies where the source has several")
+  made.add_argument("kind", choices=[*KINDS], help="kind of the source; docs/tutorials/report.md describes each")
+  made.add_argument("source", help="folder to read; for optuna, the file of a storage")
   made.add_argument(
-    "--rename", action="append", default=[], metavar="METRIC=NAME", help="call a metric as studies here do"
+    "dir", type=as_path, help="folder to write: of the study, or of all studies if the source has several"
   )
-  made.add_argument("--objective", metavar="METRIC", help="to rank by")
-  made.add_argument("--mode", choices=("min", "max"), help="which direction of it is better")
-  made.add_argument("--name", help="of the study")
-  made.add_argument("--goal", help="of the study, in words")
-  made.add_argument("--study", help="of an Optuna storage, only this one")
-  what = "a JSON file with hyperparameters' roles, scales and bounds (tables have them in their study.json): "
+  made.add_argument(
+    "--rename",
+    action="append",
+    default=[],
+    metavar="METRIC=NAME",
+    help="name of a metric here, for example top1=validation/accuracy; may be repeated",
+  )
+  made.add_argument("--objective", metavar="METRIC", help="metric that ranks the trials")
+  made.add_argument(
+    "--mode", choices=("min", "max"), help="whether smaller (min) or larger (max) values of it are better"
+  )
+  made.add_argument("--name", help="name of the study")
+  made.add_argument("--goal", help="goal of the study, in words")
+  made.add_argument("--study", help="import only this study of an Optuna storage")
+  what = "JSON file with roles, scales and bounds of hyperparameters (tables have these in their study.json), such as "
   made.add_argument(
     "--space", type=as_path, metavar="FILE", help=what + '{"hyperparameters": {"dropout": {"min": 0, "max": 0.5}}}'
   )
