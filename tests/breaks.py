@@ -214,7 +214,7 @@ BREAKS = (
   ),
   Break(
     "a further point of a search repeats the first",
-    "tuning/search/search.py",
+    "tuning/search/halton.py",
     "engine.fast_forward(start).random(stop - start)",
     "engine.random(stop - start)",
     "tests/tuning/test_search.py",

@@ -23,10 +23,10 @@ from .tuning.results import StudyResults as StudyResults
 from .tuning.results import read_results as read_results
 from .tuning.rounds import run_round as run_round
 from .tuning.search.bayesian import BayesianOptimization as BayesianOptimization
-from .tuning.search.search import Grid as Grid
-from .tuning.search.search import Halton as Halton
-from .tuning.search.search import Listed as Listed
-from .tuning.search.search import Uniform as Uniform
+from .tuning.search.grid import Grid as Grid
+from .tuning.search.halton import Halton as Halton
+from .tuning.search.listed import Listed as Listed
+from .tuning.search.uniform import Uniform as Uniform
 from .tuning.space.scales import Discrete as Discrete
 from .tuning.space.scales import Integer as Integer
 from .tuning.space.scales import Linear as Linear

@@ -5,10 +5,10 @@ from .results import Trial as Trial
 from .results import read_results as read_results
 from .rounds import run_round as run_round
 from .search.bayesian import BayesianOptimization as BayesianOptimization
-from .search.search import Grid as Grid
-from .search.search import Halton as Halton
-from .search.search import Listed as Listed
-from .search.search import Uniform as Uniform
+from .search.grid import Grid as Grid
+from .search.halton import Halton as Halton
+from .search.listed import Listed as Listed
+from .search.uniform import Uniform as Uniform
 from .space.ready_spaces import adam_by_budget as adam_by_budget
 from .space.ready_spaces import optimizer_spaces as optimizer_spaces
 from .space.ready_spaces import under as under

@@ -7,7 +7,7 @@ import statistics
 from trialbook.errors import UserError
 from trialbook.tuning import records
 from trialbook.tuning.results import StudyResults, read_results
-from trialbook.tuning.search.search import Grid
+from trialbook.tuning.search.grid import Grid
 from trialbook.tuning.space.scales import Integer
 from trialbook.tuning.study import Study
 

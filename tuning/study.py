@@ -13,7 +13,10 @@ from trialbook.plugin import PluginError, import_attribute
 from trialbook.trainer import Config
 from trialbook.trainer.boundaries import evaluated_splits
 from trialbook.tuning.search.bayesian import BayesianOptimization
-from trialbook.tuning.search.search import Grid, Halton, Listed, Uniform
+from trialbook.tuning.search.grid import Grid
+from trialbook.tuning.search.halton import Halton
+from trialbook.tuning.search.listed import Listed
+from trialbook.tuning.search.uniform import Uniform
 from trialbook.tuning.space import binding
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, OneOf, Space
 

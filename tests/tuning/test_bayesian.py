@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trialbook.tuning.search.bayesian import BayesianOptimization, Record
-from trialbook.tuning.search.search import Halton
+from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None

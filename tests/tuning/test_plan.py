@@ -5,7 +5,8 @@ import tiny
 
 from trialbook.tuning import Discrete, Halton, Integer, Linear, Log, Maximize, Minimize, OneOf, Study
 from trialbook.tuning.plan import balance, plan, trial_config, trial_count
-from trialbook.tuning.search.search import Grid, Listed
+from trialbook.tuning.search.grid import Grid
+from trialbook.tuning.search.listed import Listed
 from trialbook.tuning.study import check
 
 OPTIMIZERS = {

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from trialbook.tuning.search.search import Grid, Halton, Listed, Uniform, columns
+from trialbook.tuning.search.grid import Grid
+from trialbook.tuning.search.halton import Halton, columns
+from trialbook.tuning.search.listed import Listed
+from trialbook.tuning.search.uniform import Uniform
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog, Role
 
 PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37]

@@ -28,7 +28,7 @@ from trialbook.tuning.progress import Progress
 from trialbook.tuning.records import FINAL, StudyRecord, TrialRecord, trial_folder
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.bayesian import BayesianOptimization, Record
-from trialbook.tuning.search.search import Halton
+from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Study, check
 

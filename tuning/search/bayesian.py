@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from trialbook.tuning.search.search import Halton, Point
+from trialbook.tuning.search.halton import Halton
+from trialbook.tuning.search.protocol import Point
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, OneOf, Scale
 
 if TYPE_CHECKING:
