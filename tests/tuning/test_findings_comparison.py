@@ -84,8 +84,8 @@ def test_a_difference_has_a_bootstrap_interval_and_a_share_of_random_deals():
   # The mean best of six draws with replacement, by its definition.
   weights = -np.diff((1 - np.arange(13) / 12) ** 6)
   mean = lambda side: np.sort(side) @ weights  # noqa: E731
-  permutation_test = [rng.permutation(worth) for _ in range(4000)]
-  as_large = np.mean([abs(mean(deal[:12]) - mean(deal[12:])) >= mean(other) - mean(one) for deal in permutation_test])
+  shuffles = [rng.permutation(worth) for _ in range(4000)]
+  as_large = np.mean([abs(mean(shuffle[:12]) - mean(shuffle[12:])) >= mean(other) - mean(one) for shuffle in shuffles])
   assert lead["luck"] == pytest.approx(as_large, abs=0.05)
 
 
@@ -203,8 +203,8 @@ def test_beside_another_hyperparameter_a_winner_is_half_as_likely_to_be_luck():
     found = verdicts(compared(had, worth, space=(FIRST, SECOND, WIDE)))["first"]
     (lead,) = found.numbers["leads"].values()
     if lead["low"] > 0:
-      between += [found.severity] if differences.LUCK / 2 < lead["luck"] <= differences.LUCK else []
-      assert (found.severity == "ok") == (lead["luck"] <= differences.LUCK / 2)
+      between += [found.severity] if differences.SIGNIFICANCE / 2 < lead["luck"] <= differences.SIGNIFICANCE else []
+      assert (found.severity == "ok") == (lead["luck"] <= differences.SIGNIFICANCE / 2)
   assert between
 
 
@@ -219,11 +219,11 @@ def test_deals_within_strata_are_those_of_a_loop_over_all_of_them():
     first = np.isin(np.arange(10), chosen)
     if [int(first[where == stratum].sum()) for stratum in range(4)] == [3, 1, 1, 0]:
       all_of_them.append(worse(first))
-  assert permutation_test.possible(*strata) == len(all_of_them) == 16
-  found = permutation_test.deal((costs[0].tolist(), costs[1].tolist()), strata, 4, np.random.default_rng(0))
-  assert found.seen == pytest.approx(seen)
+  assert permutation_test.permutation_count(*strata) == len(all_of_them) == 16
+  found = permutation_test.permutation_test((costs[0].tolist(), costs[1].tolist()), strata, 4, np.random.default_rng(0))
+  assert found.observed == pytest.approx(seen)
   assert found.expected == pytest.approx(np.mean(all_of_them), abs=0.02)
-  assert found.luck == pytest.approx(np.mean(np.abs(all_of_them) >= seen - 1e-12), abs=0.05)
+  assert found.p_value == pytest.approx(np.mean(np.abs(all_of_them) >= seen - 1e-12), abs=0.05)
 
 
 def test_settings_of_one_value_are_told_apart_by_their_hyperparameters():

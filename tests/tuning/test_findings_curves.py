@@ -18,14 +18,14 @@ from trialbook.tuning.findings.convergence import ends
 from trialbook.tuning.findings.saturation import fewer
 from trialbook.tuning.findings.statistics.curve_trends import (
   correlation,
-  p_value,
+  effective_trials,
   rise_after_best,
   share_interval,
   shared_noise,
   trend,
-  worth,
 )
-from trialbook.tuning.findings.statistics.learning_curves import courses
+from trialbook.tuning.findings.statistics.learning_curves import learning_curves
+from trialbook.tuning.findings.wording import p_value
 from trialbook.tuning.space.scales import Hyperparameter, Linear
 
 QUESTIONS = (
@@ -185,7 +185,7 @@ def test_intervals_of_a_line_hold_for_autocorrelated_noise():
     steps, noisy = curves[0]
     line = trend(steps, noisy, correlation(curves))
     assert line is not None
-    inside += abs(line.change - 0.98) < line.reach
+    inside += abs(line.change - 0.98) < line.half_width
   assert 0.91 <= inside / 300 <= 0.99
 
 
@@ -392,7 +392,7 @@ def test_what_more_steps_gain_at_most_holds_as_often_as_is_said():
   held = []
   for seed in range(100):
     results = _ended(lambda time: 0.05 * (1 - time), seed, 12, 0.002)
-    ran = courses(results)
+    ran = learning_curves(results)
     assert ran is not None
     held.append(ends(results, ran).high >= 0.01)
   assert np.mean(held) >= 0.9
@@ -402,7 +402,7 @@ def test_noise_that_trials_share_is_no_more_certain_for_being_seen_in_many():
   def lose(shared: float, own: float) -> list[float]:
     """What is said to be lost at most where it is 0.002."""
     drawn = (_ended(lambda time: 0.002 * (time <= 0.5), seed, 40, own, shared) for seed in range(10_000, 10_040))
-    return [fewer(ran, 0.002).half[1] for results in drawn if (ran := courses(results))]
+    return [fewer(ran, 0.002).half[1] for results in drawn if (ran := learning_curves(results))]
 
   # With 95% certainty; a rate from forty is known to 0.035.
   assert np.mean(np.array(lose(0.006, 0.001)) < 0.002) <= 0.15
@@ -414,7 +414,7 @@ def test_what_the_noise_of_trials_has_in_common_is_measured(share):
   rng = np.random.default_rng(10_000)
   noise = np.sqrt(share) * rng.normal(size=60) + np.sqrt(1 - share) * rng.normal(size=(40, 60))
   assert abs(shared_noise(noise, 3) - share) < 0.15
-  np.testing.assert_allclose([worth(8, 0.0), worth(8, 1.0), worth(1, 0.5)], [8, 1, 1])
+  np.testing.assert_allclose([effective_trials(8, 0.0), effective_trials(8, 1.0), effective_trials(1, 0.5)], [8, 1, 1])
   assert shared_noise(np.zeros((5, 60)), 3) == 0
 
 

@@ -10,7 +10,7 @@ from planted_curves import SCHEDULES, SMALL, following, found, schedule_alarms
 
 from trialbook.trainer.config import Config
 from trialbook.tuning import Maximize, StudyResults
-from trialbook.tuning.findings.statistics.curve_trends import of_perfection, relevant
+from trialbook.tuning.findings.statistics.relevance import of_perfection, relevant
 from trialbook.tuning.space.scales import Hyperparameter, Log, OneOf
 
 

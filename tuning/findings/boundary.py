@@ -8,9 +8,8 @@ best points lie at one or near it, the scale that goes further is proposed, unle
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.finding import Finding, finding_of
 from trialbook.tuning.findings.statistics.boundary_tests import (
   LEAST,
   LEAST_PLACES,
@@ -21,23 +20,23 @@ from trialbook.tuning.findings.statistics.boundary_tests import (
   testable,
   tested,
 )
-from trialbook.tuning.findings.statistics.curve_trends import p_value
 from trialbook.tuning.findings.statistics.expansion import allowed, bound_of, expanded, places_of
 from trialbook.tuning.findings.statistics.points import (
   Point,
   is_learning_rate,
   is_numeric,
-  many,
   points_of,
   rounded,
   searched,
-  shown,
   unit_of,
   value_at,
 )
 from trialbook.tuning.findings.statistics.separation import separation
+from trialbook.tuning.findings.wording import many, p_value, shown
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import ReverseLog, Scale
+
+_finding = finding_of("PB-23", "boundary")
 
 SHOWN = 3
 """Sides whose tests are named in one finding, the first ones: a reader sees what is asked."""
@@ -57,14 +56,14 @@ def find(results: StudyResults) -> list[Finding]:
   for side in sides:
     if side.cliff is not None:
       # Of what cannot be expanded it is not asked whether it should be.
-      found += [_unstable(side)] if side.told else []
+      found += [_unstable(side)] if side.is_limiting_or_near else []
       continue
     scale = _room(side, results)
     if side.limits:
       found.append(_expand(side, scale))
     elif scale is not None and not _often_infeasible(side, points):
-      found += [_expand(side, scale)] if side.near is not None else []
-      unsure += [side] if side.near is None and side.more is not None else []
+      found += [_expand(side, scale)] if side.p_near is not None else []
+      unsure += [side] if side.p_near is None and side.more is not None else []
   if unsure:
     found.append(_unsure(unsure, level_of(axes)))
   names = {side.one.name for side in sides}
@@ -144,7 +143,7 @@ def _unstable(side: Side) -> Finding:
     "cliff": cut.value,
     "inside": list(cut.inside),
     "outside": list(cut.outside),
-    "p": side.p if side.limits else side.near,
+    "p": side.p if side.limits else side.p_near,
   }
   if is_learning_rate(one) and side.upper:
     surely = "is" if side.limits else "may be"
@@ -214,7 +213,7 @@ def _expand(side: Side, scale: Scale | None) -> Finding:
   numbers = {
     "edge": bound,
     "side": side.word,
-    "p": side.p if side.limits else side.near,
+    "p": side.p if side.limits else side.p_near,
     "distance": side.distance,
   }
   plot = f"axis:{one.name}"
@@ -249,7 +248,3 @@ def _expand(side: Side, scale: Scale | None) -> Finding:
     space={one.name: dataclasses.replace(one, scale=scale).as_json()},
     plot=plot,
   )
-
-
-def _finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:
-  return Finding(id="PB-23", question="boundary", severity=severity, title=title, why=why, **more)

@@ -1,17 +1,17 @@
-"""Which scientific setting is best, and whether that is more than luck (PB-13, PB-30).
+"""Which compared setting is best, and whether that is more than chance (PB-13, PB-30).
 
 The playbook compares settings by the best trial of each over the nuisance hyperparameters, at equal budgets. The best
-of a few trials is a lucky number: drawing k of them again and again (`statistics.best_of_k`) shows how lucky, but never
+of a few trials is a noisy number. Drawing k of them again and again (`statistics.best_of_k`) shows how noisy, but never
 gives a value that was not seen, and alone calls one of two equal settings the winner in one study of four. The
 difference is therefore taken between the medians of the best of k as the good end of each setting's distribution gives
 them (`statistics.extreme_value`), too, and the wider one of both intervals counts. The form of that good end is an
-assumption, which noise and many dimensions break, so that a winner is also held against chance without any: the
-settings' points are dealt out again at random (`statistics.permutation_test`), and the difference that is seen must be
-rare among these. The trials' own noise is in all of them.
+assumption, which noise and many dimensions break. A winner is therefore also tested without any assumption: the
+settings' points are permuted at random (`statistics.permutation_test`), and the observed difference must be rare among
+the permutations. The trials' own noise is in all of them.
 
 Of several scientific hyperparameters each is looked at by itself, over all values of the others, as the points of one
-combination are few. One setting may have had more of the others' better values than another: the intervals do not know
-of that, but the deals do, and a winner needs both.
+combination are few. One setting may have had more of the others' better values than another. The intervals do not know
+of that, but the permutation test does, and a winner needs both.
 """
 
 import dataclasses
@@ -24,13 +24,16 @@ import numpy as np
 import scipy.stats
 
 from trialbook.tuning import compared_settings
-from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.finding import Finding, Severity, finding_of
 from trialbook.tuning.findings.statistics.contenders import Contender, budget_of, contenders, first_of
 from trialbook.tuning.findings.statistics.differences import LEVEL, Axis, Difference, differences
 from trialbook.tuning.findings.statistics.extreme_value import LEAST
-from trialbook.tuning.findings.statistics.points import is_numeric, many, searched
+from trialbook.tuning.findings.statistics.points import is_numeric, searched
 from trialbook.tuning.findings.statistics.seed_noise import trial_noise
+from trialbook.tuning.findings.wording import NAMED, listed, many
 from trialbook.tuning.results import StudyResults
+
+_finding = finding_of("PB-30", "comparison")
 
 EFFORT = 2.0
 """Times as many trials: random sampling of 48 over two settings does that in one study of fifty."""
@@ -40,14 +43,12 @@ EFFORT_LEVEL = 0.01
 """Of the test that unequal feasible shares are not chance."""
 MOST_TIMES = 10.0
 """As many trials as there are: what would take more is not worth settling."""
-NAMED = 4
-"""Settings in a sentence: what a reader takes in; `numbers` has all."""
 ENOUGH = f"{LEAST} points with a value"
 """Of each setting, for a comparison."""
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """The winner and who is not told apart from it; unequal effort. Nothing where the study compares nothing.
+  """Return the winner and the settings that may be as good; unequal effort. Nothing where the study compares nothing.
 
   Of several scientific hyperparameters each has its own, over all values of the others.
   """
@@ -96,12 +97,12 @@ def _verdict(results: StudyResults, field: list[Contender], axis: Axis) -> Findi
   equal = [one.named for one in known if one.costs[0] == winner.costs[0]]
   shown = _best_point(winner, equal, results)
   unsure: Severity = "note" if axis.sliced else "cannot_tell"
-  if any(one.tail is None for one in known):
+  if any(one.extreme_value is None for one in known):
     few = [one for one in field if len(one.costs) < LEAST]
-    flat = [one.named for one in known if one.tail is None and one not in few]
+    flat = [one.named for one in known if one.extreme_value is None and one not in few]
     reasons = [
       *([_few(few, len(field))] if few else []),
-      *([f"the best points of {_listed(flat)} are equal"] if flat else []),
+      *([f"the best points of {listed(flat)} are equal"] if flat else []),
     ]
     return finding(
       unsure,
@@ -132,17 +133,17 @@ def _verdict(results: StudyResults, field: list[Contender], axis: Axis) -> Findi
   )
   finding = functools.partial(finding, why=why, subject=winner.setting.label)
   pairs = list(zip(others, leads, strict=True))
-  mixed = [(one, each) for one, each in pairs if each.dealt is None]
+  mixed = [(one, each) for one, each in pairs if each.test is None]
   if mixed:
     names = sorted({name for _, each in mixed for name in each.aliased}, key=axis.others.index)
     return finding(
       unsure,
-      f"{shown}, but {axis.name} and {_listed(names)} were varied together: too few points of {winner.named} and of"
-      f" {_listed([one.named for one, _ in mixed])} have the same {_listed(names)}",
+      f"{shown}, but {axis.name} and {listed(names)} were varied together: too few points of {winner.named} and of"
+      f" {listed([one.named for one, _ in mixed])} have the same {listed(names)}",
       trials=_trials([winner, *(one for one, _ in mixed)]),
       action=_crossed(axis, names),
     )
-  open_ = [(one, each) for one, each in pairs if not each.told(axis.level)]
+  open_ = [(one, each) for one, each in pairs if not each.is_significant(axis.level)]
   if not open_:
     return finding(
       "ok",
@@ -152,11 +153,11 @@ def _verdict(results: StudyResults, field: list[Contender], axis: Axis) -> Findi
   names = [one.named for one, _ in open_ if one.named not in equal]
   confounded = any(each.confounded for _, each in open_)
   if len(equal) > 1:
-    title = f"{shown}: none of them wins" + (f", and {_listed(names)} may be as good" if names else "")
+    title = f"{shown}: none of them wins" + (f", and {listed(names)} may be as good" if names else "")
   else:
-    title = f"{shown}, but is not told apart from {_listed(names)}: the winner may be luck"
-    title += f", or better by {_listed(axis.others)} alone" if confounded else ""
-  most = max(each.times(axis.level) for _, each in open_)
+    title = f"{shown}, but is not told apart from {listed(names)}: the winner may be luck"
+    title += f", or better by {listed(axis.others)} alone" if confounded else ""
+  most = max(each.times_to_settle(axis.level) for _, each in open_)
   more = None
   if confounded:
     action = _crossed(axis, axis.others)
@@ -164,7 +165,7 @@ def _verdict(results: StudyResults, field: list[Contender], axis: Axis) -> Findi
     several = [winner.named, *(one.named for one, _ in open_)]
     better = "better" if len(several) == 2 else "best"
     which = (
-      f"whether {_listed(several, 'or')} is {better}"
+      f"whether {listed(several, 'or')} is {better}"
       if len(several) <= NAMED
       else f"which of {len(several)} settings is best"
     )
@@ -187,7 +188,7 @@ def _best_point(winner: Contender, equal: Sequence[str], results: StudyResults) 
   retrains = len(winner.points[0].retrains)
   value = f"{results.objective.sign * winner.costs[0]:.4g}"
   if len(equal) > 1:
-    return f"{_listed(equal)} have equal best points ({value})"
+    return f"{listed(equal)} have equal best points ({value})"
   return f"{equal[0]} has the best point ({value}{f', the mean of its {retrains} retrains' if retrains > 1 else ''})"
 
 
@@ -202,17 +203,17 @@ def _few(few: Sequence[Contender], count: int) -> str:
 
 def _crossed(axis: Axis, others: Sequence[str]) -> str:
   """What tells them apart."""
-  return f"Run each value of {axis.name} with the same values of {_listed(others)}, or draw them independently."
+  return f"Run each value of {axis.name} with the same values of {listed(others)}, or draw them independently."
 
 
 def _chance(lead: Difference, axis: Axis) -> str:
-  """How rare a difference is among deals, in words that follow those on the difference."""
-  if lead.dealt is None:
+  """Return how rare a difference is among permutations, in words that follow those on the difference."""
+  if lead.test is None:
     return ""
-  said = f"; of random deals of their points, a share of {lead.dealt.luck:.2g} differ as much"
+  said = f"; of random deals of their points, a share of {lead.test.p_value:.2g} differ as much"
   if axis.others:
-    said += f" (dealt among points with the same {_listed(axis.others)}, which make up {lead.dealt.expected:.2g} of"
-    said += f" {lead.dealt.seen:.2g} at half the budget)"
+    said += f" (dealt among points with the same {listed(axis.others)}, which make up {lead.test.expected:.2g} of"
+    said += f" {lead.test.observed:.2g} at half the budget)"
   return said
 
 
@@ -236,12 +237,6 @@ def _sentence(field: list[Contender], results: StudyResults) -> str:
     best = f"best {results.objective.sign * one.costs[0]:.4g}" if one.costs else "none with a value"
     parts.append(f"{one.named}: {best} of {many(one.total, 'point')}")
   return "; ".join(parts) + "."
-
-
-def _listed(names: Sequence[str], word: str = "and") -> str:
-  """In a sentence; of more than `NAMED` the first ones, and how many there are beside."""
-  shown = list(names) if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} others"]
-  return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {word} {shown[-1]}"
 
 
 def _trials(field: list[Contender]) -> tuple[int, ...]:
@@ -287,7 +282,3 @@ def _effort(field: list[Contender], axis: Axis) -> list[Finding]:
         )
       ]
   return []
-
-
-def _finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:
-  return Finding(id="PB-30", question="comparison", severity=severity, title=title, why=why, **more)

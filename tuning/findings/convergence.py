@@ -12,11 +12,15 @@ import numpy as np
 from scipy import special
 
 from trialbook.tuning.findings import rising_loss, saturation
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import proposed
-from trialbook.tuning.findings.statistics.curve_trends import costs, listed, of_perfection, relevant, text, worth
-from trialbook.tuning.findings.statistics.learning_curves import END, LEAST, Courses, courses, tenths
+from trialbook.tuning.findings.statistics.curve_trends import costs, effective_trials
+from trialbook.tuning.findings.statistics.learning_curves import END, LEAST, LearningCurves, learning_curves, tenths
+from trialbook.tuning.findings.statistics.relevance import of_perfection, relevant
+from trialbook.tuning.findings.wording import short
 from trialbook.tuning.results import StudyResults, Trial
+
+_finding = finding_of("PB-28", "convergence")
 
 MORE_STEPS = 0.2
 """Share of steps, in addition, of which the gain is foreseen: what a next study may add without much thought, and not
@@ -61,16 +65,14 @@ class Ends:
 
 def find(results: StudyResults) -> list[Finding]:
   """PB-28. Still improving: of the best few trials the mean gain of 20% more steps is relevant
-  (`curve_noise.RELEVANT`) at the lower end of its interval; a warning only where a decay of the learning rate did not
+  (`relevance.RELEVANT`) at the lower end of its interval; a warning only where a decay of the learning rate did not
   make it, since a decay that takes longer need not gain more. Neither that nor saturated: ok if the gain is less than
   relevant at the upper end too, and half of the steps would lose something. See `saturation` and `rising_loss`."""
-  ran = courses(results)
+  ran = learning_curves(results)
   wrong = rising_loss.rising(results)
   rises = [rising_loss.finding(results, wrong)] if wrong else []
   if ran is None:
-    unknown = Finding(
-      id="PB-28",
-      question="convergence",
+    unknown = _finding(
       severity="cannot_tell",
       title="Whether training was long enough cannot be told",
       why=f"It takes one of the best trials that ran to its end, with {LEAST} evaluations of"
@@ -94,16 +96,17 @@ def find(results: StudyResults) -> list[Finding]:
   return unsure or [_enough(results, seen, fewer)]
 
 
-def ends(results: StudyResults, ran: Courses) -> Ends:
+def ends(results: StudyResults, ran: LearningCurves) -> Ends:
   """What the ends of the best trials say."""
   trials, means = [one.trial for one in ran.best], tenths(ran.best)
   count = len(trials)
   # Of the mean over the trials, in one tenth.
-  error = math.hypot(*(one.error for one in ran.best)) / math.sqrt(count * worth(count, ran.shared))
+  effective = effective_trials(count, ran.noise_correlation)
+  error = math.hypot(*(one.error for one in ran.best)) / math.sqrt(count * effective)
   twentieths = np.mean([one.twentieths for one in ran.best], axis=0)
   gain, gain_error = _gain(means, twentieths, error)
-  freedom = sum(round(END * len(costs(results, trial)[0])) - 3 for trial in trials)
-  errors = float(special.stdtrit(freedom, 0.975))
+  degrees_of_freedom = sum(round(END * len(costs(results, trial)[0])) - 3 for trial in trials)
+  errors = float(special.stdtrit(degrees_of_freedom, 0.975))
   low, high = gain - errors * gain_error, max(_most(means, errors * error), gain)
   level = results.objective.sign * float(means[8:].mean())
   schedule = _schedule(results, trials, means, error, level)
@@ -170,12 +173,12 @@ def _gain(tenths: np.ndarray, twentieths: np.ndarray | None, error: float) -> tu
   return last * factor, math.sqrt(2) * error * max(factor, 1.0)
 
 
-def _most(tenths: np.ndarray, reach: float) -> float:
+def _most(tenths: np.ndarray, half_width: float) -> float:
   """What two more tenths gain at most if no tenth gains more than the one before, however much it slows down, which is
-  known worse: as much as the last fifth did, or twice as much as the last tenth. `reach` is half of the interval of one
-  tenth."""
-  fifth = tenths[6:8].mean() - tenths[8:].mean() + reach
-  tenth = 2 * (tenths[8] - tenths[9] + math.sqrt(2) * reach)
+  known worse: as much as the last fifth did, or twice as much as the last tenth. `half_width` is that of
+  the interval of one tenth."""
+  fifth = tenths[6:8].mean() - tenths[8:].mean() + half_width
+  tenth = 2 * (tenths[8] - tenths[9] + math.sqrt(2) * half_width)
   return float(min(fifth, tenth))
 
 
@@ -185,17 +188,15 @@ def _improving(results: StudyResults, seen: Ends) -> Finding:
   numbers = _numbers(results, seen)
   if seen.schedule not in ("constant", "steady"):
     made = seen.schedule == "decay"
-    return Finding(
-      id="PB-28",
-      question="convergence",
+    return _finding(
       severity="note",
       title=f"{metric} still improves at the end, "
       + ("while the learning rate decays" if made else "which a decay of the learning rate may have made"),
       why=f"If it went on as in the last three tenths of the curves, {MORE_STEPS:.0%} more steps would gain about"
-      f" {text(seen.gain)} ({text(seen.low)} to {text(seen.high)}). {_foreseen(seen)}."
+      f" {short(seen.gain)} ({short(seen.low)} to {short(seen.high)}). {_foreseen(seen)}."
       " But a learning rate that decays to the end lets any metric improve to the end, so that whether a longer"
       " training is better cannot be told from these curves." + ("" if made else " The learning rate was not logged."),
-      trials=listed(seen.trials),
+      trials=trial_numbers(seen.trials),
       numbers=numbers,
       action=f"To see whether more steps gain, train the best trial again for {longer:,} steps, with a longer constant"
       " part of the learning rate before the same decay (PB-63)."
@@ -210,15 +211,13 @@ def _improving(results: StudyResults, seen: Ends) -> Finding:
     " improved since its first evaluation, each fifth of the steps after the second was better than the one before it"
     " by as much, and the end is not flat.",
   }
-  return Finding(
-    id="PB-28",
-    question="convergence",
+  return _finding(
     severity="warning",
-    title=f"{metric} still improves at the end: {MORE_STEPS:.0%} more steps would gain about {text(seen.gain)}"
-    f" ({text(seen.low)} to {text(seen.high)})",
+    title=f"{metric} still improves at the end: {MORE_STEPS:.0%} more steps would gain about {short(seen.gain)}"
+    f" ({short(seen.low)} to {short(seen.high)})",
     why=f"{_foreseen(seen)}.{cause[seen.schedule]} Such a study is bound by compute: what wins with more steps"
     " may be another configuration.",
-    trials=listed(seen.trials),
+    trials=trial_numbers(seen.trials),
     numbers=numbers,
     action=f"Train for more steps, such as {longer:,}, and tune the decay of the learning rate again.",
     changes=None if change is None else dict(change),
@@ -239,22 +238,20 @@ def _numbers(results: StudyResults, seen: Ends) -> dict[str, float | None]:
 
 
 def _gains(seen: Ends) -> str:
-  return f"{MORE_STEPS:.0%} more steps would gain {text(max(seen.low, 0.0))} to {text(max(seen.high, 0.0))}"
+  return f"{MORE_STEPS:.0%} more steps would gain {short(max(seen.low, 0.0))} to {short(max(seen.high, 0.0))}"
 
 
 def _unforeseen(results: StudyResults, seen: Ends, fewer: saturation.Fewer) -> Finding:
   """Where a relevant gain is neither certain nor excluded."""
   longer = math.ceil((1 + MORE_STEPS) * (results.length(seen.trials[0]) or 1))
   constant = seen.schedule == "constant"
-  return Finding(
-    id="PB-28",
-    question="convergence",
+  return _finding(
     severity="cannot_tell",
     title=f"Whether more steps gain enough to matter cannot be told: {_gains(seen)}",
-    why=f"A gain of {text(seen.margin)} would be relevant. {_foreseen(seen)}"
+    why=f"A gain of {short(seen.margin)} would be relevant. {_foreseen(seen)}"
     + ("." if constant else ". A decay of the learning rate may have made what they gained there.")
     + (f" Half as many steps {_loses(seen, fewer)}." if fewer.half[0] > 0 else ""),
-    trials=listed(seen.trials),
+    trials=trial_numbers(seen.trials),
     numbers={**_numbers(results, seen), **fewer.numbers},
     action=f"Train the best {len(seen.trials)} trials again for {longer:,} steps"
     + ("." if constant else ", with a longer constant part of the learning rate before the same decay (PB-63)."),
@@ -264,7 +261,7 @@ def _unforeseen(results: StudyResults, seen: Ends, fewer: saturation.Fewer) -> F
 
 def _loses(seen: Ends, fewer: saturation.Fewer) -> str:
   least, most = fewer.half
-  return "would not do" if least >= seen.margin else f"would lose {text(least)} to {text(most)}"
+  return "would not do" if least >= seen.margin else f"would lose {short(least)} to {short(most)}"
 
 
 def _foreseen(seen: Ends) -> str:
@@ -276,13 +273,11 @@ def _foreseen(seen: Ends) -> str:
 
 def _enough(results: StudyResults, seen: Ends, fewer: saturation.Fewer) -> Finding:
   """Where neither more steps gain nor half of them lose nothing, be it by little."""
-  return Finding(
-    id="PB-28",
-    question="convergence",
+  return _finding(
     severity="ok",
     title=f"{_gains(seen)}, and half as many {_loses(seen, fewer)}",
-    why=f"A difference of {text(seen.margin)} would be relevant. {_foreseen(seen)}. Losses are by the mean"
+    why=f"A difference of {short(seen.margin)} would be relevant. {_foreseen(seen)}. Losses are by the mean"
     f" of {len(fewer.trials)}, at least and at most with 95% certainty each. No trial's training loss rises.",
-    trials=listed(seen.trials),
+    trials=trial_numbers(seen.trials),
     numbers={**_numbers(results, seen), **fewer.numbers},
   )

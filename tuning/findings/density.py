@@ -1,10 +1,10 @@
 """Whether enough points were tried (PB-24).
 
-The playbook: look at how many points lie in the good region; with few, a study can miss the best by luck. Good is here
-what lies within `GOOD` of the way from the best to the median point, or within `NOISE_TIMES` standard deviations of
-the noise if that is more. If g points are good, half of the study would have found one with a probability of about
-1 - 2^-g: a best point that stands alone is luck. Fewer points than `PER_DIMENSION` for each hyperparameter do not even
-show the shape.
+The playbook: look at how many points lie in the good region; with few, a study can miss the best by chance. Here a
+point is good if it lies within `GOOD` of the way from the best to the median point, or within `NOISE_TIMES` standard
+deviations of the noise if that is more. If g points are good, half of the study would have found one with a probability
+of about 1 - 2^-g, so a best point that stands alone was found by chance. Fewer points than `PER_DIMENSION` for each
+hyperparameter do not even show the shape.
 """
 
 import math
@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.finding import Finding, finding_of
 from trialbook.tuning.findings.statistics.best_of_k import of_k
-from trialbook.tuning.findings.statistics.points import feasible, many, points_of, searched
+from trialbook.tuning.findings.statistics.points import feasible, points_of, searched
 from trialbook.tuning.findings.statistics.seed_noise import noise_of
+from trialbook.tuning.findings.wording import many
 from trialbook.tuning.results import StudyResults
+
+_finding = finding_of("PB-24", "density", plot="best_of_k")
 
 GOOD = 0.5
 """Of the way from the best to the median point. In a smooth valley of 3 dimensions about a sixth are."""
 ALONE = 1
-"""Good points that are luck: half of the study would have missed them every other time."""
+"""Good points that may be found by chance: half of the study would have missed them every other time."""
 WANTED = 4
 """Good points: half of the study finds one of four in 94 of 100 cases."""
 PER_DIMENSION = 4
@@ -30,7 +33,7 @@ Gaussian-process practice asks for ten."""
 LEAST = 5
 """Points with a value, of which the median means something."""
 NOISE_TIMES = 2.0
-"""Standard deviations of the noise: a trial that is worse by less is as good as the best, but for luck."""
+"""Standard deviations of the noise: a trial that is worse by less is as good as the best, but for noise."""
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -113,7 +116,3 @@ def find(results: StudyResults) -> list[Finding]:
 
 def _text(value: float | None) -> str:
   return "nothing" if value is None else f"{value:.4g}"
-
-
-def _finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:
-  return Finding(id="PB-24", question="density", severity=severity, title=title, why=why, plot="best_of_k", **more)

@@ -1,9 +1,10 @@
 """What an analysis of a study says."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from trialbook.tuning.results import Trial
 from trialbook.tuning.space.scales import scale_from_json
 
 Severity = Literal["ok", "note", "warning", "problem", "cannot_tell"]
@@ -58,3 +59,23 @@ class Finding:
     if self.changes:
       return " ".join(f"--set {path}={value}" for path, value in self.changes.items())
     return None
+
+
+def finding_of(id: str, question: str, **fields: Any) -> Callable[..., Finding]:
+  """Return a function that makes the findings of one question: `(severity, title, why, **fields) -> Finding`.
+
+  Args:
+    id: of the requirement that they answer.
+    question: the module that asks.
+    **fields: what else all of them have.
+  """
+
+  def finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:
+    return Finding(id=id, question=question, severity=severity, title=title, why=why, **fields, **more)
+
+  return finding
+
+
+def trial_numbers(trials: Sequence[Trial]) -> tuple[int, ...]:
+  """Return the numbers of trials, in order."""
+  return tuple(sorted(trial.trial for trial in trials))

@@ -7,8 +7,10 @@ what other values are best are named first, in the order of `CONSEQUENTIAL`.
 from collections.abc import Mapping
 from typing import Any
 
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, finding_of
 from trialbook.tuning.results import StudyResults
+
+_finding = finding_of("PB-10", "fixed")
 
 CONSEQUENTIAL = (
   "model.name",
@@ -50,9 +52,7 @@ def find(results: StudyResults) -> list[Finding]:
       fixed[one.path] = values[0]
   if not fixed:
     return [
-      Finding(
-        id="PB-10",
-        question="fixed",
+      _finding(
         severity="ok",
         title="No fixed hyperparameter is recorded",
         why="The study has no config, and all that its trials name is varied.",
@@ -63,9 +63,7 @@ def find(results: StudyResults) -> list[Finding]:
   text = ", ".join(f"{path} = {fixed[path]}" for path in set_ones[:NAMED])
   more = len(order) - len(set_ones[:NAMED])
   return [
-    Finding(
-      id="PB-10",
-      question="fixed",
+    _finding(
       severity="note",
       title=f"The conclusions hold for {text}{f', and {more} more' if more else ''}",
       why="These were fixed: with other values of them, others may be best, and another setting may win.",

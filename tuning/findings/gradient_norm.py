@@ -12,10 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import is_varied, proposed, setting
-from trialbook.tuning.findings.statistics.curve_trends import between, complete, listed, share_interval, text
+from trialbook.tuning.findings.statistics.curve_trends import complete, share_interval
+from trialbook.tuning.findings.wording import between, short
 from trialbook.tuning.results import StudyResults, Trial
+
+_outlier_finding = finding_of("PB-81", "gradient_norm")
+_clipping_finding = finding_of("PB-83", "gradient_norm")
 
 METRIC, CLIPPED = "grad_norm", "clip_fraction"
 """As runs log them; the norm before it is clipped."""
@@ -69,9 +73,7 @@ def find(results: StudyResults) -> list[Finding]:
   seen = looked_at(results, METRIC)
   if not seen:
     found.append(
-      Finding(
-        id="PB-81",
-        question="gradient_norm",
+      _outlier_finding(
         severity="cannot_tell",
         title="Whether gradients have outliers cannot be told: their norms were not logged",
         why=f"No complete trial logged {LEAST} values of {METRIC}.",
@@ -141,12 +143,10 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
   share = f"{count:,} of {logged:,} norms ({low:.2%} to {high:.2%}, 95% interval)"
   rule = f"more than {FACTOR:g} times and {DEVIATIONS:g} standard deviations of the logarithm above their neighbours"
   if not hit:
-    return Finding(
-      id="PB-81",
-      question="gradient_norm",
+    return _outlier_finding(
       severity="ok",
       title=f"Gradient norms have no frequent outliers: {count:,} of {logged:,}",
-      why=f"{share} of {len(seen)} complete trials are {rule}; the largest is {text(largest)} times its neighbours."
+      why=f"{share} of {len(seen)} complete trials are {rule}; the largest is {short(largest)} times its neighbours."
       f" They count from {RECURRENT} in each of {FREQUENT:.0%} of the trials on.",
       numbers=numbers,
       plot="grad_norm",
@@ -159,15 +159,13 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
     threshold = float(f"{min(threshold or now, now / 2):.2g}")
   numbers |= {"with_outliers": len(hit), "early": float(early), "threshold": threshold}
   changeable = threshold is not None and results.study.config is not None and not is_varied(results, "clip_norm")
-  return Finding(
-    id="PB-81",
-    question="gradient_norm",
+  return _outlier_finding(
     severity="warning" if grave else "note",
-    title=f"Gradient norms have outliers in {len(hit)} of {len(seen)} trials, up to {text(largest)} times their"
+    title=f"Gradient norms have outliers in {len(hit)} of {len(seen)} trials, up to {short(largest)} times their"
     f" neighbours{'' if grave else '; none of the best has'}",
     why=f"{share} are {rule}; {early:.0%} of them are in the first {BEGINNING:.0%} of the training. A single such"
     " update can throw a training back or make it diverge, and forces smaller learning rates.",
-    trials=listed([one.trial for one in hit]),
+    trials=trial_numbers([one.trial for one in hit]),
     numbers=numbers,
     action=f"Clip gradients at {threshold:g}, the 90th percentile of the best trial's norms"
     + (", or less: they are clipped already." if now is not None else ", and search larger learning rates."),
@@ -184,9 +182,7 @@ def _clipping(results: StudyResults) -> Finding | None:
   best, usual = shares[0][1], float(np.median([share for _, share in shares]))
   numbers = {"best": best, "median": usual, "above": len(hard), "trials": len(shares)}
   if best <= AGGRESSIVE and len(hard) <= len(shares) / 2:
-    return Finding(
-      id="PB-83",
-      question="gradient_norm",
+    return _clipping_finding(
       severity="ok",
       title=f"{best:.0%} of the best trial's updates are clipped",
       why=f"In {len(hard)} of {len(shares)} trials it is more than {AGGRESSIVE:.0%}; the median is {usual:.0%}.",
@@ -195,15 +191,13 @@ def _clipping(results: StudyResults) -> Finding | None:
     )
   low, high = share_interval(len(hard), len(shares))
   threshold = clip_threshold(results)
-  return Finding(
-    id="PB-83",
-    question="gradient_norm",
+  return _clipping_finding(
     severity="warning",
     title=f"{best:.0%} of the best trial's updates are clipped, and more than half in {len(hard)} of {len(shares)}"
     " trials",
     why=f"Clipping more than {AGGRESSIVE:.0%} of the updates is extremely aggressive: it acts as a smaller learning"
     f" rate that nobody chose ({between(low, high)} of trials). Clipping is for outliers.",
-    trials=listed([trial for trial, _ in hard]),
+    trials=trial_numbers([trial for trial, _ in hard]),
     numbers={**numbers, "threshold": threshold},
     action="Cut the learning rate instead, and clip at the 90th percentile of the norms"
     + (f", {threshold:g} in the best trial." if threshold is not None else "."),

@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.findings.finding import Finding, Severity
-from trialbook.tuning.findings.statistics import response_surface as surfaces
-from trialbook.tuning.findings.statistics.curve_trends import RELEVANT, of_perfection, p_value
-from trialbook.tuning.findings.statistics.points import feasible, is_numeric, many, points_of, searched
+from trialbook.tuning.findings.finding import Finding, finding_of
+from trialbook.tuning.findings.statistics import response_surface
+from trialbook.tuning.findings.statistics.points import feasible, is_numeric, points_of, searched
+from trialbook.tuning.findings.statistics.relevance import RELEVANT, of_perfection
+from trialbook.tuning.findings.statistics.response_surface import ResponseSurface
 from trialbook.tuning.findings.statistics.seed_noise import noise_of
+from trialbook.tuning.findings.wording import many, p_value, percent
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
+
+_finding = finding_of("PB-32", "importance")
 
 EXPLAINED = 0.3
 """Of the variance of points left out, by the fit: under that, what is left unexplained is more than what is known."""
@@ -45,8 +49,8 @@ def find(results: StudyResults) -> list[Finding]:
   points, axes = points_of(results), searched(results)
   if not axes:
     return [_finding("ok", "No hyperparameter is varied", "There is nothing to compare.")]
-  count, wanted = len(feasible(points)), surfaces.needed(axes)
-  surface = surfaces.fit(points, axes)
+  count, wanted = len(feasible(points)), response_surface.needed(axes)
+  surface = response_surface.fit(points, axes)
   if surface is None:
     equal = count >= wanted
     return [
@@ -78,11 +82,11 @@ def find(results: StudyResults) -> list[Finding]:
   shares = _shares(surface, draws)
   ranking = sorted(shares, key=lambda name: -shares[name][0])
   numbers["shares"] = {name: [round(x, 4) for x in shares[name]] for name in ranking}
-  text = ", ".join(f"{name} {_percent(shares[name])}" for name in ranking)
+  text = ", ".join(f"{name} {percent(shares[name])}" for name in ranking)
   found = [
     _finding(
       "ok",
-      f"{ranking[0]} matters most: {_percent(shares[ranking[0]])} of the variation",
+      f"{ranking[0]} matters most: {percent(shares[ranking[0]])} of the variation",
       f"Total shares of the fitted variance with 95% intervals: {text}. The fit explains {surface.explained:.0%} of the"
       " variance of points left out; trials far from the best weigh little.",
       subject=ranking[0],
@@ -96,7 +100,7 @@ def find(results: StudyResults) -> list[Finding]:
   return found
 
 
-def _shares(surface: surfaces.Surface, draws: np.ndarray) -> dict[str, tuple[float, float, float]]:
+def _shares(surface: ResponseSurface, draws: np.ndarray) -> dict[str, tuple[float, float, float]]:
   """Total Sobol index of each hyperparameter: the estimate, and its 2.5% and 97.5%."""
   names = {name for column in surface.columns for name in column.names}
   found = {}
@@ -112,7 +116,7 @@ def _shares(surface: surfaces.Surface, draws: np.ndarray) -> dict[str, tuple[flo
   return found
 
 
-def _interactions(surface: surfaces.Surface, draws: np.ndarray) -> list[Finding]:
+def _interactions(surface: ResponseSurface, draws: np.ndarray) -> list[Finding]:
   found = []
   parts, drawn = surface.variances(surface.coefficients[None]), surface.variances(draws)
   whole, wholes = sum(parts.values()), sum(drawn.values())
@@ -124,7 +128,7 @@ def _interactions(surface: surfaces.Surface, draws: np.ndarray) -> list[Finding]
     found.append(
       _finding(
         "note",
-        f"{first} and {second} interact: together they explain {_percent((share, low, high))} of the variation",
+        f"{first} and {second} interact: together they explain {percent((share, low, high))} of the variation",
         f"A product of both enters the fit with {p_value(p)}, corrected for all pairs.",
         subject=first,
         numbers={"with": second, "share": share, "low": low, "high": high, "p": p},
@@ -136,7 +140,7 @@ def _interactions(surface: surfaces.Surface, draws: np.ndarray) -> list[Finding]
 
 
 def _insensitive(
-  results: StudyResults, surface: surfaces.Surface, draws: np.ndarray, axes: list[Hyperparameter]
+  results: StudyResults, surface: ResponseSurface, draws: np.ndarray, axes: list[Hyperparameter]
 ) -> list[Finding]:
   costs = np.array([point.cost for point in feasible(points_of(results))])
   noise = noise_of(results)
@@ -199,7 +203,7 @@ def _insensitive(
   return found
 
 
-def _features(results: StudyResults, surface: surfaces.Surface, axes: list[Hyperparameter]) -> list[Finding]:
+def _features(results: StudyResults, surface: ResponseSurface, axes: list[Hyperparameter]) -> list[Finding]:
   """Features that are no better than nothing."""
   found = []
   points = feasible(points_of(results))
@@ -219,7 +223,7 @@ def _features(results: StudyResults, surface: surfaces.Surface, axes: list[Hyper
       # What the fit says against the points themselves is a misfit.
       if best[1] - best[0] > NOISE_TIMES * deviation:
         continue
-      half = float(scipy.stats.t.ppf(0.95, surface.freedom)) * error
+      half = float(scipy.stats.t.ppf(0.95, surface.degrees_of_freedom)) * error
       # What it may help at most has to be less than what could be seen.
       if not (math.isfinite(half) and half - worse < deviation):
         continue
@@ -237,11 +241,3 @@ def _features(results: StudyResults, surface: surfaces.Surface, axes: list[Hyper
         )
       )
   return found
-
-
-def _percent(share: tuple[float, float, float]) -> str:
-  return f"{share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%})"
-
-
-def _finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:
-  return Finding(id="PB-32", question="importance", severity=severity, title=title, why=why, **more)

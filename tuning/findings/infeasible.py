@@ -10,12 +10,14 @@ import collections
 
 import scipy.stats
 
-from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.finding import Finding, Severity, finding_of
 from trialbook.tuning.findings.statistics.boundary_tests import tested
-from trialbook.tuning.findings.statistics.curve_trends import p_value
-from trialbook.tuning.findings.statistics.points import is_learning_rate, many, points_of, searched
+from trialbook.tuning.findings.statistics.points import is_learning_rate, points_of, searched
 from trialbook.tuning.findings.statistics.separation import Separation, separation, without
+from trialbook.tuning.findings.wording import many, p_value
 from trialbook.tuning.results import StudyResults
+
+_finding = finding_of("PB-21", "infeasible")
 
 WARNING_SHARE = 0.2
 """Of the trials: a fifth of the budget bought nothing but the knowledge of where not to look."""
@@ -141,14 +143,10 @@ def _limits(results: StudyResults, cut: Separation) -> bool:
   if not (is_learning_rate(cut.one) and cut.above):
     return False
   sides = [side for side in tested(results) if side.one.name == cut.one.name and side.upper]
-  return any(side.cliff is not None and side.told for side in sides)
+  return any(side.cliff is not None and side.is_limiting_or_near for side in sides)
 
 
 def _reasons(trials) -> str:
   """The most frequent ones; a step or a value in them differs from trial to trial."""
   counts = collections.Counter((trial.reason or "none given").partition(" at step")[0] for trial in trials)
   return "; ".join(f"{reason} ({count})" for reason, count in counts.most_common(3))
-
-
-def _finding(severity: Severity, title: str, why: str, **more) -> Finding:
-  return Finding(id="PB-21", question="infeasible", severity=severity, title=title, why=why, **more)

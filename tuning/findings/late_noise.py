@@ -11,21 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import is_varied
-from trialbook.tuning.findings.statistics.curve_trends import (
-  between,
-  complete,
-  costs,
-  deviation,
-  listed,
-  of_perfection,
-  relevant,
-  text,
-  whole_of,
-)
-from trialbook.tuning.findings.statistics.seed_noise import split_of
+from trialbook.tuning.findings.statistics.curve_trends import complete, costs, deviation
+from trialbook.tuning.findings.statistics.relevance import of_perfection, relevant, whole_of
+from trialbook.tuning.findings.wording import between, short, split_of
 from trialbook.tuning.results import StudyResults, Trial
+
+_finding = finding_of("PB-27", "late_noise")
 
 LATE = 0.2
 """Share of a training that is late: in most schedules the learning rate is small then."""
@@ -35,10 +28,10 @@ third."""
 TOP, LEAST_TOP = 0.25, 4
 """Share of the trials among which the choice is made, and how many these are at least."""
 RIGHT = 0.75
-"""Share of pairs of the best trials that one evaluation of each puts in the right order, under which ranking is luck:
+"""Share of pairs of the best trials that one evaluation of each puts in the right order, under which ranking is chance:
 half way from a coin's toss to certainty. There, noise varies as much as the trials do."""
 LARGE = 5.0
-"""Relevant differences (`curve_noise.RELEVANT`) in the part of the noise that validation examples do not explain, from
+"""Relevant differences (`relevance.RELEVANT`) in the part of the noise that validation examples do not explain, from
 which it is a fault by itself: a tenth of the error. The best of dozens of evaluations flatters a trial by twice that,
 which is more than most changes gain."""
 EXPLAINED = 0.5
@@ -81,15 +74,13 @@ class LateNoise:
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-27. A warning where the noise at the end is relevant (`curve_noise.RELEVANT`) and so large beside the
+  """PB-27. A warning where the noise at the end is relevant (`relevance.RELEVANT`) and so large beside the
   differences of the best trials that one evaluation each orders fewer than `RIGHT` of their pairs rightly, or `LARGE`
   by itself; at the end of its interval that speaks for the study."""
   seen = measured(results)
   if seen is None:
     return [
-      Finding(
-        id="PB-27",
-        question="late_noise",
+      _finding(
         severity="cannot_tell",
         title=f"How noisy {results.objective.metric} is late in training cannot be told",
         why=f"It takes the last {LEAST_LATE} evaluations, half of all at most, of {LEAST_TOP} complete trials.",
@@ -101,40 +92,36 @@ def find(results: StudyResults) -> list[Finding]:
   why = (
     f"Around a parabola through the last {LATE:.0%} of training, {results.objective.metric} of the best"
     f" {len(seen.trials)}"
-    f" trials has a standard deviation of {text(seen.deviation)} ({between(seen.low, seen.high)}); their levels there"
-    f" differ by {text(seen.spread)}. One evaluation of each would put {seen.right:.0%} of their pairs in the right"
+    f" trials has a standard deviation of {short(seen.deviation)} ({between(seen.low, seen.high)}); their levels there"
+    f" differ by {short(seen.spread)}. One evaluation of each would put {seen.right:.0%} of their pairs in the right"
     " order (50% is a coin's toss)."
   )
   if seen.sampling is not None:
     why += (
-      f" The draw of {seen.examples:,} {split_of(results)} examples explains up to {text(seen.sampling)},"
+      f" The draw of {seen.examples:,} {split_of(results)} examples explains up to {short(seen.sampling)},"
       f" {seen.explained:.0%} of the variance; less where evaluations share them."
     )
-  luck = is_luck(results, seen)
-  if not luck and not is_large(results, seen):
+  by_chance = is_order_chance(results, seen)
+  if not by_chance and not is_large(results, seen):
     return [
-      Finding(
-        id="PB-27",
-        question="late_noise",
+      _finding(
         severity="ok",
-        title=f"Late in training, {results.objective.metric} varies by {text(seen.deviation)} from evaluation to"
+        title=f"Late in training, {results.objective.metric} varies by {short(seen.deviation)} from evaluation to"
         f" evaluation, {_beside(seen)}",
         why=why,
-        trials=listed(seen.trials),
+        trials=trial_numbers(seen.trials),
         numbers=shown,
       )
     ]
   by_sampling = seen.explained >= EXPLAINED
   return [
-    Finding(
-      id="PB-27",
-      question="late_noise",
+    _finding(
       severity="warning",
-      title=f"Late in training, {results.objective.metric} varies by {text(seen.deviation)}"
+      title=f"Late in training, {results.objective.metric} varies by {short(seen.deviation)}"
       f" ({between(seen.low, seen.high)}) from evaluation to evaluation: "
-      + ("which of the best trials is best is luck" if luck else "the best evaluation flatters its trial"),
+      + ("which of the best trials is best is luck" if by_chance else "the best evaluation flatters its trial"),
       why=why,
-      trials=listed(seen.trials),
+      trials=trial_numbers(seen.trials),
       numbers=shown,
       action=_more_examples(results, seen)
       if by_sampling
@@ -155,9 +142,10 @@ def measured(results: StudyResults) -> LateNoise | None:
   if len(ends) < LEAST_TOP:
     return None
   # A parabola takes three degrees of freedom: with a line, the end of a decay would pass for noise.
-  freedom = sum(end.points - 3 for _, end in ends)
-  variance = sum((end.points - 3) * end.noise**2 for _, end in ends) / freedom
-  low, high = (math.sqrt(variance * freedom / float(special.chdtri(freedom, p))) for p in (0.025, 0.975))
+  degrees_of_freedom = sum(end.points - 3 for _, end in ends)
+  variance = sum((end.points - 3) * end.noise**2 for _, end in ends) / degrees_of_freedom
+  quantiles = special.chdtri(degrees_of_freedom, [0.025, 0.975]).tolist()
+  low, high = (math.sqrt(variance * degrees_of_freedom / quantile) for quantile in quantiles)
   levels = np.array([end.level for _, end in ends])
   by_noise = float(np.mean([end.noise**2 / end.points for _, end in ends]))
   spread = math.sqrt(max(float(levels.var(ddof=1)) - by_noise, 0.0))
@@ -181,7 +169,7 @@ def measured(results: StudyResults) -> LateNoise | None:
   )
 
 
-def is_luck(results: StudyResults, seen: LateNoise) -> bool:
+def is_order_chance(results: StudyResults, seen: LateNoise) -> bool:
   """Whether the noise decides which of the best trials is best, and matters."""
   return seen.right_at_most < RIGHT and seen.low > relevant(results, seen.level)
 
@@ -217,7 +205,7 @@ def _right(spread: float, noise: float) -> float:
 def _beside(seen: LateNoise) -> str:
   if seen.right < RIGHT:
     return "too little to matter"
-  return f"less than the best trials differ, by {text(seen.spread)}"
+  return f"less than the best trials differ, by {short(seen.spread)}"
 
 
 def _more_examples(results: StudyResults, seen: LateNoise) -> str:

@@ -7,11 +7,13 @@ above the best one diverge, if its loss or its gradient norm spikes, and where i
 import dataclasses
 
 from trialbook.tuning.findings import convergence, gradient_norm, late_noise, rising_loss
-from trialbook.tuning.findings.finding import Finding
-from trialbook.tuning.findings.statistics.curve_trends import complete, listed, share_interval, training_losses
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
+from trialbook.tuning.findings.statistics.curve_trends import complete, share_interval, training_losses
 from trialbook.tuning.findings.statistics.points import is_learning_rate
 from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.space.scales import Linear, Log
+
+_finding = finding_of("PB-33", "optimization")
 
 ABOVE = 0.25
 """Of the range of learning rates, on its scale, that is "right above" the best: a decade in a space of four."""
@@ -48,9 +50,7 @@ def find(results: StudyResults) -> list[Finding]:
   trials = complete(results)
   if not trials:
     return [
-      Finding(
-        id="PB-33",
-        question="optimization",
+      _finding(
         severity="cannot_tell",
         title="Whether optimization has problems cannot be told: no trial is complete",
         why=f"{results.count('infeasible')} trials are infeasible. One that trains is needed to tell a space that is"
@@ -63,9 +63,7 @@ def find(results: StudyResults) -> list[Finding]:
   fine = [one for one in seen if isinstance(one, str)]
   if not found and not fine:
     return [
-      Finding(
-        id="PB-33",
-        question="optimization",
+      _finding(
         severity="cannot_tell",
         title="Whether optimization has problems cannot be told: nothing that shows it was logged",
         why="It shows in infeasible trials right above the best learning rate, in the training loss, in gradient norms,"
@@ -75,9 +73,7 @@ def find(results: StudyResults) -> list[Finding]:
     ]
   if not found:
     return [
-      Finding(
-        id="PB-33",
-        question="optimization",
+      _finding(
         severity="ok",
         title="There is no sign of optimization problems"
         + (f" in what could be looked at, {len(fine)} of {len(seen)} signs" if len(fine) < len(seen) else ""),
@@ -86,9 +82,7 @@ def find(results: StudyResults) -> list[Finding]:
       )
     ]
   return [
-    Finding(
-      id="PB-33",
-      question="optimization",
+    _finding(
       severity="warning",
       title=f"Optimization shows {len(found)} sign{'s' if len(found) > 1 else ''} of problems:"
       f" {', '.join(sign.name for sign in found)}",
@@ -130,7 +124,7 @@ def _cliff(results: StudyResults) -> Sign | str | None:
         "instability above the best learning rate",
         f"Of {len(near)} trials with {one.name} right above that of the best trial, {len(bad)} are infeasible"
         f" ({low:.0%} to {high:.0%}, 95% interval): stability limits the learning rate.",
-        listed(bad),
+        trial_numbers(bad),
       )
     fine.append(f"{len(near) - len(bad)} of {len(near)} trials with {one.name} right above the best one train")
   return " and ".join(fine) or None
@@ -147,7 +141,7 @@ def _spikes(results: StudyResults) -> Sign | str | None:
     "early spikes of the loss",
     f"In {len(hit)} of {len(seen)} trials the training loss spikes in the first {EARLY:.0%} of the training, up to"
     f" {max(one.largest for one in hit):.1f} times its neighbours.",
-    listed([one.trial for one in hit]),
+    trial_numbers([one.trial for one in hit]),
   )
 
 
@@ -161,7 +155,7 @@ def _norms(results: StudyResults) -> Sign | str | None:
   return Sign(
     "outliers of the gradient norm",
     f"Gradient norms have outliers in {len(hit)} of {len(seen)} trials.",
-    listed([one.trial for one in hit]),
+    trial_numbers([one.trial for one in hit]),
   )
 
 
@@ -171,7 +165,7 @@ def _rising(results: StudyResults) -> Sign | str | None:
   if seen and rising_loss.is_grave(results, seen):
     wrong = [trial for trial, _ in seen]
     return Sign(
-      "rising training loss", f"Training loss rises late in {len(wrong)} of {len(trials)} trials.", listed(wrong)
+      "rising training loss", f"Training loss rises late in {len(wrong)} of {len(trials)} trials.", trial_numbers(wrong)
     )
   enough = any(len(training_losses(results, trial)[0]) >= convergence.LEAST for trial in trials)
   return "the training loss does not rise late" if enough else None
@@ -182,11 +176,11 @@ def _noise(results: StudyResults) -> Sign | str | None:
   seen = late_noise.measured(results)
   if seen is None:
     return None
-  bad = late_noise.is_luck(results, seen) or late_noise.is_large(results, seen)
+  bad = late_noise.is_order_chance(results, seen) or late_noise.is_large(results, seen)
   if not bad or seen.explained >= late_noise.EXPLAINED:
     return "the end is not too noisy"
   return Sign(
     NOISY_END,
     f"{results.objective.metric} varies late in training by more than validation examples explain.",
-    listed(seen.trials),
+    trial_numbers(seen.trials),
   )

@@ -10,25 +10,24 @@ import numpy as np
 from scipy import special
 
 from trialbook.tuning import compared_settings
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import proposed, setting
 from trialbook.tuning.findings.statistics.curve_trends import (
-  RELEVANT,
   Rise,
-  between,
   complete,
   correlation,
   costs,
-  listed,
-  relevant,
   rise_after_best,
   share_interval,
-  text,
   training_losses,
 )
 from trialbook.tuning.findings.statistics.points import is_learning_rate, is_numeric
+from trialbook.tuning.findings.statistics.relevance import RELEVANT, relevant
+from trialbook.tuning.findings.wording import between, short
 from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.space.scales import Hyperparameter
+
+_finding = finding_of("PB-26", "overfitting")
 
 CERTAIN = 0.01
 """Largest p of a rise, divided by the number of curves looked at: one healthy study in a hundred is accused."""
@@ -51,7 +50,7 @@ REGULARIZERS = (
 
 def find(results: StudyResults) -> list[Finding]:
   """PB-26. A trial overfits where, after the best of the running mean of its curve, a line through the rest rises by a
-  relevant amount (`curve_noise.RELEVANT`), and by more than its noise explains at level `CERTAIN`, after Bonferroni."""
+  relevant amount (`relevance.RELEVANT`), and by more than its noise explains at level `CERTAIN`, after Bonferroni."""
   metric = results.objective.metric
   trials = [trial for trial in complete(results) if len(costs(results, trial)[0]) >= LEAST_EVALUATIONS]
   if metric.startswith("train"):
@@ -67,7 +66,7 @@ def find(results: StudyResults) -> list[Finding]:
   rises = {trial.trial: rise for trial in trials if (rise := rise_after_best(*costs(results, trial), shared))}
   groups = []
   for group in compared_settings.settings(results):
-    inside = set(listed(group.trials))
+    inside = set(trial_numbers(group.trials))
     if (best := next((trial for trial in trials if trial.trial in inside), None)) is not None:
       groups.append((group, best))
   margin = relevant(results, trials[0].objective or 0.0)
@@ -104,8 +103,8 @@ def _of_best(results: StudyResults, group: compared_settings.Setting | None, bes
   moves = "rises" if results.objective.mode == "min" else "falls"
   whose = "the best trial" + (f" of {group.named}" if group is not None else "")
   why = (
-    f"After the best of its running mean, {text(results.objective.sign * rise.level)} at step {rise.step:,}, a line"
-    f" through the rest of trial {best.trial}'s curve {moves} by {text(rise.amount)}"
+    f"After the best of its running mean, {short(results.objective.sign * rise.level)} at step {rise.step:,}, a line"
+    f" through the rest of trial {best.trial}'s curve {moves} by {short(rise.amount)}"
     f" ({between(rise.low, rise.high)}; p = {rise.p:.1g}). The best trials tell what a setting can do; one that"
     " overfits undersells it, and comparisons with it may come out otherwise with regularization."
   )
@@ -113,12 +112,10 @@ def _of_best(results: StudyResults, group: compared_settings.Setting | None, bes
     why += (
       f" Here {', '.join(exempt)} is compared, a strength of regularization: overfitting at some value is an answer."
     )
-  return Finding(
-    id="PB-26",
-    question="overfitting",
+  return _finding(
     severity="note" if exempt else "problem" if group is not None else "warning",
     subject=None if group is None else group.label,
-    title=f"{metric} of {whose} {moves} by {text(rise.amount)} ({between(rise.low, rise.high)}) after step"
+    title=f"{metric} of {whose} {moves} by {short(rise.amount)} ({between(rise.low, rise.high)}) after step"
     f" {rise.step:,}",
     why=why,
     trials=(best.trial,),
@@ -133,16 +130,14 @@ def _of_best(results: StudyResults, group: compared_settings.Setting | None, bes
 
 def _of_others(results: StudyResults, trials: Sequence[Trial], others: Sequence[Trial]) -> Finding:
   low, high = share_interval(len(others), len(trials))
-  places = _places(results, trials, set(listed(others)))
-  return Finding(
-    id="PB-26",
-    question="overfitting",
+  places = _places(results, trials, set(trial_numbers(others)))
+  return _finding(
     severity="note",
     title=f"{len(others)} of {len(trials)} trials overfit ({between(low, high)} of all)"
     + (f", mostly at {' and '.join(places)}" if places else ""),
     why=f"Their {results.objective.metric} gets worse by a relevant amount after its best, none of them by chance"
     f" (p < {CERTAIN:g} for all together). They do not count where a better trial is held against them.",
-    trials=listed(others),
+    trials=trial_numbers(others),
     numbers={"count": len(others), "trials": len(trials), "low": low, "high": high},
     plot="curves",
   )
@@ -153,7 +148,7 @@ def _places(results: StudyResults, trials: Sequence[Trial], those: set[int]) -> 
 
   Retrains of a point are one, of the kind that most of them are: they say nothing of other values.
   """
-  looked_at = set(listed(trials))
+  looked_at = set(trial_numbers(trials))
   some, rest = [], []
   for point in results.points:
     inside = [trial for trial in point if trial.trial in looked_at]
@@ -189,10 +184,8 @@ def _selection(
   for one in rates:
     here, all_of_them = _units(one, trials[:1])[0], _units(one, trials)
     if here < np.median(all_of_them):
-      remark = f" Its {one.name}, {text(trials[0].values[one.name])}, is smaller than that of most trials."
-  return Finding(
-    id="PB-26",
-    question="overfitting",
+      remark = f" Its {one.name}, {short(trials[0].values[one.name])}, is smaller than that of most trials."
+  return _finding(
     severity="note",
     title=f"Most trials overfit ({between(low, high)}) but the best does not: it may be best because it regularizes",
     why="Choosing the best trial favours configurations that regularize, also by accident: too small a learning rate"
@@ -217,11 +210,9 @@ def _calibration(results: StudyResults, best: Trial, shared: float) -> Finding |
   fall = rise_after_best(*training_losses(results, best), shared)
   if fall is not None and fall.p < CERTAIN:
     return None  # Training loss rises too: that is another finding's.
-  return Finding(
-    id="PB-26",
-    question="overfitting",
+  return _finding(
     severity="note",
-    title=f"{split}/loss of the best trial rises by {text(rise.amount)} ({between(rise.low, rise.high)}) after step"
+    title=f"{split}/loss of the best trial rises by {short(rise.amount)} ({between(rise.low, rise.high)}) after step"
     f" {rise.step:,}, {results.objective.metric} gets no worse",
     why="The model becomes too sure of its answers, not worse at them: its probabilities are not calibrated. By the"
     " objective of this study no trial overfits.",
@@ -245,22 +236,18 @@ def _remedy(results: StudyResults) -> dict | None:
 
 def _ok(results: StudyResults, trials: Sequence[Trial], rises: dict[int, Rise]) -> Finding:
   most = max((rise.amount for rise in rises.values()), default=0.0)
-  return Finding(
-    id="PB-26",
-    question="overfitting",
+  return _finding(
     severity="ok",
     title=f"None of {len(trials)} trials overfits",
     why=f"{results.objective.metric} gets worse after its best by less than its noise explains, or by less than a"
-    f" relevant amount; at most by {text(max(most, 0.0))}. In {len(trials) - len(rises)} trials the best came so late"
+    f" relevant amount; at most by {short(max(most, 0.0))}. In {len(trials) - len(rises)} trials the best came so late"
     " that nothing is left to look at.",
     numbers={"trials": len(trials), "most": most, "best_at_end": len(trials) - len(rises)},
   )
 
 
 def _cannot_tell(seen: str, action: str) -> Finding:
-  return Finding(
-    id="PB-26",
-    question="overfitting",
+  return _finding(
     severity="cannot_tell",
     title=f"Whether trials overfit cannot be told: {seen[0].lower()}{seen[1:]}",
     why=f"{seen}; overfitting is a validation metric that gets worse during training.",

@@ -10,18 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, special
 
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.statistics.curve_trends import (
   MOST_CORRELATED,
   complete,
   costs,
-  listed,
-  p_value,
+  effective_trials,
   shared_noise,
-  text,
-  worth,
 )
+from trialbook.tuning.findings.wording import p_value, short
 from trialbook.tuning.results import StudyResults, Trial
+
+_finding = finding_of("PB-29", "periodicity")
 
 START = 0.2
 """Share of the evaluations that is left out: there the curve falls steeply, and hides all else."""
@@ -49,7 +49,7 @@ what noise and the bends of healthy curves come to in some dozens of trials, whi
 LEFT = 0.02
 """Share that noise may have at a frequency beyond what the correlation of neighbours tells: no noise is as simple as
 that, and many trials would make each difference certain."""
-REACH = 0.3
+HALF_WIDTH = 0.3
 """Turns in the evaluations that are looked at, to both sides, of the 95% interval of a frequency. Measured: it holds
 the true one of 97% or more of planted sines and saws that are warned of, at amplitudes from one to ten standard
 deviations of the noise, in 4 trials and in 20."""
@@ -64,13 +64,13 @@ class _Wave(NamedTuple):
     frequency: in turns for each evaluation.
     share: of the variance, in the mean of the trials, without what a wave explains of noise.
     p: how likely noise is to have so large a share at any frequency.
-    worth: the number of trials with noise of their own that the trials are worth.
+    effective_trials: number of trials with noise of their own whose mean would be as noisy.
   """
 
   frequency: float
   share: float
   p: float
-  worth: float
+  effective_trials: float
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -81,9 +81,7 @@ def find(results: StudyResults) -> list[Finding]:
   if not trials:
     least = math.ceil(LEAST / (1 - START))
     return [
-      Finding(
-        id="PB-29",
-        question="periodicity",
+      _finding(
         severity="cannot_tell",
         title=f"Whether {metric} has a period cannot be told",
         why=f"It takes a complete trial with {least} evaluations that differ, at about equal distances.",
@@ -94,7 +92,7 @@ def find(results: StudyResults) -> list[Finding]:
   wave = _strongest(values / sizes[:, :, None])
   length = values.shape[2]
   period = distance / wave.frequency
-  low, high = (distance / (wave.frequency + side * REACH / length) for side in (1, -1))
+  low, high = (distance / (wave.frequency + side * HALF_WIDTH / length) for side in (1, -1))
   amplitude = math.sqrt(2 * wave.share) * float(np.median(sizes[1]))
   numbers = {
     "p": wave.p,
@@ -104,7 +102,7 @@ def find(results: StudyResults) -> list[Finding]:
     "period_high": high,
     "amplitude": amplitude,
     "trials": len(trials),
-    "worth": wave.worth,
+    "worth": wave.effective_trials,
     "evaluations": length,
   }
   # Rounded down, so that what is below a limit does not read like the limit.
@@ -115,9 +113,7 @@ def find(results: StudyResults) -> list[Finding]:
   )
   if wave.share < VISIBLE:
     return [
-      Finding(
-        id="PB-29",
-        question="periodicity",
+      _finding(
         severity="ok",
         title=f"{metric} has no period that could be seen",
         why=f"{explains}; below {VISIBLE:.0%} it is lost in the noise of a curve. Periods of up to"
@@ -127,28 +123,24 @@ def find(results: StudyResults) -> list[Finding]:
     ]
   if wave.p >= CERTAIN:
     return [
-      Finding(
-        id="PB-29",
-        question="periodicity",
+      _finding(
         severity="cannot_tell",
         title=f"Whether {metric} has a period cannot be told ({p_value(wave.p)})",
-        why=f"{explains}, but noise may do so too in {length} evaluations of trials that are worth {wave.worth:.1f}"
-        " with noise of their own.",
+        why=f"{explains}, but noise may do so too in {length} evaluations of trials that are worth"
+        f" {wave.effective_trials:.1f} with noise of their own.",
         numbers=numbers,
         action="Evaluate more often, or complete more trials.",
       )
     ]
   return [
-    Finding(
-      id="PB-29",
-      question="periodicity",
+    _finding(
       severity="warning",
       title=f"{metric} goes up and down with a period of about {period:,.0f} steps ({p_value(wave.p)})",
-      why=f"{explains}, with an amplitude of about {text(amplitude)}; it is {low:,.0f} to {high:,.0f} steps long"
+      why=f"{explains}, with an amplitude of about {short(amplitude)}; it is {low:,.0f} to {high:,.0f} steps long"
       " (95% interval). Validation should not know of passes over the training data; a period that is shorter than two"
       f" evaluations, {2 * distance:,.0f} steps, would show as a longer one. A learning rate that goes up and down, as"
       " with restarts, makes a period too.",
-      trials=listed(trials[:10]),
+      trials=trial_numbers(trials[:10]),
       numbers=numbers,
       action="Compare the period with that of the learning rate, and with the steps of one pass over the training data."
       " If it is the latter: look whether each pass is shuffled anew and over all of the data, and whether validation"
@@ -201,8 +193,8 @@ def _without_median(values: np.ndarray) -> np.ndarray:
 def _strongest(values: np.ndarray) -> _Wave:
   """The wave in values [2, trials, evaluations], which have a mean of 0 and a variance of 1 in each trial.
 
-  Its share is the smaller of both. Whether it is more than noise is tested in the second by the F distribution, for as
-  many trials as these are worth: those that share the order of the data share noise, and count as fewer.
+  Its share is the smaller of both. Whether it is more than noise is tested in the second by the F distribution, for the
+  effective number of trials: those that share the order of the data share noise, and count as fewer.
   """
   length = values.shape[2]
   size = FINE * length
@@ -216,16 +208,16 @@ def _strongest(values: np.ndarray) -> _Wave:
   angles = 2 * np.pi / size * turns[turns[:, best] > 0, best][:, None] * np.arange(length)
   basis, _ = np.linalg.qr(np.concatenate([np.sin(angles), np.cos(angles)]).T)
   shared = shared_noise(values[1] - values[1] @ basis @ basis.T, LEAST_TURNS)
-  alone = worth(len(values[1]), shared)
+  effective = effective_trials(len(values[1]), shared)
   chance = chances[best] + LEFT * (1 - chances[best])
   noise = (1 - smooth[best]) * (1 - chances[best])
   ratio = (1 - noise) / noise * (1 - chance) / chance
-  freedom = basis.shape[1]
-  single = float(special.fdtrc(freedom * alone, (length - 1 - DEGREE - freedom) * alone, ratio))
+  size_of_basis = basis.shape[1]
+  single = float(special.fdtrc(size_of_basis * effective, (length - 1 - DEGREE - size_of_basis) * effective, ratio))
   # Half as many frequencies as evaluations are told apart, and there is about one more between two of them.
   p = -math.expm1((length - 2 * LEAST_TURNS) * math.log1p(-min(single, 1 - 1e-12)))
   share = max(float(min(robust[best], smooth[best])), 0.0)
-  return _Wave(float(first[best]) / size, share, p, alone)
+  return _Wave(float(first[best]) / size, share, p, effective)
 
 
 def _shares(values: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

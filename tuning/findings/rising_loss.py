@@ -7,18 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, trial_numbers
 from trialbook.tuning.findings.statistics.curve_trends import (
   Rise,
-  between,
   complete,
   correlation,
-  listed,
   rise_after_best,
-  text,
   thinned,
   training_losses,
 )
+from trialbook.tuning.findings.wording import between, short
 from trialbook.tuning.results import StudyResults, Trial
 
 BEST = 5
@@ -74,10 +72,10 @@ def finding(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Findi
     if grave
     else f"Training loss rises late in {len(wrong)} of {len(trials)} trials, none of them among the best",
     why=f"After its best, at step {rise.step:,}, a line through the training loss of trial {first.trial} rises by"
-    f" {text(rise.amount)} ({between(rise.low, rise.high)}) from {text(rise.level)}; {among_best} of such trials are"
+    f" {short(rise.amount)} ({between(rise.low, rise.high)}) from {short(rise.level)}; {among_best} of such trials are"
     f" among the best {len(best)}. Training lowers the loss that it minimizes, unless the learning rate is too high,"
     " the data change, or the pipeline or the update is wrong.",
-    trials=listed([trial for trial, _ in wrong]),
+    trials=trial_numbers([trial for trial, _ in wrong]),
     numbers={
       "count": len(wrong),
       "trials": len(trials),

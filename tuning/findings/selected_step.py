@@ -8,11 +8,13 @@ import dataclasses
 
 import numpy as np
 
-from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import proposed
-from trialbook.tuning.findings.statistics.curve_trends import complete, listed, share_interval
+from trialbook.tuning.findings.statistics.curve_trends import complete, share_interval
 from trialbook.tuning.objective import value_of
 from trialbook.tuning.results import StudyResults, Trial
+
+_finding = finding_of("PB-61", "selected_step")
 
 EARLY = 0.1
 """The playbook's "first 10%" of the steps."""
@@ -37,9 +39,7 @@ def find(results: StudyResults) -> list[Finding]:
   selected = shares(results)
   if not selected:
     return [
-      Finding(
-        id="PB-61",
-        question="selected_step",
+      _finding(
         severity="cannot_tell",
         title="Which steps were the best cannot be told",
         why=f"It takes a complete trial with {EVALUATIONS} evaluations of {results.objective.metric}.",
@@ -71,13 +71,11 @@ def find(results: StudyResults) -> list[Finding]:
   fewer = max(round(usual * 2 * EARLY), 1)
   if few[0] > MOST:
     return [
-      Finding(
-        id="PB-61",
-        question="selected_step",
+      _finding(
         severity="problem" if early >= ALWAYS * len(at) else "warning",
         title=f"In {early} of {len(at)} trials the best step is in the first {EARLY:.0%}: trainings are far too long",
         why=f"{counted} All steps after the best were paid for and not used.",
-        trials=listed([trial for trial, share in selected if share <= EARLY]),
+        trials=trial_numbers([trial for trial, share in selected if share <= EARLY]),
         numbers=numbers,
         action=f"Train for far fewer steps, such as {fewer:,}, and let the learning rate decay by then; if validation"
         " gets worse after the best step, regularize.",
@@ -87,13 +85,11 @@ def find(results: StudyResults) -> list[Finding]:
     ]
   if many[0] > CONSISTENTLY:
     return [
-      Finding(
-        id="PB-61",
-        question="selected_step",
+      _finding(
         severity="note",
         title=f"In {late} of {len(at)} trials the best step is in the last {1 - LATE:.0%}",
         why=f"{counted} With a learning rate that decays to the end this is usual: the last steps are the least noisy.",
-        trials=listed([trial for trial, share in selected if share > LATE]),
+        trials=trial_numbers([trial for trial, share in selected if share > LATE]),
         numbers=numbers,
         action="If the best trials still improve at the end, train longer and tune the decay again.",
         plot="steps",
@@ -101,13 +97,11 @@ def find(results: StudyResults) -> list[Finding]:
     ]
   if np.median(at) <= EARLY:
     return [
-      Finding(
-        id="PB-61",
-        question="selected_step",
+      _finding(
         severity="note",
         title=f"The median of the best steps is at {np.median(at):.0%}: trainings may be too long",
         why=f"{counted} Whether most trials are that early cannot be told from so many.",
-        trials=listed([trial for trial, share in selected if share <= EARLY]),
+        trials=trial_numbers([trial for trial, share in selected if share <= EARLY]),
         numbers=numbers,
         action="Look at the curves: if none of the best trials improves after its first fifth, train for fewer steps,"
         f" such as {fewer:,}, and let the learning rate decay by then.",
@@ -118,14 +112,12 @@ def find(results: StudyResults) -> list[Finding]:
   if np.median(at) > LATE and many[1] >= CONSISTENTLY:
     needed = _would_tell(late, len(at))
     return [
-      Finding(
-        id="PB-61",
-        question="selected_step",
+      _finding(
         severity="cannot_tell",
         title=f"{where}: too few trials to call it consistently late",
         why=f"{counted} Consistently: in {CONSISTENTLY:.0%} at least. With a learning rate that decays to the end late"
         " ones are usual.",
-        trials=listed([trial for trial, share in selected if share > LATE]),
+        trials=trial_numbers([trial for trial, share in selected if share > LATE]),
         numbers=numbers,
         action=(f"{needed} complete trials would tell, if as large a part of them were late. " if needed else "")
         + "If the best trials still improve at the end, train longer and tune the decay again.",
@@ -133,9 +125,7 @@ def find(results: StudyResults) -> list[Finding]:
       )
     ]
   return [
-    Finding(
-      id="PB-61",
-      question="selected_step",
+    _finding(
       severity="ok",
       title=f"{where}: neither always early nor consistently late",
       why=counted,

@@ -5,15 +5,16 @@ end of the distribution of trials (`statistics.extreme_value`): the gain that do
 and 95%. It is worth having if it is more than what the same trial gains or loses with another seed.
 """
 
-from typing import Any
-
 import numpy as np
 
-from trialbook.tuning.findings.finding import Finding, Severity
-from trialbook.tuning.findings.statistics.extreme_value import LEAST, tail_of
+from trialbook.tuning.findings.finding import Finding, finding_of
+from trialbook.tuning.findings.statistics.extreme_value import LEAST, fit_extreme_value
 from trialbook.tuning.findings.statistics.points import feasible, points_of
-from trialbook.tuning.findings.statistics.seed_noise import how_to_rerun, noise_of
+from trialbook.tuning.findings.statistics.seed_noise import noise_of
+from trialbook.tuning.findings.wording import how_to_rerun
 from trialbook.tuning.results import StudyResults
+
+_finding = finding_of("PB-24", "stopping", plot="best_of_k")
 
 _NOTHING = np.zeros(1)
 
@@ -35,8 +36,8 @@ def find(results: StudyResults) -> list[Finding]:
     ]
   total = len(points)
   noise = noise_of(results)
-  tail = tail_of(costs, total - len(costs))
-  if tail is None:
+  fit = fit_extreme_value(costs, total - len(costs))
+  if fit is None:
     return [
       _finding(
         "ok",
@@ -46,13 +47,13 @@ def find(results: StudyResults) -> list[Finding]:
         action="Stop; a larger validation set would tell them apart.",
       )
     ]
-  mean, low, high = tail.gain(total)
+  mean, low, high = fit.gain(total)
   numbers = {"gain": mean, "low": low, "high": high, "points": total, "doubled": 2 * total}
   gain = f"Doubling to {2 * total} points is expected to gain {mean:.2g} (90% interval {low:.2g} to {high:.2g})"
   why = (
-    f"Extrapolated from the best {tail.count} of {total} points, by a generalised Pareto distribution whose shape and"
+    f"Extrapolated from the best {fit.count} of {total} points, by a generalised Pareto distribution whose shape and"
     f" end are weighed by how well they explain these. The chance that another {total} contain a better one at all is"
-    f" {float(tail.exceeds(_NOTHING, total)[0]):.0%}."
+    f" {float(fit.exceeds(_NOTHING, total)[0]):.0%}."
   )
   if noise is None:
     return [
@@ -80,7 +81,3 @@ def find(results: StudyResults) -> list[Finding]:
       action=f"Run {total} more trials, or refine the space around the best ones first.",
     )
   ]
-
-
-def _finding(severity: Severity, title: str, why: str, **more: Any) -> Finding:
-  return Finding(id="PB-24", question="stopping", severity=severity, title=title, why=why, plot="best_of_k", **more)

@@ -11,17 +11,15 @@ from typing import Any
 
 import scipy.stats
 
-from trialbook.tuning.findings.finding import Finding, Severity
+from trialbook.tuning.findings.finding import Finding, finding_of
 from trialbook.tuning.findings.statistics.best_of_k import of_k
-from trialbook.tuning.findings.statistics.points import feasible, many, points_of
-from trialbook.tuning.findings.statistics.seed_noise import (
-  how_to_rerun,
-  noise_of,
-  sampling_noise,
-  split_of,
-  trial_noise,
-)
+from trialbook.tuning.findings.statistics.points import feasible, points_of
+from trialbook.tuning.findings.statistics.seed_noise import noise_of, sampling_noise, trial_noise
+from trialbook.tuning.findings.wording import how_to_rerun, many, split_of
 from trialbook.tuning.results import StudyResults
+
+_seed_variance = finding_of("PB-41", "variance")
+_best_trials = finding_of("PB-40", "variance")
 
 TOLD_APART = 1.96
 """Standard errors: 95% of two equal trials differ by less."""
@@ -34,7 +32,7 @@ def find(results: StudyResults) -> list[Finding]:
   points = points_of(results)
   ranked = feasible(points)
   if not ranked:
-    return [_finding("PB-41", "cannot_tell", "No trial has a value", "There is nothing to vary.", action="Run trials.")]
+    return [_seed_variance("cannot_tell", "No trial has a value", "There is nothing to vary.", action="Run trials.")]
   return [_trial_variance(results), *_apart(results, len(points) - len(ranked))]
 
 
@@ -42,8 +40,7 @@ def _trial_variance(results: StudyResults) -> Finding:
   seeds = trial_noise(results)
   command = how_to_rerun(results)
   if seeds is None:
-    return _finding(
-      "PB-41",
+    return _seed_variance(
       "cannot_tell",
       "How much a trial varies from seed to seed is not known: no point was run twice",
       "A lead can only be held against the draw of validation examples, which is a part of the noise.",
@@ -51,25 +48,23 @@ def _trial_variance(results: StudyResults) -> Finding:
     )
   if not seeds.good:
     which = many(len(seeds.trials), "point")
-    return _finding(
-      "PB-41",
+    return _seed_variance(
       "cannot_tell",
       "How much a good trial varies from seed to seed is not known: only bad points were run twice",
-      f"{which} of the worse half of the study, with {many(seeds.freedom, 'degree')} of freedom, varies by"
+      f"{which} of the worse half of the study, with {many(seeds.degrees_of_freedom, 'degree')} of freedom, varies by"
       f" {seeds.deviation:.2g}; good points mostly vary less, so that no lead is held against that.",
       trials=seeds.trials,
-      numbers={"deviation": seeds.deviation, "freedom": seeds.freedom},
+      numbers={"deviation": seeds.deviation, "freedom": seeds.degrees_of_freedom},
       action=f"Rerun the best trial: {command}.",
     )
-  numbers = {"deviation": seeds.deviation, "low": seeds.low, "high": seeds.high, "freedom": seeds.freedom}
-  few = seeds.freedom < ENOUGH
-  return _finding(
-    "PB-41",
+  numbers = {"deviation": seeds.deviation, "low": seeds.low, "high": seeds.high, "freedom": seeds.degrees_of_freedom}
+  few = seeds.degrees_of_freedom < ENOUGH
+  return _seed_variance(
     "note" if few else "ok",
     f"From seed to seed a trial varies by {seeds.deviation:.2g} (standard deviation, 95% interval {seeds.low:.2g} to"
     f" {seeds.high:.2g})",
-    f"From retrains of {many(len(seeds.trials), 'point')}, the better half, with {many(seeds.freedom, 'degree')} of"
-    " freedom.",
+    f"From retrains of {many(len(seeds.trials), 'point')}, the better half, with"
+    f" {many(seeds.degrees_of_freedom, 'degree')} of freedom.",
     trials=seeds.trials,
     numbers=numbers,
     action=f"More seeds would make it surer: {command}." if few else None,
@@ -97,8 +92,7 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
   noise = noise_of(results)
   if len(costs) < 2 or noise is None:
     return [
-      _finding(
-        "PB-40",
+      _best_trials(
         "cannot_tell",
         "Whether the best trial is better than the next cannot be told",
         " ".join(why) + (" There is one point." if len(costs) < 2 else " No noise is known to hold the lead against."),
@@ -108,8 +102,8 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
     ]
   seeds = trial_noise(results)
   factor = TOLD_APART
-  if seeds is not None and seeds.tells:
-    factor = float(scipy.stats.t.ppf(0.975, seeds.freedom))
+  if seeds is not None and seeds.is_usable:
+    factor = float(scipy.stats.t.ppf(0.975, seeds.degrees_of_freedom))
   margins = [factor * noise.deviation * math.sqrt(1 / _count(ranked[0], seeds) + 1 / _count(p, seeds)) for p in ranked]
   # Each by its own margin: a point of one seed may be close that is behind a clearly worse one of five.
   close = [place for place, cost in enumerate(costs) if not place or cost - costs[0] < margins[place]]
@@ -119,8 +113,7 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
   trials = tuple(next(number for number in ranked[place].trials if number in having) for place in close)
   if len(close) == 1:
     return [
-      _finding(
-        "PB-40",
+      _best_trials(
         "ok",
         f"The best point leads by {costs[1] - costs[0]:.2g}, more than the noise of {margins[1]:.2g}",
         " ".join(why),
@@ -129,8 +122,7 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
       )
     ]
   return [
-    _finding(
-      "PB-40",
+    _best_trials(
       "note",
       f"The best point is not told apart from {many(len(close) - 1, 'other')}: it leads them by less than the noise,"
       f" {max(margins[place] for place in close[1:]):.2g}",
@@ -144,8 +136,4 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
 
 def _count(point, seeds) -> int:
   """Retrains average the noise out, if it is that of seeds."""
-  return len(point.retrains) if seeds is not None and seeds.tells else 1
-
-
-def _finding(id: str, severity: Severity, title: str, why: str, **more: Any) -> Finding:
-  return Finding(id=id, question="variance", severity=severity, title=title, why=why, **more)
+  return len(point.retrains) if seeds is not None and seeds.is_usable else 1

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.findings.statistics import response_surface as surfaces
-from trialbook.tuning.findings.statistics.curve_trends import p_value, relevant
+from trialbook.tuning.findings.statistics import response_surface
 from trialbook.tuning.findings.statistics.expansion import bound_of, places_of
 from trialbook.tuning.findings.statistics.feasible_range import before, cliffs_of
 from trialbook.tuning.findings.statistics.points import (
@@ -25,12 +24,14 @@ from trialbook.tuning.findings.statistics.points import (
   is_numeric,
   points_of,
   searched,
-  shown,
   unit_of,
   units_of,
 )
+from trialbook.tuning.findings.statistics.relevance import relevant
+from trialbook.tuning.findings.statistics.response_surface import ResponseSurface
 from trialbook.tuning.findings.statistics.seed_noise import noise_of
 from trialbook.tuning.findings.statistics.separation import Separation
+from trialbook.tuning.findings.wording import p_value, shown
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -70,9 +71,9 @@ class Side:
     points: before it that have a value, the best first.
     best: how many of them are the best ones.
     limits: whether the best points are limited by it.
-    near: p of the test whether they lie near it, though it need not limit them; None if they do not.
-    more: how many more points would tell; None: it is told, or not worth asking.
-    p: of the test whether it limits them.
+    p_near: p-value of the test whether they lie near it, though it need not limit them; None if they do not.
+    more: how many more points would decide it; None if it is decided, or would take too many.
+    p: p-value of the test whether it limits them.
     optimum: of the fit, on the scale; None if there is none.
     how: that test was made, in a clause.
   """
@@ -83,7 +84,7 @@ class Side:
   points: tuple[Point, ...]
   best: int = LEAST_BEST
   limits: bool = False
-  near: float | None = None
+  p_near: float | None = None
   more: int | None = None
   p: float = 1.0
   optimum: float | None = None
@@ -99,9 +100,9 @@ class Side:
     return "upper" if self.upper else "lower"
 
   @property
-  def told(self) -> bool:
+  def is_limiting_or_near(self) -> bool:
     """Whether the best points lie at it or near it."""
-    return self.limits or self.near is not None
+    return self.limits or self.p_near is not None
 
   @property
   def trials(self) -> tuple[int, ...]:
@@ -154,7 +155,7 @@ class Side:
     if self.limits:
       return f"{self.how} ({p_value(self.p)}{note})"
     where = "towards it" if places_of(self.one) <= FEW_PLACES else "a sixth of the scale before it"
-    return f"a quadratic through the good points still falls {where} ({p_value(self.near or 0.0)}{note})"
+    return f"a quadratic through the good points still falls {where} ({p_value(self.p_near or 0.0)}{note})"
 
 
 def testable(results: StudyResults) -> list[Hyperparameter]:
@@ -173,7 +174,7 @@ def tested(results: StudyResults) -> list[Side]:
   points, axes = points_of(results), testable(results)
   cliffs = {one.name: cliffs_of(one, points) for one in axes}
   kept = before(points, axes, cliffs)
-  surface = surfaces.fit(kept, searched(results))
+  surface = response_surface.fit(kept, searched(results))
   found = feasible(kept)
   noise = noise_of(results)
   least = noise.deviation if noise is not None else 0.0
@@ -188,11 +189,11 @@ def tested(results: StudyResults) -> list[Side]:
       if surface is not None:
         sides.append(_by_fit(side, surface, level_of(axes), least, asked))
       else:
-        sides.append(_by_counts(side, level_of(axes), surfaces.needed(searched(results))))
+        sides.append(_by_counts(side, level_of(axes), response_surface.needed(searched(results))))
   return sides
 
 
-def _by_fit(side: Side, surface: surfaces.Surface, level: float, least: float, asked: float) -> Side:
+def _by_fit(side: Side, surface: ResponseSurface, level: float, least: float, asked: float) -> Side:
   """Whether the fit still falls towards it.
 
   Args:
@@ -202,20 +203,20 @@ def _by_fit(side: Side, surface: surfaces.Surface, level: float, least: float, a
   """
   side = dataclasses.replace(side, best=max(LEAST_BEST, round(BEST * len(side.points))))
   gain, steep = _fall(side, surface, 0.0)
-  p = float(scipy.stats.t.sf(steep, surface.freedom))
+  p = float(scipy.stats.t.sf(steep, surface.degrees_of_freedom))
   close = side.distance < NEAR
   limits = gain > least and p < level and close
   more = None
   if close and steep > 0 and gain > asked and p >= level:
     # Standard errors shrink by the root of the number of points.
-    times = (float(scipy.stats.t.isf(level, surface.freedom)) / steep) ** 2
+    times = (float(scipy.stats.t.isf(level, surface.degrees_of_freedom)) / steep) ** 2
     more = math.ceil((times - 1) * surface.points) if times <= MOST_TIMES else None
   gain, steep = _fall(side, surface, OUTER)
-  near = float(scipy.stats.t.sf(steep, surface.freedom))
+  p_near = float(scipy.stats.t.sf(steep, surface.degrees_of_freedom))
   return dataclasses.replace(
     side,
     limits=limits,
-    near=near if gain > least and near < level and side.distance < AROUND and not limits else None,
+    p_near=p_near if gain > least and p_near < level and side.distance < AROUND and not limits else None,
     more=more,
     p=p,
     optimum=surface.lowest(side.one.name),
@@ -223,7 +224,7 @@ def _by_fit(side: Side, surface: surfaces.Surface, level: float, least: float, a
   )
 
 
-def _fall(side: Side, surface: surfaces.Surface, share: float) -> tuple[float, float]:
+def _fall(side: Side, surface: ResponseSurface, share: float) -> tuple[float, float]:
   """By how much the fit falls within the least step, outwards from a share of the scale before it; the slope there in
   standard errors."""
   place = share * side.inside

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trialbook.tuning import compared_settings
 from trialbook.tuning.findings.statistics.best_of_k import BestOfK, of_k
-from trialbook.tuning.findings.statistics.extreme_value import Tail, tail_of
+from trialbook.tuning.findings.statistics.extreme_value import ExtremeValueFit, fit_extreme_value
 from trialbook.tuning.findings.statistics.points import Point, feasible, points_of
 from trialbook.tuning.results import StudyResults, Trial
 
@@ -50,9 +50,9 @@ class Contender:
     return of_k([sign * cost for cost in self.costs], sign, k, self.infeasible)
 
   @functools.cached_property
-  def tail(self) -> Tail | None:
-    """The good end of its costs."""
-    return tail_of(self.costs, self.infeasible)
+  def extreme_value(self) -> ExtremeValueFit | None:
+    """The extreme-value fit of its costs; None if there are too few, or the best are equal."""
+    return fit_extreme_value(self.costs, self.infeasible)
 
 
 def contenders(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> list[Contender]:

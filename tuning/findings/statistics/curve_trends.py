@@ -1,26 +1,15 @@
-"""What a curve does beside its noise: straight lines through parts of it, with intervals that hold for noisy curves."""
+"""Trends of curves: straight lines through parts of them, with intervals that allow for correlated noise."""
 
 import dataclasses
 import itertools
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from scipy import special
 
 from trialbook.tuning.results import StudyResults, Trial
 
-RELEVANT = 0.02
-"""Of the distance from a perfect value: an error of 5.0% that becomes 5.1%. Less decides nothing in practice: seeds and
-the draw of validation examples move most objectives by as much."""
-OF_TRIALS = 0.5
-"""Of what the median trial is worse than the best, if that is less: where all trials of a study are alike, as they are
-by a similarity of images that none brings near to 1, smaller differences are what it is about."""
-NEVER = 0.1
-"""Of the first of both, at least: however alike the trials are."""
-LEAST_TRIALS = 4
-"""With a value, of which the median says how they differ."""
 LEAST_POINTS = 5
 """Evaluations through which a line is drawn: two make it, the others say how well it is known."""
 FAR = 3.0
@@ -32,13 +21,6 @@ MOST_CORRELATED = 0.8
 """Of neighbouring values, as an estimate: beyond, few dozens of evaluations cannot tell noise from a trend."""
 ENOUGH_CURVES = 100
 """Of which the correlation of neighbours is the median: more do not change it."""
-PERCENTAGES = (
-  *("accuracy", "acc", "error", "err", "precision", "recall", "bleu", "auc", "auroc", "map", "miou", "iou", "dice"),
-  *("wer", "cer", "top"),
-)
-"""Beginnings or ends of words in the names of metrics that are shares, and are written as percentages by many."""
-SMALLEST = 1e-6
-"""Of p-values that are said: of smaller ones nobody knows the noise well enough."""
 SMOOTHED = 0.1
 """Share of a curve in the running mean whose best is looked for: narrow beside what is looked for, and an average of
 several evaluations."""
@@ -51,22 +33,22 @@ class Trend:
   Attributes:
     change: of the line, from the first step to the last.
     error: standard error of `change`, with what neighbouring values have in common.
-    freedom: degrees of freedom of `error`.
+    degrees_of_freedom: of `error`.
   """
 
   change: float
   error: float
-  freedom: float
+  degrees_of_freedom: float
 
   @property
   def p_rise(self) -> float:
-    """One-sided: how likely such a rise is where there is none."""
-    return float(special.stdtr(self.freedom, -self.change / self.error))
+    """One-sided p-value: the probability of such a rise if there is none."""
+    return float(special.stdtr(self.degrees_of_freedom, -self.change / self.error))
 
   @property
-  def reach(self) -> float:
-    """Half of the 95% interval of `change`."""
-    return float(special.stdtrit(self.freedom, 0.975)) * self.error
+  def half_width(self) -> float:
+    """Half-width of the 95% interval of `change`."""
+    return float(special.stdtrit(self.degrees_of_freedom, 0.975)) * self.error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +60,7 @@ class Rise:
     level: there.
     amount: of a line through the rest, from `step` to the last step; negative where it still falls.
     low, high: its 95% interval.
-    p: one-sided, of no rise.
+    p: one-sided p-value, if there is no rise.
   """
 
   step: int
@@ -105,7 +87,7 @@ def trend(steps: np.ndarray, values: np.ndarray, shared: float = 0.0) -> Trend |
   return Trend(
     change=float(line[-1] - line[0]),
     error=max(noise * float(np.sqrt((1 + shared) / (1 - shared) / spread)), rounding),
-    freedom=max(points * (1 - shared**2) / (1 + shared**2) - 2, 1.0),
+    degrees_of_freedom=max(points * (1 - shared**2) / (1 + shared**2) - 2, 1.0),
   )
 
 
@@ -144,9 +126,9 @@ def shared_noise(noise: np.ndarray, turns: int) -> float:
   return min(max((alike - 1) / (len(noise) - 1), 0.0), 1.0)
 
 
-def worth(trials: int, shared: float) -> float:
-  """The number of trials with noise of their own that trials are worth whose noise is `shared_noise`."""
-  return trials / (1 + (trials - 1) * shared)
+def effective_trials(trials: int, correlation: float) -> float:
+  """Return the effective number of trials: that of independent ones whose mean is as noisy (see `shared_noise`)."""
+  return trials / (1 + (trials - 1) * correlation)
 
 
 def deviation(steps: np.ndarray, values: np.ndarray, points: int) -> float | None:
@@ -203,13 +185,12 @@ def rise_after_best(steps: np.ndarray, costs: np.ndarray, shared: float = 0.0) -
   if line is None:
     return None
   longer = float((steps[-1] - steps[best]) / (steps[-1] - steps[start]))
-  reach = line.reach
   return Rise(
     step=int(steps[best]),
     level=float(smooth[best - width // 2]),
     amount=line.change * longer,
-    low=(line.change - reach) * longer,
-    high=(line.change + reach) * longer,
+    low=(line.change - line.half_width) * longer,
+    high=(line.change + line.half_width) * longer,
     p=line.p_rise,
   )
 
@@ -223,41 +204,6 @@ def thinned(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarra
   # What does not fill a block is the oldest.
   kept = slice(len(values) - blocks * size, None)
   return steps[kept].reshape(blocks, size)[:, -1], np.median(values[kept].reshape(blocks, size), axis=1)
-
-
-def relevant(results: StudyResults, value: float) -> float:
-  """The smallest difference from a value of the objective that matters: `RELEVANT` of its distance from perfection, or
-  `OF_TRIALS` of the differences between trials, but not less than `NEVER` of the former.
-
-  What is perfect is 0 where smaller is better, and 1 or 100% for shares of which larger is better, such as an accuracy.
-  """
-  most = of_perfection(results, value)
-  values = [trial.objective for trial in results.trials if trial.objective is not None]
-  if len(values) < LEAST_TRIALS:
-    return most
-  best = min(values) if results.objective.mode == "min" else max(values)
-  return max(min(most, OF_TRIALS * abs(float(np.median(values)) - best)), NEVER * most)
-
-
-def of_perfection(results: StudyResults, value: float) -> float:
-  """`RELEVANT` of the distance from a perfect value."""
-  distance, whole = abs(value), whole_of(results)
-  if results.objective.mode == "max" and 0 <= value <= whole:
-    distance = min(value, whole - value)
-  return RELEVANT * distance
-
-
-def whole_of(results: StudyResults) -> float:
-  """What a share of all examples is written as: 100 where the objective is a percentage, by its name and by what the
-  trials logged, or else 1."""
-  words = re.split(r"[^a-z]+", results.objective.metric.lower())
-  if not any(word.startswith(PERCENTAGES) or word.endswith(PERCENTAGES) for word in words if word):
-    return 1.0
-  curves = [values for trial in results.trials if len(values := trial.curve(results.objective.metric)[1])]
-  if not curves:
-    return 1.0
-  low, high = min(values.min() for values in curves), max(values.max() for values in curves)
-  return 100.0 if low >= 0 and 1 < high <= 100 else 1.0
 
 
 def complete(results: StudyResults) -> list[Trial]:
@@ -287,23 +233,3 @@ def share_interval(count: int, total: int) -> tuple[float, float]:
   low = float(special.betaincinv(count, total - count + 1, 0.025)) if count else 0.0
   high = float(special.betaincinv(count + 1, total - count, 0.975)) if count < total else 1.0
   return low, high
-
-
-def listed(trials: Sequence[Trial]) -> tuple[int, ...]:
-  """Numbers of trials, in order."""
-  return tuple(sorted(trial.trial for trial in trials))
-
-
-def text(value: float) -> str:
-  """A number with as many digits as a reader can use."""
-  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def p_value(p: float) -> str:
-  """A p-value for people."""
-  return f"p = {p:.2g}" if p >= SMALLEST else "p < 1e-6"
-
-
-def between(low: float, high: float) -> str:
-  """An interval for people."""
-  return f"95% interval {text(low)} to {text(high)}"

@@ -1,4 +1,4 @@
-"""How much better the best setting is than each other one, and whether that is more than chance (PB-30)."""
+"""How much better the best compared setting is than each other one, and whether that is more than chance (PB-30)."""
 
 import dataclasses
 import math
@@ -10,17 +10,17 @@ import scipy.stats
 
 from trialbook.tuning.findings.statistics.best_of_k import cumulative
 from trialbook.tuning.findings.statistics.contenders import Contender
-from trialbook.tuning.findings.statistics.permutation_test import Dealt, deal, possible
+from trialbook.tuning.findings.statistics.permutation_test import PermutationTest, permutation_count, permutation_test
 
 LEVEL = 0.1
-"""Of an interval of a difference, over all settings that are held against the best: half of it lies on the other side,
-so that an equal one is called worse in one comparison of twenty at most."""
-LUCK = 0.04
-"""The share of random deals with a difference as large as that which is seen, up to which it is not luck; over all
-scientific hyperparameters of a study. It is exact for any distribution of equal settings, so that one study of twenty
-at most has a winner by luck, with what `deals.DEALS` leave uncertain."""
+"""Share of intervals that miss the difference, over all settings that are compared with the best. Half of these are on
+the other side, so that an equal setting is called worse in at most one comparison of twenty."""
+SIGNIFICANCE = 0.04
+"""Level of the permutation test, over all scientific hyperparameters of a study. The test is exact for any distribution
+of equal settings, so that at most one study of twenty has a winner by chance, with the error that
+`permutation_test.PERMUTATIONS` leave."""
 DRAWS = 4000
-"""Of the medians: the quantiles of the difference are then sure to a few hundredths of its spread."""
+"""Draws of each median: the error of the quantiles of a difference is then a few hundredths of its spread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Axis:
 
   @property
   def level(self) -> float:
-    """Up to which share of deals a difference is not luck."""
-    return LUCK / self.count
+    """The level of the permutation test of this hyperparameter."""
+    return SIGNIFICANCE / self.count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +59,22 @@ class Difference:
 
   Attributes:
     lead, low, high: the median of how much better it is, and the wider one of both intervals.
-    drawn: the ends of the interval of the best that are drawn again.
-    dealt: what random deals say; None where too few points of both have the same values of the others.
+    bootstrap: the ends of the bootstrap interval of the difference of the bests.
+    test: by permutations; None if too few points of both have the same values of the others.
     aliased: then, the names of the others that were varied together with it.
   """
 
   lead: float
   low: float
   high: float
-  drawn: tuple[float, float]
-  dealt: Dealt | None
+  bootstrap: tuple[float, float]
+  test: PermutationTest | None
   aliased: tuple[str, ...]
 
   @property
   def confounded(self) -> bool:
-    """Whether it would be a difference, did the others not make up most of it."""
-    return self.dealt is not None and self.low > 0 and 2 * self.dealt.expected > self.dealt.seen
+    """Whether the intervals show a difference, but the other hyperparameters make up most of it."""
+    return self.test is not None and self.low > 0 and 2 * self.test.expected > self.test.observed
 
   @property
   def numbers(self) -> dict[str, Any]:
@@ -83,62 +83,66 @@ class Difference:
       "lead": self.lead,
       "low": self.low,
       "high": self.high,
-      "bootstrap": {"low": self.drawn[0], "high": self.drawn[1]},
-      "luck": None if self.dealt is None else self.dealt.luck,
-      "by_others": None if self.dealt is None else self.dealt.expected,
+      "bootstrap": {"low": self.bootstrap[0], "high": self.bootstrap[1]},
+      "luck": None if self.test is None else self.test.p_value,
+      "by_others": None if self.test is None else self.test.expected,
     }
 
-  def told(self, level: float) -> bool:
-    """Whether it is more than chance."""
-    return self.low > 0 and self.dealt is not None and self.dealt.luck <= level
+  def is_significant(self, level: float) -> bool:
+    """Return whether the interval excludes 0 and the permutation test rejects chance at this level."""
+    return self.low > 0 and self.test is not None and self.test.p_value <= level
 
-  def times(self, level: float) -> float:
-    """How many times as many trials would tell it: intervals shrink with their root, and so does what chance makes."""
+  def times_to_settle(self, level: float) -> float:
+    """Return how many times as many trials would make it significant, if it is as large as it looks.
+
+    Intervals, and the differences that chance makes, shrink with the root of the number of trials.
+    """
     shrink = (self.lead - self.low) / self.lead if self.lead > 0 else math.inf
-    luck = 1.0 if self.dealt is None else self.dealt.luck
-    chance = scipy.stats.norm.isf(level / 2) / scipy.stats.norm.isf(luck / 2) if luck < 1 else math.inf
+    p_value = 1.0 if self.test is None else self.test.p_value
+    chance = scipy.stats.norm.isf(level / 2) / scipy.stats.norm.isf(p_value / 2) if p_value < 1 else math.inf
     return max(shrink, float(chance), 1.0) ** 2
 
 
 def differences(
   winner: Contender, others: Sequence[Contender], axis: Axis, budget: int, rng: np.random.Generator
 ) -> list[Difference]:
-  """Between the best setting and each of the others, [others].
+  """Return the differences between the best setting and each of the others, [others].
 
   Args:
     winner: with the best point.
-    others: all of which have a tail, as the winner has.
+    others: each of them has an extreme-value fit, as the winner has.
     axis: what tells them apart.
     budget: points at which the best are compared: as many as the smallest has.
-    rng: of all draws and deals.
+    rng: of all draws and permutations.
   """
-  medians = {id(one): one.tail.medians(budget, DRAWS, rng) for one in (winner, *others) if one.tail is not None}
+  fits = {id(one): one.extreme_value for one in (winner, *others)}
+  medians = {key: fit.medians(budget, DRAWS, rng) for key, fit in fits.items() if fit is not None}
   bests = {id(one): _bests(one, budget, rng) for one in (winner, *others)}
   level = LEVEL / len(others)
   ends = [level / 2, 1 - level / 2]
   found = []
   for one in others:
     difference = medians[id(one)] - medians[id(winner)]
-    drawn = tuple(float(x) for x in np.quantile(bests[id(one)] - bests[id(winner)], ends))
+    bootstrap = tuple(float(x) for x in np.quantile(bests[id(one)] - bests[id(winner)], ends))
     low, high = (float(x) for x in np.quantile(difference, ends))
-    dealt, aliased = _dealt(winner, one, axis, budget, rng)
+    test, aliased = _tested(winner, one, axis, budget, rng)
     found.append(
       Difference(
         lead=float(np.median(difference)),
-        low=min(low, drawn[0]),
-        high=max(high, drawn[1]),
-        drawn=(drawn[0], drawn[1]),
-        dealt=dealt,
+        low=min(low, bootstrap[0]),
+        high=max(high, bootstrap[1]),
+        bootstrap=(bootstrap[0], bootstrap[1]),
+        test=test,
         aliased=aliased,
       )
     )
   return found
 
 
-def _dealt(
+def _tested(
   winner: Contender, other: Contender, axis: Axis, budget: int, rng: np.random.Generator
-) -> tuple[Dealt | None, tuple[str, ...]]:
-  """What deals say; where they can say nothing, because of which of the others."""
+) -> tuple[PermutationTest | None, tuple[str, ...]]:
+  """Return the permutation test; if it is not possible, None and the names of the others that prevent it."""
   worst = max(winner.costs[-1], other.costs[-1])
   places = [[axis.places[point.trials[0]] for point in one.points] for one in (winner, other)]
   # What no point of one of them has belongs to the other setting alone, such as a momentum to its optimizer.
@@ -150,13 +154,13 @@ def _dealt(
     first, second = ([tuple(each[place] for place in chosen) for each in side] for side in places)
     return first, second
 
-  # Each deal and its mirror image differ as much: of fewer than these, none would be rare.
+  # Each permutation and its mirror image differ as much: of fewer than these, none would be rare.
   least = 2 / axis.level
-  if possible(*strata(both)) < least:
-    alone = [place for place in both if possible(*strata([place])) < least]
+  if permutation_count(*strata(both)) < least:
+    alone = [place for place in both if permutation_count(*strata([place])) < least]
     return None, tuple(axis.others[place] for place in alone or both)
   first, second = ([*one.costs, *[worst] * one.infeasible] for one in (winner, other))
-  return deal((first, second), strata(both), budget, rng), ()
+  return permutation_test((first, second), strata(both), budget, rng), ()
 
 
 def _bests(one: Contender, budget: int, rng: np.random.Generator) -> np.ndarray:

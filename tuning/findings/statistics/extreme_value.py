@@ -1,4 +1,4 @@
-"""How good trials get that nobody has run yet, by the distribution of the best ones that were run.
+"""An extreme-value fit: how good further trials would be, by the distribution of the best ones that were run.
 
 Near the best value c that a space holds, the share of trials that cost less than x is about p ((x - c) / w)^a: in a
 smooth valley of d dimensions that matter, a = d / 2; it is the generalised Pareto distribution of extreme-value theory,
@@ -14,11 +14,12 @@ import numpy as np
 import scipy.stats
 
 LEAST = 8
-"""Trials with a value under which nothing is said of the tail: four make it up and four are held against."""
+"""Trials with a value that a fit takes: four lie under the threshold, and four over it."""
 SHARE = 1 / 3
-"""Of the trials are the tail: enough to fit on, and few enough for the power law, which holds near the optimum."""
+"""Share of the trials under the threshold: enough to fit on, and few enough for the power law, which holds near the
+optimum."""
 MOST = 40
-"""In the tail of large studies, for the same reason."""
+"""Most trials under the threshold, in large studies, for the same reason."""
 SHAPES = np.geomspace(0.4, 12, 14)
 """The a that are weighed: from less than one dimension to more than twenty."""
 SHAPE_CENTRE, SHAPE_SPREAD = 1.4, 0.65
@@ -26,19 +27,19 @@ SHAPE_CENTRE, SHAPE_SPREAD = 1.4, 0.65
 BEYOND = np.geomspace(3e-3, 10, 24)
 """The distances from the best trial to c that are weighed, in units of that to the threshold. Their prior is the one
 without preference for a scale: with it, and a known a, the probability that a new trial is the best is exact."""
-POWERS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Quantiles at which the uncertain share p is put in."""
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Quantiles of the uncertain share p over which results are averaged."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Tail:
-  """What is known of the good end of the distribution of trials.
+class ExtremeValueFit:
+  """A fit of the good end of the distribution of costs.
 
   Attributes:
     best: the cost of the best trial.
-    threshold: under which cost the tail lies.
-    count: of trials in it.
-    total: of trials, infeasible ones too.
+    threshold: cost under which the distribution is fitted.
+    count: number of trials under the threshold.
+    total: number of trials, infeasible ones too.
     ordered: the costs of the feasible trials.
     weights: of `SHAPES` x `BEYOND`, sum 1.
   """
@@ -51,8 +52,8 @@ class Tail:
   weights: np.ndarray
 
   @property
-  def reach(self) -> float:
-    """From the threshold to the best trial."""
+  def excess(self) -> float:
+    """Distance of the best trial from the threshold: the largest excess."""
     return self.threshold - self.best
 
   @functools.cached_property
@@ -61,18 +62,18 @@ class Tail:
     return scipy.stats.beta(self.count + 1, self.total - self.count)
 
   def exceeds(self, gains: np.ndarray, more: int) -> np.ndarray:
-    """The probability that `more` new trials beat the best by more than each of `gains`: [gains]."""
-    width = self.reach * (1 + BEYOND)
-    left = np.clip(1 - (self.reach + gains[:, None]) / width, 0, 1)
+    """Return the probability that `more` new trials beat the best by more than each of `gains`: [gains]."""
+    width = self.excess * (1 + BEYOND)
+    left = np.clip(1 - (self.excess + gains[:, None]) / width, 0, 1)
     inside = left[:, None, :] ** SHAPES[:, None]
     found = np.zeros(len(gains))
-    for share in self._share.ppf(POWERS):
+    for share in self._share.ppf(QUANTILES):
       found += np.sum(self.weights * (1 - (1 - share * inside) ** more), axis=(1, 2))
-    return found / len(POWERS)
+    return found / len(QUANTILES)
 
   def gain(self, more: int) -> tuple[float, float, float]:
-    """By how much `more` new trials are expected to beat the best, and the 5% and 95% of it."""
-    gains = np.concatenate([[0.0], self.reach * np.geomspace(1e-3, 10, 60)])
+    """Return by how much `more` new trials are expected to beat the best, and its 5% and 95% quantiles."""
+    gains = np.concatenate([[0.0], self.excess * np.geomspace(1e-3, 10, 60)])
     exceeded = self.exceeds(gains, more)
     mean = float(np.trapezoid(exceeded, gains))
     low, high = (
@@ -81,31 +82,31 @@ class Tail:
     return mean, low, high
 
   def medians(self, k: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """The median cost of the best of k trials, as far as it is known: [draws] of its distribution."""
+    """Return draws of the median cost of the best of k trials, by how well it is known: [draws]."""
     chosen = rng.choice(self.weights.size, draws, p=self.weights.ravel())
     shape, beyond = SHAPES[chosen // len(BEYOND)], BEYOND[chosen % len(BEYOND)]
     share = rng.beta(self.count + 1, self.total - self.count, draws)
     wanted = 1 - 0.5 ** (1 / k)
     ratio = wanted / share
-    inside = self.threshold - self.reach * (1 + beyond) * (1 - np.minimum(ratio, 1) ** (1 / shape))
-    # Few trials: their best is outside of the tail, where the trials themselves tell.
+    inside = self.threshold - self.excess * (1 + beyond) * (1 - np.minimum(ratio, 1) ** (1 / shape))
+    # The best of few trials is above the threshold, where the trials themselves show the distribution.
     position = np.clip(np.ceil(wanted * self.total).astype(int) - 1, 0, len(self.ordered) - 1)
     return np.where(ratio < 1, inside, self.ordered[position])
 
 
-def tail_of(costs: Sequence[float], infeasible: int = 0) -> Tail | None:
-  """The tail of some trials' costs; None for fewer than `LEAST`, or where the best of them are all equal."""
+def fit_extreme_value(costs: Sequence[float], infeasible: int = 0) -> ExtremeValueFit | None:
+  """Return the fit of the costs of trials; None for fewer than `LEAST`, or where the best of them are all equal."""
   ordered = np.sort(np.asarray(costs, float))
   if len(ordered) < LEAST:
     return None
   count = min(max(LEAST // 2, round(SHARE * len(ordered))), MOST)
   threshold = float(ordered[count])
-  depths = threshold - ordered[:count]
-  reach = float(depths[0])
-  if not reach > 1e-12 * max(abs(threshold), 1e-300):
+  excesses = threshold - ordered[:count]
+  excess = float(excesses[0])
+  if not excess > 1e-12 * max(abs(threshold), 1e-300):
     return None
   # Equal values, as of a share of few examples, would have no density at the threshold: not nearer than a thousandth.
-  relative = np.clip(depths / reach, 1e-3, 1)
+  relative = np.clip(excesses / excess, 1e-3, 1)
   inside = np.log(1 - relative[:, None] / (1 + BEYOND))
   likelihood = (
     count * np.log(SHAPES)[:, None] - count * np.log(1 + BEYOND) + (SHAPES[:, None] - 1) * np.sum(inside, axis=0)
@@ -113,4 +114,5 @@ def tail_of(costs: Sequence[float], infeasible: int = 0) -> Tail | None:
   prior = -(((np.log(SHAPES) - math.log(SHAPE_CENTRE)) / SHAPE_SPREAD) ** 2) / 2
   logs = likelihood + prior[:, None] + np.log(BEYOND / (1 + BEYOND))
   weights = np.exp(logs - logs.max())
-  return Tail(float(ordered[0]), threshold, count, len(ordered) + infeasible, ordered, weights / weights.sum())
+  weights /= weights.sum()
+  return ExtremeValueFit(float(ordered[0]), threshold, count, len(ordered) + infeasible, ordered, weights)

@@ -45,8 +45,8 @@ TURNS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
-  """How a trial came to its end.
+class LearningCurve:
+  """The learning curve of a trial, averaged over parts of its steps.
 
   Attributes:
     trial: that ran to its end.
@@ -62,40 +62,40 @@ class Course:
 
 
 @dataclasses.dataclass(frozen=True)
-class Courses:
+class LearningCurves:
   """Of the good trials that ran to their end.
 
   Attributes:
     best: of the best `BEST`, not empty.
     good: of the best `AVERAGED` in the best `TOP` of the study.
-    shared: correlation of the noise of two trials, which share the order of the data, say: from 0 to 1.
+    noise_correlation: of two trials, from 0 to 1; trials that share the order of the data have it.
   """
 
-  best: Sequence[Course]
-  good: Sequence[Course]
-  shared: float
+  best: Sequence[LearningCurve]
+  good: Sequence[LearningCurve]
+  noise_correlation: float
 
 
-def courses(results: StudyResults) -> Courses | None:
-  """None if none of the best trials ran to its end with enough evaluations."""
+def learning_curves(results: StudyResults) -> LearningCurves | None:
+  """Return the curves; None if none of the best trials ran to its end with enough evaluations."""
   trials = complete(results)
   whole = [trial for trial in trials if trial.last_step >= WHOLE * (results.length(trial) or 0)]
   among = {trial.trial for trial in trials[: max(BEST, math.ceil(TOP * len(trials)))]}
   neighbours = correlation(costs(results, trial) for trial in trials)
   inflation = math.sqrt((1 + neighbours) / (1 - neighbours))
-  good = [_course(results, trial, inflation) for trial in whole if trial.trial in among][:AVERAGED]
+  good = [_learning_curve(results, trial, inflation) for trial in whole if trial.trial in among][:AVERAGED]
   best = [one for one in good[:BEST] if one is not None]
   if not best:
     return None
-  return Courses(best, [one for one in good if one is not None], _shared(results, whole))
+  return LearningCurves(best, [one for one in good if one is not None], _noise_correlation(results, whole))
 
 
-def tenths(several: Sequence[Course]) -> np.ndarray:
-  """The mean of several courses over each tenth of the steps: [10]."""
-  return np.mean([one.twentieths for one in several], axis=0).reshape(10, 2).mean(axis=1)
+def tenths(curves: Sequence[LearningCurve]) -> np.ndarray:
+  """Return the mean of several curves over each tenth of the steps: [10]."""
+  return np.mean([one.twentieths for one in curves], axis=0).reshape(10, 2).mean(axis=1)
 
 
-def _course(results: StudyResults, trial: Trial, inflation: float) -> Course | None:
+def _learning_curve(results: StudyResults, trial: Trial, inflation: float) -> LearningCurve | None:
   """None if there are too few evaluations; `inflation` of errors is that by what neighbours have in common."""
   steps, values = costs(results, trial)
   twentieths = _twentieths(steps, values)
@@ -104,7 +104,7 @@ def _course(results: StudyResults, trial: Trial, inflation: float) -> Course | N
   if twentieths is None or noise is None or before is None:
     return None
   scale = inflation / math.sqrt(len(steps) / 10)
-  return Course(trial, twentieths, scale * noise, scale * before)
+  return LearningCurve(trial, twentieths, scale * noise, scale * before)
 
 
 def _twentieths(steps: np.ndarray, values: np.ndarray) -> np.ndarray | None:
@@ -120,8 +120,8 @@ def _twentieths(steps: np.ndarray, values: np.ndarray) -> np.ndarray | None:
   return np.interp(np.arange(20), there, np.bincount(part, values, minlength=20)[there] / counts[there])
 
 
-def _shared(results: StudyResults, whole: Sequence[Trial]) -> float:
-  """What the noise of trials has in common, by all that ran to their end: few tell it badly."""
+def _noise_correlation(results: StudyResults, whole: Sequence[Trial]) -> float:
+  """Return the correlation of the noise of two trials, estimated from all that ran to their end."""
   curves = [costs(results, trial) for trial in whole[:ENOUGH_CURVES]]
   count = int(np.median([len(steps) for steps, _ in curves]))
   # Where evaluations of a usual trial are, so that noise is not averaged between them.

@@ -1,9 +1,9 @@
-"""Whether a difference between two settings is more than chance, without any assumption on how their points spread.
+"""A test of a difference between two compared settings that assumes nothing on how their points spread.
 
-The points of both are dealt out again at random, and the difference that is seen must be rare among these deals. Where
+The points of both settings are permuted at random. The observed difference must be rare among these permutations. If
 other hyperparameters are compared in the same study, a setting that happened to have more of their better values would
-look better by these alone. Points are therefore dealt only among those that have the same values of the others: a
-stratified permutation test (Good, "Permutation, Parametric, and Bootstrap Tests of Hypotheses", 2005).
+look better because of these alone. Points are therefore permuted only among those that have the same values of the
+others: a stratified permutation test (Good, "Permutation, Parametric, and Bootstrap Tests of Hypotheses", 2005).
 """
 
 import collections
@@ -15,51 +15,51 @@ import numpy as np
 
 from trialbook.tuning.findings.statistics.best_of_k import cumulative
 
-DEALS = 1000
-"""Of the points: a share of 0.04 is then sure to 0.006."""
+PERMUTATIONS = 1000
+"""Number of permutations. The standard error of a p-value of 0.04 is then 0.006."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Dealt:
-  """What deals of the points say about a difference.
+class PermutationTest:
+  """The result of a test.
 
   Attributes:
-    luck: the share of deals that differ as much as is seen. Exact, whatever the distribution, where both settings have
-      the same at each value of the others.
-    seen: how much the second costs more than the first, by the mean best of half the budget.
-    expected: the mean difference of the deals: what unequal values of the others make up.
+    p_value: share of permutations whose difference is at least as large as the observed one. Exact, whatever the
+      distribution, if both settings have the same one at each value of the others.
+    observed: how much the second setting costs more than the first, by the mean best of half the budget.
+    expected: mean difference of the permutations: what unequal values of the others contribute.
   """
 
-  luck: float
-  seen: float
+  p_value: float
+  observed: float
   expected: float
 
 
-def possible(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-  """How many different deals there are of two settings' points, each of which is in such a stratum."""
+def permutation_count(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
+  """Return the number of different permutations of the points of two settings, given the stratum of each point."""
   counts = collections.Counter(first), collections.Counter(second)
   return math.prod(math.comb(counts[0][one] + counts[1][one], counts[1][one]) for one in counts[0])
 
 
-def deal(
+def permutation_test(
   costs: tuple[Sequence[float], Sequence[float]],
   strata: tuple[Sequence[Hashable], Sequence[Hashable]],
   budget: int,
   rng: np.random.Generator,
-) -> Dealt:
-  """Deals the points of two settings within their strata.
+) -> PermutationTest:
+  """Test the difference of two settings by permuting their points within strata.
 
-  By the mean best of half the budget: less is decided by single points than in the best of all, and more tells than in
-  the mean.
+  The statistic is the mean best of half the budget. Single points decide less in it than in the best of all, and it
+  says more of the best than the mean does.
 
   Args:
-    costs: of the points of each, in any order; points without a value are as bad as the worst one.
-    strata: where each point is.
-    budget: points that both are compared at.
-    rng: of the deals.
+    costs: of the points of each setting, in any order; points without a value count as the worst one.
+    strata: the stratum of each point.
+    budget: points at which both are compared.
+    rng: of the permutations.
   """
   count = len(costs[0])
-  whole = np.concatenate([np.asarray(side, float) for side in costs])
+  pooled = np.concatenate([np.asarray(side, float) for side in costs])
   # Probabilities that the best of the draws is the first, the second, ... of a side.
   weights = [np.diff(cumulative(len(side), max(1, budget // 2)), prepend=0) for side in costs]
 
@@ -70,10 +70,12 @@ def deal(
   places: dict[Hashable, list[int]] = {}
   for position, stratum in enumerate((*strata[0], *strata[1])):
     places.setdefault(stratum, []).append(position)
-  dealt = np.tile(whole, (DEALS, 1))
+  permuted = np.tile(pooled, (PERMUTATIONS, 1))
   for inside in places.values():
-    dealt[:, inside] = rng.permuted(dealt[:, inside], axis=1)
-  seen, differences = float(difference(whole)), difference(dealt)
-  # As it is dealt counts too, so that no share is 0; equal ones count in spite of rounding.
-  large = np.sum(np.abs(differences) >= seen - 1e-12 * np.max(np.abs(whole)))
-  return Dealt(luck=float(1 + large) / (1 + DEALS), seen=seen, expected=float(differences.mean()))
+    permuted[:, inside] = rng.permuted(permuted[:, inside], axis=1)
+  observed, differences = float(difference(pooled)), difference(permuted)
+  # The observed arrangement counts as one permutation, so that no p-value is 0. The margin is for rounding.
+  large = np.sum(np.abs(differences) >= observed - 1e-12 * np.max(np.abs(pooled)))
+  return PermutationTest(
+    p_value=float(1 + large) / (1 + PERMUTATIONS), observed=observed, expected=float(differences.mean())
+  )

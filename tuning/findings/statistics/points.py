@@ -109,16 +109,6 @@ def rounded(one: Hyperparameter, value: float, fits: Callable[[float], bool], di
   return value
 
 
-def shown(one: Hyperparameter, value: float) -> str:
-  """A value in a sentence; close to 1 on a reverse-log scale it is "1 - 0.0007"."""
-  return f"1 - {1 - value:.3g}" if isinstance(one.scale, ReverseLog) else f"{value:.6g}"
-
-
 def searched(results: StudyResults) -> list[Hyperparameter]:
   """The hyperparameters that the trials vary and that are not fixed."""
   return [one for one in results.varied if one.role != "fixed"]
-
-
-def many(count: int, noun: str) -> str:
-  """ "1 trial", "2 trials"."""
-  return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -27,8 +27,8 @@ PAIR_LEVEL = 0.01
 """Of the test by which a product enters, divided by the number of products: one study in a hundred has a false one."""
 MOST_PAIRS = 6
 """Products: what one can act on."""
-REACH = 1.0
-"""Times the excess of the median point over the best: a trial that much worse weighs half."""
+HALF_WEIGHT = 1.0
+"""Excess cost at which a trial has half the weight, as a multiple of the excess of the median point over the best."""
 TOP = 5
 """Points whose mean stands for the good region."""
 DRAWS = 1000
@@ -46,14 +46,14 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class Surface:
+class ResponseSurface:
   """The fit.
 
   Attributes:
     columns: of the design, without the constant.
     coefficients: [columns], in units of the objective; smaller is better.
     covariance: [columns, columns].
-    freedom: points less coefficients.
+    degrees_of_freedom: points less coefficients.
     points: that were fitted.
     explained: the share of the weighted variance that is explained in points left out one at a time.
     centre: of the good points, by name: (2 unit - 1) sqrt(3), the first polynomial.
@@ -65,7 +65,7 @@ class Surface:
   columns: tuple[Column, ...]
   coefficients: np.ndarray
   covariance: np.ndarray
-  freedom: int
+  degrees_of_freedom: int
   points: int
   explained: float
   centre: Mapping[str, float]
@@ -96,7 +96,8 @@ class Surface:
     values, vectors = np.linalg.eigh(self.covariance)
     normal = rng.standard_normal((DRAWS, len(values))) * np.sqrt(np.clip(values, 0, None))
     # Student's t: few points leave the size of the errors uncertain too.
-    return self.coefficients + normal @ vectors.T / np.sqrt(rng.chisquare(self.freedom, (DRAWS, 1)) / self.freedom)
+    shrink = np.sqrt(rng.chisquare(self.degrees_of_freedom, (DRAWS, 1)) / self.degrees_of_freedom)
+    return self.coefficients + normal @ vectors.T / shrink
 
   def spans(self, name: str, coefficients: np.ndarray) -> np.ndarray:
     """From the best to the worst value of one hyperparameter, the others at the centre: [draws] of [draws, columns]."""
@@ -154,14 +155,14 @@ def needed(space: Sequence[Hyperparameter]) -> int:
   return 1 + columns + SPARE
 
 
-def fit(points: Sequence[Point], space: Sequence[Hyperparameter]) -> Surface | None:
+def fit(points: Sequence[Point], space: Sequence[Hyperparameter]) -> ResponseSurface | None:
   """The surface of the points that have a value; None where they are too few, or equal."""
   found = feasible(points)
   if len(found) < SPARE + 2:
     return None
   costs = np.array([point.cost for point in found])
   excess = costs - costs[0]
-  scale = REACH * float(np.median(excess)) or float(np.mean(excess))
+  scale = HALF_WEIGHT * float(np.median(excess)) or float(np.mean(excess))
   if not scale > 1e-12 * max(abs(costs[0]), 1e-300):
     return None
   weights = 1 / (1 + (excess / scale) ** 2)
@@ -174,7 +175,7 @@ def fit(points: Sequence[Point], space: Sequence[Hyperparameter]) -> Surface | N
   coefficients, covariance, explained = _regression(design, weights, costs)
   # Of a categorical one the mean of its first contrast, which is what enters products.
   centre = {name: float(np.mean(values[:TOP])) for name, values in first.items()}
-  return Surface(
+  return ResponseSurface(
     tuple(columns),
     coefficients[1:],
     covariance[1:, 1:],
@@ -240,9 +241,9 @@ def _with_pairs(design, columns, first, roots, costs):
     usable = sizes > 1e-6 * np.sum(roots**2)
     explained = np.where(usable, (left @ products) ** 2 / np.where(usable, sizes, 1.0), 0.0)
     position = int(np.argmax(explained))
-    freedom = len(costs) - design.shape[1] - 1
+    degrees_of_freedom = len(costs) - design.shape[1] - 1
     remaining = max(float(left @ left) - float(explained[position]), 1e-300)
-    p = tried * float(scipy.stats.f.sf(explained[position] / (remaining / freedom), 1, freedom))
+    p = tried * float(scipy.stats.f.sf(explained[position] / (remaining / degrees_of_freedom), 1, degrees_of_freedom))
     if p >= PAIR_LEVEL:
       break
     pair = list(candidates)[position]
@@ -255,7 +256,7 @@ def _with_pairs(design, columns, first, roots, costs):
 def _regression(design: np.ndarray, weights: np.ndarray, costs: np.ndarray):
   """Coefficients, their HC2 covariance, and the share of variance explained in points that are left out."""
   weighted = design * weights[:, None]
-  # Columns that say the same get a large error instead of an exception.
+  # Collinear columns get a large standard error instead of an exception.
   inverse = np.linalg.inv(design.T @ weighted + 1e-9 * np.sum(weights) * np.eye(design.shape[1]))
   coefficients = inverse @ (weighted.T @ costs)
   leverage = np.clip(np.sum((weighted @ inverse) * design, axis=1), 0, 0.99)

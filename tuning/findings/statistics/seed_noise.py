@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-import shlex
 
 import numpy as np
 import scipy.stats
 
+from trialbook.tuning.findings.wording import split_of
 from trialbook.tuning.results import StudyResults
 
 LEVEL = 0.95
@@ -20,7 +20,7 @@ class TrialNoise:
   Attributes:
     deviation: pooled over groups of retrains.
     low, high: its 95% interval, by the chi-squared distribution.
-    freedom: the number of retrains less that of groups.
+    degrees_of_freedom: number of retrains less that of groups.
     trials: that were retrained.
     good: whether they are among the better half of the study; of bad points alone, the noise is that of bad points.
   """
@@ -28,13 +28,13 @@ class TrialNoise:
   deviation: float
   low: float
   high: float
-  freedom: int
+  degrees_of_freedom: int
   trials: tuple[int, ...]
   good: bool = True
 
   @property
-  def tells(self) -> bool:
-    """Whether leads among the best points can be held against it."""
+  def is_usable(self) -> bool:
+    """Whether leads among the best points can be compared with it."""
     return self.good and self.deviation > 0
 
 
@@ -65,14 +65,14 @@ def trial_noise(results: StudyResults) -> TrialNoise | None:
 
   good = [group for group in groups if is_good(group)]
   groups = good or groups
-  freedom = sum(len(values) - 1 for values, _ in groups)
+  degrees_of_freedom = sum(len(values) - 1 for values, _ in groups)
   squares = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values, _ in groups)
-  low, high = scipy.stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], freedom)
+  low, high = scipy.stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], degrees_of_freedom)
   return TrialNoise(
-    math.sqrt(squares / freedom),
+    math.sqrt(squares / degrees_of_freedom),
     math.sqrt(squares / low),
     math.sqrt(squares / high),
-    freedom,
+    degrees_of_freedom,
     tuple(sorted(number for _, number in groups)),
     bool(good),
   )
@@ -107,24 +107,8 @@ class Noise:
 
 def noise_of(results: StudyResults) -> Noise | None:
   """From seed to seed where good points have retrains, else by the draw of validation examples, else None."""
-  if (seeds := trial_noise(results)) is not None and seeds.tells:
+  if (seeds := trial_noise(results)) is not None and seeds.is_usable:
     return Noise(seeds.deviation, "seed-to-seed standard deviation")
   if (sampling := sampling_noise(results)) is not None:
     return Noise(sampling[0], f"standard error of {sampling[1]:,} {split_of(results)} examples")
   return None
-
-
-def split_of(results: StudyResults) -> str:
-  """Of which examples the objective is, in a word: "validation", "training"."""
-  split = results.objective.metric.rpartition("/")[0]
-  return "training" if split.startswith("train") else split or "evaluated"
-
-
-def how_to_rerun(results: StudyResults) -> str:
-  """How the best trial is run again with other seeds, in a clause."""
-  best = results.best
-  if best is None or results.study.source is not None or results.study.config is None:
-    return "train it again with 5 other seeds where it was made"
-  # Of several studies that were merged, the trial's own one and its number there.
-  study = shlex.quote(str(best.folder.parent.parent))
-  return f"trialbook tune rerun {study} {int(best.folder.name)} --seeds=5"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.findings.statistics.points import Point, is_numeric, rounded, shown, unit_of, units_of, value_at
+from trialbook.tuning.findings.statistics.points import Point, is_numeric, rounded, unit_of, units_of, value_at
+from trialbook.tuning.findings.wording import shown
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, OneOf
 
 CUT_MOVES = 0.02

@@ -1,0 +1,64 @@
+"""How findings put numbers, names and trials into words."""
+
+import shlex
+from collections.abc import Sequence
+
+from trialbook.tuning.results import StudyResults
+from trialbook.tuning.space.scales import Hyperparameter, ReverseLog
+
+SMALLEST_P = 1e-6
+"""Smallest p-value that is written out: the noise is not known well enough to tell smaller ones from it."""
+NAMED = 4
+"""Settings in a sentence: what a reader takes in; `numbers` has all."""
+
+
+def short(value: float) -> str:
+  """Return a number with as many digits as a reader can use."""
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def between(low: float, high: float) -> str:
+  """Return an interval in words."""
+  return f"95% interval {short(low)} to {short(high)}"
+
+
+def p_value(p: float) -> str:
+  """Return a p-value in words."""
+  return f"p = {p:.2g}" if p >= SMALLEST_P else "p < 1e-6"
+
+
+def percent(share: tuple[float, float, float]) -> str:
+  """Return a share with the ends of its interval, in percent."""
+  return f"{share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%})"
+
+
+def many(count: int, noun: str) -> str:
+  """Return a count with its noun: "1 trial", "2 trials"."""
+  return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+  """Return names as a list in a sentence; if there are more than `NAMED`, the first ones and the number of others."""
+  shown = list(names) if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} others"]
+  return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} {word} {shown[-1]}"
+
+
+def shown(one: Hyperparameter, value: float) -> str:
+  """Return a value of a hyperparameter; on a reverse-log scale by its distance from 1, "1 - 0.0007"."""
+  return f"1 - {1 - value:.3g}" if isinstance(one.scale, ReverseLog) else f"{value:.6g}"
+
+
+def split_of(results: StudyResults) -> str:
+  """Return the word for the examples that the objective is measured on: "validation", "training"."""
+  split = results.objective.metric.rpartition("/")[0]
+  return "training" if split.startswith("train") else split or "evaluated"
+
+
+def how_to_rerun(results: StudyResults) -> str:
+  """Return how to rerun the best trial with other seeds, in a clause."""
+  best = results.best
+  if best is None or results.study.source is not None or results.study.config is None:
+    return "train it again with 5 other seeds where it was made"
+  # Of several studies that were merged, the trial's own one and its number there.
+  study = shlex.quote(str(best.folder.parent.parent))
+  return f"trialbook tune rerun {study} {int(best.folder.name)} --seeds=5"
