@@ -13,7 +13,7 @@ A field is one of three kinds, declared in its type:
 float64 on the host: 1 - float32(1 - 1e-6) is off by 1e-2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -83,6 +83,17 @@ def find(settings: Settings, path: str) -> tuple[FieldInfo, Any] | None:
       return None
     field, node = type(node).model_fields[step], getattr(node, step)
   return None if field is None else (field, node)
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the leaves of nested mappings by dotted path; a mapping without entries has none."""
+  found: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      found |= {f"{name}.{path}": leaf for path, leaf in flat(value).items()}
+    else:
+      found[name] = value
+  return found
 
 
 def traced_values(settings: Settings) -> dict[str, np.ndarray]:

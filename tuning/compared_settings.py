@@ -13,8 +13,8 @@ _FEWEST_DIGITS, _MOST_DIGITS = 3, 17
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-  """What is held against others.
+class ComparedSetting:
+  """An arm of a comparison: the trials that have the same scientific values.
 
   Attributes:
     label: for people: its value, or `name=value` for each of several hyperparameters; `low to high` for a slice. A
@@ -29,22 +29,22 @@ class Setting:
 
   @property
   def named(self) -> str:
-    """The label in a sentence: after the hyperparameter's name where a bare number or truth value needs one."""
+    """The label in a sentence, after the hyperparameter's name if a bare number or truth value needs one."""
     if len(self.values) == 1:
       ((name, value),) = self.values.items()
       return self.label if isinstance(value, str) or "=" in self.label else f"{name}={self.label}"
     return self.label
 
 
-def settings(results: StudyResults) -> list[Setting]:
-  """The settings of a study in the order of their values; a single one, "all trials", where nothing is scientific.
+def compared_settings(results: StudyResults) -> list[ComparedSetting]:
+  """Return the compared settings of a study in the order of their values; one, "all trials", if nothing is scientific.
 
   Each trial is in one of them: those in which a hyperparameter does not exist, as it belongs to another choice, are a
   setting of their own.
   """
   axes = [one for one in results.varied if one.role == "scientific"]
   if not axes:
-    return [Setting("all trials", {}, results.trials)]
+    return [ComparedSetting("all trials", {}, results.trials)]
   slices = [buckets(one, results.trials) for one in axes]
   groups: dict[tuple[int | None, ...], list[Trial]] = {}
   for trial, key in zip(results.trials, places(axes, results.trials), strict=True):
@@ -56,12 +56,12 @@ def settings(results: StudyResults) -> list[Setting]:
     labels = [part.label if len(axes) == 1 else f"{one.name}={part.label}" for one, part in parts]
     values = {name: value for _, part in parts for name, value in part.values.items()}
     label = ", ".join(labels) or f"without {', '.join(one.name for one in axes)}"
-    found.append(Setting(label, values, trials))
+    found.append(ComparedSetting(label, values, trials))
   return found
 
 
 def places(axes: Sequence[Hyperparameter], trials: Sequence[Trial]) -> list[tuple[int | None, ...]]:
-  """For each trial which of the `buckets` of each hyperparameter it is in; None where that does not exist."""
+  """Return for each trial the index of its bucket of each hyperparameter; None if that does not exist there."""
   found = []
   for one in axes:
     of = {trial.trial: place for place, part in enumerate(buckets(one, trials)) for trial in part.trials}
@@ -69,9 +69,11 @@ def places(axes: Sequence[Hyperparameter], trials: Sequence[Trial]) -> list[tupl
   return [tuple(each[row] for each in found) for row in range(len(trials))]
 
 
-def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:
-  """The trials by the values of one hyperparameter; those of a continuous one in `BUCKETS` slices, equally wide on its
-  scale. Trials in which it does not exist are in none."""
+def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[ComparedSetting]:
+  """Return the trials by the values of one hyperparameter.
+
+  A continuous one has `BUCKETS` slices, equally wide on its scale. Trials in which it does not exist are in none.
+  """
   groups: dict[Any, list[Trial]] = {}
   for trial in trials:
     if one.name in trial.values:
@@ -84,7 +86,9 @@ def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:
     else:
       values.sort()
     texts = _texts(values, _FEWEST_DIGITS)
-    return [Setting(label, {one.name: value}, groups[value]) for label, value in zip(texts, values, strict=True)]
+    return [
+      ComparedSetting(label, {one.name: value}, groups[value]) for label, value in zip(texts, values, strict=True)
+    ]
   edges = [one.scale.at(number / BUCKETS) for number in range(BUCKETS + 1)]
   texts = _texts(edges, _FEWEST_DIGITS - 1)
   inside: list[list[Trial]] = [[] for _ in range(BUCKETS)]
@@ -93,14 +97,14 @@ def buckets(one: Hyperparameter, trials: Sequence[Trial]) -> list[Setting]:
       # Values beyond the bounds, as of another tool, are in the outer slices.
       inside[min(max(int(one.scale.unit(trial.values[one.name]) * BUCKETS), 0), BUCKETS - 1)].append(trial)
   return [
-    Setting(f"{texts[number]} to {texts[number + 1]}", {one.name: (edges[number], edges[number + 1])}, those)
+    ComparedSetting(f"{texts[number]} to {texts[number + 1]}", {one.name: (edges[number], edges[number + 1])}, those)
     for number, those in enumerate(inside)
     if those
   ]
 
 
 def _texts(values: Sequence[Any], digits: int) -> list[str]:
-  """Each value for people; of numbers as many digits as tell them apart: 0.9999 is not 1."""
+  """Return each value as text; numbers with enough digits to distinguish them: 0.9999 is not 1."""
   for count in range(digits, _MOST_DIGITS):
     texts = [f"{value:.{count}g}" if isinstance(value, float) else str(value) for value in values]
     if len(set(texts)) == len(set(values)) and ("1" not in texts or 1 in values):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from trialbook import files
 from trialbook.errors import UserError
+from trialbook.settings import flat
 from trialbook.trainer import Config
 from trialbook.trainer.workdir import provenance
 from trialbook.tuning.space.scales import Hyperparameter
@@ -226,9 +227,8 @@ def differences(old: StudyRecord, new: StudyRecord) -> list[str]:
   def plain(record: StudyRecord) -> dict[str, Any]:
     found = {name: getattr(record, name) for name in record.__dataclass_fields__ if name not in _MAY_CHANGE}
     config = found.pop("config")
-    config = {} if config is None else _flat(config.model_dump(mode="json"), "config.")
-    flat = _flat(json.loads(json.dumps(found, default=dataclasses.asdict)), "")
-    return flat | config
+    found |= {} if config is None else {"config": config.model_dump(mode="json")}
+    return flat(json.loads(json.dumps(found, default=dataclasses.asdict)))
 
   before, after = plain(old), plain(new)
   return [
@@ -249,15 +249,6 @@ def _check_types(record: TrialRecord) -> None:
   for name, kind in kinds.items():
     if not isinstance(value := getattr(record, name), kind):
       raise ValueError(f"{name}: {value!r}")
-
-
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
-  if not isinstance(value, dict):
-    return {prefix.removesuffix("."): value}
-  found: dict[str, Any] = {}
-  for name, item in value.items():
-    found |= _flat(item, f"{prefix}{name}.")
-  return found
 
 
 def _numbers(value: Any) -> Any:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning import compared_settings
+from trialbook.tuning.compared_settings import buckets, compared_settings, places
 from trialbook.tuning.findings.finding import Finding, Severity, finding_of
 from trialbook.tuning.findings.statistics.contenders import Contender, budget_of, contenders, first_of
 from trialbook.tuning.findings.statistics.differences import LEVEL, Axis, Difference, differences
@@ -55,10 +55,10 @@ def find(results: StudyResults) -> list[Finding]:
   axes = [one for one in searched(results) if one.role == "scientific"]
   if len(axes) == 1:
     # The trials without the only one are a setting of their own, "without NAME": nothing else stands for them.
-    compared = [(axes[0], compared_settings.settings(results))]
+    compared = [(axes[0], compared_settings(results))]
   else:
     # Those without one of several have another value of the hyperparameter that it belongs to, whose verdict is theirs.
-    compared = [(one, compared_settings.buckets(one, results.trials)) for one in axes]
+    compared = [(one, buckets(one, results.trials)) for one in axes]
     compared = [
       (one, [dataclasses.replace(each, label=f"{one.name}={each.label}") for each in settings])
       for one, settings in compared
@@ -67,11 +67,11 @@ def find(results: StudyResults) -> list[Finding]:
   found = []
   for one, settings in compared:
     others = [other for other in axes if other is not one]
-    places = compared_settings.places(others, results.trials)
+    of_others = places(others, results.trials)
     axis = Axis(
       name=one.name,
       others=tuple(other.name for other in others),
-      places={trial.trial: place for trial, place in zip(results.trials, places, strict=True)},
+      places={trial.trial: place for trial, place in zip(results.trials, of_others, strict=True)},
       count=len(compared),
       sliced=is_numeric(one) and any(isinstance(each.values.get(one.name), tuple) for each in settings),
     )

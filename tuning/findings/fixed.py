@@ -4,9 +4,9 @@ The playbook: fixed hyperparameters are caveats on a study's conclusions. Nothin
 what other values are best are named first, in the order of `CONSEQUENTIAL`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
+from trialbook.settings import flat
 from trialbook.tuning.findings.finding import Finding, finding_of
 from trialbook.tuning.results import StudyResults
 
@@ -40,7 +40,7 @@ def find(results: StudyResults) -> list[Finding]:
   named = {f"{one.path}.name" for one in results.varied if one.sets == "name"}
   gone = {one.path for one in results.varied if one.sets in ("name", "presence")}
   if config is not None:
-    for path, value in _flat(config.model_dump()).items():
+    for path, value in flat(config.model_dump()).items():
       # Under a group that is chosen by name, the fixed part of one choice says nothing of the others.
       inside = any(path.startswith(f"{group}.") for group in gone)
       if path in varied | named or inside or _rank(path) is None:
@@ -79,13 +79,3 @@ def _rank(path: str) -> int | None:
     if path == entry or path.startswith(entry if entry.endswith(".") else f"{entry}."):
       return position
   return None
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  found: dict[str, Any] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      found |= _flat(value, f"{prefix}{name}.")
-    else:
-      found[f"{prefix}{name}"] = value
-  return found

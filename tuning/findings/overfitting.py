@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from trialbook.tuning import compared_settings
+from trialbook.tuning.compared_settings import ComparedSetting, compared_settings
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import proposed, setting
 from trialbook.tuning.findings.statistics.curve_trends import (
@@ -65,7 +65,7 @@ def find(results: StudyResults) -> list[Finding]:
   shared = correlation(costs(results, trial) for trial in trials)
   rises = {trial.trial: rise for trial in trials if (rise := rise_after_best(*costs(results, trial), shared))}
   groups = []
-  for group in compared_settings.settings(results):
+  for group in compared_settings(results):
     inside = set(trial_numbers(group.trials))
     if (best := next((trial for trial in trials if trial.trial in inside), None)) is not None:
       groups.append((group, best))
@@ -98,7 +98,7 @@ def _exempt(results: StudyResults) -> list[str]:
   ]
 
 
-def _of_best(results: StudyResults, group: compared_settings.Setting | None, best: Trial, rise: Rise) -> Finding:
+def _of_best(results: StudyResults, group: ComparedSetting | None, best: Trial, rise: Rise) -> Finding:
   metric, exempt = results.objective.metric, _exempt(results)
   moves = "rises" if results.objective.mode == "min" else "falls"
   whose = "the best trial" + (f" of {group.named}" if group is not None else "")
@@ -225,7 +225,7 @@ def _calibration(results: StudyResults, best: Trial, shared: float) -> Finding |
 
 def _remedy(results: StudyResults) -> dict | None:
   choices = [
-    (path, 0.1) for path in ("model.dropout_rate", "task.label_smoothing") if setting(results, path, 0.1) in (None, 0.0)
+    (path, 0.1) for path in ("model.dropout_rate", "task.label_smoothing") if setting(results, path) in (None, 0.0)
   ]
   decay = setting(results, "optimizer.weight_decay")
   if isinstance(decay, float):

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from trialbook import errors
 from trialbook.errors import UserError
-from trialbook.tuning import compared_settings, tables
+from trialbook.tuning import tables
+from trialbook.tuning.compared_settings import compared_settings
 from trialbook.tuning.comparing import read_any, read_compared
 from trialbook.tuning.ranking import ranked
 from trialbook.tuning.reporting.index import write_index
@@ -61,7 +62,7 @@ def index(options: argparse.Namespace) -> int:
 def _compared(results: StudyResults) -> Table:
   from trialbook.tuning.findings.statistics.contenders import budget_of, contenders
 
-  field = contenders(results, compared_settings.settings(results))
+  field = contenders(results, compared_settings(results))
   budget = budget_of(field)
   metric, sign = results.objective.metric, results.objective.sign
   table = tables.empty(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from trialbook.metric_names import better
-from trialbook.tuning import compared_settings, tables
+from trialbook.tuning import tables
+from trialbook.tuning.compared_settings import ComparedSetting, buckets, compared_settings
 from trialbook.tuning.findings import Finding, findings
 from trialbook.tuning.findings.statistics.best_of_k import best_of_k
 from trialbook.tuning.findings.statistics.contenders import budget_of, contenders, first_of
@@ -37,9 +38,9 @@ def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[st
   Everything that depends on the objective is computed here, once, and the page only chooses: it has no arithmetic that
   could disagree with the reports in other formats.
   """
-  settings = compared_settings.settings(results)
+  compared = compared_settings(results)
   names = short_names(results)
-  plots = charts.plots(results, names, [each.label for each in settings])
+  plots = charts.plots(results, names, [each.label for each in compared])
   return {
     "format": FORMAT,
     "study": _study(results),
@@ -48,10 +49,10 @@ def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[st
       for one, short in zip(results.varied, names, strict=True)
     ],
     "objectives": [_objective(objective) for objective in objectives],
-    "trials": trial_columns(results, settings),
+    "trials": trial_columns(results, compared),
     "commands": {trial.trial: command for trial in results.trials if (command := tables.command(trial))},
     "plots": [dataclasses.asdict(plot) for plot in plots],
-    "views": [_view(_by(results, objective), settings) for objective in objectives],
+    "views": [_view(_by(results, objective), compared) for objective in objectives],
     "curves": _curves(results, objectives),
     "provenance": provenance(results),
     "warnings": caveats(results),
@@ -92,11 +93,11 @@ def short_names(results: StudyResults) -> list[str]:
   return list(map(shortest, names))
 
 
-def trial_columns(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, list[Any]]:
+def trial_columns(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, list[Any]]:
   """What is known of each trial whatever the objective, a list a column ("source" where it was made elsewhere under
   another name); for hyperparameter *i* of `results.varied`:
   `h{i}` its value as axes show it, `b{i}` its slice, `o{i}` the slice's place."""
-  setting_of = {trial.trial: setting.label for setting in settings for trial in setting.trials}
+  setting_of = {trial.trial: setting.label for setting in compared for trial in setting.trials}
   columns: dict[str, list[Any]] = {
     "trial": [trial.trial for trial in results.trials],
     "setting": [setting_of.get(trial.trial) for trial in results.trials],
@@ -108,7 +109,7 @@ def trial_columns(results: StudyResults, settings: Sequence[compared_settings.Se
   for number, one in enumerate(results.varied):
     places = {
       trial.trial: (place, part.label)
-      for place, part in enumerate(compared_settings.buckets(one, results.trials))
+      for place, part in enumerate(buckets(one, results.trials))
       for trial in part.trials
     }
     columns[f"h{number}"] = [
@@ -119,9 +120,7 @@ def trial_columns(results: StudyResults, settings: Sequence[compared_settings.Se
   return columns
 
 
-def view_tables(
-  results: StudyResults, settings: Sequence[compared_settings.Setting]
-) -> dict[str, dict[str, list[Any]]]:
+def view_tables(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, dict[str, list[Any]]]:
   """The tables of plots that depend on the objective, a list a column; "trials" is beside `trial_columns`."""
   sign, best = results.objective.sign, results.best
   trials = {
@@ -132,7 +131,7 @@ def view_tables(
     "reason": [trial.reason for trial in results.trials],
     "best": [best is not None and trial.trial == best.trial for trial in results.trials],
   }
-  return {"trials": trials, "settings": _settings(results, settings), "best_of_k": _best_of_k(results, settings)}
+  return {"trials": trials, "settings": _settings(results, compared), "best_of_k": _best_of_k(results, compared)}
 
 
 def common_tables(results: StudyResults) -> dict[str, dict[str, list[Any]]]:
@@ -199,16 +198,16 @@ def _by(results: StudyResults, objective: Objective) -> StudyResults:
   return results if objective == results.objective else results.by(objective)
 
 
-def _view(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, Any]:
+def _view(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, Any]:
   seen = findings(results)
-  settings = [dataclasses.replace(each, trials=_again(results, each.trials)) for each in settings]
+  compared = [dataclasses.replace(each, trials=_again(results, each.trials)) for each in compared]
   return {
     "answer": answer(results, seen),
     "best": None if results.best is None else results.best.trial,
     "order": [trial.trial for trial in results.ranked],
     "training_metric": results.training_metric(results.objective.metric),
     "findings": [_finding(one) for one in seen],
-    "tables": view_tables(results, settings),
+    "tables": view_tables(results, compared),
     "states": states(results),
   }
 
@@ -223,8 +222,8 @@ def _finding(one: Finding) -> dict[str, Any]:
   return plain({**one.as_json(), "paste": one.paste})
 
 
-def _settings(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, list[Any]]:
-  field = contenders(results, settings)
+def _settings(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, list[Any]]:
+  field = contenders(results, compared)
   known = first_of(results, field)
   budget = budget_of(known)
   found = []
@@ -248,12 +247,12 @@ def _settings(results: StudyResults, settings: Sequence[compared_settings.Settin
   return _columns(found)
 
 
-def _best_of_k(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> dict[str, list[Any]]:
-  if len(settings) > charts.TOLD_APART:
-    settings = [compared_settings.Setting("all trials", {}, results.trials)]
+def _best_of_k(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, list[Any]]:
+  if len(compared) > charts.TOLD_APART:
+    compared = [ComparedSetting("all trials", {}, results.trials)]
   sign = results.objective.sign
   found = []
-  for one in contenders(results, settings):
+  for one in contenders(results, compared):
     for each in best_of_k([sign * cost for cost in one.costs], sign, one.infeasible):
       found.append({"setting": one.setting.label, "k": each.k, **{name: getattr(each, name) for name in _QUANTILES}})
   return _columns(found)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import vl_convert
 
-from trialbook.tuning import compared_settings
+from trialbook.tuning.compared_settings import compared_settings
 from trialbook.tuning.reporting import charts, page_data
 from trialbook.tuning.reporting.plot import Plot, name_objective
 from trialbook.tuning.results import StudyResults
@@ -26,9 +26,9 @@ _CONFIG = {
 
 def write_pictures(results: StudyResults, folder: pathlib.Path, kind: Literal["png", "svg"]) -> list[pathlib.Path]:
   """Writes each plot that has something to show, by the study's objective, as `PLOT.KIND`; returns the files."""
-  settings = compared_settings.settings(results)
-  tables = page_data.view_tables(results, settings) | page_data.common_tables(results)
-  tables["trials"] = page_data.trial_columns(results, settings) | tables["trials"]
+  compared = compared_settings(results)
+  tables = page_data.view_tables(results, compared) | page_data.common_tables(results)
+  tables["trials"] = page_data.trial_columns(results, compared) | tables["trials"]
   rows = {name: page_data.rows(columns) for name, columns in tables.items()}
   shown = results.ranked[: charts.SHOWN]
   metric = results.objective.metric
@@ -38,7 +38,7 @@ def write_pictures(results: StudyResults, folder: pathlib.Path, kind: Literal["p
   rows["grad_norm"] = page_data.curve_rows(results, "grad_norm", shown, CURVE_POINTS)
   folder.mkdir(parents=True, exist_ok=True)
   written: list[pathlib.Path] = []
-  for plot in charts.plots(results, page_data.short_names(results), [each.label for each in settings]):
+  for plot in charts.plots(results, page_data.short_names(results), [each.label for each in compared]):
     if not any(rows[name] for name in plot.datasets):
       continue
     name = re.sub(r"[^\w.-]+", "_", plot.id)

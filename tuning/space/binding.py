@@ -93,7 +93,7 @@ class _Walk:
       return []
     one = Hyperparameter(name=name, path=path, scale=scale, role=role, parent=parent)
     if config is not None:
-      located = _locate(config, one)
+      located = _bind(config, one)
       if isinstance(located, str):
         self._problems.append(f"{where}: {located}")
         return []
@@ -171,15 +171,15 @@ def _varied_groups(config: Config, spaces: Mapping[Role, Space]) -> dict[str, di
     for name, scale in space.items():
       if not isinstance(name, str) or not isinstance(scale, OneOf) or scale.problems():
         continue
-      one = _locate(config, Hyperparameter(name=name, path=name, scale=scale, role="nuisance"))
+      one = _bind(config, Hyperparameter(name=name, path=name, scale=scale, role="nuisance"))
       if isinstance(one, Hyperparameter) and one.sets == "name":
         kinds = {value: _with(config, one, value)[0] for value in scale.values}
         found[one.path] = {value: inside for value, inside in kinds.items() if inside is not None}
   return {path: kinds for path, kinds in found.items() if kinds}
 
 
-def _locate(config: Config, one: Hyperparameter) -> Hyperparameter | str:
-  """The hyperparameter with how it enters the config; or what is wrong with its path."""
+def _bind(config: Config, one: Hyperparameter) -> Hyperparameter | str:
+  """Return the hyperparameter with how it enters the config, or what is wrong with its path."""
   head, dot, last = one.path.rpartition(".")
   if last == "name" and head and isinstance(one.scale, OneOf) and _is_group(config, head):
     one = dataclasses.replace(one, name=one.name.removesuffix(".name"), path=head)

@@ -1,10 +1,10 @@
-"""The settings that a study compares, and what is known of the best of each (PB-13, PB-30)."""
+"""The points of each compared setting, and the statistics of the best of them (PB-13, PB-30)."""
 
 import dataclasses
 import functools
 from collections.abc import Sequence
 
-from trialbook.tuning import compared_settings
+from trialbook.tuning.compared_settings import ComparedSetting
 from trialbook.tuning.findings.statistics.best_of_k import BestOfK, of_k
 from trialbook.tuning.findings.statistics.extreme_value import ExtremeValueFit, fit_extreme_value
 from trialbook.tuning.findings.statistics.points import Point, feasible, points_of
@@ -13,40 +13,40 @@ from trialbook.tuning.results import StudyResults, Trial
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-  """A setting and what is known of the best of it.
+  """A compared setting with its points, and what is known of the best of them.
 
   Attributes:
-    setting: as `scientific.settings` gives it.
-    points: of it, the best first, those that gave nothing last. Retrains of a point are one try: their mean.
-    best: of the retrains of its best point the best one; None where no point has a value.
+    setting: the compared setting.
+    points: its points, the best first, those without a value last. The cost of a point is the mean of its retrains.
+    best: the best retrain of its best point; None if no point has a value.
   """
 
-  setting: compared_settings.Setting
+  setting: ComparedSetting
   points: tuple[Point, ...]
   best: Trial | None
 
   @functools.cached_property
   def costs(self) -> tuple[float, ...]:
-    """Of its points with a value, in order: smaller is better."""
+    """Costs of the points that have a value, in order; smaller is better."""
     return tuple(point.cost for point in self.points if point.retrains)
 
   @property
   def total(self) -> int:
-    """Of its points, those that gave nothing too."""
+    """Number of points, with or without a value."""
     return len(self.points)
 
   @property
   def named(self) -> str:
-    """The setting, in a sentence."""
+    """The label of the setting in a sentence."""
     return self.setting.named
 
   @property
   def infeasible(self) -> int:
-    """Points that gave nothing."""
+    """Number of points without a value."""
     return self.total - len(self.costs)
 
   def best_of(self, k: int, sign: float) -> BestOfK:
-    """What the best of k of its points would be, were they drawn again; there must be one with a value."""
+    """Return the distribution of the best of k of its points, drawn with replacement; one must have a value."""
     return of_k([sign * cost for cost in self.costs], sign, k, self.infeasible)
 
   @functools.cached_property
@@ -55,8 +55,8 @@ class Contender:
     return fit_extreme_value(self.costs, self.infeasible)
 
 
-def contenders(results: StudyResults, settings: Sequence[compared_settings.Setting]) -> list[Contender]:
-  """What is known of the best of each setting."""
+def contenders(results: StudyResults, settings: Sequence[ComparedSetting]) -> list[Contender]:
+  """Return each setting with its points."""
   points, sign = points_of(results), results.objective.sign
   found = []
   for setting in settings:
@@ -71,12 +71,12 @@ def contenders(results: StudyResults, settings: Sequence[compared_settings.Setti
 
 
 def budget_of(field: Sequence[Contender]) -> int:
-  """Points at which settings are compared: as many as the smallest has of those with a value; 0 if none has one."""
+  """Return the number of points at which settings are compared: that of the smallest one; 0 if no point has a value."""
   return min((one.total for one in field if one.costs), default=0)
 
 
 def first_of(results: StudyResults, field: Sequence[Contender]) -> list[Contender]:
-  """Those that have a value, the one with the best point first; among equals, that of the trial which ranks first."""
+  """Return those that have a value, ordered by their best points; of equals, that with the best trial is first."""
   best = results.best
   return sorted(
     (one for one in field if one.costs),

@@ -6,7 +6,8 @@ import numpy as np
 import planted
 import pytest
 
-from trialbook.tuning import Discrete, Integer, Linear, Log, OneOf, ReverseLog, compared_settings
+from trialbook.tuning import Discrete, Integer, Linear, Log, OneOf, ReverseLog
+from trialbook.tuning.compared_settings import BUCKETS, buckets, compared_settings
 from trialbook.tuning.space.scales import Hyperparameter, Role
 
 SCALES = {
@@ -39,8 +40,8 @@ def test_slices_are_equally_wide_on_the_scale_and_hold_each_trial_once(name):
   scale, unit = SCALES[name]
   values = [scale.at(each) for each in np.random.default_rng(0).random(60).tolist()]
   results = study(values, scale)
-  found = compared_settings.buckets(results.varied[0], results.trials)
-  assert len(found) == compared_settings.BUCKETS
+  found = buckets(results.varied[0], results.trials)
+  assert len(found) == BUCKETS
   assert sorted(itertools.chain(*numbers(found))) == list(range(60))
   for place, part in enumerate(found):
     for trial in part.trials:
@@ -57,14 +58,14 @@ def test_slices_are_equally_wide_on_the_scale_and_hold_each_trial_once(name):
 
 def test_the_bounds_themselves_are_in_the_outer_slices():
   results = study([1e-4, 1.0, 0.3, 0.03, 0.003, 0.0003], Log(1e-4, 1.0))
-  found = compared_settings.buckets(results.varied[0], results.trials)
+  found = buckets(results.varied[0], results.trials)
   assert 0 in numbers(found)[0]
   assert 1 in numbers(found)[-1]
 
 
 def test_few_values_of_a_continuous_axis_are_settings_in_their_order():
   results = study([0.1, 0.01, 0.1, 0.001], Log(1e-4, 1.0))
-  found = compared_settings.buckets(results.varied[0], results.trials)
+  found = buckets(results.varied[0], results.trials)
   assert [setting.label for setting in found] == ["0.001", "0.01", "0.1"]
   assert numbers(found) == [[3], [1], [0, 2]]
 
@@ -83,7 +84,7 @@ def test_few_values_of_a_continuous_axis_are_settings_in_their_order():
 )
 def test_settings_stand_in_the_order_of_the_scale_and_have_names_of_their_own(scale, values, labels):
   results = study(values, scale, "scientific")
-  found = compared_settings.settings(results)
+  found = compared_settings(results)
   assert [setting.label for setting in found] == labels
   assert sorted(itertools.chain(*numbers(found))) == list(range(len(values)))
 
@@ -96,7 +97,7 @@ def test_of_several_scientific_hyperparameters_each_combination_that_was_tried_i
   had = [("cnn", 8), ("mlp", 16), ("mlp", 8), ("mlp", 16)]
   curve = {"validation/error": ([1], [0.5])}
   trials = [planted.trial(number, {"model": model, "width": width}, curve) for number, (model, width) in enumerate(had)]
-  found = compared_settings.settings(planted.results(trials, space))
+  found = compared_settings(planted.results(trials, space))
   assert [(setting.label, setting.values) for setting in found] == [
     ("model=mlp, width=8", {"model": "mlp", "width": 8}),
     ("model=mlp, width=16", {"model": "mlp", "width": 16}),
@@ -107,8 +108,8 @@ def test_of_several_scientific_hyperparameters_each_combination_that_was_tried_i
 
 def test_trials_in_which_a_hyperparameter_does_not_exist_are_in_no_slice_and_a_setting_of_their_own():
   results = study([0.1, ..., 0.2, ...], Log(1e-4, 1.0), "scientific")
-  assert numbers(compared_settings.buckets(results.varied[0], results.trials)) == [[0], [2]]
-  found = compared_settings.settings(results)
+  assert numbers(buckets(results.varied[0], results.trials)) == [[0], [2]]
+  found = compared_settings(results)
   assert numbers(found) == [[0], [2], [1, 3]]
   assert (found[2].label, found[2].values) == ("without x", {})
 
@@ -120,7 +121,7 @@ def test_a_hyperparameter_that_does_not_exist_is_left_out_of_the_setting():
   )
   had = [{"optimizer": "sgd"}, {"optimizer": "adam", "a": False}, {"optimizer": "adam", "a": True}, {}] * 2
   trials = [planted.trial(number, values, {"validation/error": ([1], [0.5])}) for number, values in enumerate(had)]
-  found = compared_settings.settings(planted.results(trials, space))
+  found = compared_settings(planted.results(trials, space))
   assert [setting.label for setting in found] == [
     "optimizer=adam, a=True", "optimizer=adam, a=False", "optimizer=sgd", "without optimizer, a"
   ]  # fmt: skip
@@ -130,7 +131,7 @@ def test_a_hyperparameter_that_does_not_exist_is_left_out_of_the_setting():
 
 def test_values_beyond_the_bounds_are_in_the_outer_slices():
   results = study([-9.0, 0.1, 0.3, 0.5, 0.7, 0.9, 9.0], Linear(0.0, 1.0), "scientific")
-  assert numbers(compared_settings.settings(results)) == [[0, 1], [2], [3], [4], [5, 6]]
+  assert numbers(compared_settings(results)) == [[0, 1], [2], [3], [4], [5, 6]]
 
 
 def test_settings_of_thousands_of_trials_come_at_once():
@@ -139,7 +140,7 @@ def test_settings_of_thousands_of_trials_come_at_once():
   results = planted.results(trials, space)
   assert len(results.varied) == 2
   start = time.process_time()
-  found = compared_settings.settings(results)
+  found = compared_settings(results)
   assert time.process_time() - start < 0.05
   assert len(found) == 25
   assert all(len(setting.trials) == 80 for setting in found)
@@ -147,5 +148,5 @@ def test_settings_of_thousands_of_trials_come_at_once():
 
 def test_where_nothing_is_scientific_all_trials_are_one_setting():
   results = study([0.1, 0.2], Log(1e-4, 1.0))
-  (only,) = compared_settings.settings(results)
+  (only,) = compared_settings(results)
   assert (only.label, only.values, list(only.trials)) == ("all trials", {}, list(results.trials))
