@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from trialbook.tuning.findings.finding import Finding, finding_of
 from trialbook.tuning.findings.statistics.boundary_tests import (
+  FEW_PLACES,
   LEAST,
   LEAST_PLACES,
   LEAST_STEP,
@@ -32,7 +33,7 @@ from trialbook.tuning.findings.statistics.points import (
   value_at,
 )
 from trialbook.tuning.findings.statistics.separation import separation
-from trialbook.tuning.findings.wording import many, p_value, shown
+from trialbook.tuning.findings.wording import many, p_value, region, shown
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import ReverseLog, Scale
 
@@ -115,6 +116,26 @@ def _untestable(results: StudyResults) -> list[Finding]:
   return found
 
 
+def _where(side: Side, what: str) -> str:
+  """Return how the best points lie before a side, in a clause that calls it `what`."""
+  values = sorted(point.values[side.one.name] for point in side.points[: side.best])
+  middle = shown(side.one, values[len(values) // 2])
+  if side.at_last:
+    before_it = f" before {what}" if side.cliff is not None else ""
+    return f"{side.at_last} of the best {side.best} points have {middle}, the last value{before_it}"
+  if places_of(side.one) <= FEW_PLACES:
+    return f"the best {side.best} points have {middle} at the median"
+  return f"the best points lie at a median distance of {side.distance:.0%} of the scale from {what}"
+
+
+def _test(side: Side, note: str = "") -> str:
+  """Return the test that found something, in a clause; `note` follows its p-value."""
+  if side.limits:
+    return f"{side.how} ({p_value(side.p)}{note})"
+  where = "towards it" if places_of(side.one) <= FEW_PLACES else "a sixth of the scale before it"
+  return f"a quadratic through the good points still falls {where} ({p_value(side.p_near or 0.0)}{note})"
+
+
 def _room(side: Side, results: StudyResults) -> Scale | None:
   """The scale that goes further on this side; None where nothing lies beyond, or the config takes none of it."""
   beyond = 0.0 if side.optimum is None else side.optimum - 1 if side.upper else -side.optimum
@@ -136,8 +157,8 @@ def _unstable(side: Side) -> Finding:
   right = side.limits or side.at_last > 0
   beside, below = ("right beside", "right") if right else ("near", "not far")
   why = (
-    f"{cut.inside[0]} of {many(cut.inside[1], 'point')} with {cut.text} are infeasible or much worse,"
-    f" {cut.outside[0]} of {cut.outside[1]} others; {side.where('that cliff')}, and {side.test()}."
+    f"{cut.inside[0]} of {many(cut.inside[1], 'point')} with {region(cut)} are infeasible or much worse,"
+    f" {cut.outside[0]} of {cut.outside[1]} others; {_where(side, 'that cliff')}, and {_test(side)}."
   )
   numbers = {
     "cliff": cut.value,
@@ -152,7 +173,7 @@ def _unstable(side: Side) -> Finding:
       question="boundary",
       severity="warning" if side.limits else "note",
       subject=one.name,
-      title=f"Training is unstable at {cut.text}, and the best trials lie {below} below",
+      title=f"Training is unstable at {region(cut)}, and the best trials lie {below} below",
       why=f"{why} It {surely} instability that limits the learning rate, not the search space.",
       trials=side.trials,
       numbers=numbers,
@@ -162,7 +183,7 @@ def _unstable(side: Side) -> Finding:
     )
   return _finding(
     "note",
-    f"The best trials lie {beside} the infeasible region, {cut.text}",
+    f"The best trials lie {beside} the infeasible region, {region(cut)}",
     why,
     subject=one.name,
     trials=side.trials,
@@ -201,8 +222,8 @@ def _expand(side: Side, scale: Scale | None) -> Finding:
   """By how much to move an edge: to this scale, or that nothing lies beyond."""
   one = side.one
   bound = bound_of(one.scale, side.upper)
-  test = side.test(", tested on all sides")
-  why = f"{test[0].upper()}{test[1:]}; {side.where('it')}."
+  test = _test(side, ", tested on all sides")
+  why = f"{test[0].upper()}{test[1:]}; {_where(side, 'it')}."
   if side.optimum is not None and not side.at_last:
     optimum = value_at(one, min(max(side.optimum, -MOST_STEP), 1 + MOST_STEP))
     place = unit_of(one, {one.name: optimum})

@@ -14,7 +14,7 @@ from trialbook.tuning.findings.finding import Finding, Severity, finding_of
 from trialbook.tuning.findings.statistics.boundary_tests import tested
 from trialbook.tuning.findings.statistics.points import is_learning_rate, points_of, searched
 from trialbook.tuning.findings.statistics.separation import Separation, separation, without
-from trialbook.tuning.findings.wording import many, p_value
+from trialbook.tuning.findings.wording import many, p_value, region
 from trialbook.tuning.results import StudyResults
 
 _finding = finding_of("PB-21", "infeasible")
@@ -90,24 +90,24 @@ def _infeasible(results: StudyResults) -> list[Finding]:
   trials = tuple(trial.trial for trial in bad)
   numbers["p"] = p
   if best is not None and p < LEVEL:
-    unstable = _limits(results, best)
+    unstable, there = _limits(results, best), region(best)
     where = (
-      f"{best.inside[0]} of {many(best.inside[1], 'point')} with {best.text} are infeasible, and {best.outside[0]} of"
+      f"{best.inside[0]} of {many(best.inside[1], 'point')} with {there} are infeasible, and {best.outside[0]} of"
       f" {best.outside[1]} others ({p_value(p)}, Fisher's test corrected for the cuts tried)"
     )
     numbers |= {"cut": best.value, "inside": list(best.inside), "outside": list(best.outside)}
     return [
       _finding(
         severity,
-        f"{share}, most of them at {best.text}",
+        f"{share}, most of them at {there}",
         f"{where}. Reasons: {_reasons(bad)}.",
         subject=best.one.name,
         trials=trials,
         numbers=numbers,
-        action=f"Do not leave out {best.text} yet: the best trials lie beside it. Mend the instability first (PB-80),"
+        action=f"Do not leave out {there} yet: the best trials lie beside it. Mend the instability first (PB-80),"
         " and search there again."
         if unstable
-        else f"Leave out {best.text}, unless the best trials lie right beside it: then see whether it is instability"
+        else f"Leave out {there}, unless the best trials lie right beside it: then see whether it is instability"
         " that can be mended (PB-80).",
         space=None if unstable else without(best),
         plot=f"axis:{best.one.name}",

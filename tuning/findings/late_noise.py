@@ -15,7 +15,8 @@ from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import is_varied
 from trialbook.tuning.findings.statistics.curve_trends import complete, costs, deviation
 from trialbook.tuning.findings.statistics.relevance import of_perfection, relevant, whole_of
-from trialbook.tuning.findings.wording import between, short, split_of
+from trialbook.tuning.findings.statistics.seed_noise import split_of
+from trialbook.tuning.findings.wording import between, short
 from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-27", "late_noise")

@@ -14,8 +14,8 @@ import scipy.stats
 from trialbook.tuning.findings.finding import Finding, finding_of
 from trialbook.tuning.findings.statistics.best_of_k import of_k
 from trialbook.tuning.findings.statistics.points import feasible, points_of
-from trialbook.tuning.findings.statistics.seed_noise import noise_of, sampling_noise, trial_noise
-from trialbook.tuning.findings.wording import how_to_rerun, many, split_of
+from trialbook.tuning.findings.statistics.seed_noise import noise_of, sampling_noise, split_of, trial_noise
+from trialbook.tuning.findings.wording import how_to_rerun, many
 from trialbook.tuning.results import StudyResults
 
 _seed_variance = finding_of("PB-41", "variance")

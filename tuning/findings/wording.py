@@ -3,8 +3,10 @@
 import shlex
 from collections.abc import Sequence
 
+from trialbook.tuning.findings.statistics.points import is_numeric
+from trialbook.tuning.findings.statistics.separation import Separation
 from trialbook.tuning.results import StudyResults
-from trialbook.tuning.space.scales import Hyperparameter, ReverseLog
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, ReverseLog
 
 SMALLEST_P = 1e-6
 """Smallest p-value that is written out: the noise is not known well enough to tell smaller ones from it."""
@@ -48,10 +50,20 @@ def shown(one: Hyperparameter, value: float) -> str:
   return f"1 - {1 - value:.3g}" if isinstance(one.scale, ReverseLog) else f"{value:.6g}"
 
 
-def split_of(results: StudyResults) -> str:
-  """Return the word for the examples that the objective is measured on: "validation", "training"."""
-  split = results.objective.metric.rpartition("/")[0]
-  return "training" if split.startswith("train") else split or "evaluated"
+def region(cut: Separation) -> str:
+  """Return the region of the space that a cut separates, in words: "optimizer.learning_rate above 0.3"."""
+  one = cut.one
+  if not is_numeric(one):
+    return f"{one.name} = {cut.value}"
+  match one.scale:
+    case Integer():
+      first, last = cut.edge + 1, cut.edge - 1
+    case Discrete(values):
+      lost = [value for value in values if (one.scale.unit(value) < cut.unit) != cut.above]
+      first, last = lost[0], lost[-1]
+    case _:
+      return f"{one.name} {'above' if cut.above else 'below'} {shown(one, cut.edge)}"
+  return f"{one.name} from {first:.6g} on" if cut.above else f"{one.name} up to {last:.6g}"
 
 
 def how_to_rerun(results: StudyResults) -> str:

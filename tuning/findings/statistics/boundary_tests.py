@@ -31,7 +31,6 @@ from trialbook.tuning.findings.statistics.relevance import relevant
 from trialbook.tuning.findings.statistics.response_surface import ResponseSurface
 from trialbook.tuning.findings.statistics.seed_noise import noise_of
 from trialbook.tuning.findings.statistics.separation import Separation
-from trialbook.tuning.findings.wording import p_value, shown
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -138,24 +137,6 @@ class Side:
     count = int(np.isclose(self.distances[: self.best], last).sum())
     tried = self.cliff is not None or value == bound_of(self.one.scale, self.upper)
     return count if tried and 2 * count > self.best else 0
-
-  def where(self, what: str) -> str:
-    """How the best points lie before it, in a clause that calls it so."""
-    values = sorted(point.values[self.one.name] for point in self.points[: self.best])
-    middle = shown(self.one, values[len(values) // 2])
-    if self.at_last:
-      before_it = f" before {what}" if self.cliff is not None else ""
-      return f"{self.at_last} of the best {self.best} points have {middle}, the last value{before_it}"
-    if places_of(self.one) <= FEW_PLACES:
-      return f"the best {self.best} points have {middle} at the median"
-    return f"the best points lie at a median distance of {self.distance:.0%} of the scale from {what}"
-
-  def test(self, note: str = "") -> str:
-    """What the test that found something says, in a clause; `note` follows its p."""
-    if self.limits:
-      return f"{self.how} ({p_value(self.p)}{note})"
-    where = "towards it" if places_of(self.one) <= FEW_PLACES else "a sixth of the scale before it"
-    return f"a quadratic through the good points still falls {where} ({p_value(self.p_near or 0.0)}{note})"
 
 
 def testable(results: StudyResults) -> list[Hyperparameter]:

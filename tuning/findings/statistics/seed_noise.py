@@ -6,7 +6,6 @@ import math
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.findings.wording import split_of
 from trialbook.tuning.results import StudyResults
 
 LEVEL = 0.95
@@ -112,3 +111,9 @@ def noise_of(results: StudyResults) -> Noise | None:
   if (sampling := sampling_noise(results)) is not None:
     return Noise(sampling[0], f"standard error of {sampling[1]:,} {split_of(results)} examples")
   return None
+
+
+def split_of(results: StudyResults) -> str:
+  """Return the word for the examples that the objective is measured on: "validation", "training"."""
+  split = results.objective.metric.rpartition("/")[0]
+  return "training" if split.startswith("train") else split or "evaluated"

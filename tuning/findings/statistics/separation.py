@@ -8,7 +8,6 @@ import numpy as np
 import scipy.stats
 
 from trialbook.tuning.findings.statistics.points import Point, is_numeric, rounded, unit_of, units_of, value_at
-from trialbook.tuning.findings.wording import shown
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, OneOf
 
 CUT_MOVES = 0.02
@@ -36,20 +35,6 @@ class Separation:
   inside: tuple[int, int]
   outside: tuple[int, int]
   p: float
-
-  @property
-  def text(self) -> str:
-    if not is_numeric(self.one):
-      return f"{self.one.name} = {self.value}"
-    match self.one.scale:
-      case Integer():
-        first, last = self.edge + 1, self.edge - 1
-      case Discrete(values):
-        lost = [value for value in values if (self.one.scale.unit(value) < self.unit) != self.above]
-        first, last = lost[0], lost[-1]
-      case _:
-        return f"{self.one.name} {'above' if self.above else 'below'} {shown(self.one, self.edge)}"
-    return f"{self.one.name} from {first:.6g} on" if self.above else f"{self.one.name} up to {last:.6g}"
 
   @property
   def edge(self) -> float:
