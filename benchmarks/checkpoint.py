@@ -21,7 +21,7 @@ from trialbook.trainer.checkpoints.storage import Saver, restore, saved_steps
 from trialbook.trainer.config_files import DEFAULT
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
 from trialbook.trainer.loop import Loop, advance
-from trialbook.trainer.progress import Progress
+from trialbook.trainer.progress import RunProgress
 from trialbook.trainer.recorder import Recorder
 
 SAVES = 20
@@ -49,7 +49,7 @@ def saving(measured: Setup, folder: pathlib.Path) -> dict[str, str]:
     def section(save: bool) -> int:
       """One interval: steps, an evaluation, and perhaps a save."""
       nonlocal state, steps_done
-      line = Progress(interval, enabled=False)
+      line = RunProgress(interval, enabled=False)
       source, stop = measured.source(), steps_done + interval
       loop = Loop(program=program, settings=measured.settings, batches=source, recorder=recorder, line=line)
       _, state = advance(loop, state, steps_done, stop)

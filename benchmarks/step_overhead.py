@@ -18,7 +18,7 @@ from trialbook.models import MlpConfig, ResNetConfig
 from trialbook.trainer import Config
 from trialbook.trainer.loop import Loop, advance
 from trialbook.trainer.optimizers import Momentum
-from trialbook.trainer.progress import Progress
+from trialbook.trainer.progress import RunProgress
 from trialbook.trainer.recorder import Recorder
 
 CASES = {
@@ -53,7 +53,7 @@ def compare_loops(measured: Setup, steps: int) -> tuple[list[float], list[float]
 
     def ours() -> int:
       nonlocal state, done
-      line = Progress(steps, enabled=True)
+      line = RunProgress(steps, enabled=True)
       loop = Loop(program=program, settings=settings, batches=measured.source(), recorder=recorder, line=line)
       _, state = advance(loop, state, done, done + steps)
       done += steps

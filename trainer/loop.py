@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from trialbook.trainer.hosts.guard import Guard
 from trialbook.trainer.program import Program
-from trialbook.trainer.progress import Progress
+from trialbook.trainer.progress import RunProgress
 from trialbook.trainer.recorder import Recorder
 from trialbook.trainer.timing import Times, Tracer
 from trialbook.trainer.train_step import State
@@ -32,7 +32,7 @@ class Loop:
   settings: Mapping[str, Array]
   batches: Iterator[tuple[int, Mapping[str, Array]]]
   recorder: Recorder
-  line: Progress
+  line: RunProgress
   guard: Guard = dataclasses.field(default_factory=Guard)
   times: Times = dataclasses.field(default_factory=Times)
   tracer: Tracer = dataclasses.field(default_factory=Tracer)

@@ -23,7 +23,7 @@ from trialbook.trainer.hosts.guard import Guard, Phase
 from trialbook.trainer.hosts.host_log import log
 from trialbook.trainer.loop import Loop
 from trialbook.trainer.program import Program, Programs, program_settings
-from trialbook.trainer.progress import Progress
+from trialbook.trainer.progress import RunProgress
 from trialbook.trainer.recorder import Recorder
 from trialbook.trainer.timing import Times, Tracer
 from trialbook.trainer.train_step import State
@@ -65,7 +65,7 @@ class Compiled:
   is_new: bool
   guard: Guard
   times: Times
-  line: Progress
+  line: RunProgress
 
   def enter(self, phase: Phase) -> None:
     """Begin a phase, with its own limit and its own time."""
@@ -139,7 +139,7 @@ def compile_run(
   config, dataset = prepared.config, closing.enter_context(prepared.dataset)
   mesh = sharding.make_mesh(config.mesh)
   check_alike(config, workdir, dataset, hosts)
-  line = Progress(config.max_train_steps, enabled=progress and hosts.is_lead)
+  line = RunProgress(config.max_train_steps, enabled=progress and hosts.is_lead)
   if hosts.from_lead("whether the run is finished", existing_run.is_finished(workdir, config)):
     line.note(f"{workdir} holds this run, finished; `trialbook evaluate {workdir}` evaluates its checkpoints")
     return None

@@ -1,13 +1,13 @@
-"""What a person sees while a run goes on: one line with rate and time left, and a line for each evaluation."""
+"""The progress of a run: one line with rate and time left, and a line for each evaluation."""
 
-import datetime
-import sys
 import time
 from collections.abc import Callable
 
+from trialbook.progress import ProgressLine, duration
 
-class Progress:
-  """Prints to standard error: a line that is redrawn on a terminal, a new line now and then elsewhere.
+
+class RunProgress:
+  """Prints the progress of a run to standard error.
 
   Args:
     total: steps of the run.
@@ -15,38 +15,27 @@ class Progress:
   """
 
   def __init__(self, total: int, *, enabled: bool):
-    self._total, self._enabled = total, enabled
-    self._terminal = sys.stderr.isatty()
-    self._interval = 0.25 if self._terminal else 10.0
+    self._total, self._line = total, ProgressLine(enabled=enabled)
     self._seconds, self._steps, self._resumed = 0.0, 0, time.perf_counter()
-    self._due = self._resumed + self._interval
 
   def step(self, step: int, describe: Callable[[], str]) -> None:
-    """Tells that `step` was reached; draws only when it is time to, and only then calls `describe`."""
+    """Report that `step` was reached; draws only when it is due, and calls `describe` only then."""
     self._steps += 1
     now = time.perf_counter()
-    if not self._enabled or now < self._due:
+    if not self._line.is_due(now):
       return
-    self._due = now + self._interval
     rate = self._steps / (self._seconds + now - self._resumed)
-    left = datetime.timedelta(seconds=round((self._total - step) / rate))
-    line = f"step {step:,}/{self._total:,}  {rate:.1f} steps/s  {left} left  {describe()}"
-    self._write(f"\r\033[K{line}" if self._terminal else f"{line}\n")
+    left = duration((self._total - step) / rate)
+    self._line.draw(f"step {step:,}/{self._total:,}  {rate:.1f} steps/s  {left} left  {describe()}")
 
   def pause(self) -> None:
-    """What follows is no training: it does not count in the rate."""
+    """Stop the clock of the rate: what follows is not training."""
     self._seconds += time.perf_counter() - self._resumed
 
   def resume(self) -> None:
-    """Training goes on."""
+    """Start the clock of the rate again."""
     self._resumed = time.perf_counter()
 
   def note(self, line: str) -> None:
-    """Prints a line that stays."""
-    if self._enabled:
-      self._write(f"\r\033[K{line}\n" if self._terminal else f"{line}\n")
-
-  @staticmethod
-  def _write(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    """Print a line that stays."""
+    self._line.note(line)

@@ -1,16 +1,16 @@
-"""What a person sees while a study runs: a line for each trial that ends, and one with what is left."""
+"""The progress of a study: a line for each trial that ends, and one with what is left."""
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
+from trialbook.progress import ProgressLine, duration
 from trialbook.tuning import tables
-from trialbook.tuning.records import FINAL, TrialRecord
+from trialbook.tuning.records import CRASHED, FINAL, TrialRecord
 
 
-class Progress:
-  """Prints to standard error: on a terminal with a last line that is redrawn.
+class StudyProgress:
+  """Prints the progress of a study to standard error.
 
   Args:
     total: trials of the study.
@@ -18,58 +18,46 @@ class Progress:
   """
 
   def __init__(self, total: int, *, enabled: bool):
-    self._total, self._enabled = total, enabled
-    self._terminal = sys.stderr.isatty()
+    self._total, self._line = total, ProgressLine(enabled=enabled)
     self._done, self._ended, self._started = 0, 0, time.monotonic()
     self._best: tuple[float, int] | None = None
     self._sign = 1
 
   def begin(self, folder: pathlib.Path, trials: Sequence[TrialRecord], sign: int = 1) -> None:
-    """The study starts, or goes on with these trials."""
+    """Report that the study starts, or resumes with these trials."""
     self._sign, self._started = sign, time.monotonic()
     for record in trials:
       self._count(record)
     if trials:
-      self.note(f"{folder}: goes on, {self._done} of {self._total} trials have ended")
+      self.note(f"{folder}: resumes; {self._done} of {self._total} trials are done")
 
   def start(self, estimate: str) -> None:
-    """The first trial starts now; `estimate` says how long all of them will take."""
+    """Report that the first trial starts now; `estimate` says how long all of them will take."""
     self.note(estimate)
     self._started = time.monotonic()
 
   def ended(self, record: TrialRecord) -> None:
-    """A trial ended, for good or not."""
+    """Report that a trial ended, for good or not."""
     self._ended += record.state in FINAL
     self._count(record)
-    value = record.summary.get("objective")
-    unusual = record.summary.get("uncharacteristic")
-    state = "infeasible" if unusual else record.state
-    what = f"{tables.number(value)} at step {record.summary.get('best_step')}" if value is not None else ""
-    reason = record.reason or unusual or ""
-    if record.state == "pending" and record.attempts:
-      reason = f"will be tried again: {record.attempts[-1].get('end')}"
-    self.note(f"trial {record.trial}: {state}  {what}  {reason}".rstrip())
-    self.tick(0, at_once=not self._terminal)
+    self.note(f"trial {record.trial}: {_end(record)}")
+    self.tick(0, at_once=True)
 
   def tick(self, running: int, *, at_once: bool = False) -> None:
-    """Redraws the last line."""
-    if not self._enabled or not (self._terminal or at_once):
+    """Redraw the last line on a terminal; elsewhere print it only `at_once`."""
+    if not (self._line.is_terminal or at_once):
       return
     best = "" if self._best is None else f"  best {tables.number(self._best[0] * self._sign)} (trial {self._best[1]})"
     left = ""
     if self._ended and self._done < self._total:
       each = max(time.monotonic() - self._started, 1e-9) / self._ended
-      left = f"  {60 / each:.3g} trials/min  {tables.duration(each * (self._total - self._done))} left"
+      left = f"  {60 / each:.3g} trials/min  {duration(each * (self._total - self._done))} left"
     now = f"  {running} running" if running else ""
-    line = f"{self._done}/{self._total} trials{now}{best}{left}"
-    sys.stderr.write(f"\r\033[K{line}" if self._terminal else f"{line}\n")
-    sys.stderr.flush()
+    self._line.draw(f"{self._done}/{self._total} trials{now}{best}{left}")
 
   def note(self, line: str) -> None:
-    """Prints a line that stays."""
-    if self._enabled:
-      sys.stderr.write(f"\r\033[K{line}\n" if self._terminal else f"{line}\n")
-      sys.stderr.flush()
+    """Print a line that stays."""
+    self._line.note(line)
 
   def _count(self, record: TrialRecord) -> None:
     self._done += record.state in FINAL
@@ -77,3 +65,18 @@ class Progress:
     if record.state == "complete" and value is not None and not record.summary.get("uncharacteristic"):
       mine = (self._sign * value, record.trial)
       self._best = mine if self._best is None else min(self._best, mine)
+
+
+def _end(record: TrialRecord) -> str:
+  """Return how a trial ended, in a clause."""
+  summary = record.summary
+  if record.state == "stopped" and summary.get("step") is not None:
+    return f"paused at step {summary['step']} (saved)"
+  if record.state == "pending" and record.attempts:
+    cause = str(record.attempts[-1].get("end")).removeprefix(f"{CRASHED}: ")
+    return f"crashed, and will be tried again: {cause}"
+  unusual = summary.get("uncharacteristic")
+  reason = record.reason or unusual
+  value = summary.get("objective")
+  at = f", {tables.number(value)} at step {summary.get('best_step')}" if value is not None else ""
+  return f"{'infeasible' if unusual else record.state}{at}{f': {reason}' if reason else ''}"

@@ -1,6 +1,5 @@
 """Tables for people: the trials of a study, ranked or planned; the studies below a root; what a trial was."""
 
-import datetime
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trialbook.progress import duration
 from trialbook.tuning.execution.trial import Cost
 from trialbook.tuning.objective import value_of
 from trialbook.tuning.plan import Balance, PlannedTrial
@@ -34,11 +34,6 @@ def number(value: Any) -> str:
   if value is None:
     return ""
   return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-  """Seconds as hours, minutes and seconds."""
-  return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def ranked(results: StudyResults, limit: int | None = None) -> Table:
@@ -105,15 +100,11 @@ def balance(of: Balance, trials: Sequence[PlannedTrial], hyperparameters: Sequen
 
 
 def estimate(cost: Cost, steps: int, evaluations: int, trials: int, programs: int, workers: int) -> str:
-  """How long a study takes, by what a few steps took."""
+  """Return how long a study takes, estimated from a few steps."""
   each = steps * cost.step_seconds + evaluations * cost.evaluation_seconds
   seconds = (trials * each + programs * cost.compilation_seconds) / min(workers, max(trials, 1))
   with_workers = f"{workers} {'worker' if workers == 1 else 'workers'}"
-  return (
-    f"about {duration(seconds)} ({seconds / 3600:.2g} h) with {with_workers}:"
-    f" {trials} trials of {each:.3g} s, by {1000 * cost.step_seconds:.3g} ms a step and"
-    f" {1000 * cost.evaluation_seconds:.3g} ms an evaluation, beside what it takes to start each"
-  )
+  return f"Estimated time: about {duration(seconds)} with {with_workers} ({duration(each)} a trial, plus start-up)"
 
 
 def running(results: StudyResults) -> Table:

@@ -14,7 +14,7 @@ from tiny import mlp
 from trialbook.errors import InfeasibleError
 from trialbook.files import read_json_lines, write_json
 from trialbook.trainer.loop import Loop, advance
-from trialbook.trainer.progress import Progress
+from trialbook.trainer.progress import RunProgress
 from trialbook.trainer.recorder import AHEAD, Recorder
 from trialbook.trainer.workdir.step_lines import StepLines
 
@@ -53,7 +53,7 @@ def test_a_step_that_is_stuck_on_the_device_does_not_stop_the_next_dispatches(tm
       yield step, ()
 
   program = SimpleNamespace(train_step=train_step)
-  line = Progress(20, enabled=False)
+  line = RunProgress(20, enabled=False)
   record = recorder(tmp_path)
   loop = Loop(program=program, settings={}, batches=batches(), recorder=record, line=line)  # pyright: ignore
   advance(loop, stuck, 0, 20)  # pyright: ignore[reportArgumentType]

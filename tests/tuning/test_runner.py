@@ -94,7 +94,7 @@ def test_a_mishap_costs_an_attempt_of_its_trial_and_nothing_else(tmp_path: pathl
   )
   assert "2 complete" in output
   assert "3 failed" in output
-  assert "trial 2: failed    crashed 2 times; the last: ended by SIGKILL" in errors
+  assert "trial 2: failed: crashed 2 times; the last: ended by SIGKILL" in errors
   assert "Traceback" not in errors
 
   before = [(trial_folder(folder, trial) / "trial.json").read_bytes() for trial in range(len(MISHAPS))]

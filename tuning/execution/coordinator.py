@@ -24,7 +24,7 @@ from trialbook.tuning.execution.executor import Ended, Executor, InterruptedStud
 from trialbook.tuning.execution.local_workers import LocalWorkers
 from trialbook.tuning.execution.trial import StudyError, crashed, interrupted, refused, started
 from trialbook.tuning.plan import PlannedTrial, plan, trial_config, trial_count
-from trialbook.tuning.progress import Progress
+from trialbook.tuning.progress import StudyProgress
 from trialbook.tuning.records import FINAL, StudyRecord, TrialRecord, trial_folder
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.bayesian import BayesianOptimization, Record
@@ -153,7 +153,9 @@ def run_study(
   with files.locked(records.study_lock(folder), str(folder)), files.disk_errors(str(folder)), signals_to(events), made:
     # Another coordinator may have worked here until a moment ago.
     existing = check_folder(folder, planned)
-    coordinator = Coordinator(folder, planned, made, Progress(planned.trials, enabled=progress), existing, retry_failed)
+    coordinator = Coordinator(
+      folder, planned, made, StudyProgress(planned.trials, enabled=progress), existing, retry_failed
+    )
     coordinator.run()
   return read_results(folder)
 
@@ -194,7 +196,7 @@ class Coordinator:
     folder: pathlib.Path,
     planned: PlannedStudy,
     executor: Executor,
-    progress: Progress,
+    progress: StudyProgress,
     existing: StudyRecord | None,
     retry_failed: bool,
   ):
