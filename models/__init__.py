@@ -1,8 +1,8 @@
 """Model definitions by name. A new one is a file here, an entry in `MODELS` and a config in `ModelConfig`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from flax import nnx
+from flax import linen, nnx
 from pydantic import Discriminator, Tag
 
 from trialbook.models import cnn, mlp, plugin, resnet, transformer, vit, wide_resnet
@@ -57,7 +57,9 @@ def problems(config: ModelConfig) -> list[str]:
       return transformer.problems(config)
 
 
-def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+def build(
+  config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs, input_dtype: str = "float32"
+) -> nnx.Module:
   """Makes the model that a config names, with float32 parameters; meant for `jax.jit` or `nnx.eval_shape`.
 
   It is called `model(inputs, train=bool) -> outputs` with float inputs [batch, *input_shape] and outputs
@@ -71,26 +73,30 @@ def build(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int
     input_shape: of one example.
     num_outputs: classes, regression targets, or tokens of the vocabulary.
     rngs: the streams `params` and `dropout`.
+    input_dtype: of the inputs; only a Linen module, which is made from an example, needs to know.
 
   Raises:
     ValueError: the model does not accept inputs of that shape, or `problems(config)` is not empty.
   """
   shapes = {"input_shape": input_shape, "num_outputs": num_outputs}
   if isinstance(config, PluginConfig):
-    return plugin.build(config, **shapes, rngs=rngs)
+    return plugin.build(config, **shapes, rngs=rngs, input_dtype=input_dtype)
   if found := problems(config):
     raise ValueError("\n".join(found))
   _, module = MODELS[config.name]
   return module(config, **shapes, rngs=rngs)
 
 
-def module_class(config: ModelConfig) -> type[nnx.Module]:
-  """The class of the model that a config names; a plug-in's is imported.
+def module_class(config: ModelConfig) -> Any:
+  """Return the class of the model that a config names, or the function that makes it; a plug-in's is imported.
 
   Raises:
     PluginError: a plug-in cannot be loaded.
   """
-  return plugin.load(config) if isinstance(config, PluginConfig) else MODELS[config.name][1]
+  if not isinstance(config, PluginConfig):
+    return MODELS[config.name][1]
+  found = plugin.load(config)
+  return type(found) if isinstance(found, linen.Module) else found
 
 
 if __name__ != "trialbook.models":

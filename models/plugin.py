@@ -1,29 +1,36 @@
-"""Model classes from outside the repository, which need to import nothing of ours."""
+"""Models from outside the repository, which need to import nothing of ours: Flax NNX and Linen."""
 
+import functools
 import inspect
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from typing import Any
 
-from flax import nnx
+import jax.numpy as jnp
+from flax import linen, nnx
 from pydantic import Field, JsonValue
 
+from trialbook.models.call_modes import mode_arguments
+from trialbook.models.linen_model import LinenModel
 from trialbook.naming import nearest
 from trialbook.plugin import PluginError, import_attribute
 from trialbook.settings import Settings, Static, Traced
 
-# What a constructor is given if it has a parameter of that name.
-GIVEN = ("num_classes", "input_shape", "rngs")
-MODES = ("training", "is_training", "deterministic", "use_running_average", "inference")
-"""Usual names of flags for training or evaluation, which nobody would set."""
+OUTPUTS = ("num_classes", "num_outputs", "n_classes", "num_labels", "out_features")
+INPUTS = ("in_features", "in_channels")
+GIVEN = (*OUTPUTS, *INPUTS, "input_shape", "rngs")
+"""What a constructor is given, if it has a parameter of that name."""
 
 
 class PluginConfig(Settings):
-  """A model class named as "module:Class".
+  """A model named as "module:Name": a class, or a function or `functools.partial` that returns a model.
 
-  It is a Flax NNX module, called `model(inputs) -> outputs[batch, num_outputs]`, with `train=bool` if its `__call__`
-  takes that; its `train()` or `eval()` is called before. Its constructor takes what it wants of `num_classes` (the
-  number of outputs), `input_shape` (of one example) and `rngs`, beside the settings in `kwargs`. `traced` holds
-  settings that never recompile; the model's layers read them by name, as `models.dropout.Dropout("dropout_rate")` does,
-  and the constructor does not see them.
+  It is a Flax NNX or Linen module, called `model(inputs) -> outputs[batch, num_outputs]`. If its call has an argument
+  `train`, `training`, `is_training`, `deterministic`, `use_running_average` or `inference`, it is passed by keyword; an
+  NNX module's `train()` or `eval()` is called before. Its constructor is given what it has a parameter for of
+  `num_classes` (or `num_outputs`, `n_classes`, `num_labels`, `out_features`), `in_features` (or `in_channels`: the last
+  axis of an example), `input_shape` (of an example) and `rngs`, beside the settings in `kwargs`. A Linen module may be
+  named itself, too; then `kwargs` replace its attributes. `traced` holds settings that never recompile; an NNX model's
+  layers read them by name, as `models.dropout.Dropout("dropout_rate")` does, and the constructor does not see them.
   """
 
   name: Static[str] = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
@@ -31,111 +38,161 @@ class PluginConfig(Settings):
   traced: Traced[dict[str, float]] = Field(default_factory=dict)
 
 
-def load(config: PluginConfig) -> type[nnx.Module]:
-  """Imports the class, looking in the current directory after everything else.
+def load(config: PluginConfig) -> Any:
+  """Import what the config names, looking in the current directory after everything else.
+
+  Returns:
+    A class of NNX or Linen modules, a function that returns one, or a Linen module.
 
   Raises:
-    PluginError: the module is missing or raises, has no such name, or that is not an `nnx.Module` class.
+    PluginError: the module is missing or raises, has no such name, or that is none of these.
   """
   found = import_attribute("model.name", config.name)
-  if not inspect.isclass(found):
-    raise PluginError(f"model.name {config.name!r}: is not a class but a {type(found).__name__}; name the class")
-  if not _is_model(found):
-    linen = any(base.__module__.startswith("flax.linen") for base in found.__mro__)
-    hint = " (it is a flax.linen module; flax.nnx.bridge can wrap it in one)" if linen else ""
-    raise PluginError(f"model.name {config.name!r}: must be a subclass of flax.nnx.Module{hint}")
+  where = f"model.name {config.name!r}:"
+  if isinstance(found, nnx.Module):
+    raise PluginError(
+      f"{where} is an NNX module that was made when its file was imported; name its class, or a function that makes it"
+    )
+  if inspect.isclass(found) and not issubclass(found, nnx.Module | linen.Module):
+    raise PluginError(f"{where} must be a subclass of flax.nnx.Module or flax.linen.Module, or a function")
+  if not isinstance(found, linen.Module) and not callable(found):
+    raise PluginError(f"{where} is a {type(found).__name__}; name a class of models, or a function that makes one")
   return found
 
 
 def problems(config: PluginConfig) -> list[str]:
-  """All that is wrong with a plug-in, found without making one; empty if nothing is."""
+  """Return all that is wrong with a plug-in and can be found without making one; empty if nothing is."""
   try:
-    model = load(config)
+    found = load(config)
   except PluginError as error:
     return [str(error)]
-  return [*_constructor_problems(model, config), *_call_problems(model, config)]
+  if isinstance(found, linen.Module):
+    fields = [name for name in type(found).__dataclass_fields__ if name not in ("parent", "name")]
+    return [
+      f"model.kwargs.{name}: {type(found).__name__} has no attribute {name!r}{nearest(name, fields)}"
+      for name in config.kwargs
+      if name not in fields
+    ] + _call_problems(type(found), config)
+  return [
+    *_constructor_problems(found, config),
+    *(_call_problems(found, config) if inspect.isclass(found) else []),
+    *_linen_problems(found, config),
+  ]
 
 
-def build(config: PluginConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs) -> nnx.Module:
-  """Makes the model; a constructor with `**kwargs` is given all of `GIVEN`.
+def build(
+  config: PluginConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs, input_dtype: str = "float32"
+) -> nnx.Module:
+  """Make the model; a constructor with `**kwargs` is given `num_classes`, `input_shape` and `rngs` at least.
+
+  Args:
+    config: the model's settings.
+    input_shape: of one example.
+    num_outputs: size of the last axis of the outputs.
+    rngs: the streams `params`, `dropout` and `default`.
+    input_dtype: of the inputs, for a Linen module, which is made from an example.
 
   Raises:
-    PluginError: `problems(config)` is not empty.
+    PluginError: `problems(config)` is not empty, or what a function returned is not a model.
   """
   if found := problems(config):
     raise PluginError("\n".join(found))
-  model = load(config)
-  given = {"num_classes": num_outputs, "input_shape": input_shape, "rngs": rngs}
-  keywords, takes_any = _keywords(model)
-  return model(**config.kwargs, **{name: given[name] for name in GIVEN if takes_any or name in keywords})
+  factory = load(config)
+  if isinstance(factory, linen.Module):
+    changes: dict[str, Any] = dict(config.kwargs)
+    made = factory.clone(**changes)
+  else:
+    given = dict.fromkeys(OUTPUTS, num_outputs) | dict.fromkeys(INPUTS, input_shape[-1] if input_shape else 1)
+    given |= {"input_shape": input_shape, "rngs": rngs}
+    keywords, takes_any = _keywords(factory)
+    always = ("num_classes", "input_shape", "rngs") if takes_any else ()
+    made = factory(
+      **config.kwargs,
+      **{name: given[name] for name in GIVEN if (name in keywords or name in always) and name not in config.kwargs},
+    )
+  if isinstance(made, linen.Module):
+    made = LinenModel(made, jnp.zeros((1, *input_shape), input_dtype), rngs=rngs)
+  if not isinstance(made, nnx.Module):
+    raise PluginError(
+      f"model.name {config.name!r}: returned a {type(made).__name__}; it must return a Flax NNX or Linen module"
+    )
+  if not inspect.isclass(factory) and (found := _call_problems(type(made), config)):
+    raise PluginError("\n".join(found))
+  return made
 
 
-def _constructor_problems(model: type[nnx.Module], config: PluginConfig) -> list[str]:
+def call(model: nnx.Module, inputs: Any, *, train: bool) -> Any:
+  """Call a model in training or in evaluation, in the way that it has for that; return its outputs."""
+  # By way of the class, since an attribute of the model may be named so.
+  (type(model).train if train else type(model).eval)(model)
+  modes = mode_arguments(_call(type(model)), train=train)
+  return model(inputs, **modes)  # pyright: ignore[reportCallIssue]
+
+
+def _constructor_problems(factory: Callable[..., Any], config: PluginConfig) -> list[str]:
   found = []
-  keywords, takes_any = _keywords(model)
+  name_of = getattr(factory, "__name__", config.name)
+  keywords, takes_any = _keywords(factory)
   settings = [name for name in keywords if name not in GIVEN]
   for name in config.kwargs:
-    if name in GIVEN:
+    if name in ("num_classes", "input_shape", "rngs"):
       found.append(f"model.kwargs.{name}: {name} is given to the model already; leave it out")
     elif name not in keywords and not takes_any:
-      found.append(f"model.kwargs.{name}: {model.__name__} has no argument {name!r}{nearest(name, settings)}")
-  for name, parameter in _parameters(model).items():
-    if parameter.default is not parameter.empty:
+      found.append(f"model.kwargs.{name}: {name_of} has no argument {name!r}{nearest(name, settings)}")
+  for name, parameter in _parameters(factory).items():
+    if parameter.default is not parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
       continue
     if parameter.kind is parameter.POSITIONAL_ONLY:
       found.append(f"model.name {config.name!r}: its argument {name!r} must be accepted by keyword")
     elif name in settings and name not in config.kwargs:
       found.append(
-        f"model.kwargs.{name}: {model.__name__} needs a value for {name!r}; give model.kwargs.{name} "
-        f"(without being asked it gets only {', '.join(GIVEN)})"
+        f"model.kwargs.{name}: {name_of} needs a value for {name!r}; give model.kwargs.{name} "
+        f"(without being asked it gets only num_classes, in_features, input_shape, rngs)"
       )
   return found
 
 
-def _call_problems(model: type[nnx.Module], config: PluginConfig) -> list[str]:
-  wanted = "callable as model(inputs) or model(inputs, train=bool)"
+def _call_problems(model: type, config: PluginConfig) -> list[str]:
+  wanted = "callable as model(inputs), or with a flag for training such as train=bool"
   call = _call(model)
   if call is None:
     return [f"model.name {config.name!r}: has no __call__; it must be {wanted}"]
-  if takes_train(model):
-    return []
   try:
-    bound = inspect.signature(call).bind("self", "inputs")
+    inspect.signature(call).bind("self", "inputs", **mode_arguments(call, train=True))
   except TypeError as error:
     return [f"model.name {config.name!r}: must be {wanted}: {error}"]
-  return [
-    f"model.name {config.name!r}: its __call__ would always see {name}={parameter.default}, since only train is passed:"
-    f" rename it to train, or leave it out, as train() or eval() is called before"
-    for name, parameter in bound.signature.parameters.items()
-    if name in MODES and isinstance(parameter.default, bool)
-  ]
+  return []
 
 
-def takes_train(model: type[nnx.Module]) -> bool:
-  """Whether a model is called with `train=bool` beside its inputs."""
-  try:
-    inspect.signature(_call(model) or model).bind("self", "inputs", train=True)
-  except TypeError:
-    return False
-  return True
+def _linen_problems(factory: Any, config: PluginConfig) -> list[str]:
+  if not config.traced or not (inspect.isclass(factory) and issubclass(factory, linen.Module)):
+    return []
+  return [f"model.traced.{name}: layers of Linen read no traced settings; give model.kwargs" for name in config.traced]
 
 
-def _call(model: type[nnx.Module]) -> Any:
+def _call(model: type) -> Any:
   """`__call__` as its class has it; that of a class without one would be its metaclass's."""
   return next((vars(base)["__call__"] for base in model.__mro__ if "__call__" in vars(base)), None)
 
 
-def _parameters(model: type[nnx.Module]) -> dict[str, inspect.Parameter]:
-  """Of the constructor; nnx's metaclass hides them from `inspect.signature(model)`."""
-  return dict(list(inspect.signature(model.__init__).parameters.items())[1:])
+def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+  """Of a function, or of a class's constructor; nnx's metaclass hides them from `inspect.signature(model)`."""
+  if isinstance(factory, functools.partial):
+    # What it has set already is not asked for again.
+    left = list(_parameters(factory.func).items())[len(factory.args) :]
+    return {name: parameter for name, parameter in left if name not in factory.keywords}
+  if not inspect.isclass(factory):
+    return dict(inspect.signature(factory).parameters)
+  if factory.__init__ is object.__init__:
+    return {}
+  parameters = list(inspect.signature(factory.__init__).parameters.items())[1:]
+  # Those that Linen adds to each class.
+  hidden = ("parent", "name") if issubclass(factory, linen.Module) else ()
+  return {name: parameter for name, parameter in parameters if name not in hidden}
 
 
-def _keywords(model: type[nnx.Module]) -> tuple[list[str], bool]:
-  """The constructor's arguments that can be given by keyword, and whether it takes any others."""
-  parameters = _parameters(model).values()
+def _keywords(factory: Callable[..., Any]) -> tuple[list[str], bool]:
+  """The arguments that can be given by keyword, and whether any others are taken."""
+  parameters = _parameters(factory).values()
   keywords = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
   return keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def _is_model(found: Any) -> TypeGuard[type[nnx.Module]]:
-  return inspect.isclass(found) and issubclass(found, nnx.Module)

@@ -22,8 +22,8 @@ from jaxtyping import Array
 from trialbook import models
 from trialbook.errors import UserError
 from trialbook.input_pipeline import Info
+from trialbook.models import plugin
 from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
-from trialbook.models.plugin import takes_train
 from trialbook.trainer.checkpoints.array_names import changes, flatten
 from trialbook.trainer.config import Config
 from trialbook.trainer.user_code import explained
@@ -83,7 +83,15 @@ class Network:
     streams = {name: jax.random.fold_in(key, index) for index, name in enumerate(("params", "dropout", "default"))}
     rngs = nnx.Rngs(**streams)
     config, input_shape = self.config.model, self.info.input_shape
-    model = models.build(config, input_shape=input_shape, num_outputs=self.num_outputs, rngs=rngs)
+    # As `_normalize` hands them on.
+    is_integer = self.info.normalization is None and self.info.input_dtype.startswith(("int", "uint"))
+    model = models.build(
+      config,
+      input_shape=input_shape,
+      num_outputs=self.num_outputs,
+      rngs=rngs,
+      input_dtype=self.info.input_dtype if is_integer else "float32",
+    )
     nnx.pop(model, nnx.Intermediate)
     return model
 
@@ -143,7 +151,7 @@ class Network:
         _with_values(other_state, variables),
         copy=True,
       )
-      outputs = _call(model, self._normalize(inputs), train)
+      outputs = plugin.call(model, self._normalize(inputs), train=train)
       nnx.pop(model, nnx.Intermediate)
       _, *states = self._split(model)
       return outputs, {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}
@@ -183,13 +191,6 @@ class Network:
       mean, std = (jnp.asarray(x, jnp.float32) for x in self.info.normalization)
       inputs = (inputs.astype(jnp.float32) - mean) / std
     return cast(inputs, self.config.precision.compute_dtype)
-
-
-def _call(model: nnx.Module, inputs: Array, train: bool) -> Any:
-  """Returns the outputs of a model in training or in evaluation."""
-  # By way of the class, since an attribute of the model may be named so.
-  (type(model).train if train else type(model).eval)(model)
-  return model(inputs, train=train) if takes_train(type(model)) else model(inputs)  # pyright: ignore[reportCallIssue]
 
 
 def _assigned(call: Callable[[Tree], Tree], params: Tree, after: Tree) -> list[str]:

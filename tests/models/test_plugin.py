@@ -1,5 +1,6 @@
 import sys
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 from flax import nnx
 
 from trialbook import models
-from trialbook.models import plugin
+from trialbook.models import call_modes, plugin
 from trialbook.models.hyperparameter import Hyperparameter, fill
 from trialbook.models.plugin import PluginConfig, PluginError
 from trialbook.settings import traced_values
@@ -136,14 +137,8 @@ def test_traced_settings_reach_the_layers_of_ours_that_it_uses(write):
     ("outside_a", "", "outside_a.part:Net", r"no module 'outside_a\.part'; 'outside_a' was found at .*a\.py"),
     ("outside_a", "", "email.mine:Net", r"no module 'email\.mine'; 'email' was found at .*email"),
     ("outside_a", NET, "outside_a:Met", r"has no 'Met'; did you mean 'Net'\? available: Net"),
-    ("outside_a", "def Net(): ...", "outside_a:Net", r"not a class but a function"),
-    ("outside_a", "class Net: ...", "outside_a:Net", r"must be a subclass of flax\.nnx\.Module$"),
-    (
-      "outside_a",
-      "import flax.linen as nn\nclass Net(nn.Module): ...",
-      "outside_a:Net",
-      r"must be a subclass of flax\.nnx\.Module \(it is a flax\.linen module",
-    ),
+    ("outside_a", "Net = 3", "outside_a:Net", r"is a int; name a class of models, or a function that makes one"),
+    ("outside_a", "class Net: ...", "outside_a:Net", r"must be a subclass of flax\.nnx\.Module or flax\.linen\.Module"),
   ],
 )
 def test_a_class_that_cannot_be_loaded_is_explained(write, module, code, name, expected):
@@ -171,7 +166,7 @@ def test_a_class_that_cannot_be_loaded_is_explained(write, module, code, name, e
       [
         (
           "model.kwargs.width: Net needs a value for 'width'; give model.kwargs.width "
-          "(without being asked it gets only num_classes, input_shape, rngs)"
+          "(without being asked it gets only num_classes, in_features, input_shape, rngs)"
         )
       ],
     ),
@@ -196,7 +191,6 @@ def test_settings_that_do_not_fit_the_constructor_are_explained(write, signature
 @pytest.mark.parametrize(
   ("call", "expected"),
   [
-    ("self, x, *, deterministic", r"missing a required argument: 'deterministic'"),
     ("self, x, mask, train", r"missing a required argument: 'mask'"),
     ("self, *, train", r"too many positional arguments"),
   ],
@@ -204,7 +198,7 @@ def test_settings_that_do_not_fit_the_constructor_are_explained(write, signature
 def test_a_call_that_accepts_more_or_less_than_inputs_and_train_is_explained(write, call, expected):
   write("outside_net", model_of("", call))
   (problem,) = models.problems(PluginConfig(name="outside_net:Net"))
-  assert problem.startswith("model.name 'outside_net:Net': must be callable as model(inputs) or model(inputs, train=b")
+  assert problem.startswith("model.name 'outside_net:Net': must be callable as model(inputs), or with a flag")
   assert expected in problem
 
 
@@ -213,16 +207,99 @@ def test_a_call_may_take_train_or_leave_it_out(write, call):
   write("outside_net", model_of("", call))
   config = PluginConfig(name="outside_net:Net")
   assert models.problems(config) == []
-  assert plugin.takes_train(plugin.load(config)) == (call != "self, x")
+  model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+  assert plugin.call(model, jnp.ones((2, 5)), train=True).shape == (2, 5)
 
 
-@pytest.mark.parametrize("flag", plugin.MODES)
-def test_a_flag_of_another_name_that_would_never_be_passed_is_explained(write, flag):
-  write("outside_net", model_of("", f"self, x, {flag}=False"))
-  (problem,) = models.problems(PluginConfig(name="outside_net:Net"))
-  assert f"would always see {flag}=False, since only train is passed: rename it to train, or leave it out" in problem
-  write("outside_flax", model_of("", f"self, x, {flag}=None"))  # As in flax's own layers: by train() and eval().
-  assert models.problems(PluginConfig(name="outside_flax:Net")) == []
+@pytest.mark.parametrize("flag", call_modes.MODES)
+def test_the_mode_is_passed_by_the_name_that_the_call_has_for_it(write, flag):
+  in_training = flag in ("train", "training", "is_training")
+  for default in ("", "=False", "=None"):
+    write(
+      "outside_net",
+      f"""
+      from flax import nnx
+
+      class Net(nnx.Module):
+        def __call__(self, x, {flag}{default}):
+          return x, {flag}
+      """,
+    )
+    sys.modules.pop("outside_net", None)
+    config = PluginConfig(name="outside_net:Net")
+    assert models.problems(config) == []
+    model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+    assert plugin.call(model, 1, train=True) == (1, in_training)
+    assert plugin.call(model, 1, train=False) == (1, not in_training)
+
+
+MAKERS = """
+  import functools
+  from flax import nnx
+  from flax import linen as nn
+
+  class Net(nnx.Module):
+    def __init__(self, in_features, num_outputs, width=2, *, rngs):
+      self.layer = nnx.Linear(in_features, num_outputs, rngs=rngs)
+      self.width = width
+
+    def __call__(self, x):
+      return self.layer(x)
+
+  def make(in_channels, n_classes, rngs, width=2):
+    return Net(in_channels, n_classes, width, rngs=rngs)
+
+  wide = functools.partial(Net, width=9)
+
+  class Linen(nn.Module):
+    num_labels: int
+    width: int = 2
+
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(self.num_labels)(nn.Dense(self.width)(x))
+
+  def make_linen(out_features, width=2):
+    return Linen(out_features, width=width)
+
+  instance = Linen(3)
+
+  def nothing():
+    return None
+
+  made = Net(5, 3, rngs=nnx.Rngs(0))
+"""
+
+
+@pytest.mark.parametrize("name", ["Net", "make", "wide", "Linen", "make_linen", "instance"])
+def test_classes_functions_partials_and_linen_modules_make_models_and_get_what_they_ask_for(write, name):
+  write("outside_makers", MAKERS)
+  kwargs: dict[str, Any] = {} if name == "wide" else {"width": 7}
+  config = PluginConfig(name=f"outside_makers:{name}", kwargs=kwargs)
+  assert models.problems(config) == []
+  model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(params=0, dropout=1))
+  assert plugin.call(model, jnp.ones((2, 5)), train=True).shape == (2, 3)
+  (problem,) = models.problems(PluginConfig(name=f"outside_makers:{name}", kwargs={"widht": 7}))
+  assert "'widht'; did you mean 'width'?" in problem or name == "wide"
+
+
+@pytest.mark.parametrize(
+  ("name", "expected"),
+  [
+    ("nothing", "returned a NoneType; it must return a Flax NNX or Linen module"),
+    ("made", "is an NNX module that was made when its file was imported; name its class, or a function that makes it"),
+  ],
+)
+def test_what_makes_no_model_is_explained(write, name, expected):
+  write("outside_makers", MAKERS)
+  with pytest.raises(PluginError, match=f"model.name 'outside_makers:{name}': {expected}"):
+    models.build(PluginConfig(name=f"outside_makers:{name}"), input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+
+
+def test_layers_of_linen_read_no_traced_settings(write):
+  write("outside_makers", MAKERS)
+  (problem,) = models.problems(PluginConfig(name="outside_makers:Linen", traced={"rate": 0.5}))
+  assert problem == "model.traced.rate: layers of Linen read no traced settings; give model.kwargs"
 
 
 def test_a_model_without_a_call_is_explained(write):

@@ -1,0 +1,113 @@
+"""Linen modules as models: the same numbers as Linen's own init and apply."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from trialbook.models.linen_model import LinenModel
+
+
+class Block(nn.Module):
+  """With everything that a Linen model keeps or asks for."""
+
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: Any, *, train: bool):
+    x = nn.Dense(6)(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.5, axis_name=self.axis_name)(x)
+    self.sow("intermediates", "seen", x)
+    count = self.variable("counters", "calls", lambda: jnp.zeros((), jnp.int32))
+    if train and not self.is_initializing():
+      count.value += 1
+    return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(nn.relu(x)))
+
+
+class ByAttribute(nn.Module):
+  """Its mode is an attribute."""
+
+  deterministic: bool | None = None
+
+  @nn.compact
+  def __call__(self, x: Any):
+    return nn.Dropout(0.5, deterministic=self.deterministic)(x)
+
+
+def made(module: nn.Module, shape: tuple[int, ...] = (4, 5), dtype: Any = jnp.float32) -> LinenModel:
+  return LinenModel(module, jnp.zeros(shape, dtype), rngs=nnx.Rngs(params=0, dropout=1, default=2))
+
+
+def test_outputs_and_statistics_are_those_of_linen():
+  module, x = Block(), jax.random.normal(jax.random.key(0), (4, 5))
+  model = made(module)
+  params = {name: nnx.to_pure_dict(nnx.state(getattr(model, name))) for name in ("Dense_0", "BatchNorm_0", "Dense_1")}
+  variables = {"params": params} | {
+    name: nnx.to_pure_dict(nnx.state(getattr(model, name))) for name in ("batch_stats", "counters")
+  }
+  expected = module.apply(variables, x, train=False)
+  np.testing.assert_array_equal(model(x, train=False), expected)
+  model(x, train=True)
+  kept = ["batch_stats", "counters"]
+  _, after = module.apply(variables, x, train=True, mutable=kept, rngs={"dropout": jax.random.key(9)})
+  for name in kept:
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(getattr(model, name))), after[name])
+
+
+def test_names_are_linens():
+  names = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(made(Block()), nnx.Param))}
+  assert names == {
+    *(f"Dense_{index}/{name}" for index in (0, 1) for name in ("kernel", "bias")),
+    "BatchNorm_0/scale",
+    "BatchNorm_0/bias",
+  }
+  others = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(made(Block()), nnx.BatchStat))}
+  assert others == {"batch_stats/BatchNorm_0/mean", "batch_stats/BatchNorm_0/var"}
+
+
+def test_an_axis_that_is_named_is_bound_and_changes_no_number():
+  x = jax.random.normal(jax.random.key(0), (4, 5))
+  plain, named = made(Block()), made(Block(axis_name="batch"))
+  for train in (True, False):
+    np.testing.assert_allclose(plain(x, train=train), named(x, train=train), rtol=1e-6)
+  for name in ("mean", "var"):
+    ours, theirs = (
+      nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))["batch_stats"]["BatchNorm_0"][name] for model in (plain, named)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_mode_that_is_an_attribute_is_set():
+  model, x = made(ByAttribute()), jnp.ones((40, 5))
+  assert 20 < int((model(x, train=True) == 0).sum()) < 180
+  np.testing.assert_array_equal(model(x, train=False), x)
+
+
+def test_each_call_drops_other_units():
+  model, x = made(ByAttribute()), jnp.ones((40, 5))
+  assert not np.array_equal(model(x, train=True), model(x, train=True))
+
+
+def test_integers_reach_an_embedding():
+  model = made(nn.Embed(7, 3), (2, 5), jnp.int32)
+  assert model(jnp.zeros((2, 5), jnp.int32), train=True).shape == (2, 5, 3)
+
+
+def test_boxed_parameters_are_plain_arrays():
+  kernel = nn.with_partitioning(nn.initializers.ones_init(), ("in", "out"))
+  model = made(nn.Dense(3, kernel_init=kernel))
+  np.testing.assert_array_equal(nnx.to_pure_dict(nnx.state(model, nnx.Param))["kernel"], np.ones((5, 3)))
+
+
+def test_a_submodule_that_is_named_as_a_collection_is_refused():
+  class Odd(nn.Module):
+    @nn.compact
+    def __call__(self, x: Any):
+      return nn.BatchNorm(use_running_average=True)(nn.Dense(3, name="batch_stats")(x))
+
+  with pytest.raises(ValueError, match="'batch_stats' is both a submodule and a collection of variables"):
+    made(Odd())
