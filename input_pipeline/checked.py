@@ -97,7 +97,7 @@ class Checked:
         got = f"{batch[key].dtype}{list(batch[key].shape[1:])}"
         first = f"{dtype}{list(shape)}"
         raise DataError(
-          f"{key} are {got}; those of the first train example are {first}: bring all to one shape and dtype"
+          f"{key} are {got}; those of the first train example are {first}; bring all to one shape and dtype"
         )
     if problem := label_problem(batch, self.num_classes):
       raise DataError(problem)
@@ -112,12 +112,12 @@ def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | N
   labels = [split.arrays["labels"] for split in splits.values() if isinstance(split, Arrays)]
   if len(labels) < len(splits):
     how = "trialbook.input_pipeline.Data(splits=..., num_classes=...) or dataset.num_classes"
-    return None, [f"num_classes must be given, since not all labels are in memory: {how}"]
+    return None, [f"num_classes is required, because not all labels are in memory; give {how}"]
   classes, count = 1 + max(int(array.max()) for array in labels), sum(array.size for array in labels)
   if classes > count:
     problem = (
-      f"labels go up to {classes - 1}, so there would be {classes:,} classes, and there are {count:,} labels only:"
-      f" {NUMBER_THEM}; if there are so many classes, give"
+      f"the largest label is {classes - 1}, so there would be {classes:,} classes, but there are only {count:,} labels;"
+      f" {NUMBER_THEM}. If there really are {classes:,} classes, give"
       f" trialbook.input_pipeline.Data(splits=..., num_classes={classes})"
     )
     return None, [problem]
@@ -162,8 +162,8 @@ def checked(
     DataError: with every problem.
   """
   if not isinstance(splits, Mapping):
-    raise DataError(f"{where}: gave a {type(splits).__name__}; it must be a dict of splits: {', '.join(SPLITS)}")
-  problems = [f"there is no split {split!r}" for split in ("train", "validation") if split not in splits]
+    raise DataError(f"{where}: got a {type(splits).__name__}; it must be a dict of splits: {', '.join(SPLITS)}")
+  problems = [f"split {split!r} is missing" for split in ("train", "validation") if split not in splits]
   problems += [f"unknown split {split!r}{nearest(str(split), SPLITS)}" for split in splits if split not in SPLITS]
   opened = {split: _opened(splits[split]) for split in SPLITS if split in splits}
   problems += [f"{split}: {problem}" for split, one in opened.items() for problem in one.problems]
@@ -265,10 +265,10 @@ def _differences(firsts: Mapping[str, Batch]) -> list[str]:
   for split, batch in firsts.items():
     for key, array in firsts["train"].items():
       if key not in batch:
-        found.append(f"{split} has no {key!r}, and train has")
+        found.append(f"{split} has no {key!r}, but train has")
       elif (batch[key].shape[1:], batch[key].dtype) != (array.shape[1:], array.dtype):
         here, there = (f"{one.dtype}{list(one.shape[1:])}" for one in (batch[key], array))
-        found.append(f"{key} of {split} are {here}, those of train {there}: bring all to one shape and dtype")
+        found.append(f"{key} of {split} are {here}, those of train {there}; bring all to one shape and dtype")
   return found
 
 
@@ -289,5 +289,5 @@ def _normalization(given: Any, channels: int) -> Normalization:
   if any(part.shape not in ((1,), (channels,)) or not np.isfinite(part).all() for part in (mean, deviation)):
     raise DataError(f"normalization must be (means, deviations), each of {channels} numbers, one per channel")
   if not (deviation > 0).all():
-    raise DataError("normalization has a deviation that is not above 0; give 1 for a channel that is constant")
+    raise DataError("normalization has a deviation that is not positive; give 1 for a constant channel")
   return tuple(map(float, mean)), tuple(map(float, deviation))

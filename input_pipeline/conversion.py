@@ -57,8 +57,8 @@ def key_problem(keys: Mapping[str, Any]) -> str | None:
       has, wrong = ", ".join(map(repr, keys)), ", ".join(map(repr, unknown))
       return f"has {has}: rename {'them' if wrong == has else wrong} to {' and '.join(missing)}{rest}"
     return (
-      f"has {', '.join(map(repr, unknown))}, which batches do not carry: there are 'inputs' and 'labels' or 'targets'."
-      " Leave it out, or make it columns of 'targets' that a task of yours takes apart (task.name=my_task:MyTask)"
+      f"has {', '.join(map(repr, unknown))}, but a batch carries only 'inputs' and either 'labels' or 'targets'."
+      " Leave it out, or put it into columns of 'targets' for a task of your own (task.name=my_task:MyTask)"
     )
   if missing or ("labels" in keys and "targets" in keys):
     return f"must have 'inputs' and either 'labels' or 'targets'; it has {', '.join(map(repr, keys)) or 'nothing'}"
@@ -68,7 +68,9 @@ def key_problem(keys: Mapping[str, Any]) -> str | None:
 def as_array(key: str, value: Any) -> np.ndarray:
   """The value of a key as an array. Raises DataError if its rows are not of one shape."""
   if isinstance(value, Mapping):
-    raise DataError(f"{key} are a dict of {', '.join(map(repr, value))}; a model is given one array: concatenate them")
+    raise DataError(
+      f"{key} are a dict of {', '.join(map(repr, value))}; a model receives one array, so concatenate them"
+    )
   try:
     array = np.asarray(value)
   except ValueError:
@@ -95,7 +97,7 @@ def _first_other_shape(rows: Any) -> str:
 def _inputs(array: np.ndarray) -> np.ndarray:
   if array.ndim < 2:
     raise DataError(
-      f"inputs have shape {array.shape}; they need an axis of examples and at least one of features: inputs[:, None]"
+      f"inputs have shape {array.shape}, but need an axis of examples and an axis of features; give inputs[:, None]"
     )
   if array.dtype == np.uint8:
     return array
@@ -103,35 +105,35 @@ def _inputs(array: np.ndarray) -> np.ndarray:
     return _as_int32("inputs", array, "give floats, or subtract the smallest")
   if array.dtype.kind == "f":
     return _as_float32("inputs", array)
-  remedy = {"b": "inputs.astype(np.float32)", "c": "real and imaginary part as features of their own"}
+  remedy = {"b": "give inputs.astype(np.float32)", "c": "give the real and imaginary parts as separate features"}
   how = remedy.get(array.dtype.kind, "encode what is not a number, and leave out what is not an input")
-  raise DataError(f"inputs are {array.dtype}; they must be numbers (uint8, integers of 32 bits or floats): {how}")
+  raise DataError(f"inputs are {array.dtype}, but must be numbers (uint8, 32-bit integers or floats); {how}")
 
 
 def _labels(array: np.ndarray) -> np.ndarray:
   if array.ndim == 0:
-    raise DataError("labels are one number; they need an axis of examples")
+    raise DataError("labels are a single number, but need an axis of examples")
   if array.dtype.kind in "iu":
     return _as_int32("labels", array, NUMBER_THEM)
   how = NUMBER_THEM
   if array.dtype.kind == "b":
     how = "labels.astype(np.int32)"
   elif array.dtype.kind == "f":
-    how = "real numbers to predict are 'targets', with task.name=regression"
+    how = "to predict real numbers, give them as 'targets' and set task.name=regression"
     if _is_one_hot(array):
       how = "they are one-hot, so give labels.argmax(axis=-1)"
     elif np.array_equal(array, np.rint(array)):
       how = "they are whole numbers, so give labels.astype(np.int32)"
-  raise DataError(f"labels are {array.dtype}; they must be integers of 32 bits: {how}")
+  raise DataError(f"labels are {array.dtype}, but must be 32-bit integers; {how}")
 
 
 def _targets(array: np.ndarray) -> np.ndarray:
   if array.dtype.kind not in "iufb":
-    raise DataError(f"targets are {array.dtype}; they must be numbers; classes are 'labels', which are integers")
+    raise DataError(f"targets are {array.dtype}, but must be numbers; give classes as integer 'labels'")
   if array.ndim not in (1, 2):
     raise DataError(
-      f"targets are {array.dtype}{list(array.shape[1:])} for each example; they must be a row of numbers:"
-      " targets.reshape(len(targets), -1)"
+      f"targets are {array.dtype}{list(array.shape[1:])} for each example, but must be a row of numbers;"
+      " give targets.reshape(len(targets), -1)"
     )
   return _as_float32("targets", array.reshape(len(array), -1))
 
@@ -155,7 +157,7 @@ def _as_int32(key: str, array: np.ndarray, remedy: str) -> np.ndarray:
   limits = np.iinfo(np.int32)
   if array.dtype.itemsize > 2 and array.size and (array.min() < limits.min or array.max() > limits.max):
     worst = array.max() if array.max() > limits.max else array.min()
-    raise DataError(f"{key} are {array.dtype} such as {worst}; they must be integers of 32 bits: {remedy}")
+    raise DataError(f"{key} are {array.dtype} with values such as {worst}, but must be 32-bit integers; {remedy}")
   return array.astype(np.int32, copy=False)
 
 
@@ -166,7 +168,7 @@ def _as_float32(key: str, array: np.ndarray) -> np.ndarray:
     place = tuple(np.argwhere(~np.isfinite(found))[0])
     where = f", first in example {place[0]}" if len(array) > 1 else ""
     value = f"{array[place]}, which float32 cannot hold" if np.isfinite(array[place]) else array[place]
-    raise DataError(f"{key} are not all finite{where}: {value}; leave such examples out, or fill the gap")
+    raise DataError(f"{key} are not all finite{where}: {value}; leave out such examples, or fill in the values")
   return found
 
 
@@ -177,12 +179,12 @@ def label_problem(batch: Batch, num_classes: int | None) -> str | None:
     return None
   wrong = np.argwhere((labels < 0) | (labels >= num_classes))
   first = labels[tuple(wrong[0])]
-  how = "leave such examples out" if first < 0 else "correct them, or num_classes"
+  how = "leave out such examples" if first < 0 else "correct the labels or num_classes"
   if labels.min() == 1 and labels.max() == num_classes:
     how = "they start at 1, so give labels - 1"
   where = f" in example {wrong[0][0]}" if len(labels) > 1 else ""
   return (
-    f"labels must be 0 to {num_classes - 1} for {num_classes} classes; {len(wrong)} are not, such as {first}{where}:"
+    f"labels must be 0 to {num_classes - 1} for {num_classes} classes; {len(wrong)} are not, such as {first}{where};"
     f" {how}"
   )
 
@@ -208,7 +210,7 @@ def rounding_warnings(given: Mapping[str, np.ndarray]) -> list[str]:
     if lost.any():
       worst = int(np.argmax(np.where(lost, rounded / np.where(lost, span, 1), 0)))
       found.append(
-        f"train: {key} are {array.dtype}, and float32 rounds feature {worst} by up to {rounded[worst]:.2g}, where its"
-        f" values span {span[worst]:.2g} (timestamps?); subtract the mean before, in float64"
+        f"train: {key} are {array.dtype}, and float32 rounds feature {worst} by up to {rounded[worst]:.2g}, while its"
+        f" values span {span[worst]:.2g} (timestamps?); subtract the mean first, in float64"
       )
   return found

@@ -239,7 +239,7 @@ class Dataset:
   def _started_workers(self) -> Workers:
     with self._starting:
       if self._closed:
-        raise RuntimeError(f"dataset {self.info.name} was asked for a batch after it had been closed")
+        raise RuntimeError(f"a batch of dataset {self.info.name} was requested after the dataset was closed")
       if self._workers is None:
         self._workers = Workers(self._num_workers, **self._load_again)
       return self._workers
@@ -261,7 +261,7 @@ class Dataset:
     if split not in self.info.examples:
       raise DataError(f"dataset {self.info.name} has no split {split!r}; it has {', '.join(self.info.examples)}")
     if examples is not None and examples < 1:
-      raise DataError(f"evaluation on {examples} examples of {split}: there must be at least 1")
+      raise DataError(f"evaluation on {examples} examples of {split} is impossible; request at least 1")
     size = self.info.examples[split]
     return size if examples is None else min(examples, size)
 
@@ -282,7 +282,7 @@ def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0,
   """
   _check_divisible(batch_size, host_count, "batch size")
   if not 0 <= host_index < host_count:
-    raise ValueError(f"host index {host_index} of {host_count} hosts")
+    raise ValueError(f"host index is {host_index}; with {host_count} hosts it must be 0 to {host_count - 1}")
   try:
     source = config.read()
   except PathError as error:
@@ -314,4 +314,6 @@ def _fill_up(array: np.ndarray, missing: int) -> np.ndarray:
 def _check_divisible(batch_size: int, host_count: int, what: str) -> None:
   if batch_size < 1 or batch_size % host_count:
     near = max(1, round(batch_size / host_count)) * host_count
-    raise DataError(f"{what} {batch_size} cannot be shared among {host_count} hosts; take a multiple, such as {near}")
+    raise DataError(
+      f"{what} {batch_size} cannot be split evenly among {host_count} hosts; use a multiple, such as {near}"
+    )

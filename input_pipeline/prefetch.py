@@ -39,7 +39,7 @@ class Prefetcher(Generic[Item]):
     self, make: Callable[[int], Made], put: Callable[[Made], Item], start: int, stop: int, *, depth: int = 2
   ):
     if depth < 1:
-      raise ValueError(f"prefetch depth {depth}: there must be at least 1")
+      raise ValueError(f"prefetch depth is {depth}; it must be at least 1")
     self.wait_seconds = 0.0
     self._steps = iter(range(start, stop))
     # A bounded queue out of two unbounded ones: the thread takes a place from `free` before it makes an item,
@@ -89,7 +89,7 @@ class Prefetcher(Generic[Item]):
 
   def _check_open(self, step: int) -> None:
     if self._stopping.is_set():
-      raise RuntimeError(f"step {step} was asked of a prefetcher that is closed")
+      raise RuntimeError(f"step {step} was requested from a closed prefetcher")
 
   def __enter__(self) -> "Prefetcher[Item]":
     return self

@@ -63,7 +63,7 @@ class Workers:
     """
     with self._lock:
       if self._closed:
-        raise RuntimeError(f"batch {step} was asked of worker processes that have ended")
+        raise RuntimeError(f"batch {step} was requested after the worker processes had ended")
       number = step % len(self._workers)
       asked = self._asked[number]
       if step not in asked:
@@ -120,9 +120,9 @@ class Workers:
     with contextlib.suppress(subprocess.TimeoutExpired):
       worker.wait(timeout=5)
     code = worker.returncode
-    how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
+    how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
     self._end()
-    return RuntimeError(f"data worker {number} of {len(self._workers)} (process {worker.pid}) died {how}")
+    return RuntimeError(f"data worker {number} of {len(self._workers)} (process {worker.pid}) died: {how}")
 
   def _end(self) -> None:
     self._closed = True

@@ -17,8 +17,8 @@ ALL_ENDED = "all hosts ended with exit code 0"
 _VERDICTS = (errors.USER_MISTAKE, errors.INFEASIBLE)
 _TRY_AGAIN_SIGNALS = {
   signal.SIGKILL: "the host was lost",
-  signal.SIGTERM: "it was told to leave",
-  signal.SIGABRT: "a peer was lost or never came",
+  signal.SIGTERM: "it was asked to exit",
+  signal.SIGABRT: "another host was lost or never joined",
 }
 
 

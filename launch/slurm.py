@@ -80,10 +80,10 @@ class SlurmOptions:
     if self.minutes <= (too_short := (self.seconds_to_save + _EARLY_SECONDS) // 60):
       problems.append(
         f"minutes is {self.minutes}; SIGTERM comes {self.seconds_to_save} s before the time limit, or up to a minute"
-        f" earlier, so it must be at least {too_short + 1}"
+        f" earlier, so minutes must be at least {too_short + 1}"
       )
     if taken := sorted(_OURS & {name.replace("_", "-") for name in self.sbatch}):
-      problems.append(f"sbatch has {', '.join(taken)}; that is set here, and a job could not do without")
+      problems.append(f"sbatch has {', '.join(taken)}, which trialbook sets itself; leave it out")
     if isinstance(self.setup, str):
       problems.append("setup is a string; it must be a list of lines")
     if problems:
@@ -128,7 +128,7 @@ def submit(
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
       if any(sign in str(error).lower() for sign in _UNAVAILABLE):
         raise SlurmUnavailableError(str(error)) from error
-      raise UserError(f"Slurm refuses the jobs: {error}") from error
+      raise UserError(f"Slurm refused the jobs: {error}") from error
   return [job.job_id for job in jobs]
 
 
@@ -180,7 +180,7 @@ def _submitit() -> types.ModuleType:
     import submitit
     import submitit.core.utils
   except ImportError as error:
-    raise UserError(f"jobs are submitted by submitit ({error}): pip install 'trialbook[slurm]'") from error
+    raise UserError(f"submitting jobs needs submitit ({error}); run pip install 'trialbook[slurm]'") from error
   return submitit
 
 

@@ -63,7 +63,7 @@ def states(job_ids: Collection[str]) -> dict[str, JobState]:
   for line in lines.splitlines():
     if line.count("|") < 5:
       # A job that is not understood must not pass for one that is forgotten.
-      raise SlurmUnavailableError(f"squeue prints what is not a job: {line!r}")
+      raise SlurmUnavailableError(f"squeue printed a line that is not a job: {line!r}")
     array, index, word, status, reason = line.strip().removesuffix("|").split("|", 4)
     known[f"{array}_{index}" if index.isdecimal() else array] = _state(word, _exit_code(status), reason)
   if forgotten := sorted(set(job_ids) - known.keys()):
@@ -139,6 +139,6 @@ def require(*programs: str) -> None:
   """
   if missing := [program for program in programs if shutil.which(program) is None]:
     raise UserError(
-      f"there is no {' and no '.join(missing)} on the PATH; jobs are submitted from a machine of a Slurm cluster, such"
+      f"there is no {' and no '.join(missing)} on the PATH; submit jobs from a machine of a Slurm cluster, such"
       " as its login node"
     )

@@ -84,10 +84,10 @@ def supervise(
 
     stalled = 0 if newest_step(workdir) > step else stalled + 1
     if workdir and stalled == _STALLED_ATTEMPTS:
-      say(f"gives up: {stalled} attempts in a row committed no new checkpoint in {workdir / 'checkpoints'}")
+      say(f"giving up: {stalled} attempts in a row committed no new checkpoint in {workdir / 'checkpoints'}")
       return verdict.code
     if number > restarts.limit:
-      say(f"gives up after {restarts.limit} restarts")
+      say(f"giving up after {restarts.limit} restarts")
       return verdict.code
     delay = restarts.delay(number)
     say(f"restart {number} of at most {restarts.limit} in {delay:g} s")

@@ -75,7 +75,7 @@ def watch(
       event = events.get(timeout=max(0.0, plan[0][0] - time.monotonic()) if plan else None)
     except queue.Empty:
       _, number = plan.pop(0)
-      say(f"{_names(hosts, ends)} did not leave; sends {number.name}")
+      say(f"{_names(hosts, ends)} did not exit; sending {number.name}")
       send(number)
       continue
     if isinstance(event, HostEnd):
@@ -83,15 +83,15 @@ def watch(
       if event.returncode and not failed and not passed and len(ends) < len(hosts):
         failed = True
         plan = insist(signal.SIGTERM, signal.SIGKILL)
-        say(f"host {event.host}: {describe(event.returncode)}; the others have {patience.grace:g} s to leave")
+        say(f"host {event.host}: {describe(event.returncode)}; the others have {patience.grace:g} s to exit")
     elif passed is None:
       passed = event
-      say(f"{event.name} is passed on to {_names(hosts, ends)}")
+      say(f"passing {event.name} on to {_names(hosts, ends)}")
       send(event)
       plan = insist(signal.SIGKILL) if event == signal.SIGTERM else insist(signal.SIGTERM, signal.SIGKILL)
     elif event == signal.SIGINT:
       passed, plan = event, []
-      say(f"another signal; kills {_names(hosts, ends)}")
+      say(f"another signal; killing {_names(hosts, ends)}")
       send(signal.SIGKILL)
   return [ends[host.index] for host in hosts], passed
 

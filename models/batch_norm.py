@@ -123,7 +123,7 @@ class GhostBatchNorm(nnx.Module):
     replicas, features = self.replica_mean.shape
     if replicas != num_replicas():
       raise ValueError(
-        f"ghost batch norm was made for {replicas} replicas and is called in training with {num_replicas()}: "
+        f"ghost batch norm was made for {replicas} replicas but is called in training with {num_replicas()}; "
         "trace both in a mesh of the same size, or restore its rows by `spread`"
       )
     here, span = _fit(self.virtual_batch_size, x.shape[0], replicas)

@@ -41,7 +41,9 @@ def problems(config: CnnConfig) -> list[str]:
   """The problems of settings that are each in their range."""
   found = []
   if config.kernel_size % 2 == 0:
-    found.append(f"model.kernel_size: {config.kernel_size} is even; an odd one, such as 3, keeps the image's size")
+    found.append(
+      f"model.kernel_size: {config.kernel_size} is even; use an odd size, such as 3, which keeps the image's size"
+    )
   if config.normalization == "group":
     found += group_problems(config.groups, "model.widths", config.widths)
   return found

@@ -35,4 +35,4 @@ def convolution(
 def check_images(model: str, input_shape: tuple[int, ...]) -> None:
   """Raises ValueError if `input_shape` is not (height, width, channels)."""
   if len(input_shape) != 3:
-    raise ValueError(f"a {model} needs images of shape (height, width, channels); the inputs are {input_shape}")
+    raise ValueError(f"a {model} needs images of shape (height, width, channels); the inputs have shape {input_shape}")

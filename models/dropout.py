@@ -24,7 +24,7 @@ class Dropout(nnx.Module):
 
   def __init__(self, rate: str | float = "dropout_rate", *, rngs: nnx.Rngs):
     if not isinstance(rate, str) and not 0 <= rate < 1:
-      raise ValueError(f"the dropout rate must be in [0, 1), it is {rate}")
+      raise ValueError(f"the dropout rate is {rate}; it must be in [0, 1)")
     self.rate = Hyperparameter.read(rate)
     self.rng = rngs["dropout"].fork()
 

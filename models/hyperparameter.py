@@ -58,6 +58,6 @@ def fill(state: nnx.State, values: Mapping[str, ArrayLike]) -> nnx.State:
 
 def _missing(layer: str, setting: str, given: list[str]) -> str:
   return (
-    f"{layer} reads the model setting {setting!r}, which nobody gives: "
-    f"give it as model.traced.{setting}, or correct the layer{nearest(setting, given)}"
+    f"{layer} reads the model setting {setting!r}, which is not set; "
+    f"set model.traced.{setting}, or correct the layer{nearest(setting, given)}"
   )

@@ -136,7 +136,7 @@ def _constructor_problems(factory: Callable[..., Any], config: PluginConfig) -> 
   settings = [name for name in keywords if name not in GIVEN]
   for name in config.kwargs:
     if name in ("num_classes", "input_shape", "rngs"):
-      found.append(f"model.kwargs.{name}: {name} is given to the model already; leave it out")
+      found.append(f"model.kwargs.{name}: the model already receives {name}; leave it out")
     elif name not in keywords and not takes_any:
       found.append(f"model.kwargs.{name}: {name_of} has no argument {name!r}{nearest(name, settings)}")
   for name, parameter in _parameters(factory).items():
@@ -147,7 +147,7 @@ def _constructor_problems(factory: Callable[..., Any], config: PluginConfig) -> 
     elif name in settings and name not in config.kwargs:
       found.append(
         f"model.kwargs.{name}: {name_of} needs a value for {name!r}; give model.kwargs.{name} "
-        f"(without being asked it gets only num_classes, in_features, input_shape, rngs)"
+        f"(only num_classes, in_features, input_shape, rngs are passed automatically)"
       )
   return found
 

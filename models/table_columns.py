@@ -26,7 +26,7 @@ def problems(columns: tuple[EmbeddedColumn, ...]) -> list[str]:
   for index, column in enumerate(columns):
     first.setdefault(column.column, index)
   return [
-    f"model.embeddings.{index}.column: column {column.column} is embedded already, by model.embeddings"
+    f"model.embeddings.{index}.column: column {column.column} is already embedded by model.embeddings"
     f".{first[column.column]}; leave one of them out"
     for index, column in enumerate(columns)
     if first[column.column] != index
@@ -47,13 +47,13 @@ class TableColumns(nnx.Module):
 
   def __init__(self, columns: tuple[EmbeddedColumn, ...], *, input_shape: tuple[int, ...], rngs: nnx.Rngs):
     if len(input_shape) != 1:
-      raise ValueError(f"model.embeddings: only rows of a table have columns; the inputs are {input_shape}")
+      raise ValueError(f"model.embeddings: only rows of a table have columns; the inputs have shape {input_shape}")
     features = input_shape[0]
     for index, column in enumerate(columns):
       if column.column >= features:
         raise ValueError(
           f"model.embeddings.{index}.column: there is no column {column.column};"
-          f" the dataset has {features}, the last is {features - 1}"
+          f" the dataset has columns 0 to {features - 1}"
         )
     self.codes = tuple(column.column for column in columns)
     self.numbers = tuple(sorted(set(range(features)) - set(self.codes)))
@@ -64,8 +64,8 @@ class TableColumns(nnx.Module):
   def __call__(self, x: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
     if x.dtype == jnp.bfloat16 and self.most_categories > BFLOAT16_WHOLE + 1:
       raise ValueError(
-        f"model.embeddings: codes of {self.most_categories} categories do not survive in bfloat16, where whole numbers"
-        f" are exact to {BFLOAT16_WHOLE}; compute in float32 (precision.compute_dtype), or merge rare categories"
+        f"model.embeddings: bfloat16 cannot hold codes of {self.most_categories} categories; whole numbers are exact"
+        f" only up to {BFLOAT16_WHOLE}. Compute in float32 (precision.compute_dtype), or merge rare categories."
       )
     vectors = []
     for column, table in zip(self.codes, self.tables, strict=True):

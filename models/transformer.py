@@ -33,8 +33,8 @@ def problems(config: TransformerConfig) -> list[str]:
     return found
   features = config.width // config.heads
   if config.positions == "rotary" and features % 2:
-    pairs = f"rotary turns pairs of features, and a head has {features} (model.width / model.heads)"
-    return [f"model.positions: {pairs}; choose an even number of them, or learned positions"]
+    pairs = f"rotary rotates pairs of features, but a head has {features} (model.width / model.heads)"
+    return [f"model.positions: {pairs}; choose an even number, or learned positions"]
   return []
 
 
@@ -52,7 +52,7 @@ class Transformer(nnx.Module):
 
   def __init__(self, config: TransformerConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs):
     if len(input_shape) != 1:
-      raise ValueError(f"a transformer needs rows of tokens, of shape (length,); the inputs are {input_shape}")
+      raise ValueError(f"a transformer needs rows of tokens, of shape (length,); the inputs have shape {input_shape}")
     self.embedding = Embedding(num_outputs, config.width, std=0.02, rngs=rngs)
     rotary = config.positions == "rotary"
     table = None if rotary else 0.02 * jax.random.normal(rngs.params(), (*input_shape, config.width), jnp.float32)
@@ -67,11 +67,13 @@ class Transformer(nnx.Module):
 
   def __call__(self, tokens: Int[Array, "batch length"], *, train: bool) -> Float[Array, "batch length vocabulary"]:
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
-      raise ValueError(f"a transformer's inputs must be integers, they are {tokens.dtype}: is the dataset text?")
+      raise ValueError(f"a transformer's inputs must be integers, but are {tokens.dtype}; is the dataset a text?")
     x = self.embedding(tokens)
     if self.positions is not None:
       if tokens.shape[1] > self.positions.shape[0]:
-        raise ValueError(f"{tokens.shape[1]} tokens, but {self.positions.shape[0]} learned positions")
+        raise ValueError(
+          f"the inputs have {tokens.shape[1]} tokens, but there are {self.positions.shape[0]} learned positions"
+        )
       x = x + self.positions[: tokens.shape[1]]
     x = x if self.dropout is None else self.dropout(x, train=train)
     x = self.norm(self.blocks(x, train=train), train=train)

@@ -44,7 +44,7 @@ def problems(config: WideResNetConfig) -> list[str]:
   found = []
   if (config.depth - 4) % 6:
     below = config.depth - (config.depth - 4) % 6
-    found.append(f"model.depth: {config.depth} is not 6n + 4; the nearest that are: {below}, {below + 6}")
+    found.append(f"model.depth: {config.depth} is not of the form 6n + 4; the nearest are {below} and {below + 6}")
   if config.normalization == "group":
     found += group_problems(config.groups, "the width of the stem,", (STEM_WIDTH,))
   return found

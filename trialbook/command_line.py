@@ -66,7 +66,7 @@ def run(command: str, function: Callable[[], int]) -> int:
 def positive(text: str) -> int:
   """Return a whole number from 1 on, for `Parser.add_argument(type=positive)`."""
   if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from 1 on")
+    raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of at least 1")
   return int(text)
 
 

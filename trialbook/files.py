@@ -192,5 +192,5 @@ def disk_errors(what: str) -> Iterator[None]:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
       raise
     raise UserError(
-      f"{what}: {error.strerror}; what was committed is whole: make room and give the same command again"
+      f"{what}: {error.strerror}; what was saved before is intact. Free some space and rerun the same command"
     ) from error

@@ -76,4 +76,4 @@ def contradiction(metric: str, mode: str | None) -> str | None:
   if mode is None or known in (None, mode):
     return None
   chosen, better_ones = ("smallest", "larger") if mode == "min" else ("largest", "smaller")
-  return f"the {chosen} {metric} counts as the best, but by its name {better_ones} values are better"
+  return f"the {chosen} {metric} counts as the best, but its name suggests that {better_ones} values are better"

@@ -72,18 +72,20 @@ class ArrayRecord(Settings):
   def read(self) -> Source:
     """Opens the files; raises `DataError` that names what is missing or broken."""
     if self.path is None:
-      raise DataError("dataset array_record: where is it? set dataset.path to the directory")
+      raise DataError("dataset array_record: dataset.path is not set; set it to the directory of the records")
     folder = as_path(self.path)
     if not folder.is_dir():
       raise DataError(f"dataset array_record: dataset.path = {self.path} is not a directory")
     about = _about(folder)
     if self.decode is None and about is None:
       how = (
-        'a decoder, dataset.decode = "module:function" (for a directory that write_array_record made, it is missing)'
+        'set dataset.decode = "module:function" (if write_array_record wrote the directory, restore that file instead)'
       )
-      raise DataError(f"dataset array_record: {folder} has no {_ABOUT}, so the records need {how}")
+      raise DataError(f"dataset array_record: {folder} has no {_ABOUT}, which says how to decode; {how}")
     if self.files is None and about is None:
-      raise DataError(f'dataset array_record: set dataset.files, such as {{"train": "train-*"}}, for {folder}')
+      raise DataError(
+        f'dataset array_record: dataset.files is not set; name the files in {folder}, such as {{"train": "train-*"}}'
+      )
     parts = self._parts(folder, about)
     if self.decode is not None:
       try:
@@ -115,7 +117,7 @@ class ArrayRecord(Settings):
     for split, pattern in self.files.items():
       paths = sorted(path for path in folder.glob(pattern) if path.is_file())
       if not paths:
-        raise DataError(f"dataset array_record: no file in {folder} fits dataset.files.{split} = {pattern!r}")
+        raise DataError(f"dataset array_record: no file in {folder} matches dataset.files.{split} = {pattern!r}")
       found[split] = [Part(path=path, first=0, count=count_records(path)) for path in paths]
     return found
 
@@ -185,7 +187,7 @@ def write_array_record(
   """
   folder = as_path(path)
   if folder.exists():
-    raise DataError(f"{folder} is there already; remove it, or write to another directory")
+    raise DataError(f"{folder} already exists; remove it, or write to another directory")
   if unknown := sorted(set(splits) - set(SPLITS)):
     raise DataError(f"unknown split {unknown[0]!r}; there are {', '.join(SPLITS)}")
   try:
@@ -193,7 +195,7 @@ def write_array_record(
       writer = _Writer(staging, num_classes, records_per_file)
       written = {split: writer.write(split, _one_by_one(examples)) for split, examples in splits.items()}
       if missing := [split for split in ("train", "validation") if split not in written]:
-        raise DataError(f"split {missing[0]!r} is missing; there must be train and validation")
+        raise DataError(f"split {missing[0]!r} is missing; train and validation are required")
       about = {
         "format": FORMAT,
         "fields": [[name, dtype.str, list(shape)] for name, (shape, dtype) in writer.spec.items()],
@@ -248,12 +250,12 @@ class _Writer:
     if not self.spec:
       self.spec = spec
       if "labels" in batch and self._num_classes is None:
-        raise DataError("num_classes must be given, since there are labels")
+        raise DataError("num_classes is required, because there are labels")
       if batch["inputs"].dtype == np.uint8:
         self.histogram = np.zeros((batch["inputs"].shape[-1], 256), np.int64)
     if spec != self.spec:
       raise DataError(
-        f"{where}: is {_told(spec)}; the first example is {_told(self.spec)}: bring all to one shape and dtype"
+        f"{where}: is {_told(spec)}; the first example is {_told(self.spec)}; bring all to one shape and dtype"
       )
     if problem := label_problem(batch, self._num_classes):
       raise DataError(f"{where}: {problem}")
@@ -272,7 +274,7 @@ def _one_by_one(examples: Iterable[Mapping[str, Any]] | Mapping[str, np.ndarray]
   arrays: Mapping[str, np.ndarray] = cast(Any, examples)
   lengths = {key: len(array) for key, array in arrays.items()}
   if len(set(lengths.values())) > 1:
-    raise DataError(f"the arrays of a split must be as long as each other; their lengths are {lengths}")
+    raise DataError(f"the arrays of a split must have the same length; their lengths are {lengths}")
   return ({key: array[index] for key, array in arrays.items()} for index in range(len(next(iter(arrays.values())))))
 
 
@@ -283,11 +285,11 @@ def _about(folder: pathlib.Path) -> dict[str, Any] | None:
   try:
     about = json.loads(path.read_text())
     if about["format"] != FORMAT:
-      raise DataError(f"{path}: has format {about['format']}, this version reads {FORMAT}")
+      raise DataError(f"{path}: has format {about['format']}; this version of trialbook reads format {FORMAT}")
     if not about["fields"] or not about["splits"]:
       raise DataError(f"{path}: has no fields or no splits")
     return about
   except (OSError, ValueError, KeyError, TypeError) as error:
     if isinstance(error, DataError):
       raise
-    raise DataError(f"{path}: is not what write_array_record writes: {type(error).__name__}: {error}") from error
+    raise DataError(f"{path}: was not written by write_array_record: {type(error).__name__}: {error}") from error

@@ -32,7 +32,7 @@ class Digits(Settings):
     # Reading the file takes 5 ms; importing sklearn.datasets to do the same takes a second.
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-      raise DataError("dataset digits: it is part of scikit-learn, which is not installed; pip install scikit-learn")
+      raise DataError("dataset digits comes with scikit-learn, which is not installed; run pip install scikit-learn")
     path = pathlib.Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
     try:
       with gzip.open(path, "rt") as file:

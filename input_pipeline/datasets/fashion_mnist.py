@@ -79,7 +79,9 @@ def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathl
     DataError: one message with all problems; nothing was written.
   """
   if found_in is None:
-    raise DataError(f"prepare fashion_mnist: give --from=DIR, where the four files are\n{HOW_TO_GET}")
+    raise DataError(
+      f"prepare fashion_mnist: --from is missing; give --from=DIR, the directory of the four files\n{HOW_TO_GET}"
+    )
   if not found_in.is_dir():
     raise DataError(f"prepare fashion_mnist: --from={found_in} is not a directory\n{HOW_TO_GET}")
   paths, problems = {}, []
@@ -88,7 +90,7 @@ def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathl
     if not places:
       problems.append(f"{name}: missing")
     elif any(not filecmp.cmp(places[0], other, shallow=False) for other in places[1:]):
-      problems.append(f"{name}: there are different ones: {', '.join(map(str, places))}")
+      problems.append(f"{name}: several files with this name differ: {', '.join(map(str, places))}")
     else:
       paths[name] = places[0]
   problems += _read_all(paths)[1]

@@ -106,7 +106,9 @@ def array_record_module() -> Any:
   try:
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
   except ImportError as error:
-    raise DataError(f"reading ArrayRecord files needs a package: pip install trialbook[data] ({error})") from error
+    raise DataError(
+      f"reading ArrayRecord files needs a package ({error}); run pip install 'trialbook[data]'"
+    ) from error
   return array_record_module
 
 
@@ -120,5 +122,5 @@ def _open(path: pathlib.Path) -> Any:
   # No read-ahead, since the records are wanted in random order.
   reader = array_record_module().ArrayRecordReader(str(path), "readahead_buffer_size:0")
   if empty or not reader.ok():
-    raise DataError(f"{path}: is not an ArrayRecord file, or was not written to its end")
+    raise DataError(f"{path}: is not an ArrayRecord file, or is incomplete")
   return reader

@@ -65,7 +65,7 @@ def _numbers(name: str, delimiter: str | None = None, skip_rows: int = 0) -> np.
   # Reading the file takes milliseconds; importing sklearn.datasets to do the same takes a second.
   package = importlib.util.find_spec("sklearn")
   if package is None or not package.submodule_search_locations:
-    raise DataError("dataset table: it is part of scikit-learn, which is not installed; pip install scikit-learn")
+    raise DataError("dataset table comes with scikit-learn, which is not installed; run pip install scikit-learn")
   path = pathlib.Path(package.submodule_search_locations[0], "datasets", "data", name)
   try:
     with gzip.open(path, "rt") if name.endswith(".gz") else open(path) as file:

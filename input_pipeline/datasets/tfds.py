@@ -81,7 +81,9 @@ class Tfds(Settings):
         if spec == split:
           known = ", ".join(builder.info.splits)
           parts = 'dataset.train="train[:90%]" and dataset.validation="train[90%:]"'
-          problems[-1] = f"there is no split {spec!r}, only {known}; set {'it to None' if split == 'test' else parts}"
+          problems[-1] = (
+            f"there is no split {spec!r}, only {known}; set {'dataset.test to None' if split == 'test' else parts}"
+          )
         continue
       splits[split] = Examples(RecordFiles(self._parts(instructions, problems)), builder.info.features, names)
     if problems:
@@ -96,7 +98,7 @@ class Tfds(Settings):
     unread = sorted(set(builder.info.features) - set(names.values()))
     if not unread:
       return source
-    told = f"{where}: features that are not read: {', '.join(unread)} (dataset.input_feature, dataset.label_feature)"
+    told = f"{where}: unused features: {', '.join(unread)}; choose with dataset.input_feature and dataset.label_feature"
     return dataclasses.replace(source, warnings=(*source.warnings, told))
 
   def _how_to_prepare(self) -> str:
@@ -117,7 +119,7 @@ class Tfds(Settings):
     classes = getattr(info.features[label], "num_classes", None)
     if classes is None and np.dtype(info.features[label].np_dtype).kind in "iu":
       problems.append(
-        f"dataset.label_feature: {label!r} has integers, and TFDS does not know of how many classes; name a feature of"
+        f"dataset.label_feature: {label!r} holds integers, but TFDS does not say how many classes; choose a feature of"
         " classes or of floats, or write the examples with trialbook.input_pipeline.write_array_record(num_classes=...)"
       )
     return {"inputs": inputs, "targets" if classes is None else "labels": label}, classes
@@ -168,7 +170,7 @@ class Examples:
       return self._decode_raw(records) if self._raw else self._decode(records)
     except ImportError as error:
       raise DataError(
-        f"decoding needs a package: pip install {'pillow' if 'PIL' in str(error) else error.name}"
+        f"decoding needs a package; run pip install {'pillow' if 'PIL' in str(error) else error.name}"
       ) from error
 
   def decoded(self) -> dict[str, np.ndarray]:
@@ -233,7 +235,9 @@ def find(name: str, data_dir: str | None) -> pathlib.Path | None:
     return here[-1]
   configs = {place.name: versions(place) for place in sorted(folder.glob("*")) if place.is_dir() and versions(place)}
   if len(configs) > 1:
-    raise DataError(f"dataset tfds:{path} has several configs in {folder}; name one: tfds:{path}/{next(iter(configs))}")
+    raise DataError(
+      f"dataset tfds:{path} has several configs in {folder}; choose one, such as tfds:{path}/{next(iter(configs))}"
+    )
   return next(iter(configs.values()))[-1] if configs else None
 
 
@@ -248,7 +252,7 @@ def library() -> Any:
   try:
     import tensorflow_datasets
   except ImportError as error:
-    raise DataError(f"datasets tfds:NAME need a package: pip install trialbook[data] ({error})") from error
+    raise DataError(f"datasets tfds:NAME need a package ({error}); run pip install 'trialbook[data]'") from error
   return tensorflow_datasets
 
 

@@ -68,9 +68,7 @@ def _download(name: str, root: pathlib.Path) -> None:
   except Exception as error:
     needs = ""
     if isinstance(error, ImportError) and "tensorflow" in str(error):
-      needs = (
-        "; this dataset needs TensorFlow to be written: prepare it where that is installed, and copy the directory"
-      )
+      needs = ". This dataset is written by TensorFlow: prepare it where that is installed, and copy the directory"
     told = str(error).strip().splitlines()[:1] or [""]
     raise DataError(f"prepare tfds:{name}: TFDS failed: {type(error).__name__}: {told[0]}{needs}") from error
 

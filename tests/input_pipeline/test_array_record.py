@@ -68,7 +68,7 @@ def test_examples_may_be_written_one_by_one(tmp_path):
   [
     ({"train": _numbered(3), "validation": []}, {}, "validation: is empty"),
     ({"train": _numbered(3)}, {"num_classes": 2}, "train, example 2: labels must be 0 to 1"),
-    ({"train": _numbered(3)}, {"num_classes": None}, "num_classes must be given"),
+    ({"train": _numbered(3)}, {"num_classes": None}, "num_classes is required"),
     ({"tarin": _numbered(3)}, {}, "unknown split 'tarin'"),
     ({"train": [{"inputs": [1.0]}]}, {}, "train, example 0: must have 'inputs' and either"),
     (
@@ -85,7 +85,7 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path, splits, opt
 
 
 def test_nothing_is_overwritten(numbers):
-  with pytest.raises(DataError, match="is there already"):
+  with pytest.raises(DataError, match="already exists"):
     write_array_record(numbers, {"train": _numbered(3)}, num_classes=5)
 
 
@@ -150,7 +150,7 @@ def test_files_that_are_missing_or_none_of_ours_are_named(numbers, tmp_path):
   content = path.read_bytes()
   path.write_bytes(content[: len(content) // 2])
   dataset = load(ArrayRecord(path=numbers), seed=0, batch_size=1)
-  with pytest.raises(DataError, match=r"train-00001\S+: is not an ArrayRecord file, or was not written to its end"):
+  with pytest.raises(DataError, match=r"train-00001\S+: is not an ArrayRecord file, or is incomplete"):
     dataset.eval_batch(0, "train", 37)
   path.unlink()
   with pytest.raises(DataError, match="missing train-00001-of-00004"):
@@ -159,10 +159,10 @@ def test_files_that_are_missing_or_none_of_ours_are_named(numbers, tmp_path):
     count_records(path)
   about = json.loads((folder / "dataset.json").read_text())
   (folder / "dataset.json").write_text(json.dumps({**about, "format": 2}))
-  with pytest.raises(DataError, match="has format 2, this version reads 1"):
+  with pytest.raises(DataError, match="has format 2; this version of trialbook reads format 1"):
     ArrayRecord(path=numbers).read()
   (folder / "dataset.json").unlink()
-  with pytest.raises(DataError, match=r"has no dataset\.json, so the records need a decoder"):
+  with pytest.raises(DataError, match=r"has no dataset\.json, which says how to decode; set dataset\.decode"):
     ArrayRecord(path=numbers).read()
   for config, problem in (
     (ArrayRecord(), r"set dataset\.path"),
@@ -239,7 +239,7 @@ def test_arrays_of_other_lengths_and_missing_splits_are_told_and_leave_nothing(t
   inputs, labels = np.zeros((10, 2), np.float32), np.zeros(10, np.int32)
   whole = {"inputs": inputs, "labels": labels}
   for splits, problem in (
-    ({"train": {"inputs": inputs, "labels": labels[:9]}, "validation": whole}, "as long as each other"),
+    ({"train": {"inputs": inputs, "labels": labels[:9]}, "validation": whole}, "must have the same length"),
     ({"train": whole}, "split 'validation' is missing"),
   ):
     with pytest.raises(DataError, match=problem):

@@ -86,7 +86,7 @@ def test_data_that_is_not_prepared_is_told_with_the_command_that_helps(tmp_path:
   ):
     config = mlp().override({"dataset.name": name, f"dataset.{field}": str(tmp_path / "nothing")})
     refused(config, tmp_path / "run", rf"dataset {name}", help)
-  refused(mlp().override({"dataset.name": "text"}), tmp_path / "run", "set dataset.path")
+  refused(mlp().override({"dataset.name": "text"}), tmp_path / "run", "dataset.path is not set")
   refused(mlp().override({"dataset.name": "tfds:mnist", "dataset.data_dir": str(tmp_path)}), tmp_path / "run", "mnist")
 
 
@@ -111,10 +111,10 @@ def test_data_that_is_not_prepared_is_told_with_the_command_that_helps(tmp_path:
     (
       images("train", inputs=np.full((64, 6), "x")),
       images("validation"),
-      r"train: inputs are <U1; they must be numbers",
+      r"train: inputs are <U1, but must be numbers",
     ),
-    (images("train", labels=np.ones(64)), images("validation"), r"labels are float64; they must be integers"),
-    (images("train"), None, r"there is no split 'validation'"),
+    (images("train", labels=np.ones(64)), images("validation"), r"labels are float64, but must be 32-bit integers"),
+    (images("train"), None, r"split 'validation' is missing"),
   ],
 )
 def test_splits_that_cannot_be_trained_on_are_told(
@@ -128,8 +128,8 @@ def test_splits_that_cannot_be_trained_on_are_told(
 @pytest.mark.parametrize(
   ("built", "problem"),
   [
-    (None, "gave a NoneType; it must be a dict of splits"),
-    ([images("train"), images("validation")], "gave a list; it must be a dict of splits"),
+    (None, "got a NoneType; it must be a dict of splits"),
+    ([images("train"), images("validation")], "got a list; it must be a dict of splits"),
     ({"train": images("train"), "valid": images("validation")}, "unknown split 'valid'; did you mean 'validation'"),
   ],
 )

@@ -143,18 +143,22 @@ ONE_HOT = np.eye(4)[np.arange(12) % 4]
 DATES = np.array(["2020-01-01"] * 36, "datetime64[D]").reshape(12, 3)
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
   # Broken examples: example 5 of the validation split.
-  "an input that is NaN": (good(12, inputs=at(5, np.nan, np.ones((12, 3)))), "inputs are not all finite", "leave such"),
+  "an input that is NaN": (
+    good(12, inputs=at(5, np.nan, np.ones((12, 3)))),
+    "inputs are not all finite",
+    "leave out such",
+  ),
   "an infinite target": (targets(12, targets=at(5, np.inf, np.ones((12, 2)))), "targets are not all finite", "leave"),
   "a number too large": (good(12, inputs=at(5, 1e300, np.ones((12, 3)))), "1e+300, which float32 cannot hold", "leave"),
   "a label too high": (
     good(12, labels=at(5, 4, np.zeros(12, int))),
     "labels must be 0 to 3",
-    "correct them, or num_cl",
+    "correct the labels or num_classes",
   ),
-  "a label below zero": (good(12, labels=at(5, -1, np.zeros(12, int))), "such as -1", "leave such examples out"),
+  "a label below zero": (good(12, labels=at(5, -1, np.zeros(12, int))), "such as -1", "leave out such examples"),
   "a ragged input": (good(12, inputs=[[1.0, 2.0, 3.0]] * 5 + [[1.0, 2.0]] * 7), "float32[2]|ragged", "to one shape"),
   # Data of another kind than what can be trained on: all examples.
-  "weights": (good(12, weights=np.ones(12)), "has 'weights', which batches do not carry", "columns of 'targets'"),
+  "weights": (good(12, weights=np.ones(12)), "has 'weights', but a batch carries only", "columns of 'targets'"),
   "masks and ids": (good(12, mask=np.ones(12), id=np.arange(12)), "has 'mask', 'id'", "Leave it out"),
   "other names": (named("x", "y"), "has 'x', 'y': rename them", "to 'inputs' and 'labels' (or 'targets')"),
   "names of one": (
@@ -167,7 +171,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
   "other names and ids": (named("x", "y") | {"id": np.arange(12)}, "rename them to 'inputs'", "leave out the rest"),
   "no labels": (good(12, labels=None), "must have 'inputs' and either 'labels' or 'targets'", "it has 'inputs'"),
   "labels and targets": (good(12, targets=np.ones(12)), "must have 'inputs' and either", "'labels', 'targets'"),
-  "labels that are float": (good(12, labels=np.full(12, 0.5)), "labels are float64", "'targets', with task.name=regr"),
+  "labels that are float": (good(12, labels=np.full(12, 0.5)), "labels are float64", "set task.name=regression"),
   "labels that are whole": (good(12, labels=np.full(12, 2.0)), "labels are float64", "labels.astype(np.int32)"),
   "labels that are one-hot": (good(12, labels=ONE_HOT), "labels are float64", "labels.argmax(axis=-1)"),
   "labels that are bool": (good(12, labels=np.ones(12, bool)), "labels are bool", "labels.astype(np.int32)"),
@@ -178,8 +182,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
   "inputs that are bool": (good(12, inputs=np.ones((12, 3), bool)), "inputs are bool", "inputs.astype(np.float32)"),
   "inputs that are complex": (good(12, inputs=np.ones((12, 3), complex)), "inputs are complex128", "imaginary part"),
   "inputs that are large": (good(12, inputs=np.full((12, 3), 10**12)), "such as 1000000000000", "give floats"),
-  "inputs without features": (good(12, inputs=np.ones(12)), "at least one of features", "inputs[:, None]"),
-  "targets that are words": (targets(12, targets=["a"] * 12), "targets are <U1", "classes are 'labels'"),
+  "inputs without features": (good(12, inputs=np.ones(12)), "an axis of features", "inputs[:, None]"),
+  "targets that are words": (targets(12, targets=["a"] * 12), "targets are <U1", "classes as integer 'labels'"),
   "targets that are images": (targets(12, targets=np.ones((12, 2, 2))), "a row of numbers", "targets.reshape("),
 }
 
@@ -226,8 +230,8 @@ CLASSIFICATION, LANGUAGE, REGRESSION = Classification(), LanguageModel(), Regres
 IMAGES = np.ones((12, 6, 6, 1), np.float32)
 PIXELS = np.arange(12 * 36).reshape(12, 6, 6) % 4
 NO_TASK: dict[str, tuple[dict[str, Any], Any, str]] = {
-  "pixels, classified": (good(12, inputs=IMAGES, labels=PIXELS), CLASSIFICATION, r"\[6, 6\] .*a task of yours"),
-  "pixels, as text": (good(12, inputs=IMAGES, labels=PIXELS), LANGUAGE, r"\[6, 6\] .*a task of yours"),
+  "pixels, classified": (good(12, inputs=IMAGES, labels=PIXELS), CLASSIFICATION, r"\[6, 6\] .*a task of your own"),
+  "pixels, as text": (good(12, inputs=IMAGES, labels=PIXELS), LANGUAGE, r"\[6, 6\] .*a task of your own"),
   "pixels, regressed": (good(12, inputs=IMAGES, labels=PIXELS), REGRESSION, r"give numbers as 'targets'"),
   "a column, classified": (good(12, labels=np.arange(12)[:, None] % 4), CLASSIFICATION, r"give labels\[:, 0\]"),
   "a column, as text": (good(12, labels=np.arange(12)[:, None] % 4), LANGUAGE, r"give labels\[:, 0\]"),
@@ -294,7 +298,7 @@ def test_more_classes_than_labels_are_refused_unless_they_are_meant(
   split = good(12, labels=at(5, 1_000_003, np.zeros(12, int)))
   splits = {"train": split, "validation": good(12)}
   told = "\n".join(preflight.problems(config(plugin(splits)), tmp_path / "run"))
-  assert re.search(r"1,000,004 classes, and there are 24 labels only: number the classes from 0", told)
+  assert re.search(r"1,000,004 classes, but there are only 24 labels; number the classes from 0", told)
   assert load(plugin(Data(splits=splits, num_classes=1_000_004)), seed=0, batch_size=4).info.num_classes == 1_000_004
   # As many classes as labels may be honest: each example is one of its own.
   splits = {"train": good(12, labels=np.arange(12)), "validation": good(12)}

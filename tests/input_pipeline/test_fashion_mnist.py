@@ -162,7 +162,7 @@ def test_prepare_does_not_choose_between_different_files_of_one_name(tmp_path):
   fashion_mnist.prepare(tmp_path / "from", str(tmp_path / "data"))
   labels = np.zeros(30, np.uint8)
   (tmp_path / "from" / "b" / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(_encode(labels)))
-  with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: there are different ones"):
+  with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: several files with this name differ"):
     fashion_mnist.prepare(tmp_path / "from", str(tmp_path / "data"))
 
 

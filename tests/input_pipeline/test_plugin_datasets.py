@@ -99,25 +99,25 @@ GOOD = _arrays(6)
 @pytest.mark.parametrize(
   ("splits", "problem"),
   [
-    ([1, 2], "gave a list; it must be a dict of splits: train, validation, test"),
-    ({"train": GOOD}, "there is no split 'validation'"),
+    ([1, 2], "got a list; it must be a dict of splits: train, validation, test"),
+    ({"train": GOOD}, "split 'validation' is missing"),
     ({"train": GOOD, "validation": GOOD, "tset": GOOD}, "unknown split 'tset'; did you mean 'test'?"),
     ({"train": GOOD, "validation": {"inputs": GOOD["inputs"]}}, "validation: must have 'inputs' and either"),
     ({"train": GOOD, "validation": {k: v[:0] for k, v in GOOD.items()}}, "validation: is empty"),
     ({"train": GOOD, "validation": Items({k: v[:0] for k, v in GOOD.items()})}, "validation: is empty"),
     ({"train": GOOD, "validation": 7}, "validation: is a int; it must be a dict of arrays, or have __len__"),
     ({"train": GOOD, "validation": {**GOOD, "labels": [0, 1]}}, "has 6 inputs and 2 labels"),
-    ({"train": GOOD, "validation": {**GOOD, "labels": np.zeros(6)}}, "labels are float64; they must be integers"),
+    ({"train": GOOD, "validation": {**GOOD, "labels": np.zeros(6)}}, "labels are float64, but must be 32-bit integers"),
     ({"train": GOOD, "validation": {**GOOD, "inputs": np.zeros((6, 3))}}, r"float32\[3\], those of train float32\[2\]"),
-    ({"train": GOOD, "validation": {**GOOD, "inputs": np.zeros(6)}}, "at least one of features"),
-    ({"train": GOOD, "validation": {**GOOD, "inputs": np.full((6, 2), "a")}}, "they must be numbers"),
+    ({"train": GOOD, "validation": {**GOOD, "inputs": np.zeros(6)}}, "an axis of features"),
+    ({"train": GOOD, "validation": {**GOOD, "inputs": np.full((6, 2), "a")}}, "but must be numbers"),
     ({"train": GOOD, "validation": {**GOOD, "labels": np.arange(6) - 1}}, "labels must be 0 to 4 .* such as -1"),
     ({"train": GOOD, "validation": {**GOOD, "inputs": np.full((6, 2), np.nan)}}, "not all finite, first in example 0"),
     (
       {"train": GOOD, "validation": {"inputs": GOOD["inputs"], "targets": GOOD["labels"]}},
       "validation has no 'labels'",
     ),
-    ({"train": Items(GOOD), "validation": GOOD}, "num_classes must be given"),
+    ({"train": Items(GOOD), "validation": GOOD}, "num_classes is required"),
   ],
 )
 def test_what_cannot_be_trained_on_is_told(splits, problem):
@@ -180,7 +180,7 @@ def build():
     ("build = 3", "build", "is a int; it must be a function"),
     ("def build(): raise OSError('disk gone')", "build", r"OSError: disk gone \(.*line 3\)"),
     ("def build(needed): return 1", "build", "missing 1 required positional argument: 'needed'"),
-    ("def build(): return 5", "build", "gave a int"),
+    ("def build(): return 5", "build", "got a int"),
     (
       "import not_there_at_all",
       "build",

@@ -87,7 +87,7 @@ def test_close_ends_a_waiting_thread_at_once_and_may_be_repeated():
   items.close()
   items.close()
   assert time.perf_counter() - begin < 4
-  with pytest.raises(RuntimeError, match="step 1 was asked of a prefetcher that is closed"):
+  with pytest.raises(RuntimeError, match="step 1 was requested from a closed prefetcher"):
     next(items)
 
 

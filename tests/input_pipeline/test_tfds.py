@@ -87,7 +87,7 @@ def test_what_is_not_prepared_is_told_at_once_with_the_command(tmp_path):
     ({"train": "train[:x%]"}, r"dataset.train = 'train\[:x%\]': .*Unrecognized split"),
     ({"validation": "valid"}, r"dataset.validation = 'valid': Unknown split 'valid'"),
     ({"input_feature": "picture"}, "dataset.input_feature: there is no feature 'picture'; there are image, label"),
-    ({"label_feature": "image"}, "'image' has integers, and TFDS does not know of how many classes"),
+    ({"label_feature": "image"}, "'image' holds integers, but TFDS does not say how many classes"),
   ],
 )
 def test_wrong_splits_and_features_are_told(data_dir, options, problem):
@@ -138,7 +138,7 @@ def test_other_features_go_through_tfds_and_those_that_nobody_wants_are_not_deco
   assert batch["targets"].tolist() == [[i / 2] for i in range(15)]
   assert decoded == []
   (warning,) = dataset.warnings
-  assert "features that are not read: unwanted (dataset.input_feature, dataset.label_feature)" in warning
+  assert "unused features: unwanted; choose with dataset.input_feature and dataset.label_feature" in warning
 
 
 def test_a_missing_split_says_how_to_take_a_part_of_another(tmp_path):
@@ -217,7 +217,7 @@ def test_the_newest_version_is_taken_and_a_config_must_be_clear(tmp_path):
   assert found("one:3.0.0") is None
   assert found("many/b") == "many/b/1.0.0"
   assert found("single") == "single/only/2.0.0"
-  with pytest.raises(DataError, match=r"several configs in .*; name one: tfds:many/a"):
+  with pytest.raises(DataError, match=r"several configs in .*; choose one, such as tfds:many/a"):
     found("many")
 
 

@@ -66,18 +66,18 @@ def test_a_worker_that_dies_is_named_and_ends_the_others(config):
     dataset.train_batch(0)
     processes = _processes(dataset)
     os.kill(processes[1].pid, signal.SIGKILL)
-    message = rf"data worker 1 of 2 \(process {processes[1].pid}\) died by signal SIGKILL"
+    message = rf"data worker 1 of 2 \(process {processes[1].pid}\) died: killed by SIGKILL"
     with pytest.raises(RuntimeError, match=message):
       list(map(dataset.train_batch, range(1, 8)))
     assert all(process.poll() is not None for process in processes)
-    with pytest.raises(RuntimeError, match="have ended"):
+    with pytest.raises(RuntimeError, match="had ended"):
       dataset.train_batch(1)
 
 
 def test_closing_ends_the_processes_and_may_be_repeated(config):
   dataset = _with_workers(config)
   dataset.close()
-  with pytest.raises(RuntimeError, match="after it had been closed"):
+  with pytest.raises(RuntimeError, match="after the dataset was closed"):
     dataset.train_batch(0)
   with _with_workers(config) as dataset:
     dataset.train_batch(0)

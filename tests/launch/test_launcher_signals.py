@@ -50,7 +50,7 @@ def test_sigterm_is_passed_on_once_and_the_job_leaves_as_its_hosts_do(tmp_path: 
   launcher.send(signal.SIGTERM)
   assert launcher.wait() == 75, launcher.text()
   assert [(tmp_path / f"signals_{host}").read_text().split() for host in (0, 1)] == [["15"], ["15"]]
-  assert "launch: SIGTERM is passed on to hosts 0, 1" in launcher.text()
+  assert "launch: passing SIGTERM on to hosts 0, 1" in launcher.text()
   assert "restart" not in launcher.text()
   assert json.loads((tmp_path / "run.json").read_text())["exit"]["code"] == 75
   assert not job.running()
@@ -76,14 +76,14 @@ def test_a_ctrl_c_after_a_signal_kills(tmp_path: pathlib.Path, first: signal.Sig
   started = time.monotonic()
   assert job.run_and_signal(DEAF, first, signal.SIGINT, patience=Patience(grace=60)) == 130
   assert time.monotonic() - started < 50
-  assert job.said[1] == "another signal; kills hosts 0, 1"
+  assert job.said[1] == "another signal; killing hosts 0, 1"
   assert not job.running()
 
 
 def test_hosts_that_do_not_hear_sigterm_are_killed_after_the_grace(tmp_path: pathlib.Path):
   job = Job(tmp_path)
   assert job.run_and_signal(DEAF, signal.SIGTERM, hosts=1, patience=Patience(grace=0.3)) == 75
-  assert "host 0 did not leave; sends SIGKILL" in job.said
+  assert "host 0 did not exit; sending SIGKILL" in job.said
   assert not job.running()
 
 

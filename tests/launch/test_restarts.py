@@ -34,7 +34,7 @@ def test_two_attempts_in_a_row_without_a_new_checkpoint_are_a_crash_loop(tmp_pat
   script = "attempt == 1 and not host and commit(5)\nattempt > 1 and not host and commit(f'{attempt}.tmp')\n"
   assert job.run(ATTEMPTS + script + "sys.exit(75)") == 75
   assert attempts(tmp_path) == 3
-  assert job.said[-1] == f"gives up: 2 attempts in a row committed no new checkpoint in {tmp_path / 'checkpoints'}"
+  assert job.said[-1] == f"giving up: 2 attempts in a row committed no new checkpoint in {tmp_path / 'checkpoints'}"
 
 
 def test_progress_in_every_second_attempt_is_no_crash_loop_and_the_limit_ends_it(tmp_path: pathlib.Path):
@@ -42,7 +42,7 @@ def test_progress_in_every_second_attempt_is_no_crash_loop_and_the_limit_ends_it
   script = "attempt % 2 and commit(attempt)\nos.kill(os.getpid(), signal.SIGKILL)"
   assert job.run(ATTEMPTS + script, hosts=1, restarts=Restarts(limit=4, first_delay=0.0)) == 75
   assert attempts(tmp_path) == 5
-  assert job.said[-1] == "gives up after 4 restarts"
+  assert job.said[-1] == "giving up after 4 restarts"
 
 
 def test_the_workdir_is_found_among_the_arguments_of_the_command(tmp_path: pathlib.Path):

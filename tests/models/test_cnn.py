@@ -56,7 +56,7 @@ def test_an_image_that_is_pooled_to_one_pixel_stays_one():
 def test_problems_are_found_beforehand_all_at_once():
   config = CnnConfig(widths=(12, 18), kernel_size=4, normalization="group", groups=4)
   assert models.problems(config) == [
-    "model.kernel_size: 4 is even; an odd one, such as 3, keeps the image's size",
+    "model.kernel_size: 4 is even; use an odd size, such as 3, which keeps the image's size",
     "model.groups: 4 groups do not divide model.widths 12, 18; these do: 1, 2, 3, 6",
   ]
   assert models.problems(CnnConfig(widths=(12, 18), groups=4)) == []

@@ -166,14 +166,14 @@ def test_a_class_that_cannot_be_loaded_is_explained(write, module, code, name, e
       [
         (
           "model.kwargs.width: Net needs a value for 'width'; give model.kwargs.width "
-          "(without being asked it gets only num_classes, in_features, input_shape, rngs)"
+          "(only num_classes, in_features, input_shape, rngs are passed automatically)"
         )
       ],
     ),
     (
       ", num_classes",
       {"num_classes": 2},
-      ["model.kwargs.num_classes: num_classes is given to the model already; leave it out"],
+      ["model.kwargs.num_classes: the model already receives num_classes; leave it out"],
     ),
     (
       ", width, /",

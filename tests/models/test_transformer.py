@@ -87,8 +87,8 @@ def test_an_untrained_model_is_undecided():
   ("shape", "inputs", "message"),
   [
     ((8, 8, 1), None, r"\(length,\).*\(8, 8, 1\)"),
-    ((LENGTH,), np.zeros((2, LENGTH), np.float32), "must be integers, they are float32"),
-    ((3,), TOKENS, "6 tokens, but 3 learned positions"),
+    ((LENGTH,), np.zeros((2, LENGTH), np.float32), "must be integers, but are float32"),
+    ((3,), TOKENS, "6 tokens, but there are 3 learned positions"),
   ],
 )
 def test_inputs_that_are_not_tokens_are_refused(shape, inputs, message):
@@ -104,5 +104,5 @@ def test_inputs_that_are_not_tokens_are_refused(shape, inputs, message):
 def test_rotary_positions_need_pairs_of_features():
   config = TransformerConfig(width=6, heads=2)
   (found,) = models.problems(config)
-  assert found.startswith("model.positions: rotary turns pairs of features, and a head has 3")
+  assert found.startswith("model.positions: rotary rotates pairs of features, but a head has 3")
   assert models.problems(config.model_copy(update={"positions": "learned"})) == []

@@ -62,7 +62,7 @@ def test_dropout_is_inside_the_branch():
 
 def test_a_depth_that_is_not_6n_plus_4_is_found_beforehand():
   config = WideResNetConfig(depth=20)
-  assert models.problems(config) == ["model.depth: 20 is not 6n + 4; the nearest that are: 16, 22"]
+  assert models.problems(config) == ["model.depth: 20 is not of the form 6n + 4; the nearest are 16 and 22"]
   with pytest.raises(ValueError, match="6n"):
     models.build(config, input_shape=(8, 8, 1), num_outputs=2, rngs=nnx.Rngs(0))
 

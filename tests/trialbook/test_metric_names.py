@@ -85,10 +85,11 @@ def test_what_an_import_ranks_by_unasked_has_a_direction_and_so_have_the_names_t
 
 def test_a_direction_against_the_table_is_said_in_words_and_any_other_is_not():
   assert contradiction("validation/accuracy", "min") == (
-    "the smallest validation/accuracy counts as the best, but by its name larger values are better"
+    "the smallest validation/accuracy counts as the best, but its name suggests that larger values are better"
   )
   assert (
-    contradiction("loss", "max") == "the largest loss counts as the best, but by its name smaller values are better"
+    contradiction("loss", "max")
+    == "the largest loss counts as the best, but its name suggests that smaller values are better"
   )
   for metric, mode in (("loss", "min"), ("f1", "max"), ("loss", None), ("calibration", "min"), ("calibration", "max")):
     assert contradiction(metric, mode) is None

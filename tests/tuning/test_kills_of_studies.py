@@ -395,7 +395,7 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 def check_full(code: int, output: str) -> None:
   assert code == 2, output
   assert output.count("No space left on device") == 1, output
-  assert "make room and give the same command again" in output
+  assert "Free some space and rerun the same command" in output
   assert "Traceback" not in output
 
 

@@ -48,7 +48,8 @@ def test_a_batch_size_is_called_out_with_what_to_retune(role):
 
 
 def test_an_objective_against_the_direction_of_its_metric_is_called_out_also_of_a_function():
-  wrong = "objective: the smallest validation/accuracy counts as the best, but by its name larger values are better"
+  wrong = "objective: the smallest validation/accuracy counts as the best, but "
+  wrong += "its name suggests that larger values are better"
   for study, expected in (
     (dataclasses.replace(quadratics.study(), objective=Minimize("validation/accuracy")), [wrong]),
     (dataclasses.replace(quadratics.study(), objective=Maximize("validation/accuracy")), []),

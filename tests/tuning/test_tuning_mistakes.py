@@ -38,8 +38,8 @@ MISTAKES = {
   ),
   "an error": ("def get_study():\n  return 1 / 0\n", [], "study.py:2: ZeroDivisionError: division by zero"),
   "no Python": ("def get_study(:\n", [], "study.py:1: invalid syntax"),
-  "no trials": (TRAINING, ["--trials=0"], "argument --trials: '0' should be a whole number from 1 on"),
-  "workers": (TRAINING, ["--workers=many"], "argument --workers: 'many' should be a whole number from 1 on"),
+  "no trials": (TRAINING, ["--trials=0"], "argument --trials: '0' should be a whole number of at least 1"),
+  "workers": (TRAINING, ["--workers=many"], "argument --workers: 'many' should be a whole number of at least 1"),
   "unknown flag": (TRAINING, ["--worker=1"], "unknown flag --worker; did you mean '--workers'?"),
   "option of another": (TRAINING, ["--slurm=minutes=60"], "--slurm is for --executor=slurm"),
 }
