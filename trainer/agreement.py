@@ -20,7 +20,7 @@ def check_alike(config: Config, workdir: pathlib.Path, dataset: Dataset, hosts: 
   """Raise UserError, on all hosts, if they are not about to do the same: config, code, versions, data, devices."""
   if hosts.count != jax.process_count():
     raise UserError(
-      f"jax has {jax.process_count()} processes, and {hosts.count} of them joined; use trialbook.trainer.Guard.join"
+      f"jax has {jax.process_count()} processes, but only {hosts.count} joined; use trialbook.trainer.Guard.join"
       " instead of jax.distributed.initialize, and pass the guard to run"
     )
   if hosts.count == 1:

@@ -47,7 +47,7 @@ class Precision(Settings):
 
 
 class MeshSettings(Settings):
-  """How the devices are divided among the axes of the mesh; those that no other axis takes go to `data`.
+  """Division of the devices among the axes of the mesh; those that no other axis takes go to `data`.
 
   Attributes:
     fsdp: devices over which parameters and optimizer state are split; 1: every device has all of them.
@@ -57,7 +57,7 @@ class MeshSettings(Settings):
 
 
 class ParameterGroup(Settings):
-  """What holds for the parameters whose name fits a pattern; of several groups that fit, the first counts.
+  """Settings of the parameters whose names match a pattern; of several matching groups, the first counts.
 
   Attributes:
     parameters: pattern over names such as `blocks/0/conv/kernel`: `*` is any text, slashes included.
@@ -130,7 +130,7 @@ class Checkpointing(Settings):
   """What is kept of a run's states (PB-69).
 
   Attributes:
-    every_evaluations: a checkpoint is saved after each so-many-th evaluation, and after the last; 0: never.
+    every_evaluations: evaluations from one checkpoint to the next; the last evaluation has one too. 0: no checkpoints.
     keep_latest: how many of the latest stay; with 2, one that was damaged is no loss.
     keep_best: how many of the best by `selection.metric` stay.
   """
@@ -241,7 +241,7 @@ class Config(Settings):
 
 
 def prepend_warmup(config: Config, steps: int) -> Config:
-  """The playbook's warmup (PB-82): `steps` of linear warmup, the schedule unchanged behind it, so the run is longer.
+  """Lengthen a run by the playbook's warmup (PB-82): `steps` of linear warmup, then the unchanged schedule.
 
   Raises:
     ValueError: if the schedule has a warmup already.
@@ -271,12 +271,12 @@ def warnings(config: Config) -> list[str]:
   found = []
   if config.evaluation.batch_size < config.batch_size:
     found.append(
-      f"evaluation.batch_size = {config.evaluation.batch_size} is smaller than batch_size = {config.batch_size}:"
-      " evaluation keeps no gradients, so a larger batch fits and is faster"
+      f"evaluation.batch_size = {config.evaluation.batch_size} is smaller than batch_size = {config.batch_size}."
+      " Evaluation keeps no gradients, so a larger batch fits and is faster."
     )
   selection = config.resolved().selection
   if wrong := metric_names.contradiction(str(selection.metric), selection.mode):
-    found.append(f"selection.mode = {selection.mode!r}: {wrong}; leave selection.mode unset to go by the name")
+    found.append(f"selection.mode = {selection.mode!r}: {wrong}; leave selection.mode unset to follow the name")
   if config.precision.param_dtype == "bfloat16":
     found.append(
       "precision.param_dtype = bfloat16 rounds the parameters at every update: updates below about 0.2% of a parameter"

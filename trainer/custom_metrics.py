@@ -35,7 +35,9 @@ def load(config: Config) -> tuple[dict[str, Function], list[str]]:
     if not callable(function):
       problems.append(f"evaluation.metrics {path!r}: is a {type(function).__name__}; it must be a function")
     elif name in functions:
-      problems.append(f"evaluation.metrics has two functions named {name!r}; their metrics would have one name")
+      problems.append(
+        f"evaluation.metrics has two functions named {name!r}; rename one, since metrics are named after functions"
+      )
     functions[name] = cast(Function, function)
   return functions, problems
 
@@ -80,7 +82,7 @@ def area_under_curve(outputs: np.ndarray, batch: Mapping[str, np.ndarray]) -> fl
     ValueError: if there are not two classes.
   """
   if outputs.shape[1:] != (2,):
-    raise ValueError(f"the area under the curve is of two classes, outputs [N, 2]; they are {list(outputs.shape)}")
+    raise ValueError(f"the area under the curve needs two classes, outputs [N, 2]; they are {list(outputs.shape)}")
   scores, positive = outputs[:, 1].astype(np.float64) - outputs[:, 0], batch["labels"] == 1
   pairs = positive.sum() * (~positive).sum()
   if pairs == 0:

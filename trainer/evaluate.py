@@ -29,7 +29,7 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   number = find_step(workdir, step)
   dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
   for problem in existing_run.data_differences(workdir, config, dataset):
-    logging.warning("the data are not those that the run was trained on: %s", problem)
+    logging.warning("the data differ from those that the run was trained on: %s", problem)
   enable_compilation_cache(config.compilation_cache)
   # Here may be other devices than those of the run; how the parameters lie does not change what they are.
   fits = jax.device_count() % config.mesh.fsdp == 0

@@ -126,7 +126,7 @@ def export_model(
   """
   _require_flatbuffers()
   if folder.exists() and not (folder / "card.json").is_file() and not _is_empty(folder):
-    raise UserError(f"{folder} is there and is no export; choose another folder with --to")
+    raise UserError(f"{folder} exists and is not an export; choose another folder with --to")
   tree = map_named(_on_one_device, {"params": params, "variables": variables})
   weights = flatten(tree)
   # NumPy's files have no bfloat16; its values are float32, too.
@@ -142,7 +142,7 @@ def export_model(
       "shape": ["batch", *info.input_shape],
       "dtype": info.input_dtype,
       "batch": batch,
-      "meaning": "as the dataset gives them; where they are normalized, the model does it",
+      "meaning": "as the dataset gives them; any normalization is part of the model",
     },
     "output": {
       "shape": [size if isinstance(size, int) else str(size) for size in output.shape],
@@ -251,7 +251,7 @@ def _write(folder: pathlib.Path, model: bytearray, weights: Mapping[str, np.ndar
     files.write_json(staging / "card.json", card)
 
 
-_MISSING = "exporting needs the package flatbuffers: pip install flatbuffers"
+_MISSING = "exporting needs the package flatbuffers; run pip install flatbuffers"
 
 
 def _has_flatbuffers() -> bool:

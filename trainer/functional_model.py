@@ -99,7 +99,7 @@ class Network:
   def _abstract(self) -> tuple[Any, ...]:
     """As `_split`, of shapes. Raises UserError where the config and the layers disagree on traced settings."""
     name = self.config.model.name
-    with explained(f"model {name!r} cannot be made for inputs of shape {self.info.input_shape}"):
+    with explained(f"model {name!r} cannot be created for inputs of shape {self.info.input_shape}"):
       groups = self._split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
     if not jax.tree.leaves(groups[1]):
       raise UserError(f"model {name!r} has no parameters (nnx.Param): there is nothing to train")
@@ -162,7 +162,7 @@ class Network:
     if changed:
       raise UserError(
         f"model {name!r} changes its variables during a call: {'; '.join(changed)}. Create them in the constructor with"
-        " their final shape and dtype. (Sow what is only looked at as nnx.Intermediate.)"
+        " their final shape and dtype. (Sow values that are only inspected as nnx.Intermediate.)"
       )
     if assigned := _assigned(lambda params: call(params)[1]["params"], params, after["params"]):
       raise UserError(
@@ -210,7 +210,7 @@ def _assigned(call: Callable[[Tree], Tree], params: Tree, after: Tree) -> list[s
   return [name for name, own, value in pairs if _source(jaxpr, value) not in (own, UNKNOWN)]
 
 
-UNKNOWN = "in a transformation that cannot be looked into"
+UNKNOWN = "in a transformation that cannot be inspected"
 
 
 def _source(jaxpr: Any, variable: Any) -> Any:

@@ -73,14 +73,14 @@ class TrainedModel:
       inputs = np.asarray(given)
     except ValueError as error:
       raise ValueError(
-        f"inputs are no array ({error}); the model takes (B, *{self.info.input_shape}): {trained}"
+        f"inputs are not an array ({error}); the model takes (B, *{self.info.input_shape}): {trained}"
       ) from None
     if inputs.shape[1:] != self.info.input_shape or not inputs.ndim:
       raise ValueError(f"inputs have shape {inputs.shape}; the model takes (B, *{self.info.input_shape}): {trained}")
     dtype, of_integers = np.dtype(self.info.input_dtype), self.info.input_dtype != "float32"
     kinds = (jnp.integer,) if of_integers else (jnp.integer, jnp.floating)
     if not any(jnp.issubdtype(inputs.dtype, kind) for kind in kinds):
-      wanted = "integers, as they are before any scaling" if of_integers else "numbers, scaled as for the training"
+      wanted = "integers, without any scaling" if of_integers else "numbers, scaled as in training"
       raise ValueError(f"inputs are {inputs.dtype}; the model takes {wanted}: {trained}")
     if not inputs.size:
       return inputs.astype(dtype)
@@ -88,7 +88,7 @@ class TrainedModel:
     if of_integers:
       first, last = self._known()
       if low < first or high > last:
-        raise ValueError(f"inputs are from {low} to {high}; the model knows {first} to {last}: {trained}")
+        raise ValueError(f"inputs are from {low} to {high}; the model takes {first} to {last}: {trained}")
     elif not np.isfinite([low, high]).all():
       raise ValueError(f"inputs are not all finite: {trained}")
     # Symbols have no scale.
@@ -97,7 +97,9 @@ class TrainedModel:
       # A few examples may well be dark, or small.
       if seen > SCALE * usual or (len(inputs) >= FEW and 0 < seen < usual / SCALE):
         self._warned.append("scale")
-        logging.warning("inputs are from %.4g to %.4g, another scale than the model knows: %s", low, high, trained)
+        logging.warning(
+          "inputs are from %.4g to %.4g, on another scale than the training inputs: %s", low, high, trained
+        )
     return inputs.astype(dtype)
 
   def _known(self) -> tuple[int, int]:
@@ -149,7 +151,7 @@ def recorded_info(workdir: pathlib.Path) -> Info:
   """The dataset's facts as the run recorded them, so that the data itself is not needed."""
   recorded = (files.read_json(workdir / "run.json") or {}).get("dataset")
   if recorded is None:
-    raise ConfigError(f"{workdir / 'run.json'} does not say what the data was; is this the workdir of a run?")
+    raise ConfigError(f"{workdir / 'run.json'} does not describe the dataset; is this the workdir of a run?")
 
   def tuples(value: Any) -> Any:
     return tuple(map(tuples, value)) if isinstance(value, list) else value

@@ -53,8 +53,8 @@ def warn(program: Program, weights: State, settings: Mapping[str, Array], datase
   if np.isclose(*means, rtol=TOLERANCE[config.precision.compute_dtype], atol=1e-6, equal_nan=True):
     return
   logging.warning(
-    "Evaluation of model %r depends on the batch: the mean %s of the same %d examples is %.6g beside other examples and"
-    " %.6g beside padding. In evaluation a layer must neither use the batch's statistics nor draw at random;"
-    " --debug names the layer.",
+    "Evaluation of model %r depends on the batch: the mean %s of the same %d examples is %.6g with other examples in"
+    " the batch and %.6g with padding. In evaluation, a layer must use neither the batch's statistics nor random"
+    " numbers. Run with --debug to find the layer.",
     *(config.model.name, name, round(float(first["weights"])), *means),
   )

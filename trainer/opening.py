@@ -140,8 +140,8 @@ def compile_run(
   mesh = sharding.make_mesh(config.mesh)
   check_alike(config, workdir, dataset, hosts)
   line = RunProgress(config.max_train_steps, enabled=progress and hosts.is_lead)
-  if hosts.from_lead("whether the run is finished", existing_run.is_finished(workdir, config)):
-    line.note(f"{workdir} holds this run, finished; `trialbook evaluate {workdir}` evaluates its checkpoints")
+  if hosts.from_lead("the check for a finished run", existing_run.is_finished(workdir, config)):
+    line.note(f"{workdir}: this run is already finished; `trialbook evaluate {workdir}` evaluates its checkpoints")
     return None
   for warning in preflight.warnings(config, dataset):
     logging.warning("%s", warning)
@@ -199,12 +199,12 @@ def open_run(compiled: Compiled, profile: range, stack: contextlib.ExitStack) ->
   newest = hosts.exchange("the newest checkpoint", saved)
   if len(set(newest)) > 1:
     # A file system that is slow to show what is there, or a read that failed: it may be otherwise the next time.
-    raise TryAgainError(f"hosts cannot read the same checkpoints; their newest are {newest}, by host")
+    raise TryAgainError(f"hosts do not see the same newest checkpoint; by host, its step is {newest}")
   if hosts.is_lead:
     compiled.note(record.begin(saved))
     if saved is not None:
       set_aside_after(workdir / "checkpoints", saved)
-  hosts.barrier("the cutting back of the records")
+  hosts.barrier("the truncation of the records")
   settings = sharding.put_replicated(program.mesh, program_settings(config))
   step, state = restored or (0, program.init(settings))
   if restored is None and config.warm_start is not None:

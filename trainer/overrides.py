@@ -125,7 +125,7 @@ def _literal(path: str, text: str) -> Any:
   except (ValueError, SyntaxError):
     return text
   except (TypeError, MemoryError, RecursionError) as error:
-    return Unreadable(f"{path} = {text}: is no value ({error or type(error).__name__})")
+    return Unreadable(f"{path} = {text}: is not a value ({error or type(error).__name__})")
 
 
 def _plain(path: str, value: Any) -> Any:
@@ -156,7 +156,7 @@ def _assign(kind: type[Settings], tree: dict[str, Any], path: str, value: Any) -
   """Sets a value in a tree of JSON that describes a `kind`. Raises ConfigError if there is no such place."""
   steps = path.split(".")
   if "" in steps:
-    raise ConfigError(f"unknown field {path!r}: between dots there should be names")
+    raise ConfigError(f"unknown field {path!r}: a name is missing between its dots")
   node: Any = tree
   kinds: Mapping[str, type[Settings]] = {"": kind}
   for depth, step in enumerate(steps[:-1]):

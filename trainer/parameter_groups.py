@@ -18,7 +18,7 @@ def check(groups: Groups, params: Any) -> None:
   """Raises UserError for a group that no parameter belongs to."""
   names = list(flatten(params))
   unused = [
-    f"parameter_groups.{index}: no parameter fits {group.parameters!r}{nearest(group.parameters, names)}"
+    f"parameter_groups.{index}: no parameter matches {group.parameters!r}{nearest(group.parameters, names)}"
     for index, group in enumerate(groups)
     if not any(_group_of(name, groups) == index for name in names)
   ]

@@ -99,8 +99,8 @@ def warnings(config: Config, dataset: Dataset) -> list[str]:
   found, info = [*configs.warnings(config), *dataset.warnings], dataset.info
   fingerprints = existing_run.fingerprints(config, dataset)
   found += [
-    f"dataset {info.name}, {split}: an example differs each time it is read, so a resume is not exact, and does not"
-    " notice other data; draw at random by the example's index, or use dataset.augmentation"
+    f"dataset {info.name}, {split}: an example differs each time it is read, so a resume is not exact and does not"
+    " notice changed data. Derive random numbers from the example's index, or use dataset.augmentation."
     for split in info.examples
     if split not in fingerprints and (split != "test" or config.evaluation.test)
   ]
@@ -110,8 +110,8 @@ def warnings(config: Config, dataset: Dataset) -> list[str]:
   )
   if info.input_dtype == "int32" and info.normalization is None and not symbols:
     found.append(
-      f"dataset {info.name}: inputs are integers, and reach the model as they are; give floats, or"
-      " trialbook.input_pipeline.Data(normalization=(means, deviations)), as bytes (uint8) have unasked"
+      f"dataset {info.name}: inputs are integers and reach the model unscaled. Give floats, or"
+      " trialbook.input_pipeline.Data(normalization=(means, deviations)). Only uint8 is normalized by default."
     )
   return found
 
@@ -157,7 +157,7 @@ def _examine(
         f"batch_size = {config.batch_size} is larger than the training set of {dataset.info.name}: {available} examples"
       )
     if config.evaluation.test and "test" not in dataset.info.examples:
-      problems.append(f"evaluation.test = True, and dataset {dataset.info.name!r} has no test split; set it to false")
+      problems.append(f"evaluation.test = True, but dataset {dataset.info.name!r} has no test split; set it to false")
     try:
       # Read here in any case: a broken example is a problem like the others.
       existing_run.fingerprints(config, dataset)
@@ -211,7 +211,7 @@ def _batch_problems(task: Task, info: Info, batch: Batch) -> list[str]:
     if missing := [key for key in given if key not in wanted]:
       member = "initial_batch" if any(key in evaluated for key in missing) else "training_batch"
       found.append(
-        f"dataset {info.name!r} gives {', '.join(map(repr, missing))}, and the task's {member} does not name"
-        " it: name each key of a batch, also one that the task leaves alone"
+        f"dataset {info.name!r} gives {', '.join(map(repr, missing))}, but the task's {member} does not name"
+        " it. Name each key of a batch, even if the task does not use it"
       )
   return list(dict.fromkeys(found))

@@ -30,7 +30,7 @@ INPUT_BOUND = 0.2
 NOTABLE = 0.3
 """Share of a run's whole time from which on what is no training is remarked upon."""
 MEASURED_SECONDS = 8.0
-_NO_TIMES = "run.json has no times, which come at the end of a run, so only the training loop is known"
+_NO_TIMES = "run.json has no times yet (they are written when a run ends), so only the training loop is shown"
 
 Bound = Literal["input", "dispatch", "compute"]
 
@@ -84,7 +84,7 @@ def read_spent(workdir: pathlib.Path) -> Spent:
       blocks.append((steps, seconds, seconds * line["data_wait_fraction"]))
       steps = 0
   if not blocks:
-    raise UserError(f"{workdir / 'metrics.jsonl'} has no block of steps yet; a block is logging.every_steps long")
+    raise UserError(f"{workdir / 'metrics.jsonl'} has no timings yet; they are written every logging.every_steps steps")
   steps, seconds, waited = map(sum, zip(*(blocks[1:] or blocks), strict=True))
   return Spent(
     times=record.get("times", {}),
@@ -106,7 +106,7 @@ def verdict(spent: Spent) -> str:
   if loop:
     told += f"; dispatch takes {shares['dispatch']:.0%}, and waiting for the devices {shares['wait_for_device']:.0%}"
   if spent.bound == "dispatch":
-    return f"dispatch-bound: {told}: the devices are done before the next step is started, so a larger batch is cheap"
+    return f"dispatch-bound: {told}. The devices finish before the next step starts, so a larger batch is cheap."
   return f"compute-bound: {told}"
 
 
@@ -148,23 +148,27 @@ def remedies(config: Config, stages: Mapping[str, float], spent: Spent) -> list[
     more = f"dataset.workers={advised} (it is {workers})"
     change = more if advised > workers else f"more cores for dataset.workers={workers}"
     found.append(
-      f"{change}: so many processes make batches side by side; {needed} would keep up with a step of"
-      f" {_ms(spent.busy_seconds)}, and this machine has {cores} cores"
+      f"{change}: this many processes make batches in parallel; to keep up with a step of"
+      f" {_ms(spent.busy_seconds)} it takes {needed}, and this machine has {cores} cores"
     )
   if slowest in ("read", "decode") and "decode" in stages and hasattr(dataset, "in_memory"):
-    found.append("dataset.in_memory=true: all examples are decoded once, at the start, where there is memory for them")
+    found.append("dataset.in_memory=true: all examples are decoded once, at the start, if they fit into memory")
   match slowest:
     case "read" if "decode" in stages:
-      found.append("files on a disk of this machine rather than on a network, or fewer bytes in each record")
+      found.append(
+        "put the files on a local disk instead of a network file system, or store fewer bytes in each record"
+      )
     case "read":
-      found.append("smaller examples, or (where it is a function of yours that reads) one that does less for each")
+      found.append("use smaller examples; if a function of your own reads them, let it do less for each")
     case "decode":
-      found.append("examples stored as they are needed (trialbook.input_pipeline.write_array_record), or smaller ones")
+      found.append(
+        "store the examples already decoded (trialbook.input_pipeline.write_array_record), or use smaller ones"
+      )
     case "augment":
-      found.append("dataset.augmentation: fewer kinds; each that is off costs nothing")
+      found.append("dataset.augmentation: use fewer kinds; those that are off cost nothing")
     case "transfer":
       found.append(
-        "smaller examples; images as uint8, which the model normalizes on the device, are a quarter of float32"
+        "use smaller examples; uint8 images, normalized on the device, take a quarter of the bytes of float32"
       )
   return found
 
@@ -185,8 +189,8 @@ def describe(workdir: pathlib.Path, seconds: float = MEASURED_SECONDS) -> list[s
   lines += [f"  - {remedy}" for remedy in remedies(config, stages, spent)]
   if whole < spent.busy_seconds:
     lines.append(
-      f"measured alone, a batch takes {_ms(whole)}, less than the {_ms(spent.busy_seconds)} of a step: in the run, the"
-      " pipeline had less of the machine than now; other processes or the step itself took its cores"
+      f"measured alone, a batch takes {_ms(whole)}, less than a step ({_ms(spent.busy_seconds)}). During the run,"
+      " other processes or the step itself probably took the pipeline's cores."
     )
   return lines
 
@@ -195,11 +199,11 @@ def _beside_training(config: Config, times: Mapping[str, float]) -> list[str]:
   """Remarks on what takes much of a run and is no training."""
   evaluation, checkpointing = config.evaluation, config.checkpointing
   changes = {
-    "start_up": "reading the dataset is most of it; a longer run makes it a smaller share",
-    "compilation": f"compilation_cache (it is {config.compilation_cache!r}) spares it the next time",
-    "evaluation": f"evaluation.every_steps (it is {evaluation.every_steps}) larger, or"
-    f" evaluation.validation_examples (it is {evaluation.validation_examples}) smaller",
-    "checkpoint": f"checkpointing.every_evaluations (it is {checkpointing.every_evaluations}) larger",
+    "start_up": "most of it reads the dataset; its share falls in a longer run",
+    "compilation": f"with compilation_cache (it is {config.compilation_cache!r}) the next run skips it",
+    "evaluation": f"increase evaluation.every_steps (it is {evaluation.every_steps}), or reduce"
+    f" evaluation.validation_examples (it is {evaluation.validation_examples})",
+    "checkpoint": f"increase checkpointing.every_evaluations (it is {checkpointing.every_evaluations})",
   }
   shares = {name: times.get(name, 0.0) / max(times.get("total", 0.0), 1e-9) for name in changes}
   return [

@@ -111,7 +111,7 @@ def factor(config: ScheduleConfig, settings: Values, step: Int[Array, ""]) -> Fl
     ValueError: if the schedule has not been through `resolve`.
   """
   if "decay_steps" in type(config).model_fields and "decay_steps" not in settings:
-    raise ValueError("schedule.decay_steps is None: schedules.resolve(schedule, num_steps) makes it explicit")
+    raise ValueError("schedule.decay_steps is None; resolve it first with schedules.resolve(schedule, num_steps)")
   warmup_steps = settings["warmup_steps"]
   warmup = jnp.where(step < warmup_steps, _ratio(step + 1, warmup_steps), 1)
   return warmup * SHAPES[config.name](settings, jnp.maximum(step - warmup_steps, 0))
@@ -135,11 +135,11 @@ def prepend_warmup(schedule: ScheduleConfig, num_steps: int, steps: int) -> tupl
   """
   if schedule.warmup_steps:
     raise ValueError(
-      f"schedule.warmup_steps = {schedule.warmup_steps}: the schedule has a warmup already; to prepend"
+      f"schedule.warmup_steps = {schedule.warmup_steps}: the schedule already has a warmup; to prepend"
       " another, set it to 0 and shorten the run by as many steps"
     )
   if steps < 1:
-    raise ValueError(f"a warmup of {steps} steps cannot be prepended: at least 1 is needed")
+    raise ValueError(f"a warmup of {steps} steps cannot be prepended; it needs at least 1")
   return resolve(schedule, num_steps).model_copy(update={"warmup_steps": steps}), num_steps + steps
 
 
@@ -151,20 +151,20 @@ def problems(schedule: ScheduleConfig, num_steps: int) -> list[str]:
   found = []
   if schedule.warmup_steps > num_steps:
     found.append(
-      f"schedule.warmup_steps = {schedule.warmup_steps}: at most the number of steps of the run, {num_steps}"
+      f"schedule.warmup_steps = {schedule.warmup_steps}: should be at most the number of steps of the run, {num_steps}"
     )
   elif isinstance(schedule, Linear) and schedule.decay_steps is None and _steps_before_decay(schedule) > num_steps:
     found.append(
-      f"schedule.constant_steps = {schedule.constant_steps}: with the warmup of {schedule.warmup_steps} steps"
-      f" it is longer than the run, {num_steps} steps, and nothing is left for the decay; shorten it, or set"
+      f"schedule.constant_steps = {schedule.constant_steps}: after a warmup of {schedule.warmup_steps} steps,"
+      f" nothing of the run's {num_steps} steps is left for the decay; shorten it, or set"
       " schedule.decay_steps"
     )
   if isinstance(schedule, Piecewise):
     boundaries, factors = schedule.boundaries, schedule.factors
     if len(boundaries) != len(factors):
       found.append(
-        f"schedule.factors has {len(factors)} values and schedule.boundaries has {len(boundaries)}: one"
-        " factor belongs to each boundary (before the first it is 1)"
+        f"schedule.factors has {len(factors)} values, but schedule.boundaries has {len(boundaries)};"
+        " give one factor for each boundary (before the first it is 1)"
       )
     if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
       found.append(f"schedule.boundaries = {list(boundaries)}: each must be larger than the one before it")

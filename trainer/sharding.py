@@ -143,7 +143,7 @@ def table(mesh: Mesh, shapes: Any) -> list[str]:
   for array in arrays:
     groups.setdefault((array.name.partition("/")[0], array.lies), []).append(array)
   largest_first = sorted(groups.items(), key=lambda group: -sum(array.total for array in group[1]))
-  rows = [("part", "lies", "arrays", "MB", "MB a device", "largest")]
+  rows = [("part", "placed", "arrays", "MB", "MB a device", "largest")]
   for (part, lies), members in [*largest_first, (("all", ""), arrays)]:
     total, here = (f"{sum(sizes) / 1e6:,.2f}" for sizes in zip(*((a.total, a.here) for a in members), strict=True))
     largest = max(members, key=lambda array: array.total)

@@ -158,7 +158,7 @@ class PluginTask(Settings):
     missing = sorted(member for member in members if not hasattr(task, member))
     if missing:
       raise ValueError(
-        f"task.name = {self.name!r} is no task: it has no {', '.join(missing)} (see trialbook.trainer.tasks.Task)"
+        f"task.name = {self.name!r} is not a task: it has no {', '.join(missing)} (see trialbook.trainer.tasks.Task)"
       )
     return cast(Task, UserTask(self.name, task))
 
@@ -176,12 +176,12 @@ class _Classification:
   def num_outputs(self, info: Info) -> int:
     if info.num_classes is None:
       raise ValueError(
-        f"the classification task needs classes, and dataset {info.name!r} has targets; give integer 'labels', or set"
+        f"the classification task needs classes, but dataset {info.name!r} has targets; give integer 'labels', or set"
         " task.name=regression"
       )
     if info.label_shape:
       raise ValueError(
-        f"the classification task needs one class for each example, and dataset {info.name!r} has labels of shape"
+        f"the classification task needs one class for each example, but dataset {info.name!r} has labels of shape"
         f" {list(info.label_shape)} for each: {_what_takes_labels(info)}"
       )
     return info.num_classes
@@ -229,15 +229,15 @@ _LANGUAGE_MODEL = "set task.name=language_model, which takes a label at each pos
 
 def _what_takes_labels(info: Info) -> str:
   """What to do with several labels for each example."""
-  own = "a task of yours, task.name=my_task:MyTask (docs/tutorials/first_run.md has one)"
+  own = "a task of your own, task.name=my_task:MyTask (docs/tutorials/first_run.md has one)"
   if info.label_shape == (1,):
     return "give labels[:, 0]"
   if _is_sequence(info):
     return (
       f"if they are a sequence, as in text, {_LANGUAGE_MODEL}; if they are one-hot, give labels.argmax(axis=1);"
-      f" if each is a yes or no of its own, give them as 'targets' to {own}"
+      f" if each is an independent yes or no, give them as 'targets' to {own}"
     )
-  return f"a label at each place of an image needs {own}"
+  return f"a label at each position of an image needs {own}"
 
 
 def _check_fit(outputs: Array, labels: Array) -> None:
@@ -245,7 +245,7 @@ def _check_fit(outputs: Array, labels: Array) -> None:
   if outputs.shape[:-1] != labels.shape:
     raise UserError(
       f"the model's outputs are {list(outputs.shape)}; labels {list(labels.shape)} need {[*labels.shape, 'classes']}:"
-      " model and task do not fit"
+      " the model does not fit the task"
     )
 
 
@@ -310,7 +310,7 @@ class _Regression:
   def num_outputs(self, info: Info) -> int:
     if info.num_targets is None:
       raise ValueError(
-        f"the regression task needs targets, and dataset {info.name!r} has labels; give numbers as 'targets', or else:"
+        f"the regression task needs targets, but dataset {info.name!r} has labels; give numbers as 'targets', or else:"
         f" {_what_takes_labels(info) if info.label_shape else 'set task.name=classification'}"
       )
     return info.num_targets

@@ -17,7 +17,7 @@ NAMES = {
   "dispatch": "dispatch",
   "wait_for_device": "waiting for devices",
   "evaluation": "evaluation",
-  "checkpoint": "checkpoints",
+  "checkpoint": "checkpointing",
 }
 """What a run's time is divided into, and how a person reads it; `total` is all of it."""
 
@@ -102,7 +102,7 @@ class Tracer:
       return
     self._tracing = False
     jax.profiler.stop_trace()
-    log.info("a trace is in %s", self._folder)
+    log.info("wrote a trace to %s", self._folder)
 
   def __enter__(self) -> "Tracer":
     return self

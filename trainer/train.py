@@ -186,7 +186,7 @@ def _saving_if_preempted(run: OpenRun) -> Iterator[None]:
       run.saver.save(run.step, run.state)
       run.saved = run.step
     run.saver.wait()
-    run.loop.guard.hosts.barrier("the checkpoint of the preemption", math.inf)
+    run.loop.guard.hosts.barrier("the checkpoint at the preemption", math.inf)
     saved = "nothing is saved" if run.saved is None else f"step {run.saved:,} is saved"
     run.compiled.note(f"{error}: stopped at step {run.step:,}; {saved}")
     raise

@@ -89,7 +89,7 @@ class Steps:
         step,
       )
     if changed := changes(state, next_state):
-      raise UserError(f"an update does not keep the state as it is: {'; '.join(changed)}")
+      raise UserError(f"an update changes the structure of the state: {'; '.join(changed)}")
     if self.with_metrics:
       metrics |= {f"train/{name}": value for name, value in others.items()}
       metrics |= {"update_norm": optax.tree.norm(updates), "learning_rate": learning_rate}
@@ -184,12 +184,12 @@ def _check_dtypes(state: State) -> None:
   for name, leaf in flatten(state).items():
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
       problems.append(
-        f"{name} is a random key, which a checkpoint cannot hold: a layer draws from the model's rngs"
-        " (nnx.Rngs), whose keys follow from seed and step; other keys are kept as jax.random.key_data"
+        f"{name} is a random key, which a checkpoint cannot hold. Draw from the model's rngs"
+        " (nnx.Rngs), whose keys follow from seed and step; keep any other key as jax.random.key_data"
       )
     elif name.startswith("params/") and not jnp.issubdtype(leaf.dtype, jnp.floating):
       problems.append(
-        f"{name} is {leaf.dtype}, and parameters are trained, so they are floats: make it an nnx.Variable"
+        f"{name} is {leaf.dtype}, but parameters are trained and must be floats; make it an nnx.Variable"
         " instead of an nnx.Param"
       )
   if problems:

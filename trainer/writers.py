@@ -69,7 +69,7 @@ def make(config: Config, workdir: pathlib.Path) -> list[Writer]:
       writer = maker(workdir, config.model_dump(mode="json"))
       missing = [member for member in ("write", "close") if not callable(getattr(writer, member, None))]
       if missing:
-        raise TypeError(f"a {type(writer).__name__} is no writer: it has no {', '.join(missing)}")
+        raise TypeError(f"a {type(writer).__name__} is not a writer: it has no {', '.join(missing)}")
       made.append(_Guarded(name, writer))
     except Exception as error:
       for writer in made:
@@ -91,7 +91,7 @@ class _Guarded:
       self._writer.write(step, dict(values))
     except Exception as error:
       self._failed = True
-      logging.error("logging.writers: %r failed at step %d and gets nothing more: %r", self._name, step, error)
+      logging.error("logging.writers: %r failed at step %d and receives nothing more: %r", self._name, step, error)
 
   def close(self) -> None:
     try:

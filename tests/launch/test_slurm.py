@@ -110,9 +110,9 @@ class TestOnACluster:
     assert {one["SLURM_CPUS_PER_TASK"] for one in told} == {"3"}
 
   def test_what_slurm_refuses_is_the_users_mistake(self, cluster: SlurmCluster, tmp_path: pathlib.Path):
-    with pytest.raises(UserError, match=r"Slurm refuses the jobs: .*invalid partition"):
+    with pytest.raises(UserError, match=r"Slurm refused the jobs: .*invalid partition"):
       submit(tmp_path, ["ready()"], partition="none")
-    with pytest.raises(UserError, match=r"Slurm refuses the jobs: .*generic resource"):
+    with pytest.raises(UserError, match=r"Slurm refused the jobs: .*generic resource"):
       submit(tmp_path, ["ready()"], gpus=1)
 
   def test_a_failing_job_tells_its_code(self, cluster: SlurmCluster, tmp_path: pathlib.Path):
@@ -231,7 +231,7 @@ class TestTraining:
     assert words_and_codes(ends(jobs, seconds=60)) == [("COMPLETED", 0)]
     record = json.loads((run / "run.json").read_text())
     (earlier,) = record["earlier"]
-    assert (earlier["status"], earlier["reason"], record["status"]) == ("preempted", "SIGTERM came", "complete")
+    assert (earlier["status"], earlier["reason"], record["status"]) == ("preempted", "received SIGTERM", "complete")
     assert 0 < earlier["step"] == record["restored_step"] < 5_000
     assert [line["step"] for line in read_json_lines(run / "metrics.jsonl")] == list(range(5_001))
 
@@ -291,7 +291,7 @@ def programs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 @pytest.mark.parametrize("answer", ["slurm_load_jobs error: strange\n", "1|2|RUNNING\n"])
 def test_an_answer_that_is_not_understood_is_not_the_end_of_a_job(programs: Callable[[str, str], None], answer: str):
   programs("squeue", answer)
-  with pytest.raises(SlurmUnavailableError, match="squeue prints"):
+  with pytest.raises(SlurmUnavailableError, match="squeue printed"):
     slurm.states(["1_2"])
 
 

@@ -64,16 +64,16 @@ class Fault(NamedTuple):
 
 THE_LEAD, THE_OTHERS = "the lead, by its connection", "the other hosts, by its connection"
 FAULTS = {
-  "SIGTERM to the lead": Fault("step", 0, send(0, signal.SIGTERM), 75, "the host", "SIGTERM came to host 0", True),
-  "SIGTERM to another host": Fault("step", 1, send(1, signal.SIGTERM), 75, "the host", "SIGTERM came to host 1", True),
+  "SIGTERM to the lead": Fault("step", 0, send(0, signal.SIGTERM), 75, "the host", "host 0 received SIGTERM", True),
+  "SIGTERM to another host": Fault("step", 1, send(1, signal.SIGTERM), 75, "the host", "host 1 received SIGTERM", True),
   "SIGTERM during an evaluation": Fault(
-    "evaluating", 1, send(1, signal.SIGTERM), 75, "the host", "SIGTERM came to host 1", True
+    "evaluating", 1, send(1, signal.SIGTERM), 75, "the host", "host 1 received SIGTERM", True
   ),
   "SIGKILL to the lead": Fault("step", 0, send(0, signal.SIGKILL), 75, THE_OTHERS, "host 0: ended by SIGKILL"),
   "SIGKILL to another host": Fault("step", 1, send(1, signal.SIGKILL), 75, THE_LEAD, "host 1: ended by SIGKILL"),
   "SIGKILL during a save": Fault("saving", 0, send(0, signal.SIGKILL), 75, THE_OTHERS, "SIGKILL"),
   "SIGKILL during an evaluation": Fault("evaluating", 1, send(1, signal.SIGKILL), 75, THE_LEAD, "SIGKILL"),
-  "SIGSTOP: a host is stuck": Fault("step", 1, stop, 75, "the watchdogs of the others", ": host 1 does not answer"),
+  "SIGSTOP: a host is stuck": Fault("step", 1, stop, 75, "the watchdogs of the others", ": host 1 did not answer"),
   "an exception on one host": Fault(
     "evaluating", 1, lambda attempt: time.monotonic(), 1, "the host", "ZeroDivisionError: a planted bug"
   ),
@@ -91,7 +91,7 @@ KINDS = (
 def check_left_by_themselves(job: Job, seconds: float) -> None:
   """That all hosts heard of what ended the job: none was ended by a limit."""
   assert "no progress" not in job.output(), job.output()
-  assert "did not leave; sends" not in job.output(), job.output()
+  assert "did not exit; sending" not in job.output(), job.output()
   assert seconds < SECONDS, f"{seconds:.1f} s\n{job.output()}"
 
 
@@ -187,7 +187,7 @@ def test_sigterm_before_the_first_step_ends_the_job_at_once(tmp_path: pathlib.Pa
     attempt.wait_for(lambda: "host 1 of 2" in job.output())
   seconds = attempt.seconds_until_gone(attempt.signal(1, signal.SIGTERM))
   assert attempt.end() == 75, job.output()
-  assert "SIGTERM came to host 1 before the first step" in job.output()
+  assert "host 1 received SIGTERM before the first step" in job.output()
   check_left_by_themselves(job, seconds)
 
 
@@ -206,7 +206,7 @@ def test_the_launcher_restarts_after_a_preemption_and_a_loss(tmp_path: pathlib.P
       job.hold.at(*following, host=1)
   assert attempt.end() == 0, job.output()
   assert "launch: restart 2 of at most 2" in job.output()
-  assert "did not leave; sends" not in job.output()
+  assert "did not exit; sending" not in job.output()
   assert_same(job.workdir, undisturbed)
   assert json.loads((job.workdir / "run.json").read_text())["exit"]["code"] == 0
 

@@ -174,7 +174,7 @@ def test_a_gather_that_one_host_does_not_join_ends_with_its_name(hosts: Hosts):
   for index in range(4):
     (heard,) = hosts.heard[index]
     assert (heard["kind"], heard["code"], heard["host"]) == (channel.END, errors.TRY_AGAIN, 1)
-    assert heard["cause"] == "hosts 1, 3 did not come in time to 'the plan'"
+    assert heard["cause"] == "hosts 1, 3 did not reach 'the plan' in time"
   assert not any(future.done() for future in futures)
 
 
@@ -207,7 +207,7 @@ def test_hosts_that_never_come_are_named_to_all_who_came(hosts: Hosts):
   started = time.monotonic()
   futures = [hosts.start(index, 5, seconds=1.0) for index in (0, 1, 3)]
   for future in futures:
-    with pytest.raises(TryAgainError, match=r"^hosts 2, 4 of 5 did not come within 1 s to 127\.0\.0\.1:\d+$"):
+    with pytest.raises(TryAgainError, match=r"^hosts 2, 4 of 5 did not connect to 127\.0\.0\.1:\d+ within 1 s$"):
       future.result(20)
   assert 0.9 < time.monotonic() - started < 15
 
@@ -244,16 +244,16 @@ def test_two_processes_with_one_index_are_refused(hosts: Hosts):
   with dial(hosts.address) as one, dial(hosts.address) as another:
     one.sendall(hello(2, 4))
     another.sendall(hello(2, 4))
-    with pytest.raises(UserError, match="two processes say that they are host 2 of 4"):
+    with pytest.raises(UserError, match="two processes have the index 2 of 4 hosts"):
       lead.result(20)
     for made in (one, another):
-      assert any("two processes say that they are host 2 of 4" in line for line in made.makefile())
+      assert any("two processes have the index 2 of 4 hosts" in line for line in made.makefile())
 
 
 def test_a_host_that_was_told_of_another_count_is_refused(hosts: Hosts):
   futures = [hosts.start(0, 3), hosts.start(1, 4)]
   for future in futures:
-    with pytest.raises(UserError, match="host 1 was told that there are 4 hosts, host 0 that there are 3"):
+    with pytest.raises(UserError, match="host 1 expects 4 hosts, host 0 expects 3"):
       future.result(20)
 
 

@@ -228,7 +228,7 @@ def test_when_all_checkpoints_are_damaged_nothing_starts_afresh(
   with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
     run(config(), tmp_path / "run", programs=programs)
   shutil.rmtree(tmp_path / "run" / "checkpoints")
-  with pytest.raises(UserError, match="and no checkpoint"):
+  with pytest.raises(UserError, match="but no checkpoint"):
     run(config(), tmp_path / "run", programs=programs)
   assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
@@ -256,7 +256,7 @@ def test_a_fork_starts_from_another_runs_checkpoint_with_another_config(tmp_path
   assert lines[:61] == numbers(tmp_path / "parent")
   assert {np.float32(line["learning_rate"]) for line in lines[61:]} == {np.float32(0.01)}
   assert run(changed, tmp_path / "child", programs=programs, fork=tmp_path / "parent") == result
-  with pytest.raises(ConfigError, match="holds a run already that is no fork"):
+  with pytest.raises(ConfigError, match="already holds a run that is not a fork"):
     run(config(), tmp_path / "parent", programs=programs, fork=tmp_path / "child")
 
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path:
   with pytest.raises(UserError) as caught:
     run(other, tmp_path / "child", programs=programs, fork=tmp_path / "parent")
   assert "was saved by another model or optimizer" in str(caught.value)
-  assert "float32[64, 32], wanted is float32[64, 16]" in str(caught.value)
+  assert "float32[64, 32], the run needs float32[64, 16]" in str(caught.value)
   assert not (tmp_path / "child" / "config.json").exists()
 
 
@@ -337,7 +337,7 @@ def test_rows_of_replicas_are_kept_for_as_many_and_replaced_by_their_mean_for_ot
         np.testing.assert_array_equal(array, saved[name], err_msg=name)
   other = template(ghost(model__width=4), devices=1)
   with pytest.raises(
-    UserError, match=r"variables/stem/norm/replica_mean: .* float32\[2, 8\], wanted .*\[1, 4\]"
+    UserError, match=r"variables/stem/norm/replica_mean: .* float32\[2, 8\], the run needs .*\[1, 4\]"
   ) as caught:
     storage.restore(path, {"variables": other["variables"]})
   assert "params" not in str(caught.value)

@@ -79,23 +79,23 @@ def test_a_healthy_language_model_passes():
 PLANTED = {
   "images and labels from different rows": (
     {"dataset.kwargs.bug": "rows"},
-    "inputs predict labels on other examples",
-    "are inputs and labels of one row from the same example",
+    "inputs predict labels of unseen examples",
+    "check that inputs and labels of a row belong together",
   ),
   "softmax in the model": (
     {"model.kwargs.bug": "softmax"},
     "outputs are logits",
-    "the model's outputs are between 0 and 1 and add up to 1",
+    "the model's outputs are probabilities (between 0 and 1, with sum 1)",
   ),
   "a layer without gradient": (
     {"model.kwargs.bug": "no_gradient"},
     "gradients reach every parameter",
-    "none reaches first/bias, first/kernel, middle/norm/scale",
+    "no gradient reaches first/bias, first/kernel, middle/norm/scale",
   ),
   "batch leakage at evaluation": (
     {"model.kwargs.bug": "leak"},
     "examples do not influence one another",
-    "first in the code of Mlp, before it calls output (Linear); over which axes",
+    "first in the code of Mlp, before it calls output (Linear); check over which axes",
   ),
   "wrong normalization axis": (
     {"model.kwargs.bug": "wrong_axis"},
@@ -110,7 +110,7 @@ PLANTED = {
   "a learning rate 1000x too high": (
     {"optimizer.learning_rate": 1.0},
     "the learning rate is not too high",
-    "optimizer.learning_rate = 1 is too high: begin with 0.1 or less",
+    "optimizer.learning_rate = 1 is too high; start with 0.1 or less",
   ),
 }
 
@@ -132,7 +132,7 @@ def test_targets_that_are_a_language_models_inputs_are_found(capsys: pytest.Capt
   assert len(failed) == 1
   assert failed[0].startswith("FAIL  labels are the next inputs: labels are the next input at ")
   assert failed[0].endswith("the input itself at 100%")
-  assert lines[lines.index(failed[0]) + 1].startswith("      look at: labels must be the inputs moved by one")
+  assert lines[lines.index(failed[0]) + 1].startswith("      to fix: shift the labels by one position")
   assert lines[-1] == "1 of 13 checks failed"
 
 
@@ -184,7 +184,7 @@ def test_a_task_that_applies_softmax_a_second_time_is_found():
   assert verdict is not None
   assert not verdict.passed
   # Softmax of one 50 and nine 0 is 1 and nine 0; of these, the logarithm of the first is 1 - log(e + 9).
-  assert f"the loss of certain and right outputs is {np.log(np.e + 9) - 1:.2g}, that of a guess 2.3" in verdict.seen
+  assert f"the loss of confident, correct outputs is {np.log(np.e + 9) - 1:.2g}, that of a guess 2.3" in verdict.seen
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_an_export_is_replaced_whole_and_other_folders_are_left_alone(tmp_path: 
   mine = tmp_path / "mine"
   mine.mkdir()
   (mine / "letter").touch()
-  with pytest.raises(UserError, match="is there and is no export"):
+  with pytest.raises(UserError, match="exists and is not an export"):
     export.export(workdir, "best", mine)
   assert [path.name for path in mine.iterdir()] == ["letter"]
   assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
@@ -182,7 +182,7 @@ def test_the_command_prints_the_folder_or_what_is_wrong(
   assert command(str(tmp_path), f"--to={tmp_path / 'to'}") == (0, f"{tmp_path / 'to'}\n", "")
   code, out, err = command(str(tmp_path), "--step=7")
   assert (code, out) == (2, "")
-  assert err.startswith(f"trialbook export: a problem:\n  - {tmp_path} has no checkpoint '7'; there are: ")
+  assert err.startswith(f"trialbook export: a problem:\n  - {tmp_path} has no checkpoint '7'; available: ")
   code, _, err = command(str(tmp_path / "nowhere"))
   assert (code, err) == (
     2,

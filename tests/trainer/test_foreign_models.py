@@ -161,8 +161,8 @@ def test_an_evaluation_that_depends_on_more_than_the_example_is_warned_of_once_w
   (told,) = warned(caplog)
   assert re.fullmatch(
     r"Evaluation of model 'foreign_models:Mixing' depends on the batch: the mean loss of the same 125 examples is"
-    r" [\d.]+ beside other examples and [\d.]+ beside padding\. In evaluation a layer must neither use the batch's"
-    r" statistics nor draw at random; --debug names the layer\.",
+    r" [\d.]+ with other examples in the batch and [\d.]+ with padding\. In evaluation, a layer must use neither the"
+    r" batch's statistics nor random numbers\. Run with --debug to find the layer\.",
     told,
   )
 
@@ -208,8 +208,8 @@ UNKEPT = {
   "shape": "variables/seen float32[] becomes float32[64]",
   "dtype": "variables/seen float32[] becomes int32[]",
   "key": "variables/seen is a random key, which a checkpoint cannot hold",
-  "text": "model 'foreign_models:Unkept' cannot be made for inputs of shape (8, 8, 1): TypeError: ",
-  "integers": "params/table is int32, and parameters are trained, so they are floats: make it an nnx.Variable",
+  "text": "model 'foreign_models:Unkept' cannot be created for inputs of shape (8, 8, 1): TypeError: ",
+  "integers": "params/table is int32, but parameters are trained and must be floats; make it an nnx.Variable",
   "whole": "model 'foreign_models:Unkept' returns int32; it must return floats",
   "loop": "model 'foreign_models:Unkept': the loss has no gradient: ValueError: Reverse-mode",
 }
@@ -272,7 +272,9 @@ def test_an_optimizer_whose_state_changes_its_dtype_is_named(monkeypatch: pytest
 
   changing = optax.GradientTransformation(lambda params: {"moment": params}, update)
   monkeypatch.setattr(optimizers, "transformation", lambda *_: changing)
-  with pytest.raises(UserError, match=r"does not keep the state as it is: .*bias float32\[32\] becomes bfloat16\[32\]"):
+  with pytest.raises(
+    UserError, match=r"changes the structure of the state: .*bias float32\[32\] becomes bfloat16\[32\]"
+  ):
     traced(mlp())
 
 
@@ -321,13 +323,13 @@ def test_what_goes_wrong_in_any_member_of_a_task_is_told_before_a_run_begins(
 @pytest.mark.parametrize(
   ("lacks", "mixup", "expected"),
   [
-    ("labels", None, "gives 'labels', and the task's initial_batch does not name it"),
+    ("labels", None, "gives 'labels', but the task's initial_batch does not name it"),
     (
       "inputs",
       None,
       "initial_batch returned a dict of labels; it must return a dict of jax.ShapeDtypeStruct with 'inp",
     ),
-    ("", 0.2, "gives 'mixed_labels', 'mixing', and the task's training_batch does not name it"),
+    ("", 0.2, "gives 'mixed_labels', 'mixing', but the task's training_batch does not name it"),
   ],
 )
 def test_a_task_that_does_not_name_all_of_a_batch_is_refused(

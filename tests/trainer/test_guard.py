@@ -37,7 +37,7 @@ def test_sigterm_stops_at_the_next_poll_and_at_all_that_follow():
     assert [guard.poll() for _ in range(5)] == [False] * 5
     os.kill(os.getpid(), signal.SIGTERM)
     wait_for(lambda: guard.cause is not None)
-    assert guard.cause == "SIGTERM came"
+    assert guard.cause == "received SIGTERM"
     assert [guard.poll() for _ in range(3)] == [True] * 3
     os.kill(os.getpid(), signal.SIGTERM)  # Another one changes nothing.
     assert guard.poll()
@@ -167,7 +167,7 @@ def test_hosts_stop_where_the_furthest_of_them_was_whoever_got_the_signal(places
       os.kill(os.getpid(), signal.SIGTERM)
       wait_for(lambda: all(guard._stop_at is not None for guard in guards))
     for guard, place in zip(guards, places, strict=True):
-      assert guard.cause == f"SIGTERM came to host {signalled}"
+      assert guard.cause == f"host {signalled} received SIGTERM"
       assert [guard.poll() for _ in range(max(places) - place)] == [False] * (max(places) - place)
       assert guard.poll()
 
@@ -224,7 +224,7 @@ def test_sigterm_before_the_first_poll_leaves_with_75_at_once(tmp_path: pathlib.
   started = time.monotonic()
   assert in_process(tmp_path / "output", _terminated_before_the_first_poll, tmp_path) == errors.TRY_AGAIN
   assert time.monotonic() - started < 40
-  cause = "SIGTERM came before the first step: there is nothing to save"
+  cause = "received SIGTERM before the first step; there is nothing to save"
   assert (tmp_path / "output").read_text() == f"trialbook: exits with 75: {cause}\n"
   record = json.loads((tmp_path / "logs" / "host_0.exit.json").read_text())
   assert (record["code"], record["cause"], record["host"]) == (errors.TRY_AGAIN, cause, 0)
@@ -285,7 +285,7 @@ def test_a_phase_without_progress_leaves_with_75_and_the_stacks_of_all_threads(t
 def test_the_missing_host_is_named_and_not_the_one_that_waits_for_it(tmp_path: pathlib.Path):
   assert in_process(tmp_path / "output", _wait_in_vain) == errors.TRY_AGAIN
   output = (tmp_path / "output").read_text()
-  assert "host 1 did not come in time to 'the plan'" in output
+  assert "host 1 did not reach 'the plan' in time" in output
   assert "no progress" not in output
 
 
@@ -314,7 +314,7 @@ def test_the_end_says_code_cause_time_and_host_and_only_the_first_cause_counts(t
     assert (record["code"], record["host"]) == ([2, 75, 1][host], host)
     assert record["cause"] == f"{type(error).__name__}: first"
     assert started <= record["time"] <= time.time()
-    assert (tmp_path / f"host_{host}.log").read_text().count("leaves with") == 1
+    assert (tmp_path / f"host_{host}.log").read_text().count("exits with") == 1
 
 
 def test_an_exception_is_recorded_and_an_earlier_end_is_not_left_there(tmp_path: pathlib.Path):
@@ -338,4 +338,4 @@ def test_the_log_of_a_run_ends_with_how_it_left(tmp_path: pathlib.Path):
     run(mlp(max_train_steps=10), tmp_path / "run", guard=guard)
   record = json.loads((tmp_path / "run" / "logs" / "host_0.exit.json").read_text())
   assert (record["code"], record["cause"]) == (0, "complete")
-  assert "leaves with 0: complete" in (tmp_path / "run" / "logs" / "host_0.log").read_text()
+  assert "exits with 0: complete" in (tmp_path / "run" / "logs" / "host_0.log").read_text()

@@ -174,7 +174,7 @@ class Wide:
 @pytest.mark.parametrize(
   ("changes", "fragments"),
   [
-    ({"model.kwargs": {"mode": "raises"}}, ["cannot be made", "this mode is not there", "plugins.py, line 8"]),
+    ({"model.kwargs": {"mode": "raises"}}, ["cannot be created", "this mode is not there", "plugins.py, line 8"]),
     ({"model.kwargs": {"mode": "empty"}}, ["has no parameters"]),
     ({"model.kwargs": {"mode": "tuple"}}, ["returns a tuple"]),
     ({"model.kwargs": {"mode": "shape"}}, ["returns [32] for 32 examples; the task needs [32, ..., 10]"]),

@@ -122,7 +122,7 @@ def test_all_problems_are_told_at_once_with_the_nearest_names():
     ({"optimizer.learning_rate": "0.1"}, "learning_rate"),
     ({"batch_size.x": 1}, "'batch_size' has no fields"),
     ({"batch_size.x.y": 1}, "'batch_size' has no fields"),
-    ({"model..width": 1}, "unknown field 'model..width': between dots there should be names"),
+    ({"model..width": 1}, "unknown field 'model..width': a name is missing between its dots"),
     ({"": 1}, "unknown field ''"),
     ({"dataset.augmentation.crop_padding": -1}, "dataset.augmentation.crop_padding = -1: should be greater than or"),
     ({"parameter_groups": 3}, "parameter_groups = 3: should be"),
@@ -177,7 +177,7 @@ def test_assignments_are_literals_or_strings():
     (["foo"], "--set foo: write it as PATH=VALUE"),
     (["=3"], "--set =3: write it as PATH=VALUE"),
     (["seed=1", "seed=2"], "--set seed is given twice"),
-    (["model.kwargs={{'a':1}}"], "model.kwargs = {{'a':1}}: is no value (unhashable type"),
+    (["model.kwargs={{'a':1}}"], "model.kwargs = {{'a':1}}: is not a value (unhashable type"),
     (["averaging={(1,2):3}"], "averaging has the key (1, 2)"),
   ],
 )

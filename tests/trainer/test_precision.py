@@ -162,7 +162,7 @@ def test_an_average_that_was_saved_in_bfloat16_is_verified_and_goes_on_in_float3
   other = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), template["params"]
   )
-  with pytest.raises(UserError, match=r"params/.*bfloat16\[.*wanted is float32"):
+  with pytest.raises(UserError, match=r"params/.*bfloat16\[.*the run needs float32"):
     storage.restore(tmp_path / "7", {"params": other})
 
 

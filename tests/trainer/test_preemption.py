@@ -129,8 +129,8 @@ def test_runs_that_are_preempted_at_random_moments_change_no_bit_of_the_end(runs
     assert "Traceback" not in runs.output
     record, last = runs.record("often"), runs.last_line("often")
     step = record["step"]
-    assert (record["status"], record["reason"]) == ("preempted", "SIGTERM came")
-    assert f"SIGTERM came: stopped at step {step}; step {step} is saved" in runs.output
+    assert (record["status"], record["reason"]) == ("preempted", "received SIGTERM")
+    assert f"received SIGTERM: stopped at step {step}; step {step} is saved" in runs.output
     assert last["step"] == step
     end = runs.record("often", "logs/host_0.exit.json")
     assert (end["code"], end["host"]) == (errors.TRY_AGAIN, 0)

@@ -126,12 +126,14 @@ def test_the_table_has_every_time_and_what_is_no_training_is_remarked_upon(tmp_p
     "dispatch": "5%",
     "waiting for devices": "14%",
     "evaluation": "60%",
-    "checkpoints": "10%",
+    "checkpointing": "10%",
     "everything else": "10%",
     "total": "100%",
   }
-  assert any(line.startswith("evaluation takes 60% of the run: evaluation.every_steps (it is 10)") for line in lines)
-  assert not any(line.startswith("checkpoints takes") for line in lines)
+  assert any(
+    line.startswith("evaluation takes 60% of the run: increase evaluation.every_steps (it is 10)") for line in lines
+  )
+  assert not any(line.startswith("checkpointing takes") for line in lines)
   (verdict,) = [line for line in lines if "-bound:" in line]
   assert verdict == (
     "compute-bound: the training loop waits for data 5% of its time; a step takes 10 ms;"
@@ -144,10 +146,10 @@ def test_remedies_are_those_of_the_slowest_stage(tmp_path: pathlib.Path):
   tfds = mlp(dataset__name="tfds:mnist", dataset__workers=500)
   decoding = profile.remedies(tfds, {"read": 0.001, "decode": 0.5, "augment": 0.1, "transfer": 0.2}, spent)
   assert decoding[0].startswith("more cores for dataset.workers=500: ")
-  assert "; 301 would keep up with a step of 2 ms," in decoding[0]
+  assert "; to keep up with a step of 2 ms it takes 301," in decoding[0]
   assert decoding[1].startswith("dataset.in_memory=true: ")
   (in_memory,) = profile.remedies(mlp(), {"read": 0.3, "transfer": 0.2}, spent)
-  assert in_memory.startswith("smaller examples")
+  assert in_memory.startswith("use smaller examples")
   (transfer,) = profile.remedies(tfds, {"read": 0.1, "decode": 0.1, "transfer": 0.2}, spent)
   assert "uint8" in transfer
   assert profile.remedies(mlp(), {"read": 0.1, "augment": 0.2, "transfer": 0.1}, spent)[0].startswith("dataset.augm")
@@ -171,7 +173,7 @@ def test_the_command_says_what_is_missing(
   assert f"{tmp_path / 'no'} holds no run: there is no config.json" in command(tmp_path / "no")
   begun = recorded(tmp_path / "begun", {}, 0.1)
   (begun / "metrics.jsonl").write_text('{"step": 0, "validation/loss": 1.0}\n')
-  assert "has no block of steps yet; a block is logging.every_steps long" in command(begun)
+  assert "has no timings yet; they are written every logging.every_steps steps" in command(begun)
 
 
 @pytest.mark.parametrize("text", ["", "10", "10:", ":20", "20:10", "10:10", "-1:5", "1.5:3", "a:b", "1:2:3"])

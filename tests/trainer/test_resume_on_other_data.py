@@ -135,7 +135,7 @@ def test_the_same_data_may_lie_elsewhere_and_other_data_is_named(
   record(tmp_path / "run", made("first"))
   assert problems(made("elsewhere"), tmp_path / "run") == ""
   told = problems(made("shorter", count=36), tmp_path / "run")
-  assert f"workdir {tmp_path / 'run'} holds a run on other data; bring back the data it had, choose another" in told
+  assert f"workdir {tmp_path / 'run'} holds a run on other data; restore its data, choose another" in told
   before, now = (40, 36) if source != "text" else (39, 35)
   assert f"train: the run has {before} examples, the data {now}" in told
   assert "different content" not in told
@@ -308,7 +308,7 @@ def test_a_run_is_not_resumed_on_other_data_but_may_be_forked_onto_it(
   result = run(longer, tmp_path / "fork", programs=programs, fork=tmp_path / "run")
   assert (result.status, result.step) == ("complete", 4)
   evaluate_checkpoint(tmp_path / "run", "best", "validation")
-  assert "the data are not those that the run was trained on: train: the run has 40 examples" in caplog.text
+  assert "the data differ from those that the run was trained on: train: the run has 40 examples" in caplog.text
   shutil.rmtree(tmp_path / "data")
   files(tmp_path / "moved", plugin, 40, 0)
   moved = longer.override({"dataset.path": str(tmp_path / "moved")})
@@ -337,7 +337,9 @@ def test_a_run_that_stopped_on_a_broken_example_says_how_it_goes_on_with_repaire
     assert "--fork" not in str(caught.value)
     assert run(made(31), tmp_path / "run", programs=programs).step == 4
     return
-  hint = f"step 2 is saved; to go on from it with repaired data, fork it into a new workdir (--fork={tmp_path / 'run'}"
+  hint = (
+    f"step 2 is saved; to continue from it with repaired data, fork it into a new workdir (--fork={tmp_path / 'run'}"
+  )
   assert hint in str(caught.value)
   with pytest.raises(ConfigError, match="train: the run has 32 examples, the data 31") as refused:
     run(made(31), tmp_path / "run", programs=programs)

@@ -100,8 +100,8 @@ def test_a_mode_against_the_metrics_name_is_warned_of_and_obeyed_and_a_selected_
   config = selecting().override({"selection.mode": "max"})
   (warning,) = configs.warnings(config)
   assert warning == (
-    "selection.mode = 'max': the largest validation/error counts as the best, but by its name smaller values are"
-    " better; leave selection.mode unset to go by the name"
+    "selection.mode = 'max': the largest validation/error counts as the best, but its name suggests that smaller"
+    " values are better; leave selection.mode unset to follow the name"
   )
   assert configs.warnings(config.resolved()) == [warning]
   result = run(config, tmp_path / "run", programs=programs)

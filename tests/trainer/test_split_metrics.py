@@ -142,7 +142,7 @@ def error(outputs: np.ndarray, batch: Mapping[str, np.ndarray]) -> float:
     (["user_metrics:NUMBER"], [r"'user_metrics:NUMBER': is a int; it must be a function"]),
     (["test_split_metrics:error", "user_metrics:error"], [r"two functions named 'error'"]),
     (["test_split_metrics"], [r"'test_split_metrics': must be written module:function"]),
-    (["test_split_metrics:error"], [r"an evaluation has a metric 'error' already; give the function another name"]),
+    (["test_split_metrics:error"], [r"an evaluation already has a metric 'error'; give the function another name"]),
     (["user_metrics:examples"], [r"has a metric 'examples' already"]),
     (["no_such_metrics:f", "user_metrics:NUMBER"], [r"no_such_metrics", r"must be a function"]),
   ],

@@ -225,7 +225,7 @@ def test_a_task_and_data_that_do_not_fit_are_told_with_the_task_that_does(tmp_pa
   config = text_config(tmp_path / "text")
   with pytest.raises(ConfigError, match=r"labels of shape \[8\] for each: if .* set task\.name=language_model"):
     run(config.override({"task.name": "classification"}), tmp_path / "run")
-  with pytest.raises(ConfigError, match=r"regression task needs targets, and dataset 'text' has labels"):
+  with pytest.raises(ConfigError, match=r"regression task needs targets, but dataset 'text' has labels"):
     run(config.override({"task.name": "regression"}), tmp_path / "run")
   with pytest.raises(ConfigError, match=r"language_model .* dataset 'digits' has .*task\.name=classification"):
     run(mlp(task__name="language_model"), tmp_path / "run")

@@ -40,7 +40,7 @@ def exported(digits: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def warned(caplog: pytest.LogCaptureFixture) -> Any:
-  return lambda: "another scale than the model knows" in caplog.text
+  return lambda: "another scale than the training inputs" in caplog.text
 
 
 def like(model: TrainedModel, dtype: str, input_range: tuple[float, float] | None, **changes: Any) -> TrainedModel:
@@ -58,16 +58,16 @@ def test_lists_and_other_integers_predict_as_the_array_does(digits: TrainedModel
 @pytest.mark.parametrize(
   ("given", "expected"),
   [
-    (IMAGES / 255, "inputs are float64; the model takes integers, as they are before any scaling: it was trained on"),
+    (IMAGES / 255, "inputs are float64; the model takes integers, without any scaling: it was trained on"),
     (IMAGES.astype(np.float32), "inputs are float32; the model takes integers"),
     ((IMAGES / 16).tolist(), "inputs are float64; the model takes integers"),
     (IMAGES > 8, "inputs are bool; the model takes integers"),
     (IMAGES.astype(str), "inputs are <U3; the model takes integers"),
-    (IMAGES.astype(np.int32) * 100, "inputs are from 0 to 1600; the model knows 0 to 255: it was trained on uint8"),
-    (IMAGES.astype(np.int32) - 1, "inputs are from -1 to 15; the model knows 0 to 255"),
+    (IMAGES.astype(np.int32) * 100, "inputs are from 0 to 1600; the model takes 0 to 255: it was trained on uint8"),
+    (IMAGES.astype(np.int32) - 1, "inputs are from -1 to 15; the model takes 0 to 255"),
     (IMAGES[0], r"inputs have shape \(8, 8, 1\); the model takes \(B, \*\(8, 8, 1\)\)"),
     (7, r"inputs have shape \(\); the model takes"),
-    ([[1], [1, 2]], r"inputs are no array \(.*\); the model takes \(B, \*\(8, 8, 1\)\): it was trained on uint8"),
+    ([[1], [1, 2]], r"inputs are not an array \(.*\); the model takes \(B, \*\(8, 8, 1\)\): it was trained on uint8"),
   ],
 )
 def test_inputs_of_another_kind_are_refused_with_what_the_model_was_trained_on(
@@ -85,7 +85,7 @@ def test_a_model_of_floats_takes_integers_and_refuses_what_is_no_number_or_not_f
     assert outputs.dtype == np.float32
     np.testing.assert_array_equal(outputs, given)
   for given, expected in (
-    (IMAGES > 8, "inputs are bool; the model takes numbers, scaled as for the training: it was trained on float32"),
+    (IMAGES > 8, "inputs are bool; the model takes numbers, scaled as in training: it was trained on float32"),
     (IMAGES.astype(str), "inputs are <U3; the model takes numbers"),
     (np.full((1, 8, 8, 1), np.nan), r"not all finite: it was trained on float32\[8, 8, 1\] from -1.5 to 2"),
     (np.full((1, 8, 8, 1), np.inf), "not all finite"),
@@ -146,7 +146,7 @@ def test_tokens_outside_of_a_transformers_vocabulary_are_refused(digits: Trained
   model = dataclasses.replace(model, config=changed)
   np.testing.assert_array_equal(model.predict([[255] * 12]), [[255] * 12])
   for wrong in (-1, 256):
-    with pytest.raises(ValueError, match=f"inputs are from {wrong} to {wrong}; the model knows 0 to 255: it was trai"):
+    with pytest.raises(ValueError, match=f"inputs are from {wrong} to {wrong}; the model takes 0 to 255: it was trai"):
       model.predict([[wrong] * 12])
 
 

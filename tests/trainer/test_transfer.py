@@ -91,9 +91,12 @@ def test_another_head_is_left_out_by_name(tmp_path: pathlib.Path, programs: Prog
   [
     ({"warm_start.source": "/nowhere"}, "there is no such folder"),
     ({"warm_start.step": "33"}, "has no checkpoint '33'"),
-    ({"warm_start.include": ("outptu/*",)}, "fits no parameter; did you mean 'output/"),
-    ({"model.widths": (16,)}, "has float32[64, 32], the model float32[64, 16]"),
-    ({"parameter_groups": [{"parameters": "outptu/*"}], "warm_start": None}, "parameter_groups.0: no parameter fits"),
+    ({"warm_start.include": ("outptu/*",)}, "matches no parameter; did you mean 'output/"),
+    ({"model.widths": (16,)}, "has float32[64, 32], the model needs float32[64, 16]"),
+    (
+      {"parameter_groups": [{"parameters": "outptu/*"}], "warm_start": None},
+      "parameter_groups.0: no parameter matches",
+    ),
     ({"parameter_groups.3.frozen": True}, "'parameter_groups' has 0 entries"),
   ],
 )

@@ -41,7 +41,7 @@ def test_sigterm_to_the_whole_group_saves_and_leaves_nothing_behind(tmp_path: pa
     assert process.wait(30) == 75, (tmp_path / "output.txt").read_text()
   finally:
     process.kill()
-  assert "SIGTERM came: stopped at step" in (tmp_path / "output.txt").read_text()
+  assert "received SIGTERM: stopped at step" in (tmp_path / "output.txt").read_text()
   deadline = time.monotonic() + 60
   while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).returncode == 0:
     assert time.monotonic() < deadline, "workers are left"

@@ -165,7 +165,7 @@ def test_a_run_goes_on_without_a_writer_that_fails_and_says_so(
   assert [line["step"] for line in lines_of(tmp_path / "run")] == list(range(13))
   told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
   assert told == [
-    "logging.writers: 'failing' failed at step 5 and gets nothing more: RuntimeError('the disk is gone')",
+    "logging.writers: 'failing' failed at step 5 and receives nothing more: RuntimeError('the disk is gone')",
     "logging.writers: 'closing' failed when it was closed: RuntimeError('the network is gone')",
   ]
   steps = [line["step"] for line in received(tmp_path / "run") if "step" in line]

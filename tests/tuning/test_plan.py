@@ -52,7 +52,7 @@ def test_a_trial_that_the_config_refuses_is_planned_with_the_reason():
   one = study(nuisance={"schedule.warmup_steps": Integer(0, 40)})
   possible, refused = planned(one, {"schedule.warmup_steps": 20}, {"schedule.warmup_steps": 21})
   assert possible.refusal is None
-  assert refused.refusal == "schedule.warmup_steps = 21: at most the number of steps of the run, 20"
+  assert refused.refusal == "schedule.warmup_steps = 21: should be at most the number of steps of the run, 20"
 
 
 def test_a_trial_selects_its_checkpoint_by_the_objective_and_exports_nothing():

@@ -212,7 +212,9 @@ def test_values_that_cannot_work_are_infeasible_with_why_and_are_not_tried_again
   metric, step = told[1], int(told[2])
   not_finite = [line["step"] for line in numbers(infeasible[2].folder) if line.get(metric) in ("NaN", "Infinity")]
   assert not_finite[0] == step > 1
-  assert infeasible[3].reason == ("refused: schedule.warmup_steps = 100: at most the number of steps of the run, 60")
+  assert infeasible[3].reason == (
+    "refused: schedule.warmup_steps = 100: should be at most the number of steps of the run, 60"
+  )
   assert "out of device memory" in (infeasible[4].reason or "")
   assert "Out of memory allocating" in (infeasible[4].reason or "")
   assert [infeasible[trial].attempts for trial in infeasible] == [1, 0, 1]

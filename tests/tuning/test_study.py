@@ -175,7 +175,7 @@ WRONG_SPACES = {
   "a scale's class": ({"optimizer.learning_rate": Log}, ["should be a scale such as Log("]),
   "no space": ({"optimizer": OneOf({"adam": Log(1e-3, 1.0)})}, ["['optimizer.adam']", "should be a space"]),
   "no string": ({3: Log(1e-3, 1.0)}, ["the name 3 should be a string"]),
-  "empty name": ({"": Log(1e-3, 1.0)}, ["between dots there should be names"]),
+  "empty name": ({"": Log(1e-3, 1.0)}, ["a name is missing between its dots"]),
   "whole path under a group": (
     {"optimizer": OneOf({"adam": {"optimizer.learning_rate": Log(1e-3, 1.0)}})},
     ["names are relative to optimizer here; write 'learning_rate'"],
@@ -271,7 +271,7 @@ WRONG_STUDIES = {
   "space": ({"nuisance": [Log(1e-3, 1.0)]}, "should be a space, for example {"),
   "config of its own": (
     {"config": tiny.mlp(schedule__warmup_steps=7).model_copy(update={"max_train_steps": 5})},
-    "config: schedule.warmup_steps = 7: at most the number of steps of the run, 5",
+    "config: schedule.warmup_steps = 7: should be at most the number of steps of the run, 5",
   ),
 }
 

@@ -16,7 +16,7 @@ def flatten(tree: Any) -> dict[str, Any]:
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
     name = _name(path)
     if name in named:
-      raise UserError(f"two arrays of the model are named {name!r}: a name in it contains a slash; choose another one")
+      raise UserError(f"two arrays of the model are named {name!r}, because a name contains a slash; rename one")
     named[name] = leaf
   return named
 

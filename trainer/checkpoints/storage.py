@@ -48,7 +48,7 @@ def find_step(workdir: pathlib.Path, step: str | int) -> int:
   found = {"best": best, "last": saved[-1] if saved else None}.get(str(step), step)
   if str(found) not in map(str, saved):
     known = ", ".join(map(str, saved)) or "none"
-    raise ConfigError(f"{workdir} has no checkpoint {str(step)!r}; there are: {known}")
+    raise ConfigError(f"{workdir} has no checkpoint {str(step)!r}; available: {known}")
   return int(str(found))
 
 
@@ -176,7 +176,7 @@ def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
   """
   saved, wanted = describe(path), flatten(template)
   differences = [
-    f"{name}: the checkpoint has {shown(saved.get(name))}, wanted is {shown(wanted.get(name))}"
+    f"{name}: the checkpoint has {shown(saved.get(name))}, the run needs {shown(wanted.get(name))}"
     for name in sorted(wanted.keys() | (saved.keys() if whole else set()))
     if name not in wanted or not fits(name, saved.get(name), wanted[name])
   ]
@@ -336,7 +336,7 @@ def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
   """Raises OSError if a checkpoint of this size does not fit: Orbax would tell it by pages of stack traces."""
   needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
   if free < needed:
-    text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
+    text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free"
     raise OSError(errno.ENOSPC, text)
 
 

@@ -54,13 +54,13 @@ def sources(config: WarmStart, template: Any) -> dict[str, str]:
     there = saved.get(prefix + name)
     if not storage.fits(prefix + name, there, leaf):
       has, wanted = storage.shown(there), storage.shown(leaf)
-      problems.append(f"{short}: {path} has {has}, the model {wanted}")
+      problems.append(f"{short}: {path} has {has}, the model needs {wanted}")
     chosen[name] = prefix + name
   if not chosen:
     names = [name.partition("/")[2] for name in own]
-    raise UserError(f"warm_start.include = {config.include!r} fits no parameter{nearest(config.include[0], names)}")
+    raise UserError(f"warm_start.include = {config.include!r} matches no parameter{nearest(config.include[0], names)}")
   if problems:
-    remedy = "narrow warm_start.include, or name these in warm_start.exclude"
+    remedy = "narrow warm_start.include, or name these parameters in warm_start.exclude"
     raise UserError([*storage.first_few(problems), remedy])
   return chosen
 

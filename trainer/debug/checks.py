@@ -34,7 +34,7 @@ class Rule(NamedTuple):
   needs: tuple[str, ...] = ()
 
 
-FINITE, LOGITS, LEARNED = "all numbers are finite", "outputs are logits", "a few examples can be learned by heart"
+FINITE, LOGITS, LEARNED = "all numbers are finite", "outputs are logits", "the model can overfit a few examples"
 RULES = (
   Rule("inputs have a usual scale", data_checks.inputs_are_scaled),
   Rule("labels are plausible", data_checks.labels_are_plausible),
@@ -42,15 +42,15 @@ RULES = (
   Rule("labels are the next inputs", data_checks.labels_are_next),
   Rule(FINITE, model_checks.is_finite),
   Rule(LOGITS, model_checks.gives_logits, (FINITE,)),
-  Rule("the initial loss is that of a guess", model_checks.starts_as_a_guess, (FINITE,)),
+  Rule("the initial loss is as expected", model_checks.starts_as_a_guess, (FINITE,)),
   Rule("gradients reach every parameter", model_checks.gradients_reach_all, (FINITE,)),
-  Rule("a step gives the same twice", model_checks.steps_repeat, (FINITE,)),
-  Rule("an evaluation gives the same twice", model_checks.evaluation_repeats, (FINITE,)),
+  Rule("a training step is reproducible", model_checks.steps_repeat, (FINITE,)),
+  Rule("an evaluation is reproducible", model_checks.evaluation_repeats, (FINITE,)),
   Rule("examples do not influence one another", model_checks.examples_are_independent, (FINITE,)),
   Rule("outputs do not depend on later positions", model_checks.positions_are_causal, (FINITE,)),
   Rule(LEARNED, learning_checks.a_batch_can_be_learned, (FINITE, LOGITS)),
   Rule("the learning rate is not too high", learning_checks.learning_rate_fits, (FINITE, LOGITS, LEARNED)),
-  Rule("inputs predict labels on other examples", learning_checks.inputs_predict, (FINITE,)),
+  Rule("inputs predict labels of unseen examples", learning_checks.inputs_predict, (FINITE,)),
 )
 """All checks, causes before what they bring about."""
 
@@ -148,7 +148,7 @@ def main(config: Config, eager: bool = False) -> int:
       word = {True: "pass", False: "FAIL", None: "skip"}[part.passed]
       console.print(f"{word}  {part.name}: {part.seen}", style="bold red" if part.passed is False else None)
       if part.passed is False:
-        console.print(f"      look at: {part.remedy}")
+        console.print(f"      to fix: {part.remedy}")
     else:
       lines = _parameter_lines(part) if isinstance(part[0], Parameter) else _step_lines(part)
       console.print(*lines, "", sep="\n")
@@ -174,10 +174,8 @@ def _judge(session: Session) -> Iterator[Check]:
   held: dict[str, bool | None] = {}
   for rule in RULES:
     failed = [name for name in rule.needs if held.get(name, True) is False]
-    if failed:
-      verdict = Verdict(passed=None, seen=f"says nothing as long as this fails: {failed[0]}")
-    else:
-      verdict = rule.judge(session)
+    skipped = Verdict(passed=None, seen=f'skipped because "{failed[0]}" failed') if failed else None
+    verdict = skipped or rule.judge(session)
     if verdict is not None:
       # NumPy's False is not False.
       passed = held[rule.name] = None if verdict.passed is None else bool(verdict.passed)

@@ -22,14 +22,14 @@ def inputs_are_scaled(session: Session) -> Verdict:
   """Whether inputs are finite, differ, and are of the size that initializers suppose."""
   inputs = session.train["inputs"]
   if (inputs[1:] == inputs[:1]).all():
-    return Verdict(passed=False, seen=f"all {len(inputs)} are the same", remedy="the dataset's reading of inputs")
+    return Verdict(passed=False, seen=f"all {len(inputs)} are identical", remedy="check how the dataset reads inputs")
   if inputs.dtype == np.int32:
     low, high, classes = int(inputs.min()), int(inputs.max()), session.info.num_classes
     symbols = classes if isinstance(session.config.task, LanguageModel) else None
     return Verdict(
       passed=symbols is None or (low >= 0 and high < symbols),
       seen=f"symbols from {low} to {high}" + ("" if symbols is None else f" of {symbols}"),
-      remedy="a model has a vector for each symbol that is among the classes",
+      remedy="number the symbols from 0: the model has an embedding only for each class",
     )
   numbers = inputs.astype(np.float32)
   if session.info.normalization is not None:
@@ -38,20 +38,20 @@ def inputs_are_scaled(session: Session) -> Verdict:
   numbers = numbers.reshape(-1, numbers.shape[-1])
   if not np.isfinite(numbers).all():
     count = int((~np.isfinite(numbers)).sum())
-    remedy = "how missing values are filled in, before examples are given to the dataset"
+    remedy = "fill in or leave out missing values before the examples are given to the dataset"
     return Verdict(passed=False, seen=f"{count} numbers are not finite", remedy=remedy)
   model = session.config.model
   # Columns of codes are embedded, whatever their size.
   codes = [column.column for column in model.embeddings] if isinstance(model, MlpConfig) else []
   numbers = np.delete(numbers, codes, axis=1) if numbers.shape[1] > len(codes) else np.zeros((2, 0), np.float32)
   if not numbers.size:
-    return Verdict(passed=True, seen="codes only")
+    return Verdict(passed=True, seen="all columns are codes of categories")
   means, deviations = np.abs(numbers.mean(axis=0)), numbers.std(axis=0)
   return Verdict(
     passed=means.max() <= LARGEST_MEAN and SMALLEST_DEVIATION <= deviations.max() <= LARGEST_DEVIATION,
-    seen=f"as the model sees them: deviation {deviations.min():.2g} to {deviations.max():.2g} over channels,"
+    seen=f"as the model receives them: standard deviations {deviations.min():.2g} to {deviations.max():.2g},"
     f" largest mean {means.max():.2g}",
-    remedy="give the dataset a normalization: mean and standard deviation of each channel (last axis)",
+    remedy="give the dataset a normalization: the mean and standard deviation of each channel (last axis)",
   )
 
 
@@ -60,14 +60,14 @@ def labels_are_plausible(session: Session) -> Verdict:
   if "targets" in session.train:
     targets = session.train["targets"]
     if not np.isfinite(targets).all():
-      return Verdict(passed=False, seen="some targets are not finite", remedy="how missing values are read")
+      return Verdict(passed=False, seen="some targets are not finite", remedy="check how missing targets are read")
     means, deviations = np.abs(targets.mean(axis=0)), targets.std(axis=0)
     return Verdict(
       passed=means.max() <= LARGEST_MEAN
       and deviations.min() >= SMALLEST_DEVIATION
       and deviations.max() <= LARGEST_DEVIATION,
-      seen=f"targets have deviations {deviations.min():.2g} to {deviations.max():.2g}, largest mean {means.max():.2g}",
-      remedy="standardise the targets: outputs begin near 0 ± 1, and each step moves them by about the learning rate",
+      seen=f"standard deviations {deviations.min():.2g} to {deviations.max():.2g}, largest mean {means.max():.2g}",
+      remedy="standardize the targets: outputs start near 0 ± 1, and a step moves them by about the learning rate",
     )
   labels, classes = session.train["labels"], session.info.num_classes or 1
   counts = np.bincount(labels.ravel(), minlength=classes)
@@ -76,13 +76,13 @@ def labels_are_plausible(session: Session) -> Verdict:
   # Of the symbols of a text, many are never used.
   gaps = len(missing) > 0 and whole and not session.info.label_shape
   among = f"{len(labels):,} training examples"
-  seen = f"{present} of {classes} classes among {among}, the commonest {counts.max() / counts.sum():.0%} of labels"
+  seen = f"{present} of {classes} classes among {among}, the most common has {counts.max() / counts.sum():.0%} of them"
   if gaps:
     seen += f"; no example of class {', '.join(map(str, missing[:5]))}"
   return Verdict(
     passed=present > 1 and not gaps,
     seen=seen,
-    remedy="whether labels begin at 0, and how they are read",
+    remedy="check that labels start at 0, and how they are read",
   )
 
 
@@ -96,7 +96,7 @@ def splits_are_apart(session: Session) -> Verdict | None:
     passed=shared <= SHARED,
     seen=f"{shared:.1%} of {len(session.validation['inputs']):,} validation inputs are among"
     f" {len(session.train['inputs']):,} training inputs",
-    remedy="how the splits are made: what was learned by heart would count as generalization",
+    remedy="check how the splits are made: memorized examples would count as generalization",
   )
 
 
@@ -113,7 +113,7 @@ def labels_are_next(session: Session) -> Verdict | None:
   return Verdict(
     passed=following >= NEXT,
     seen=f"labels are the next input at {following:.0%} of positions, the input itself at {same:.0%}",
-    remedy="labels must be the inputs moved by one: there is nothing to learn where the answer is given"
+    remedy="shift the labels by one position: nothing is learned if the label is the input itself"
     if same >= NEXT
-    else "labels must be the inputs moved by one, from the same row",
+    else "make the labels the inputs shifted by one position, from the same row",
   )

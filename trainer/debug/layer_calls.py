@@ -59,7 +59,7 @@ def first_not_finite(run: Callable[[], object]) -> str | None:
       numbers = np.concatenate([array.ravel() for array in bad])
       what = "NaN" if np.isnan(numbers).any() else "inf"
       seen = f"{moment.place}: {what} in {(~np.isfinite(numbers)).mean():.0%} of its numbers"
-      return f"{seen}; it was given {ranges[moment.layer]}" if moment.is_end else seen
+      return f"{seen}; it received {ranges[moment.layer]}" if moment.is_end else seen
     if not moment.is_end:
       numbers = [number for array in moment.arrays if array.size for number in (array.min(), array.max())]
       ranges[moment.layer] = f"numbers from {min(numbers):.3g} to {max(numbers):.3g}" if numbers else "no numbers"
@@ -80,7 +80,7 @@ def first_difference(run: Callable[[], object], again: Callable[[], object], sel
       parts = select(first), select(second)
       if parts[0] is not None and parts[1] is not None and differ(parts[0], parts[1], tolerance):
         return one.place
-  return "no single layer"
+  return "no particular layer"
 
 
 def differ(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:

@@ -23,7 +23,7 @@ FEW_OF_A_CLASS = 10
 MOST_FEATURES = 2**14
 """Numbers of an input that the probe looks at; of larger inputs, so many at even distances."""
 
-_NO_STEPS = Verdict(passed=None, seen="takes more steps than are sensible without jit")
+_NO_STEPS = Verdict(passed=None, seen="skipped without jit, because it needs too many steps")
 
 
 def a_batch_can_be_learned(session: Session) -> Verdict:
@@ -44,9 +44,9 @@ def a_batch_can_be_learned(session: Session) -> Verdict:
         )
   return Verdict(
     passed=False,
-    seen=f"the loss of {len(batch['inputs'])} examples falls from {guess:.3g}, that of a guess, to no less than"
+    seen=f"the loss of {len(batch['inputs'])} examples falls from {guess:.3g}, the loss of a guess, only to"
     f" {best:.3g} in {LEARNING_STEPS} steps with Adam at {', '.join(f'{rate:g}' for rate in LEARNING_RATES)}",
-    remedy="whether the loss fits the outputs, the inputs reach the last layer, and the model is large enough",
+    remedy="check that the loss fits the outputs, inputs reach the last layer, and the model is large enough",
   )
 
 
@@ -61,16 +61,16 @@ def learning_rate_fits(session: Session) -> Verdict:
     last, largest = float(np.mean(losses[-5:])), float(np.max(losses))
     tried.append(f"{losses[0]:.3g} → {last:.3g} (at most {largest:.3g}) at {factor * base:.3g}")
     if np.isfinite(last) and last < losses[0] and largest < FAR * max(guess, losses[0]):
-      largest_rate = "" if factor == 1 else f"; the largest that lowers the loss is {factor * base:.3g}"
+      largest_rate = "" if factor == 1 else f"; the largest rate that lowers the loss is {factor * base:.3g}"
       return Verdict(
         passed=factor == 1,
         seen=f"loss over {RATE_STEPS} steps on one batch: {', '.join(tried)}{largest_rate}",
-        remedy=f"optimizer.learning_rate = {base:g} is too high: begin with {factor * base:.3g} or less",
+        remedy=f"optimizer.learning_rate = {base:g} is too high; start with {factor * base:.3g} or less",
       )
   return Verdict(
     passed=False,
     seen=f"loss over {RATE_STEPS} steps on one batch: {', '.join(tried)}",
-    remedy="the optimizer's other settings; Adam at a usual learning rate does lower the loss",
+    remedy="check the optimizer's other settings; Adam at a usual learning rate does lower the loss",
   )
 
 
@@ -96,12 +96,12 @@ def inputs_predict(session: Session) -> Verdict | None:
   kind = "labels" if "labels" in session.train else "targets"
   classes = session.info.num_classes or 1
   if kind == "labels" and len(session.train[kind]) < FEW_OF_A_CLASS * classes:
-    seen = f"{len(session.train[kind])} training examples of {classes} classes are too few to tell"
+    seen = f"{len(session.train[kind])} training examples are too few for {classes} classes"
     return Verdict(passed=None, seen=seen)
   predicted = _probe(session.train, session.validation, kind, classes)
   score, chance, enough = _score(predicted, session.validation[kind], kind)
-  what = "accuracy on validation" if kind == "labels" else "correlation with the targets on validation"
-  seen = f"{what} of a simple probe {score:.3f}, by chance {chance:.3f}, needed {enough:.3f}"
+  what = "validation accuracy" if kind == "labels" else "validation correlation with the targets"
+  seen = f"{what} of a simple probe is {score:.3f} (chance {chance:.3f}, needed {enough:.3f})"
   if score < enough and not session.eager:
     size = len(session.calm_batch(0)["inputs"])
     batches = (session.calm_batch(index) for index in range(PROBE_STEPS))
@@ -110,11 +110,11 @@ def inputs_predict(session: Session) -> Verdict | None:
     rows = len(session.probed["inputs"])
     parts = [session.outputs(state, inputs[i : i + rows])[0] for i in range(0, len(inputs) - rows + 1, rows)]
     score, chance, enough = _score(np.concatenate(parts), session.validation[kind][: rows * len(parts)], kind)
-    seen += f"; of the model after {PROBE_STEPS} steps of {size} examples {score:.3f}, needed {enough:.3f}"
+    seen += f"; of the model after {PROBE_STEPS} steps of {size} examples, {score:.3f} (needed {enough:.3f})"
   return Verdict(
     passed=score >= enough,
     seen=seen,
-    remedy="are inputs and labels of one row from the same example, in both splits? (A hard task looks the same.)",
+    remedy="check that inputs and labels of a row belong together, in both splits. (A hard task looks the same.)",
   )
 
 

@@ -28,8 +28,8 @@ def gives_logits(session: Session) -> Verdict | None:
   if outputs.min() >= 0 and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3):
     return Verdict(
       passed=False,
-      seen="the model's outputs are between 0 and 1 and add up to 1: probabilities",
-      remedy="the loss applies softmax itself: return what goes into the model's own softmax",
+      seen="the model's outputs are probabilities (between 0 and 1, with sum 1)",
+      remedy="return the input of the model's own softmax, because the loss applies softmax itself",
     )
   batch = session.calm_batch(0)
   certain = 50 * np.eye(outputs.shape[-1], dtype=np.float32)[batch["labels"]]
@@ -37,8 +37,8 @@ def gives_logits(session: Session) -> Verdict | None:
   return Verdict(
     passed=loss <= LEARNED * guess,
     seen=f"outputs from {outputs.min():.2g} to {outputs.max():.2g};"
-    f" the loss of certain and right outputs is {loss:.2g}, that of a guess {guess:.2g}",
-    remedy="the task's loss does not reward right logits: does it apply softmax a second time, or shift the labels?",
+    f" the loss of confident, correct outputs is {loss:.2g}, that of a guess {guess:.2g}",
+    remedy="check whether the task's loss applies softmax twice or shifts labels: correct logits do not lower it",
   )
 
 
@@ -46,20 +46,20 @@ def is_finite(session: Session) -> Verdict:
   """Whether parameters, outputs, losses and gradients are finite, initially and for a few steps; if not, where."""
   bad = [name for name, value in flatten(session.state["params"]).items() if not np.isfinite(np.asarray(value)).all()]
   if bad:
-    return Verdict(passed=False, seen=f"initial values of {_list(bad)}", remedy="the initializer of that parameter")
+    return Verdict(passed=False, seen=f"not finite: initial values of {_list(bad)}", remedy="check the initializer")
   inputs, before = session.probed["inputs"], session.calm_state
-  remedy = "what the layer divides by, or takes the logarithm or root of, for these numbers"
+  remedy = "check what the layer divides by, or takes the logarithm or root of, for these numbers"
   for step, (after, metrics) in enumerate(session.few):
     if not np.isfinite([metrics["train/loss"], metrics["grad_norm"]]).all():
       batch = session.calm_batch(step)
       if place := first_not_finite(session.forward(before, batch["inputs"], train=True)):
-        return Verdict(passed=False, seen=f"at step {step}, first in {place}", remedy=remedy)
+        return Verdict(passed=False, seen=f"not finite at step {step}, first in {place}", remedy=remedy)
       return _backward(session, step, after, metrics)
     before = after
   for step, state in ((0, session.state), (session.few_steps, session.trained)):
     if not np.isfinite(session.outputs(state, inputs)[0]).all():
       place = first_not_finite(session.forward(state, inputs, train=False)) or "the compiled program only"
-      return Verdict(passed=False, seen=f"at step {step} with train=False, first in {place}", remedy=remedy)
+      return Verdict(passed=False, seen=f"not finite at step {step} with train=False, first in {place}", remedy=remedy)
   first, last = (session.few[index][1] for index in (0, -1))
   return Verdict(
     passed=True,
@@ -72,15 +72,15 @@ def _backward(session: Session, step: int, after: dict, metrics: dict[str, float
   if not np.isfinite(metrics["train/loss"]):
     return Verdict(
       passed=False,
-      seen=f"at step {step} the loss is {metrics['train/loss']}, of outputs that are finite",
-      remedy="the task's loss: what it divides by, or takes the logarithm of",
+      seen=f"at step {step} the loss is {metrics['train/loss']}, although the outputs are finite",
+      remedy="check what the task's loss divides by, or takes the logarithm of",
     )
   moments = flatten(after["opt_state"]["first_moment"])
   bad = [name for name, value in moments.items() if not np.isfinite(np.asarray(value)).all()]
   return Verdict(
     passed=False,
-    seen=f"at step {step} the gradient of {_list(bad)}; the loss is {metrics['train/loss']:.3g}",
-    remedy="derivatives that do not exist, such as that of a root or a norm at 0, behind the last of these layers",
+    seen=f"not finite at step {step}: the gradient of {_list(bad)}; the loss is {metrics['train/loss']:.3g}",
+    remedy="check for derivatives that do not exist (of a root or a norm at 0) after the last of these layers",
   )
 
 
@@ -92,16 +92,16 @@ def starts_as_a_guess(session: Session) -> Verdict:
   upper = FAR * guess if "targets" in session.train else guess + HIGH
   if "labels" in session.train:
     is_log = np.isclose(guess, np.log(session.calm.network.num_outputs), rtol=1e-3)
-    what = f"log({session.calm.network.num_outputs}) = {guess:.4g}" if is_log else f"{guess:.4g}, that of a guess"
+    what = f"log({session.calm.network.num_outputs}) = {guess:.4g}" if is_log else f"{guess:.4g}, the loss of a guess"
   else:
-    what = f"{guess:.4g}, that of the targets' mean"
+    what = f"{guess:.4g}, the loss of the targets' mean"
   too_high = loss > upper
   return Verdict(
     passed=not too_high and loss >= (0 if "targets" in session.train else LOW * guess),
     seen=f"{loss:.4g}; expected near {what}",
-    remedy="the scale of the inputs, of the targets and of the last layer's initial values, and normalization layers"
+    remedy="check the scale of inputs, targets and the last layer's initial values, and the normalization layers"
     if too_high
-    else "how the model can know: are the labels among its inputs?",
+    else "check whether the labels are among the model's inputs",
   )
 
 
@@ -111,8 +111,10 @@ def gradients_reach_all(session: Session) -> Verdict:
   missing = [name for name in session.without_gradient() if name in names]
   return Verdict(
     passed=not missing,
-    seen=f"none reaches {_list(missing)}" if missing else f"all {len(names)} arrays within {session.few_steps} steps",
-    remedy="is the layer called, and its result used? stop_gradient, argmax, rounding, an integer dtype on the way?",
+    seen=f"no gradient reaches {_list(missing)}"
+    if missing
+    else f"all {len(names)} parameters within {session.few_steps} steps",
+    remedy="check that the layer's result is used, without stop_gradient, argmax, rounding or integers on the way",
   )
 
 
@@ -125,8 +127,8 @@ def steps_repeat(session: Session) -> Verdict:
   exact = all(np.array_equal(one, two) for one, two in pairs.values())
   return Verdict(
     passed=not different,
-    seen=f"{_list(different)} differ" if different else f"{'bit for bit' if exact else f'to a share of {CLOSE}'}",
-    remedy="random numbers that do not come from the model's rngs, or state that is kept outside of its variables",
+    seen=f"{_list(different)} differ" if different else "bit for bit" if exact else f"to a relative {CLOSE}",
+    remedy="check for random numbers not from the model's rngs, and for state kept outside its variables",
   )
 
 
@@ -140,14 +142,14 @@ def evaluation_repeats(session: Session) -> Verdict:
       return session.forward(state, inputs[:CLOSE_LOOK], train=False, seed=seed)
 
     place = first_difference(with_seed(0), with_seed(1), lambda array: array, CLOSE)
-    remedy = "dropout must be off where train=False"
+    remedy = "turn dropout off if train=False"
     return Verdict(passed=False, seen=f"outputs with train=False are random, first in {place}", remedy=remedy)
   before, after = flatten(state["variables"]), flatten(variables)
   moved = [name for name in before if not np.array_equal(np.asarray(before[name]), np.asarray(after[name]))]
   return Verdict(
     passed=not moved,
-    seen=f"an evaluation changes {_list(moved)}" if moved else "the same outputs twice, no variable changed",
-    remedy="statistics must move where train=True only",
+    seen=f"an evaluation changes {_list(moved)}" if moved else "the same outputs twice, and no variable changed",
+    remedy="update statistics only if train=True",
   )
 
 
@@ -155,13 +157,13 @@ def examples_are_independent(session: Session) -> Verdict:
   """Whether each example's outputs stay where the other examples of its batch are replaced, with train=False."""
   state, inputs = session.trained, session.probed["inputs"]
   if len(inputs) < 2:
-    return Verdict(passed=None, seen="there is one validation example only")
+    return Verdict(passed=None, seen="there is only one validation example")
   others = inputs.copy()
   others[1::2] = session.train["inputs"][np.arange(len(others[1::2])) % len(session.train["inputs"])]
   first, again = (session.outputs(state, x)[0][::2] for x in (inputs, others))
   largest = float(np.max(np.abs(first - again)))
   if not differ(first, again, CLOSE):
-    return Verdict(passed=True, seen=f"outputs change by at most {largest:.1g} where every other example is replaced")
+    return Verdict(passed=True, seen=f"outputs change by at most {largest:.1g} if every other example is replaced")
 
   def kept(array: np.ndarray) -> np.ndarray | None:
     return array[::2] if array.ndim and len(array) == CLOSE_LOOK else None
@@ -169,9 +171,9 @@ def examples_are_independent(session: Session) -> Verdict:
   one, two = (session.forward(state, x[:CLOSE_LOOK], train=False) for x in (inputs, others))
   return Verdict(
     passed=False,
-    seen=f"outputs change by {largest:.2g} where other examples are replaced, first in"
+    seen=f"outputs change by {largest:.2g} if other examples are replaced, first in"
     f" {first_difference(one, two, kept, CLOSE)}",
-    remedy="over which axes it normalizes or averages, and whether it uses the batch's statistics with train=False",
+    remedy="check over which axes it normalizes, and whether it uses the batch's statistics with train=False",
   )
 
 
@@ -184,7 +186,7 @@ def positions_are_causal(session: Session) -> Verdict | None:
   others[:, half:] = np.roll(others[:, half:], 1, axis=0)[:, ::-1]
   first, again = (session.outputs(state, x)[0][:, :half] for x in (inputs, others))
   if not differ(first, again, CLOSE):
-    return Verdict(passed=True, seen=f"outputs up to position {half} stay where inputs behind it are replaced")
+    return Verdict(passed=True, seen=f"outputs up to position {half} do not change if later inputs are replaced")
 
   def earlier(array: np.ndarray) -> np.ndarray | None:
     return array[:, :half] if array.ndim > 1 and array.shape[1] == inputs.shape[1] else None
@@ -192,9 +194,9 @@ def positions_are_causal(session: Session) -> Verdict | None:
   one, two = (session.forward(state, x[:CLOSE_LOOK], train=False) for x in (inputs, others))
   return Verdict(
     passed=False,
-    seen=f"outputs up to position {half} change by {np.max(np.abs(first - again)):.2g} where inputs behind it are"
+    seen=f"outputs up to position {half} change by {np.max(np.abs(first - again)):.2g} if later inputs are"
     f" replaced, first in {first_difference(one, two, earlier, CLOSE)}",
-    remedy="the mask of attention, the padding of convolutions, and over which axes it normalizes",
+    remedy="check the attention mask, the padding of convolutions, and over which axes it normalizes",
   )
 
 

@@ -173,7 +173,7 @@ class Channel:
       overdue = [self._gathered.pop(key) for key in late]
     for _, name, values in overdue:
       missing = sorted(set(range(self._count)) - values.keys())
-      self._tell_all(end(errors.TRY_AGAIN, f"{_hosts(missing)} did not come in time to {name!r}", missing[0]))
+      self._tell_all(end(errors.TRY_AGAIN, f"{_hosts(missing)} did not reach {name!r} in time", missing[0]))
 
   def _wait_for_all(self, host: str, port: int, seconds: float) -> dict[int, socket.socket]:
     deadline, there = time.monotonic() + seconds, {}
@@ -190,7 +190,7 @@ class Channel:
           made, _ = listening.accept()
         except (TimeoutError, BlockingIOError):
           missing = _hosts(sorted(set(range(1, self._count)) - there.keys()))
-          reason = f"{missing} of {self._count} did not come within {seconds:g} s to {host}:{port}"
+          reason = f"{missing} of {self._count} did not connect to {host}:{port} within {seconds:g} s"
           _refuse(there.values(), errors.TRY_AGAIN, reason)
           raise TryAgainError(reason) from None
         hello = _greeting(made)
@@ -213,9 +213,9 @@ class Channel:
   def _misfit(self, hello: Message, there: Mapping[int, Any]) -> str | None:
     index, count = hello["index"], hello["count"]
     if count != self._count:
-      return f"host {index} was told that there are {count} hosts, host 0 that there are {self._count}"
+      return f"host {index} expects {count} hosts, host 0 expects {self._count}; start all with the same number"
     if not 0 < index < count or (index in there and not _is_gone(there[index])):
-      return f"two processes say that they are host {index} of {count}; each needs an index of its own"
+      return f"two processes have the index {index} of {count} hosts; give each its own index"
     return None
 
   def _go_to_lead(self, host: str, port: int, seconds: float) -> dict[int, socket.socket]:
@@ -268,7 +268,7 @@ def open_port(port: int) -> socket.socket:
   except OSError as error:
     raise UserError(
       f"the coordinator's port {port} cannot be opened on this host, the lead: {error.strerror};"
-      " another job may be using it: choose another port"
+      " another job may be using it; choose another port"
     ) from None
 
 

@@ -191,12 +191,12 @@ class Guard:
       self._closed = True
       passed = self._passed
     self._about = host
-    self.cause = f"SIGTERM came to host {host}" if self.hosts.count > 1 else "SIGTERM came"
+    self.cause = f"host {host} received SIGTERM" if self.hosts.count > 1 else "received SIGTERM"
     self.hosts.gather(_STOP, passed).add_done_callback(lambda places: self._stop(max(places.result())))
 
   def _stop(self, place: int) -> None:
     if place == 0:
-      self._leave_now(errors.TRY_AGAIN, f"{self.cause} before the first step: there is nothing to save", self._about)
+      self._leave_now(errors.TRY_AGAIN, f"{self.cause} before the first step; there is nothing to save", self._about)
       return
     with self._gate:
       self._stop_at = place
@@ -246,7 +246,7 @@ class Guard:
     answers = {**self._answers, mine: self._passed}
     silent = sorted(set(range(self.hosts.count)) - answers.keys())
     if silent:
-      return silent[0], f": host {', '.join(map(str, silent))} does not answer"
+      return silent[0], f": host {', '.join(map(str, silent))} did not answer"
     behind = min(answers, key=lambda host: answers[host])
     ahead = max(answers.values())
     if answers[behind] == ahead:

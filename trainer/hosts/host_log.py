@@ -59,7 +59,7 @@ class HostLog:
         return
       self._ended = True
     with self._open():
-      log.info("leaves with %d: %s", code, cause)
+      log.info("exits with %d: %s", code, cause)
     write_exit(self._exit, code, cause, about)
 
   @contextlib.contextmanager

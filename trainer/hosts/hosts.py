@@ -86,7 +86,7 @@ class Hosts:
     if len(set(digests)) == 1:
       return
     differs = self.is_lead or digests[self.index] != digests[0]
-    everyone = self.exchange("what differs", values if differs else {})
+    everyone = self.exchange("the list of differences", values if differs else {})
     lead = everyone[0]
     problems = [
       f"host {host} disagrees on {name}: it has {other.get(name, 'none')}, host 0 has {lead.get(name, 'none')}"
@@ -115,7 +115,7 @@ class Hosts:
       deadline = time.monotonic() + _SHARED_SECONDS
       while not (sees := _holds(pathlib.Path(place), text)) and time.monotonic() < deadline:
         time.sleep(0.1)
-      blind = [host for host, answer in enumerate(self.exchange("the file is seen", sees)) if not answer]
+      blind = [host for host, answer in enumerate(self.exchange("the check of the shared workdir", sees)) if not answer]
     finally:
       if self.is_lead:
         (folder / name).unlink()
@@ -173,11 +173,11 @@ def initialize(
     if environment.get("SLURM_NTASKS_PER_NODE") == "1":
       local_devices = None  # jax gives each task of a node one device; the only one has them all.
   if coordinator is None or count is None or index is None or not 0 <= index < count:
-    raise UserError(f"hosts found by {found_by}: count {count} and index {index} do not name one of several hosts")
+    raise UserError(f"hosts found by {found_by}: index {index} and count {count} do not name one of several hosts")
   _check_count(job, here := Hosts(index=index, count=count, found_by=found_by, patience=job.startup_seconds))
   if xla_bridge.backends_are_initialized():
     raise UserError(
-      "jax's devices were used before the hosts joined, perhaps in the --config file; that comes too early"
+      "jax's devices were used before the hosts joined, perhaps in the --config file; use them only afterwards"
     )
   if devices := environment.get("TRIALBOOK_LOCAL_DEVICES"):
     jax.config.update("jax_num_cpu_devices", int(devices))
@@ -212,7 +212,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 def _check_count(job: Job, here: Hosts) -> None:
   if job.hosts is not None and job.hosts != here.count:
-    raise UserError(f"job.hosts = {job.hosts} are expected, and there are {here.count}, found by {here.found_by}")
+    raise UserError(f"job.hosts = {job.hosts}, but the number of hosts is {here.count} (found by {here.found_by})")
 
 
 def _holds(path: pathlib.Path, text: str) -> bool:

@@ -27,13 +27,15 @@ _TOLERANCE = 1e-5
 def problems(workdir: pathlib.Path, config: Config) -> list[str]:
   """Why the run of `config` (resolved) may not be made in `workdir`; nothing is left there."""
   if "://" in os.fspath(workdir) or ":/" in os.fspath(workdir):
-    return [f"workdir {os.fspath(workdir)} is no path of a file system here; object stores must be mounted"]
+    return [
+      f"workdir {os.fspath(workdir)} is not a path in a file system; to use an object store, mount it and name the path"
+    ]
   existing = workdir
   try:
     while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
       existing = existing.parent
     if not existing.is_dir():
-      raise NotADirectoryError(f"{existing} is no folder")
+      raise NotADirectoryError(f"{existing} is not a folder")
     with tempfile.TemporaryFile(dir=existing):
       pass
   except OSError as error:
@@ -54,7 +56,7 @@ def problems(workdir: pathlib.Path, config: Config) -> list[str]:
   if not differing:
     return []
   return [
-    f"workdir {os.fspath(workdir)} holds a run of another config; choose another --workdir, or fork it (--fork)",
+    f"workdir {os.fspath(workdir)} holds a run with another config; choose another --workdir, or fork it (--fork)",
     *(f"{path}: the run has {old!r}, this config {new!r}" for path, (old, new) in differing.items()),
   ]
 
@@ -79,7 +81,7 @@ def check_data(workdir: pathlib.Path, config: Config, dataset: Dataset) -> None:
   found = data_differences(workdir, config, dataset)
   if not found:
     return
-  told = f"workdir {os.fspath(workdir)} holds a run on other data; bring back the data it had, choose another --workdir"
+  told = f"workdir {os.fspath(workdir)} holds a run on other data; restore its data, choose another --workdir"
   raise OtherDataError([f"{told}, or {fork_hint(workdir)}", *found], found)
 
 

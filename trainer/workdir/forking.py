@@ -15,7 +15,7 @@ def problems(source: pathlib.Path, workdir: pathlib.Path, max_train_steps: int) 
   if (workdir / "config.json").exists():
     if _is_copied(source, workdir):
       return []
-    return [f"--fork: workdir {workdir} holds a run already that is no fork of {source}; choose a new one"]
+    return [f"--fork: workdir {workdir} already holds a run that is not a fork of {source}; choose a new one"]
   saved = storage.saved_steps(source / "checkpoints")
   if not saved or not (source / "metrics.jsonl").exists():
     return [f"--fork={source}: there is no run with a checkpoint"]

@@ -77,18 +77,18 @@ class RunRecord:
       # A save waits for the one before it, so with three of them due one must have been committed.
       if sum(checkpoint_due(before, step) for step in history.evaluations) > 2:
         raise UserError(
-          f"{self._folder} has the records of a run up to step {max(history.evaluations)}, and no checkpoint;"
+          f"{self._folder} has the records of a run up to step {max(history.evaluations)}, but no checkpoint;"
           " remove the workdir to start from the beginning"
         )
     elif restored_step > max((line["step"] for line in files.read_json_lines(metrics)), default=-1):
       raise UserError(
-        f"{metrics} does not reach step {restored_step}, to which the checkpoint belongs;"
+        f"{metrics} ends before step {restored_step}, that of the newest checkpoint;"
         " remove the workdir to start from the beginning"
       )
     elif restored_step > self._config.max_train_steps:
       raise UserError(
         f"{self._folder} has been trained to step {restored_step}, beyond max_train_steps ="
-        f" {self._config.max_train_steps}"
+        f" {self._config.max_train_steps}; increase it, or choose another --workdir"
       )
     if metrics.exists():
       step_lines.cut_lines(metrics, -1 if restored_step is None else restored_step)

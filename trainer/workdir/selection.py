@@ -39,7 +39,7 @@ def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
   if isinstance(task, OfSplit):
     own += task.of_split(dict.fromkeys(own, 1.0))
   found = [
-    f"evaluation.metrics: an evaluation has a metric {name!r} already; give the function another name"
+    f"evaluation.metrics: an evaluation already has a metric {name!r}; give the function another name"
     for name in custom
     if name in (*own, "examples")
   ]
@@ -153,9 +153,7 @@ class History:
     elif off:
       notes.append("checkpoints are off, so the best evaluation has none")
     elif best != best_evaluated:
-      notes.append(
-        f"not every evaluation has a checkpoint: step {best_evaluated[0]} was better than this one, which has"
-      )
+      notes.append(f"step {best_evaluated[0]} was better than the selected one, but it has no checkpoint")
     if best == [0] and len(self.evaluations) > 1:
       better, later = "smaller" if self.mode == "min" else "larger", "evaluation" if off else "checkpoint"
       notes.append(f"the untrained model (step 0) was selected: no later {later} has a {better} {self.metric}")
