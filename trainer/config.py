@@ -30,7 +30,7 @@ class Averaging(Settings):
 
 
 class Precision(Settings):
-  """What numbers are computed in. Losses, statistics of normalization, and norms are float32 always.
+  """Dtypes of parameters and computations. Losses, statistics of normalization, and norms are float32 always.
 
   So is whatever accumulates: the optimizer's state, averages, sums of gradients and metrics.
 
@@ -72,7 +72,7 @@ class ParameterGroup(Settings):
 
 
 class WarmStart(Settings):
-  """Where the initial values of some parameters and other variables (batch statistics) come from.
+  """The source of the initial values of some parameters and other variables (batch statistics).
 
   Where the checkpoint holds averaged parameters, those are taken. The optimizer starts afresh, at step 0.
 
@@ -114,7 +114,7 @@ class Evaluation(Settings):
 
 
 class Selection(Settings):
-  """What "best" means: one logged metric and its direction (PB-20).
+  """The metric and direction that decide which checkpoint is the best (PB-20).
 
   Attributes:
     metric: None is the task's own, `validation/error` for classification, else `validation/loss`.
@@ -127,7 +127,7 @@ class Selection(Settings):
 
 
 class Checkpointing(Settings):
-  """What is kept of a run's states (PB-69).
+  """When checkpoints are saved, and how many are kept (PB-69).
 
   Attributes:
     every_evaluations: evaluations from one checkpoint to the next; the last evaluation has one too. 0: no checkpoints.
@@ -156,7 +156,7 @@ class Logging(Settings):
 
 
 class Job(Settings):
-  """The hosts of a job, and how long what should happen may take; then the job ends with 75, to be tried again.
+  """The hosts of a job, and its time limits: beyond one, the job exits with 75, to be tried again.
 
   Attributes:
     hosts: how many there must be; None: as many as there are.
@@ -217,7 +217,7 @@ class Config(Settings):
   compilation_cache: Host[FilePath[str | None]] = "~/.cache/trialbook/compilation"
 
   def override(self, changes: Mapping[str, Any]) -> "Config":
-    """A copy with `changes`, dotted path -> value; see `trialbook.trainer.overrides.override`.
+    """Return a copy with `changes`, dotted path -> value; see `trialbook.trainer.overrides.override`.
 
     `selection.mode` belongs to `selection.metric`: another metric resets it.
 
@@ -229,7 +229,7 @@ class Config(Settings):
     return overrides.override(self, changes, problems)
 
   def resolved(self) -> "Config":
-    """A copy in which every number that follows from others is explicit (decay to the end of the run)."""
+    """Return a copy in which every number that follows from others is explicit (decay to the end of the run)."""
     metric = self.selection.metric or self.task.objective(self.dataset)
     mode = self.selection.mode or metric_names.better(metric)
     return self.model_copy(
@@ -251,7 +251,7 @@ def prepend_warmup(config: Config, steps: int) -> Config:
 
 
 def problems(config: Config) -> list[str]:
-  """What is wrong between fields that are each right. No device, no file is touched."""
+  """Return the contradictions between fields that are each valid. Touches no device and no file."""
   found = [*schedules.problems(config.schedule, config.max_train_steps)]
   for path, _, field, value in leaves(config):
     if "path" in field.metadata and value is not None:
@@ -267,7 +267,7 @@ def problems(config: Config) -> list[str]:
 
 
 def warnings(config: Config) -> list[str]:
-  """What is allowed and probably not meant."""
+  """Return warnings about settings that are allowed but probably not intended."""
   found = []
   if config.evaluation.batch_size < config.batch_size:
     found.append(

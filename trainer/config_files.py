@@ -20,7 +20,7 @@ DEFAULT = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "digi
 
 
 def load_config(path: str | pathlib.Path) -> Config:
-  """The config that the file's `get_config()` returns, or that a run's `config.json` holds.
+  """Return the config that the file's `get_config()` returns, or that a run's `config.json` holds.
 
   Raises:
     ConfigError: if the file is missing, does not run, has no `get_config`, or describes no valid config.
@@ -35,7 +35,7 @@ def load_config(path: str | pathlib.Path) -> Config:
 
 
 def load_function_result(path: str | pathlib.Path, flag: str, function: str, returns: str) -> Any:
-  """What a function in a Python file returns when it is called without arguments.
+  """Call a function in a Python file without arguments, and return its result.
 
   Args:
     path: of the file.

@@ -53,7 +53,7 @@ class TrainedModel:
   _warned: list[str] = dataclasses.field(default_factory=list, init=False)
 
   def predict(self, inputs: ArrayLike) -> np.ndarray:
-    """Outputs float32 [B, ..., num_outputs] (logits, for classes) for inputs [B, *input_shape].
+    """Return outputs, float32 [B, ..., num_outputs] (logits, for classes), for inputs [B, *input_shape].
 
     Inputs are as the dataset gives them; normalization is part of the model. If a number is ten times larger than those
     that the model was trained on, or all numbers of at least 8 examples are ten times smaller, a warning says so, once.
@@ -111,7 +111,7 @@ class TrainedModel:
 
 
 def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
-  """The model of a run at one of its checkpoints.
+  """Return the model of a run at one of its checkpoints.
 
   Args:
     workdir: of the run.
@@ -148,7 +148,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
 
 
 def recorded_info(workdir: pathlib.Path) -> Info:
-  """The dataset's facts as the run recorded them, so that the data itself is not needed."""
+  """Return the dataset's facts as the run recorded them, so that the data itself is not needed."""
   recorded = (files.read_json(workdir / "run.json") or {}).get("dataset")
   if recorded is None:
     raise ConfigError(f"{workdir / 'run.json'} does not describe the dataset; is this the workdir of a run?")
@@ -160,7 +160,7 @@ def recorded_info(workdir: pathlib.Path) -> Info:
 
 
 def restore_weights(workdir: pathlib.Path, step: int, template: Any) -> Any:
-  """What evaluations see of a checkpoint. Raises UserError if it is damaged or of another model."""
+  """Return the weights of a checkpoint that evaluations use. Raises UserError if it is damaged or of another model."""
   try:
     return storage.restore(workdir / "checkpoints" / str(step), template)
   except storage.DamagedCheckpointError as error:

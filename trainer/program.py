@@ -123,7 +123,7 @@ class Program:
     return jax.tree.map(fitting, _evaluated(weights), _evaluated(self.state_template))
 
   def compile(self) -> bool:
-    """Compiles what is not compiled yet; says whether that was to be done."""
+    """Compile what is not compiled yet, and return whether there was anything to compile."""
     if not self._traced:
       return False
     started = time.perf_counter()
@@ -151,11 +151,11 @@ class Programs:
 
   @property
   def compilations(self) -> collections.Counter[str]:
-    """Compilations of each function over the life of the cache."""
+    """Return the number of compilations of each function over the life of the cache."""
     return sum((program.compilations for program in self._programs.values()), self._evicted)
 
   def get(self, config: Config, task: Task, info: Info, mesh: Mesh, *, training: bool = True) -> Program:
-    """The program of a config, traced at least; the least recently used one makes room for it.
+    """Return the program of a config, at least traced; it replaces the least recently used one.
 
     Raises:
       UserError: as `Program`.
@@ -180,12 +180,12 @@ def _evaluated(state: State) -> tuple[Any, Any]:
 
 
 def program_settings(config: Config) -> dict[str, Any]:
-  """The traced values that compiled functions receive: all but the dataset's, which are used on the host."""
+  """Return the traced values that compiled functions receive: all but the dataset's, which are used on the host."""
   return {name: value for name, value in traced_values(config).items() if not name.startswith("dataset.")}
 
 
 def static_key(config: Config) -> str:
-  """What of a config can change the compiled code: the same for configs that share a program."""
+  """Return the part of a config that can change the compiled code: equal for configs that share a program."""
   static = {
     path: value for path, kind, _, value in leaves(config) if kind == "static" and not path.startswith(_OUTSIDE)
   }
@@ -195,7 +195,7 @@ def static_key(config: Config) -> str:
 
 
 def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tuple[Any, ...]:
-  """Everything that can change the compiled code."""
+  """Return everything that can change the compiled code."""
   info = network.info
   return (
     static_key(config),

@@ -44,7 +44,7 @@ _ANSWER_SECONDS = 1.0
 
 
 class Guard:
-  """Watches over this process from `with` on; alone, and inert, until then.
+  """Watches over this process inside `with`; before that it knows no other hosts and does nothing.
 
   Args:
     job: the limits of each phase.
@@ -72,7 +72,7 @@ class Guard:
     self._announced = False
 
   def join(self, *, coordinator: str | None = None, count: int | None = None, index: int | None = None) -> Hosts:
-    """Joins the other hosts; see `hosts.initialize`."""
+    """Join the other hosts; see `hosts.initialize`."""
     self.enter("joining")  # Which has limits of its own, and names who is missing.
     known = {"coordinator": coordinator, "count": count, "index": index}
     self._join(hosts.initialize(self._job, self._hear, self._join, **known))
@@ -84,7 +84,7 @@ class Guard:
 
   @contextlib.contextmanager
   def logging(self, folder: pathlib.Path) -> Iterator[None]:
-    """Inside, this host logs to `folder`/host_i.log, and its end is recorded in host_i.exit.json."""
+    """Inside, log to `folder`/host_i.log, and record how this host ends in host_i.exit.json."""
     self._log = HostLog(folder, self.hosts.index)
     try:
       yield
@@ -95,9 +95,9 @@ class Guard:
       self._log.close()
 
   def poll(self) -> bool:
-    """Whether this is the place to stop; to be asked once before each step, and before each batch of an evaluation.
+    """Return whether to stop here. Call it once before each step, and before each batch of an evaluation.
 
-    All hosts ask in the same sequence. While they agree on the place, this waits.
+    All hosts call it in the same sequence. While they agree on where to stop, it waits.
     """
     with self._gate:
       while self._closed and self._stop_at is None:
@@ -109,12 +109,12 @@ class Guard:
       return False
 
   def enter(self, phase: Phase | None) -> None:
-    """A phase begins, with its own limit; compilation has none, and None is no phase of a run."""
+    """Begin a phase, which has its own time limit; compilation has none. None: no phase of a run."""
     self._progress = (phase, object())
 
   @contextlib.contextmanager
   def ending(self) -> Iterator[None]:
-    """What is raised inside is told to the other hosts at once, before anything is closed."""
+    """Report what is raised inside to the other hosts at once, before anything is closed."""
     try:
       yield
     except (InfeasibleError, PreemptedError, AgreedError):
@@ -128,7 +128,7 @@ class Guard:
       raise
 
   def leave(self, code: int, cause: str) -> None:
-    """Ends this host's part of the job. With other hosts and a `code` that is not 0, the process is over here."""
+    """End this host's part of the job. With other hosts and a `code` that is not 0, the process exits here."""
     self._over.set()
     self.record(code, cause)
     if self.hosts.channel is not None and code:
@@ -287,7 +287,7 @@ class Guard:
     self._start("leaving", go)
 
   def record(self, code: int, cause: str, about: int | None = None) -> None:
-    """Records how this host ends: in the workdir once it is open, before that where the launcher looks for it.
+    """Record how this host ends: in the workdir once it is open, before that where the launcher looks for it.
 
     Only the first time counts.
 

@@ -1,4 +1,4 @@
-"""What a run came to, read from its records: the same for a run that just ended and for one of last year."""
+"""The result of a run, read from its records: the same for a run that just ended and for one of last year."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ from trialbook.trainer.workdir.selection import History
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResult:
-  """What a run came to.
+  """The result of a run.
 
   Attributes:
     workdir: where everything lies.
@@ -43,12 +43,12 @@ class RunResult:
 
   @property
   def exit_code(self) -> int:
-    """The exit code of the command."""
+    """Return the exit code of the command."""
     return errors.exit_code(self.status)
 
 
 def read_result(workdir: pathlib.Path) -> RunResult:
-  """The result of the run in `workdir`. Raises ConfigError if there is none that can be read."""
+  """Return the result of the run in `workdir`. Raises ConfigError if none can be read."""
   config = stored_config(workdir)
   record, best = (files.read_json(workdir / name) or {} for name in ("run.json", "best.json"))
   lines = files.read_json_lines(workdir / "metrics.jsonl")
