@@ -15,7 +15,9 @@ from trialbook.tuning.study import Objective, Study
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
-  """A trial before it is run.
+  """A trial before it is run: its values, and what follows from them alone.
+
+  It is never stored: the same study gives the same plan. What happens to the trial is in its `records.TrialRecord`.
 
   Attributes:
     trial: its number, from 0.

@@ -26,7 +26,9 @@ FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-  """What is known of a trial.
+  """A trial as `trial.json` holds it: what happened to it, whatever the objective.
+
+  `results.Trial` is made from it and from what the trial logged.
 
   Attributes:
     trial: its number, from 0.

@@ -28,7 +28,7 @@ SAME_LENGTH = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-  """One trial of a study, by some objective.
+  """A row of results: a trial as an objective values it, made from its record and what it logged.
 
   Attributes:
     trial: its number.

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from trialbook.tuning.search.bayesian import BayesianOptimization, Record
+from trialbook.tuning.search.bayesian import BayesianOptimization, Observation
 from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
@@ -50,7 +50,7 @@ def training_error(values):
 
 def record(values, function):
   objective = function(values)
-  return Record(values, "infeasible" if objective is None else "complete", objective)
+  return Observation(values, "infeasible" if objective is None else "complete", objective)
 
 
 def explored(hyperparameters, function, seed, count=EXPLORED):
@@ -101,7 +101,7 @@ def test_tpe_beats_what_it_knows_of_three_seeds_and_most_of_its_points_are_feasi
 def test_one_objective_close_to_divergence_does_not_hide_the_others():
   records = explored(TRAINING, training_error, 0)
   worst = max(one.objective for one in records if one.objective is not None)
-  huge = [Record(one.values, "complete", 1e6) if one.objective == worst else one for one in records]
+  huge = [Observation(one.values, "complete", 1e6) if one.objective == worst else one for one in records]
   search = BayesianOptimization()
   points = [search.ask(TRAINING, one, EXPLORED) for one in (records, huge)]
   # What is far above the median counts as far above the median, by how much ever.
@@ -112,7 +112,7 @@ def test_one_objective_close_to_divergence_does_not_hide_the_others():
 def test_the_same_records_give_the_same_point_and_another_index_or_seed_another_one(sampler):
   records = explored(TRAINING, training_error, 0)
   point = BayesianOptimization(sampler=sampler).ask(TRAINING, records, 30)
-  again = [Record(json.loads(json.dumps(one.values)), one.state, one.objective) for one in records]
+  again = [Observation(json.loads(json.dumps(one.values)), one.state, one.objective) for one in records]
   np.random.seed(3)  # noqa: NPY002, what Optuna might draw from
   assert BayesianOptimization(sampler=sampler).ask(TRAINING, again, 30) == point
   assert BayesianOptimization(sampler=sampler).ask(TRAINING, records, 31) != point
@@ -124,7 +124,7 @@ def test_where_a_trial_runs_no_other_is_proposed():
   records = explored(TRAINING, training_error, 0)
   search = BayesianOptimization()
   first = search.ask(TRAINING, records, 24)
-  second = search.ask(TRAINING, [*records, Record(first, "running")], 25)
+  second = search.ask(TRAINING, [*records, Observation(first, "running")], 25)
   unaware = search.ask(TRAINING, records, 25)
   # Without the running one it would be the same place again.
   assert np.linalg.norm(place(first) - place(unaware)) < 0.01
@@ -135,7 +135,7 @@ def test_where_a_trial_runs_no_other_is_proposed():
 def test_many_trials_that_run_at_nearly_the_same_place_are_no_trouble():
   records = explored(TRAINING, training_error, 0)
   [near, *_] = [one.values for one in records if one.objective == best(records)]
-  running = [Record({name: value * (1 + 1e-6 * i) for name, value in near.items()}, "running") for i in range(12)]
+  running = [Observation({name: value * (1 + 1e-6 * i) for name, value in near.items()}, "running") for i in range(12)]
   point = BayesianOptimization().ask(TRAINING, [*records, *running], 40)
   assert np.linalg.norm(place(point) - place(near)) > 0.01
 
@@ -147,7 +147,7 @@ def test_of_a_few_values_each_is_proposed_once_before_any_is_again(sampler):
   assert len({tuple(one.values.values()) for one in records}) == 4
   search = BayesianOptimization(sampler=sampler, explore=4)
   for index in range(4, 9):
-    records.append(Record(search.ask(few, records, index), "running"))
+    records.append(Observation(search.ask(few, records, index), "running"))
   assert len({tuple(one.values.values()) for one in records}) == 9
   assert search.ask(few, records, 9).keys() == {"activation", "layers"}
 
@@ -221,8 +221,8 @@ def test_the_first_points_are_quasi_random_and_so_is_one_without_results_to_lear
   points = Halton(5).points(TRAINING, 0, 40)
   records = explored(TRAINING, training_error, 5)
   assert [search.ask(TRAINING, records, index) for index in range(4)] == points[:4]
-  running = [Record(point, "running") for point in points[:20]]
-  diverged = [Record(point, "infeasible") for point in points[:20]]
+  running = [Observation(point, "running") for point in points[:20]]
+  diverged = [Observation(point, "infeasible") for point in points[:20]]
   # Three results of three hyperparameters are too few, however many others run or have diverged.
   three = [one for one in records if one.state == "complete"][:3]
   for few in ([], running, diverged, [*diverged, *three]):

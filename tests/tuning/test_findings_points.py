@@ -26,7 +26,7 @@ from trialbook.tuning.findings import (
   variance,
 )
 from trialbook.tuning.findings.statistics import expansion, extreme_value, response_surface, seed_noise, separation
-from trialbook.tuning.findings.statistics.points import Point, points_of, searched, units_of
+from trialbook.tuning.findings.statistics.points import TriedPoint, points_of, searched, units_of
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, ReverseLog
 
 MODULES = (infeasible, boundary, density, stopping, comparison, variance, importance, fixed)
@@ -158,7 +158,9 @@ def test_the_medians_of_a_tail_are_those_of_its_formula():
 
 def test_the_cut_is_half_way_between_the_last_feasible_and_the_first_infeasible_place():
   one = Hyperparameter(name="x", path="x", scale=Linear(0.0, 10.0), role="nuisance")
-  points = [Point({"x": float(x)}, (x,), (0.1,) if x < 7 else (), int(x >= 7)) for x in (0, 1, 2, 3, 4, 5, 7, 8, 9)]
+  points = [
+    TriedPoint({"x": float(x)}, (x,), (0.1,) if x < 7 else (), int(x >= 7)) for x in (0, 1, 2, 3, 4, 5, 7, 8, 9)
+  ]
   cut = separation.separation(one, points, [not point.retrains for point in points])
   assert cut is not None
   assert (cut.unit, cut.value, cut.above) == (pytest.approx(0.6), pytest.approx(6.0), True)

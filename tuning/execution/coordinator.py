@@ -27,7 +27,7 @@ from trialbook.tuning.plan import PlannedTrial, plan, trial_config, trial_count
 from trialbook.tuning.progress import StudyProgress
 from trialbook.tuning.records import FINAL, StudyRecord, TrialRecord, trial_folder
 from trialbook.tuning.results import StudyResults, read_results
-from trialbook.tuning.search.bayesian import BayesianOptimization, Record
+from trialbook.tuning.search.bayesian import BayesianOptimization, Observation
 from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Study, check
@@ -328,13 +328,13 @@ class Coordinator:
       index = len(self._trials)
       if index >= self._planned.trials:
         return
-      values = search.ask(self._planned.hyperparameters, self._results(), index)
+      values = search.ask(self._planned.hyperparameters, self._observations(), index)
       self._pending = [self._planned.plan(index, values)]
       # What was asked for is recorded before it is run: a study that goes on asks for nothing twice.
       self._write(self._of(self._pending[0]))
       self._refuse()
 
-  def _results(self) -> list[Record]:
+  def _observations(self) -> list[Observation]:
     sign = self._planned.study.objective.sign
     found = []
     for record in self._trials.values():
@@ -344,7 +344,7 @@ class Coordinator:
         state = "infeasible"
       if record.state == "failed":
         continue
-      found.append(Record(record.values, state, None if state != "complete" or value is None else sign * value))
+      found.append(Observation(record.values, state, None if state != "complete" or value is None else sign * value))
     return found
 
   def _take(self, ended: Ended) -> None:

@@ -23,7 +23,7 @@ from trialbook.tuning.findings.statistics.boundary_tests import (
 )
 from trialbook.tuning.findings.statistics.expansion import allowed, bound_of, expanded, places_of
 from trialbook.tuning.findings.statistics.points import (
-  Point,
+  TriedPoint,
   is_learning_rate,
   is_numeric,
   points_of,
@@ -145,7 +145,7 @@ def _room(side: Side, results: StudyResults) -> Scale | None:
   return scale
 
 
-def _often_infeasible(side: Side, points: Sequence[Point]) -> bool:
+def _often_infeasible(side: Side, points: Sequence[TriedPoint]) -> bool:
   """Whether points are infeasible more often on this side: no place to expand to."""
   cut = separation(side.one, points, [not point.retrains for point in points])
   return cut is not None and cut.above == side.upper and cut.p < LEVEL

@@ -36,7 +36,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceTrial:
-  """One trial of a `SourceStudy`.
+  """A trial as another program recorded it, in that program's names; an import makes a `records.TrialRecord` of it.
 
   Attributes:
     source: what it is called there.

@@ -1,7 +1,7 @@
 """Bayesian optimization: the next point of a study from the results so far (PB-43), by Optuna's samplers.
 
-Nothing is kept between calls: every `ask` tells Optuna all records anew, in memory, and asks for one point. So a study
-may be stopped and resumed, its records may come from any search, and the same records give the same point.
+Nothing is kept between calls: every `ask` gives Optuna all observations anew, in memory, and asks for one point. So a
+study may be stopped and resumed, its observations may come from any search, and the same ones give the same point.
 
 What Optuna is told, and why. The numbers are means over 4 to 6 seeds, of the best after 24 quasi-random points and 16
 or 20 more, on functions of three hyperparameters with 37 % of the space infeasible and the optimum near it or at its
@@ -49,8 +49,8 @@ RETRIES = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
-  """What is known of a trial.
+class Observation:
+  """A trial as the model sees it: where it was, and what came of it.
 
   Attributes:
     values: of the hyperparameters that exist there.
@@ -85,12 +85,12 @@ class BayesianOptimization:
   sampler: Literal["gp", "tpe"] = "gp"
   explore: int = 16
 
-  def ask(self, hyperparameters: Sequence[Hyperparameter], records: Sequence[Record], index: int) -> Point:
+  def ask(self, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int) -> Point:
     """The values for trial `index`.
 
     Args:
       hyperparameters: parents before what is under them.
-      records: of the other trials, in the order of their indices. Where one runs already, no other is proposed.
+      observations: of the other trials, in the order of their indices. Where one runs already, no other is proposed.
       index: of the trial in its study, from 0 on.
     """
     search = Halton(self.seed)
@@ -101,12 +101,12 @@ class BayesianOptimization:
     branch = {name: value for name, value in point.items() if name in parents}
     inside = [one for one in hyperparameters if one.name in point and one.name not in parents]
     # What has the branch's values has all of the branch's hyperparameters, and no others.
-    there = [record for record in records if branch.items() <= record.values.items()]
-    if sum(record.state == "complete" for record in there) <= len(inside):
+    there = [observation for observation in observations if branch.items() <= observation.values.items()]
+    if sum(observation.state == "complete" for observation in there) <= len(inside):
       return point
     found = self._propose(inside, there, index)
     point = {name: found.get(name, value) for name, value in point.items()}
-    return point if _is_new(point, records) else _untried(search, hyperparameters, records, index) or point
+    return point if _is_new(point, observations) else _untried(search, hyperparameters, observations, index) or point
 
   def problems(self, hyperparameters: Sequence[Hyperparameter]) -> list[str]:
     """What is wrong, in sentences; a package that is missing, too."""
@@ -129,8 +129,10 @@ class BayesianOptimization:
   def as_json(self) -> dict[str, Any]:
     return {"name": "bayesian_optimization", **dataclasses.asdict(self)}
 
-  def _propose(self, hyperparameters: Sequence[Hyperparameter], records: Sequence[Record], index: int) -> Point:
-    """A point of a space without conditions; at least one of its records is complete."""
+  def _propose(
+    self, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int
+  ) -> Point:
+    """A point of a space without conditions; at least one of its observations is complete."""
     import optuna
 
     sampler = self._sampler(index)
@@ -138,7 +140,7 @@ class BayesianOptimization:
     with _quiet(), threadpool_limits(1):
       study = optuna.create_study(sampler=sampler)
       distributions = {one.name: _distribution(one.scale) for one in hyperparameters}
-      study.add_trials(_trials(hyperparameters, distributions, records))
+      study.add_trials(_trials(hyperparameters, distributions, observations))
       places = study.ask(distributions).params
     return {one.name: _value(one.scale, places[one.name]) for one in hyperparameters}
 
@@ -155,32 +157,37 @@ class BayesianOptimization:
 
 
 def _trials(
-  hyperparameters: Sequence[Hyperparameter], distributions: "Mapping[str, BaseDistribution]", records: Sequence[Record]
+  hyperparameters: Sequence[Hyperparameter],
+  distributions: "Mapping[str, BaseDistribution]",
+  observations: Sequence[Observation],
 ) -> "Iterator[FrozenTrial]":
   from optuna.trial import TrialState, create_trial
 
-  objectives = [_objective(record) for record in records if record.state == "complete"]
+  objectives = [_objective(observation) for observation in observations if observation.state == "complete"]
   middle = statistics.median(objectives)
   limit = middle + (middle - min(objectives))
   # Without an infeasible trial there is nothing to learn of the constraint.
-  constrained = any(record.state == "infeasible" for record in records)
-  for record in records:
+  constrained = any(observation.state == "infeasible" for observation in observations)
+  for observation in observations:
     told: dict[str, Any] = {
-      "params": {one.name: _place(one.scale, record.values[one.name]) for one in hyperparameters},
+      "params": {one.name: _place(one.scale, observation.values[one.name]) for one in hyperparameters},
       "distributions": dict(distributions),
     }
-    if record.state == "running":
+    if observation.state == "running":
       told |= {"state": TrialState.RUNNING}
-    elif record.state == "complete":
-      told |= {"value": min(_objective(record), limit), "constraints": {"infeasible": -1.0} if constrained else None}
+    elif observation.state == "complete":
+      told |= {
+        "value": min(_objective(observation), limit),
+        "constraints": {"infeasible": -1.0} if constrained else None,
+      }
     else:
       told |= {"value": middle, "constraints": {"infeasible": 1.0}}
     yield create_trial(**told)
 
 
-def _objective(record: Record) -> float:
-  assert record.objective is not None
-  return record.objective
+def _objective(observation: Observation) -> float:
+  assert observation.objective is not None
+  return observation.objective
 
 
 def _distribution(scale: Scale) -> "BaseDistribution":
@@ -215,16 +222,16 @@ def _is_listed_integer(scale: Scale) -> TypeGuard[Integer]:
   return isinstance(scale, Integer) and scale.max - scale.min < MAX_LISTED_INTEGERS
 
 
-def _is_new(point: Point, records: Sequence[Record]) -> bool:
-  return all(record.values != point for record in records)
+def _is_new(point: Point, observations: Sequence[Observation]) -> bool:
+  return all(observation.values != point for observation in observations)
 
 
 def _untried(
-  search: Halton, hyperparameters: Sequence[Hyperparameter], records: Sequence[Record], index: int
+  search: Halton, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int
 ) -> Point | None:
   """The first of the next quasi-random points that no trial has; None where most have been tried."""
   points = search.points(hyperparameters, index, index + RETRIES)
-  return next((point for point in points if _is_new(point, records)), None)
+  return next((point for point in points if _is_new(point, observations)), None)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from trialbook.tuning.findings.statistics import response_surface
 from trialbook.tuning.findings.statistics.expansion import bound_of, places_of
 from trialbook.tuning.findings.statistics.feasible_range import before, cliffs_of
 from trialbook.tuning.findings.statistics.points import (
-  Point,
+  TriedPoint,
   feasible,
   is_numeric,
   points_of,
@@ -80,7 +80,7 @@ class Side:
   one: Hyperparameter
   upper: bool
   cliff: Separation | None
-  points: tuple[Point, ...]
+  points: tuple[TriedPoint, ...]
   best: int = LEAST_BEST
   limits: bool = False
   p_near: float | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trialbook.tuning.compared_settings import ComparedSetting
 from trialbook.tuning.findings.statistics.best_of_k import BestOfK, of_k
 from trialbook.tuning.findings.statistics.extreme_value import ExtremeValueFit, fit_extreme_value
-from trialbook.tuning.findings.statistics.points import Point, feasible, points_of
+from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, points_of
 from trialbook.tuning.results import StudyResults, Trial
 
 
@@ -22,7 +22,7 @@ class Contender:
   """
 
   setting: ComparedSetting
-  points: tuple[Point, ...]
+  points: tuple[TriedPoint, ...]
   best: Trial | None
 
   @functools.cached_property

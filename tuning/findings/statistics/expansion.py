@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trialbook.errors import UserError
-from trialbook.tuning.findings.statistics.points import Point, rounded, unit_of, value_at
+from trialbook.tuning.findings.statistics.points import TriedPoint, rounded, unit_of, value_at
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear
 
@@ -76,7 +76,7 @@ def _next(values: Sequence[float]) -> float:
   return last + (last - before)
 
 
-def allowed(one: Hyperparameter, value: float, point: Point, results: StudyResults) -> bool:
+def allowed(one: Hyperparameter, value: float, point: TriedPoint, results: StudyResults) -> bool:
   """Whether the study's config takes a value, beside those of a good point; True where there is no config."""
   config = results.study.config
   if config is None:

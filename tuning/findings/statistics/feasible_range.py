@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trialbook.tuning.findings.statistics.points import Point, feasible, is_learning_rate, unit_of
+from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_learning_rate, unit_of
 from trialbook.tuning.findings.statistics.separation import Separation, separation
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -22,7 +22,7 @@ MUCH_WORSE = 10.0
 valleys do not fall that far within a scale."""
 
 
-def cliffs_of(one: Hyperparameter, points: Sequence[Point]) -> dict[bool, Separation]:
+def cliffs_of(one: Hyperparameter, points: Sequence[TriedPoint]) -> dict[bool, Separation]:
   """By side (True: upper), the cut beyond which points are infeasible, or for a learning rate much worse."""
   found = feasible(points)
   if not found:
@@ -47,8 +47,8 @@ def cliffs_of(one: Hyperparameter, points: Sequence[Point]) -> dict[bool, Separa
 
 
 def before(
-  points: Sequence[Point], axes: Sequence[Hyperparameter], cliffs: Mapping[str, Mapping[bool, Separation]]
-) -> list[Point]:
+  points: Sequence[TriedPoint], axes: Sequence[Hyperparameter], cliffs: Mapping[str, Mapping[bool, Separation]]
+) -> list[TriedPoint]:
   """The points that lie beyond no cliff."""
   kept = list(points)
   for one in axes:

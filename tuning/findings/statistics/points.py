@@ -1,4 +1,4 @@
-"""What the findings about points look at: a row for each point of the space, smaller costs for better ones."""
+"""The points that a study has tried: what the findings about points look at. Smaller costs are better."""
 
 import dataclasses
 import functools
@@ -16,14 +16,17 @@ MOST_DIGITS = 7
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-  """A point and what came of it; trials that were not ended by themselves do not count.
+class TriedPoint:
+  """A point of the space with the results of its trials, which are retrains of one another.
+
+  Trials that crashed, or have not ended, do not count. To a search, a point is its values only
+  (`search.protocol.Point`).
 
   Attributes:
     values: of its hyperparameters, by name.
-    trials: the numbers of those that are complete or infeasible.
-    retrains: what each complete one was worth; smaller is better (the objective times its sign).
-    infeasible: how many trials gave nothing.
+    trials: numbers of its trials that are complete or infeasible.
+    retrains: cost of each complete trial: the objective times its sign.
+    infeasible: number of trials without a value.
   """
 
   values: Mapping[str, Any]
@@ -33,24 +36,24 @@ class Point:
 
   @functools.cached_property
   def cost(self) -> float:
-    """The mean of its retrains; NaN if none is complete."""
+    """Mean cost of its retrains; NaN if none is complete."""
     return math.fsum(self.retrains) / len(self.retrains) if self.retrains else math.nan
 
 
-def points_of(results: StudyResults) -> list[Point]:
-  """The points that have a complete or an infeasible trial, in order of their first."""
+def points_of(results: StudyResults) -> list[TriedPoint]:
+  """Return the points that have a complete or an infeasible trial, in order of their first trial."""
   found = []
   for trials in results.points:
     ended = [trial for trial in trials if trial.objective is not None or trial.state == "infeasible"]
     if ended:
       retrains = tuple(results.objective.sign * t.objective for t in ended if t.objective is not None)
       numbers = tuple(trial.trial for trial in ended)
-      found.append(Point(ended[0].values, numbers, retrains, len(ended) - len(retrains)))
+      found.append(TriedPoint(ended[0].values, numbers, retrains, len(ended) - len(retrains)))
   return found
 
 
-def feasible(points: Sequence[Point]) -> list[Point]:
-  """Those with a value, the best first."""
+def feasible(points: Sequence[TriedPoint]) -> list[TriedPoint]:
+  """Return the points with a value, the best first."""
   return sorted((point for point in points if point.retrains), key=lambda point: (point.cost, point.trials))
 
 
@@ -77,7 +80,7 @@ def unit_of(one: Hyperparameter, values: Mapping[str, Any]) -> float:
   return unit if math.isfinite(unit) else math.nan
 
 
-def units_of(one: Hyperparameter, points: Sequence[Point]) -> np.ndarray:
+def units_of(one: Hyperparameter, points: Sequence[TriedPoint]) -> np.ndarray:
   """`unit_of` of each: [points]."""
   return np.array([unit_of(one, point.values) for point in points], float)
 

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 import scipy.stats
 
-from trialbook.tuning.findings.statistics.points import Point, feasible, is_numeric, units_of
+from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, units_of
 from trialbook.tuning.space.scales import Hyperparameter
 
 SPARE = 6
@@ -155,7 +155,7 @@ def needed(space: Sequence[Hyperparameter]) -> int:
   return 1 + columns + SPARE
 
 
-def fit(points: Sequence[Point], space: Sequence[Hyperparameter]) -> ResponseSurface | None:
+def fit(points: Sequence[TriedPoint], space: Sequence[Hyperparameter]) -> ResponseSurface | None:
   """The surface of the points that have a value; None where they are too few, or equal."""
   found = feasible(points)
   if len(found) < SPARE + 2:
@@ -189,7 +189,7 @@ def fit(points: Sequence[Point], space: Sequence[Hyperparameter]) -> ResponseSur
   )
 
 
-def _design(found: Sequence[Point], space: Sequence[Hyperparameter]):
+def _design(found: Sequence[TriedPoint], space: Sequence[Hyperparameter]):
   """Columns of main effects; a hyperparameter that does not exist in a point adds nothing there."""
   blocks: list[np.ndarray] = []
   columns: list[Column] = []

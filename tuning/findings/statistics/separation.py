@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.findings.statistics.points import Point, is_numeric, rounded, unit_of, units_of, value_at
+from trialbook.tuning.findings.statistics.points import TriedPoint, is_numeric, rounded, unit_of, units_of, value_at
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, OneOf
 
 CUT_MOVES = 0.02
@@ -45,7 +45,7 @@ class Separation:
     return rounded(self.one, value, lambda new: abs(unit_of(self.one, {self.one.name: new}) - self.unit) < CUT_MOVES, 2)
 
 
-def separation(one: Hyperparameter, points: Sequence[Point], bad: Sequence[bool]) -> Separation | None:
+def separation(one: Hyperparameter, points: Sequence[TriedPoint], bad: Sequence[bool]) -> Separation | None:
   """The best cut of a hyperparameter between points that are bad and others; None if there are not both."""
   flags = np.asarray(bad, bool)
   if not is_numeric(one):
@@ -73,7 +73,7 @@ def separation(one: Hyperparameter, points: Sequence[Point], bad: Sequence[bool]
   return Separation(one, unit, bool(side), value, parts[side], parts[1 - side], p)
 
 
-def _by_value(one: Hyperparameter, points: Sequence[Point], flags: np.ndarray) -> Separation | None:
+def _by_value(one: Hyperparameter, points: Sequence[TriedPoint], flags: np.ndarray) -> Separation | None:
   values = [repr(point.values[one.name]) if one.name in point.values else None for point in points]
   having = [value for value in values if value is not None]
   options = list(dict.fromkeys(having))
