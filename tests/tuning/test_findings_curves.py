@@ -19,9 +19,9 @@ from trialbook.tuning.findings.saturation import fewer
 from trialbook.tuning.findings.statistics.curve_trends import (
   correlation,
   effective_trials,
+  noise_correlation,
   rise_after_best,
   share_interval,
-  shared_noise,
   trend,
 )
 from trialbook.tuning.findings.statistics.learning_curves import learning_curves
@@ -413,9 +413,9 @@ def test_noise_that_trials_share_is_no_more_certain_for_being_seen_in_many():
 def test_what_the_noise_of_trials_has_in_common_is_measured(share):
   rng = np.random.default_rng(10_000)
   noise = np.sqrt(share) * rng.normal(size=60) + np.sqrt(1 - share) * rng.normal(size=(40, 60))
-  assert abs(shared_noise(noise, 3) - share) < 0.15
+  assert abs(noise_correlation(noise, 3) - share) < 0.15
   np.testing.assert_allclose([effective_trials(8, 0.0), effective_trials(8, 1.0), effective_trials(1, 0.5)], [8, 1, 1])
-  assert shared_noise(np.zeros((5, 60)), 3) == 0
+  assert noise_correlation(np.zeros((5, 60)), 3) == 0
 
 
 def test_saturation_is_said_by_what_it_loses_and_of_whom_it_was_seen():

@@ -16,7 +16,7 @@ from trialbook.tuning.findings.statistics.curve_trends import (
   complete,
   costs,
   effective_trials,
-  shared_noise,
+  noise_correlation,
 )
 from trialbook.tuning.findings.wording import p_value, short
 from trialbook.tuning.results import StudyResults, Trial
@@ -207,7 +207,7 @@ def _strongest(values: np.ndarray) -> _Wave:
 
   angles = 2 * np.pi / size * turns[turns[:, best] > 0, best][:, None] * np.arange(length)
   basis, _ = np.linalg.qr(np.concatenate([np.sin(angles), np.cos(angles)]).T)
-  shared = shared_noise(values[1] - values[1] @ basis @ basis.T, LEAST_TURNS)
+  shared = noise_correlation(values[1] - values[1] @ basis @ basis.T, LEAST_TURNS)
   effective = effective_trials(len(values[1]), shared)
   chance = chances[best] + LEFT * (1 - chances[best])
   noise = (1 - smooth[best]) * (1 - chances[best])

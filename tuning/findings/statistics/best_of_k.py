@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MOST_BOXES = 60
-"""Of a plot: more cannot be told apart on a screen."""
+"""Most boxes of a plot: more cannot be distinguished on a screen."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The playbook's box plot shows the quartiles; its whiskers are here the 5% and the 95%."""
 
@@ -15,7 +15,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class BestOfK:
   """The distribution of the best objective of k trials that are drawn from those of a study, with replacement.
 
-  The quantiles are in the order of the values, so that `p5` is the luckiest where smaller is better, and `p95` where
+  The quantiles are in the order of the values, so that `p5` is the best where smaller is better, and `p95` where
   larger is. One is None where draws that bad have no feasible trial among the k.
 
   Attributes:
@@ -34,7 +34,7 @@ class BestOfK:
 
 
 def best_of_k(values: Sequence[float], sign: float, infeasible: int = 0) -> list[BestOfK]:
-  """The best of k for each k from 1 to the number of trials, in closed form from the order statistics.
+  """Return the best of k for each k from 1 to the number of trials, in closed form from the order statistics.
 
   Of N trials, the best of k draws is among the best j with probability 1 - (1 - j/N)^k.
 
@@ -54,7 +54,7 @@ def best_of_k(values: Sequence[float], sign: float, infeasible: int = 0) -> list
 
 
 def of_k(values: Sequence[float], sign: float, k: int, infeasible: int = 0) -> BestOfK:
-  """One k of `best_of_k`; k may be larger than the number of trials. Raises ValueError if there are no values."""
+  """Return one k of `best_of_k`; k may be larger than the number of trials. Raises ValueError if there are no values."""
   ordered = np.sort(sign * np.asarray(values, float)) * sign
   reached = cumulative(len(values), k, infeasible)
   found: list[float | None] = []
@@ -66,14 +66,14 @@ def of_k(values: Sequence[float], sign: float, k: int, infeasible: int = 0) -> B
 
 
 def cumulative(feasible: int, k: int, infeasible: int = 0) -> np.ndarray:
-  """The probability that the best of k draws is among the best 1, 2, ... of `feasible` trials: [feasible]."""
+  """Return the probability that the best of k draws is among the best 1, 2, ... of the feasible trials."""
   ranks = np.arange(1, feasible + 1)
   # Of infeasible trials the last rank is not certain.
   return 1 - (1 - ranks / (feasible + infeasible)) ** k
 
 
 def thinned(total: int) -> list[int]:
-  """The k that a plot shows of a study of `total` trials."""
+  """Return the values of k that a plot shows of a study of `total` trials."""
   if total <= MOST_BOXES:
     return list(range(1, total + 1))
   return sorted({round(k) for k in np.geomspace(1, total, MOST_BOXES).tolist()})

@@ -41,7 +41,7 @@ LEAST_PLACES = 3
 FEW_PLACES = 10
 """On a scale: of so few, each takes so much of it that a distance by its middle says little."""
 LEAST = 8
-"""Points with a value: of fewer, the best three are not told from the others."""
+"""Points with a value: with fewer, the best three do not differ from the others."""
 NEAR = 0.4
 """How far from the edge, as a share of the scale, half of the best points may lie: those of an optimum there lie in the
 nearer third or so, as few points have landed right at it."""
@@ -57,7 +57,7 @@ sides of it."""
 LEAST_STEP = 0.25
 """The least share of the scale by which a side is moved out: less is not worth a study."""
 MOST_TIMES = 4.0
-"""As many points as there are: how many more would tell is not foreseen beyond, and nobody would run them."""
+"""Most points that are proposed, as a multiple of those that there are: beyond, the forecast fails."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,18 +140,18 @@ class Side:
 
 
 def testable(results: StudyResults) -> list[Hyperparameter]:
-  """The numeric hyperparameters whose bounds are known and that have places between."""
+  """Return the numeric hyperparameters whose bounds are known, with `LEAST_PLACES` values at least."""
   axes = [one for one in searched(results) if is_numeric(one) and not one.inferred]
   return [one for one in axes if places_of(one) >= LEAST_PLACES]
 
 
 def level_of(axes: Sequence[Hyperparameter]) -> float:
-  """Of the test of one side of these."""
+  """Return the level of the test of one side of these hyperparameters."""
   return LEVEL / (2 * len(axes))
 
 
 def tested(results: StudyResults) -> list[Side]:
-  """Both sides of each testable hyperparameter for which there are points enough, the lower one first."""
+  """Return both sides of each testable hyperparameter that has enough points, the lower one first."""
   points, axes = points_of(results), testable(results)
   cliffs = {one.name: cliffs_of(one, points) for one in axes}
   kept = before(points, axes, cliffs)
@@ -175,7 +175,7 @@ def tested(results: StudyResults) -> list[Side]:
 
 
 def _by_fit(side: Side, surface: ResponseSurface, level: float, least: float, asked: float) -> Side:
-  """Whether the fit still falls towards it.
+  """Return the side with the result of the test whether the fit still falls towards it.
 
   Args:
     level: of the test.
@@ -206,8 +206,8 @@ def _by_fit(side: Side, surface: ResponseSurface, level: float, least: float, as
 
 
 def _fall(side: Side, surface: ResponseSurface, share: float) -> tuple[float, float]:
-  """By how much the fit falls within the least step, outwards from a share of the scale before it; the slope there in
-  standard errors."""
+  """Return by how much the fit falls within the least step, outwards from a share of the scale before the side, and the
+  slope there in standard errors."""
   place = share * side.inside
   slope, error = surface.slope(side.one.name, side.edge - place if side.upper else side.edge + place)
   fall = -slope if side.upper else slope
@@ -215,12 +215,15 @@ def _fall(side: Side, surface: ResponseSurface, share: float) -> tuple[float, fl
 
 
 def _by_counts(side: Side, level: float, needed: int) -> Side:
-  """Whether more of the best points lie in the outer part than chance would put there; `needed`: points for a fit."""
+  """Return the side with the result of the test whether more of the best points lie in its outer part than by chance.
+
+  `needed` is the number of points that a fit takes.
+  """
   outer = side.distances <= OUTER
   count = int(outer[: side.best].sum())
   chance = max(float(np.mean(outer)), OUTER)
   p = float(scipy.stats.binom.sf(count - 1, side.best, chance))
-  # Else not even all of the best points there would tell.
+  # Otherwise the test could not reject chance even if all of the best points were there.
   could = chance**side.best < level
   return dataclasses.replace(
     side,

@@ -18,7 +18,7 @@ only three values in a thousand beyond."""
 PULLS = 3
 """Times that the line is drawn again with such values pulled in: the first line is itself drawn to a spike."""
 MOST_CORRELATED = 0.8
-"""Of neighbouring values, as an estimate: beyond, few dozens of evaluations cannot tell noise from a trend."""
+"""Largest estimate of the correlation of neighbours: beyond, noise cannot be separated from a trend."""
 ENOUGH_CURVES = 100
 """Of which the correlation of neighbours is the median: more do not change it."""
 SMOOTHED = 0.1
@@ -72,7 +72,7 @@ class Rise:
 
 
 def trend(steps: np.ndarray, values: np.ndarray, shared: float = 0.0) -> Trend | None:
-  """The line through values [points] at steps [points]; None for fewer than `LEAST_POINTS`.
+  """Return the line through values [points] at steps [points]; None for fewer than `LEAST_POINTS`.
 
   By least squares, values that are far off pulled in. `shared` is the correlation r of neighbours: it multiplies
   the variance of the change by (1 + r) / (1 - r), and leaves (1 - r^2) / (1 + r^2) of the values to know the noise by.
@@ -92,11 +92,11 @@ def trend(steps: np.ndarray, values: np.ndarray, shared: float = 0.0) -> Trend |
 
 
 def correlation(curves: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-  """What neighbouring evaluations have in common: the median over curves, steps and values, of the correlation in the
-  last half around a parabola. One curve alone tells it badly, trials of a study have it in common.
+  """Return the correlation of neighbouring evaluations: the median over curves (steps and values) of the correlation
+  around a parabola in the last half. One curve gives a bad estimate, and trials of a study have it in common.
 
   Without most of the bias of short series (Kendall, 1954, for a mean; a parabola takes two degrees of freedom more);
-  from 0 to `MOST_CORRELATED`, 0 if there is nothing to tell it by.
+  from 0 to `MOST_CORRELATED`, 0 if there is nothing to estimate it from.
   """
   found = []
   for steps, values in itertools.islice(curves, ENOUGH_CURVES):
@@ -110,8 +110,8 @@ def correlation(curves: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
   return min(max(float(np.median(found)), 0.0), MOST_CORRELATED) if found else 0.0
 
 
-def shared_noise(noise: np.ndarray, turns: int) -> float:
-  """The correlation of the noise of two trials, from 0 to 1, of noise [trials, evaluations] without its slow course.
+def noise_correlation(noise: np.ndarray, turns: int) -> float:
+  """Return the correlation, from 0 to 1, of the noise of two trials; noise [trials, evaluations] has no slow course.
 
   By how alike it is at frequencies of `turns` at least: the power of a mean of trials is their mean power over n where
   they have nothing in common, and as large where all is. Trials that share the order of the data share noise.
@@ -127,12 +127,12 @@ def shared_noise(noise: np.ndarray, turns: int) -> float:
 
 
 def effective_trials(trials: int, correlation: float) -> float:
-  """Return the effective number of trials: that of independent ones whose mean is as noisy (see `shared_noise`)."""
+  """Return the effective number of trials: that of independent ones whose mean is as noisy."""
   return trials / (1 + (trials - 1) * correlation)
 
 
 def deviation(steps: np.ndarray, values: np.ndarray, points: int) -> float | None:
-  """The standard deviation of the last of values around a parabola through that many points; None if too few."""
+  """Return the standard deviation of the last `points` values around a parabola through them; None if too few."""
   if points < LEAST_POINTS or steps[-1] <= steps[-points]:
     return None
   left = _around_parabola(steps[-points:], values[-points:])
@@ -153,7 +153,7 @@ def _tamed(left: np.ndarray) -> np.ndarray:
 
 
 def _line(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-  """The line [points], what is left [points], and the sum of squares of time, the whole of which is 1."""
+  """Return the line [points], the residuals [points], and the sum of squares of time, which goes from 0 to 1."""
   where = (steps - steps.mean()) / (steps[-1] - steps[0])
   spread = float(where @ where)
   line, left = _fit(where, spread, values)
@@ -169,7 +169,7 @@ def _fit(where: np.ndarray, spread: float, values: np.ndarray) -> tuple[np.ndarr
 
 
 def rise_after_best(steps: np.ndarray, costs: np.ndarray, shared: float = 0.0) -> Rise | None:
-  """How costs [points] went on after the best of their running mean; None if too few evaluations are left.
+  """Return how costs [points] changed after the best of their running mean; None if too few evaluations are left.
 
   The values of the running mean at its best were chosen for being low. They, and the one after them, which is a little
   like them, are left out, so that a flat curve does not seem to rise.
@@ -196,7 +196,7 @@ def rise_after_best(steps: np.ndarray, costs: np.ndarray, shared: float = 0.0) -
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-  """Medians of equal numbers of neighbours, so that about `most` points are left, and single spikes go."""
+  """Return medians of equal numbers of neighbours, so that about `most` points are left, and single spikes go."""
   size = -(-len(values) // most)
   if size < 2:
     return steps, values
@@ -207,17 +207,17 @@ def thinned(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarra
 
 
 def complete(results: StudyResults) -> list[Trial]:
-  """The trials that have a value, the best first, and a curve of the objective."""
+  """Return the trials that have a value, the best first, and a curve of the objective."""
   return [trial for trial in results.ranked if len(trial.curve(results.objective.metric)[0])]
 
 
 def costs(results: StudyResults, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
-  """Steps after the first, and the objective's metric there so that smaller is better: [evaluations] each."""
+  """Return the steps after the first, and the objective there as a cost: [evaluations] each; smaller is better."""
   return _after_start(trial, results.objective.metric, results.objective.sign)
 
 
 def training_losses(results: StudyResults, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
-  """Steps after the first, and the training loss there: of the fixed part of the training set where it is evaluated."""
+  """Return the steps after the first, and the training loss there, on the fixed part of the training set if known."""
   metric = results.training_metric("validation/loss")
   return _after_start(trial, metric, 1) if metric else (np.zeros(0, int), np.zeros(0))
 
@@ -229,7 +229,7 @@ def _after_start(trial: Trial, metric: str, sign: int) -> tuple[np.ndarray, np.n
 
 
 def share_interval(count: int, total: int) -> tuple[float, float]:
-  """The 95% interval of a share, count of total > 0, of Clopper and Pearson (1934)."""
+  """Return the 95% interval of a share, count of total > 0 (Clopper and Pearson, 1934)."""
   low = float(special.betaincinv(count, total - count + 1, 0.025)) if count else 0.0
   high = float(special.betaincinv(count + 1, total - count, 0.975)) if count < total else 1.0
   return low, high

@@ -111,7 +111,7 @@ def differences(
   Args:
     winner: with the best point.
     others: each of them has an extreme-value fit, as the winner has.
-    axis: what tells them apart.
+    axis: the hyperparameter that they differ in.
     budget: points at which the best are compared: as many as the smallest has.
     rng: of all draws and permutations.
   """
@@ -164,8 +164,10 @@ def _tested(
 
 
 def _bests(one: Contender, budget: int, rng: np.random.Generator) -> np.ndarray:
-  """The best of `budget` of its points, drawn with replacement: [DRAWS]. Points without a value are as bad as the
-  worst one."""
+  """Return the best of `budget` points of a setting, drawn with replacement: [DRAWS].
+
+  Points without a value count as the worst one.
+  """
   reached = cumulative(len(one.costs), budget, one.infeasible)
   places = np.searchsorted(reached, rng.random(DRAWS))
   return np.asarray(one.costs)[np.minimum(places, len(one.costs) - 1)]

@@ -16,14 +16,14 @@ SHARES = ("momentum", "beta1", "beta2", "decay", "dropout_rate", "label_smoothin
 
 
 def bound_of(scale: Any, upper: bool) -> float:
-  """The end of a numeric scale on one side."""
+  """Return the end of a numeric scale on one side."""
   if isinstance(scale, Discrete):
     return scale.values[-1 if upper else 0]
   return scale.max if upper else scale.min
 
 
 def expanded(one: Hyperparameter, upper: bool, step: float) -> Any:
-  """The scale with one side moved out by a share of its width; None where nothing lies beyond by its nature."""
+  """Return the scale with one side moved out by a share of its width; None if no value can lie beyond."""
   scale: Any = one.scale
   share = one.sets == "complement" or one.path.rpartition(".")[2].endswith(SHARES)
   if isinstance(scale, Discrete):
@@ -55,7 +55,7 @@ def expanded(one: Hyperparameter, upper: bool, step: float) -> Any:
 
 
 def places_of(one: Hyperparameter) -> float:
-  """How many values a scale has."""
+  """Return the number of values of a scale."""
   match one.scale:
     case Discrete(values):
       return len(values)
@@ -66,7 +66,7 @@ def places_of(one: Hyperparameter) -> float:
 
 
 def _next(values: Sequence[float]) -> float:
-  """One more of a list: by its last factor where its factors are alike, else by its last difference."""
+  """Return the next value of a list: by its last factor where its factors are alike, else by its last difference."""
   last, before = values[-1], values[-2]
   if min(values) > 0 and len(values) > 2:
     factors = [b / a for a, b in itertools.pairwise(values)]
@@ -77,7 +77,7 @@ def _next(values: Sequence[float]) -> float:
 
 
 def allowed(one: Hyperparameter, value: float, point: TriedPoint, results: StudyResults) -> bool:
-  """Whether the study's config takes a value, beside those of a good point; True where there is no config."""
+  """Return whether the study's config takes a value, beside those of a good point; True where there is no config."""
   config = results.study.config
   if config is None:
     return True

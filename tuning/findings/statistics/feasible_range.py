@@ -23,7 +23,7 @@ valleys do not fall that far within a scale."""
 
 
 def cliffs_of(one: Hyperparameter, points: Sequence[TriedPoint]) -> dict[bool, Separation]:
-  """By side (True: upper), the cut beyond which points are infeasible, or for a learning rate much worse."""
+  """Return by side (True: upper) the cut beyond which points are infeasible, or for a learning rate much worse."""
   found = feasible(points)
   if not found:
     return {}
@@ -49,7 +49,7 @@ def cliffs_of(one: Hyperparameter, points: Sequence[TriedPoint]) -> dict[bool, S
 def before(
   points: Sequence[TriedPoint], axes: Sequence[Hyperparameter], cliffs: Mapping[str, Mapping[bool, Separation]]
 ) -> list[TriedPoint]:
-  """The points that lie beyond no cliff."""
+  """Return the points that do not lie beyond a cliff."""
   kept = list(points)
   for one in axes:
     for upper, cut in cliffs[one.name].items():

@@ -15,7 +15,7 @@ from trialbook.tuning.findings.statistics.curve_trends import (
   correlation,
   costs,
   deviation,
-  shared_noise,
+  noise_correlation,
 )
 from trialbook.tuning.results import StudyResults, Trial
 
@@ -96,7 +96,10 @@ def tenths(curves: Sequence[LearningCurve]) -> np.ndarray:
 
 
 def _learning_curve(results: StudyResults, trial: Trial, inflation: float) -> LearningCurve | None:
-  """None if there are too few evaluations; `inflation` of errors is that by what neighbours have in common."""
+  """Return the curve of a trial; None if there are too few evaluations.
+
+  `inflation` is the factor of standard errors that the correlation of neighbours makes.
+  """
   steps, values = costs(results, trial)
   twentieths = _twentieths(steps, values)
   points, half = round(END * len(steps)), len(steps) // 2
@@ -108,7 +111,7 @@ def _learning_curve(results: StudyResults, trial: Trial, inflation: float) -> Le
 
 
 def _twentieths(steps: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-  """Means over each twentieth of the steps: [20]; None if there are too few evaluations. A twentieth without any, as
+  """Return means over each twentieth of the steps: [20]; None if evaluations are too few. A twentieth without any, as
   where one is missing, has that of its neighbours."""
   if len(steps) < COVERED * LEAST:
     return None
@@ -135,4 +138,4 @@ def _noise_correlation(results: StudyResults, whole: Sequence[Trial]) -> float:
       # Each counts as much, whatever its size; rounding is no noise.
       if (size := float(left.std())) > 1e-9 * float(np.abs(values).max()):
         noise.append(left / size)
-  return shared_noise(np.array(noise), TURNS) if noise else 0.0
+  return noise_correlation(np.array(noise), TURNS) if noise else 0.0

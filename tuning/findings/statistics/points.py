@@ -58,18 +58,18 @@ def feasible(points: Sequence[TriedPoint]) -> list[TriedPoint]:
 
 
 def is_numeric(one: Hyperparameter) -> bool:
-  """Whether its values have an order."""
+  """Return whether the values of a hyperparameter have an order."""
   return isinstance(one.scale, Quantity | Discrete)
 
 
 def is_learning_rate(one: Hyperparameter) -> bool:
-  """By the name of what it sets."""
+  """Return whether a hyperparameter is a learning rate, by the name of its field."""
   last = one.path.rpartition(".")[2].lower()
   return "learning_rate" in last or last == "lr"
 
 
 def unit_of(one: Hyperparameter, values: Mapping[str, Any]) -> float:
-  """Where a point is on the scale of a numeric hyperparameter: 0 to 1; NaN where it does not exist or is no number."""
+  """Return where a point is on the scale of a numeric hyperparameter, 0 to 1; NaN if it has no number there."""
   value = values.get(one.name)
   if isinstance(value, bool) or not isinstance(value, int | float):
     return math.nan
@@ -81,12 +81,12 @@ def unit_of(one: Hyperparameter, values: Mapping[str, Any]) -> float:
 
 
 def units_of(one: Hyperparameter, points: Sequence[TriedPoint]) -> np.ndarray:
-  """`unit_of` of each: [points]."""
+  """Return `unit_of` of each: [points]."""
   return np.array([unit_of(one, point.values) for point in points], float)
 
 
 def value_at(one: Hyperparameter, unit: float) -> float:
-  """The value at a place on a numeric scale, which may lie beyond its ends."""
+  """Return the value at a place on a numeric scale, which may lie beyond its ends."""
   scale = one.scale
   match scale:
     case Log():
@@ -104,7 +104,7 @@ def value_at(one: Hyperparameter, unit: float) -> float:
 
 
 def rounded(one: Hyperparameter, value: float, fits: Callable[[float], bool], digits: int = 1) -> float:
-  """With the fewest significant digits, from `digits` on, with which it fits; on a reverse-log scale, of 1 - value."""
+  """Return a value with the fewest digits, `digits` at least, that fit; those of 1 - value on a reverse-log scale."""
   for count in range(digits, MOST_DIGITS):
     new = 1 - float(f"{1 - value:.{count}g}") if isinstance(one.scale, ReverseLog) else float(f"{value:.{count}g}")
     if fits(new):
@@ -113,5 +113,5 @@ def rounded(one: Hyperparameter, value: float, fits: Callable[[float], bool], di
 
 
 def searched(results: StudyResults) -> list[Hyperparameter]:
-  """The hyperparameters that the trials vary and that are not fixed."""
+  """Return the hyperparameters that the trials vary and that are not fixed."""
   return [one for one in results.varied if one.role != "fixed"]

@@ -22,7 +22,7 @@ from trialbook.tuning.space.scales import Hyperparameter
 SPARE = 6
 """Points beyond the number of coefficients: fewer leave no estimate of what the fit does not explain."""
 LEVEL_POINTS = 3
-"""A value of a categorical hyperparameter that fewer points have is not told from noise, and joins the others."""
+"""Fewest points of a value of a categorical hyperparameter: one with fewer joins the other values."""
 PAIR_LEVEL = 0.01
 """Of the test by which a product enters, divided by the number of products: one study in a hundred has a false one."""
 MOST_PAIRS = 6
@@ -74,7 +74,7 @@ class ResponseSurface:
   pairs: Mapping[tuple[str, str], float]
 
   def slope(self, name: str, unit: float) -> tuple[float, float]:
-    """How the cost changes by a unit of a numeric hyperparameter's scale, there, and the standard error of that."""
+    """Return the slope of the cost along the scale of a numeric hyperparameter at `unit`, and its standard error."""
     direction = np.zeros(len(self.columns))
     x = 2 * unit - 1
     for position, column in enumerate(self.columns):
@@ -86,12 +86,12 @@ class ResponseSurface:
     return float(direction @ self.coefficients), math.sqrt(max(float(direction @ self.covariance @ direction), 0.0))
 
   def lowest(self, name: str) -> float | None:
-    """Where on a numeric hyperparameter's scale the cost is least, the others at the centre; None if nowhere."""
+    """Return where on the scale of a numeric hyperparameter the cost is lowest, the others at the centre, or None."""
     low, high = self.slope(name, 0.0)[0], self.slope(name, 1.0)[0]
     return -low / (high - low) if high > low else None
 
   def draws(self) -> np.ndarray:
-    """Coefficients as they may be as well: [DRAWS, columns]."""
+    """Return draws of the coefficients by their covariance: [DRAWS, columns]."""
     rng = np.random.default_rng(0)
     values, vectors = np.linalg.eigh(self.covariance)
     normal = rng.standard_normal((DRAWS, len(values))) * np.sqrt(np.clip(values, 0, None))
@@ -100,12 +100,12 @@ class ResponseSurface:
     return self.coefficients + normal @ vectors.T / shrink
 
   def spans(self, name: str, coefficients: np.ndarray) -> np.ndarray:
-    """From the best to the worst value of one hyperparameter, the others at the centre: [draws] of [draws, columns]."""
+    """Return the difference of the worst and the best value of a hyperparameter, the others at the centre: [draws]."""
     profile = coefficients @ self.profile(name)
     return profile.max(axis=1) - profile.min(axis=1)
 
   def profile(self, name: str) -> np.ndarray:
-    """The columns along one hyperparameter, from end to end or for each value, the others at the centre.
+    """Return the columns along one hyperparameter, from end to end or for each value, the others at the centre.
 
     Returns: [columns, places].
     """
@@ -125,7 +125,7 @@ class ResponseSurface:
     return design
 
   def variances(self, coefficients: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
-    """The parts of the variance over the space, by hyperparameters: name or pair -> [draws] for [draws, columns]."""
+    """Return the parts of the variance over the space by hyperparameters: name or pair -> [draws]."""
     found: dict[tuple[str, ...], np.ndarray] = {}
     for position, column in enumerate(self.columns):
       share = math.prod(self.presence[name] for name in column.names)
@@ -134,7 +134,7 @@ class ResponseSurface:
     return found
 
   def differences(self, name: str, first: object, second: object, under: Sequence[str] = ()) -> tuple[float, float]:
-    """Cost at one value of a categorical hyperparameter less that at another, and its standard error.
+    """Return the cost at one value of a categorical hyperparameter less that at another, and its standard error.
 
     `under`: hyperparameters that exist at the first value only; they are at the values that are best by the fit.
     """
@@ -150,13 +150,13 @@ class ResponseSurface:
 
 
 def needed(space: Sequence[Hyperparameter]) -> int:
-  """How many points with a value the fit of a space takes, at least."""
+  """Return the number of points with a value that the fit of a space takes, at least."""
   columns = sum(2 if is_numeric(one) else max(len(one.scale.as_json()["values"]) - 1, 1) for one in space)
   return 1 + columns + SPARE
 
 
 def fit(points: Sequence[TriedPoint], space: Sequence[Hyperparameter]) -> ResponseSurface | None:
-  """The surface of the points that have a value; None where they are too few, or equal."""
+  """Return the surface through the points that have a value; None if they are too few, or equal."""
   found = feasible(points)
   if len(found) < SPARE + 2:
     return None
@@ -190,7 +190,7 @@ def fit(points: Sequence[TriedPoint], space: Sequence[Hyperparameter]) -> Respon
 
 
 def _design(found: Sequence[TriedPoint], space: Sequence[Hyperparameter]):
-  """Columns of main effects; a hyperparameter that does not exist in a point adds nothing there."""
+  """Return the columns of main effects; a hyperparameter that does not exist in a point adds nothing there."""
   blocks: list[np.ndarray] = []
   columns: list[Column] = []
   levels: dict[str, dict[object, np.ndarray]] = {}
@@ -227,7 +227,7 @@ def _design(found: Sequence[TriedPoint], space: Sequence[Hyperparameter]):
 
 
 def _with_pairs(design, columns, first, roots, costs):
-  """The products that explain what is left, the one that explains most first, each by an F test."""
+  """Return the design with the products that explain the residuals: the best one first, each by an F test."""
   columns, pairs = list(columns), {}
   names = [name for name in first if len({*first[name]}) > 2]
   candidates = {pair: first[pair[0]] * first[pair[1]] for pair in itertools.combinations(names, 2)}
@@ -254,7 +254,7 @@ def _with_pairs(design, columns, first, roots, costs):
 
 
 def _regression(design: np.ndarray, weights: np.ndarray, costs: np.ndarray):
-  """Coefficients, their HC2 covariance, and the share of variance explained in points that are left out."""
+  """Return the coefficients, their HC2 covariance, and the share of variance explained in points that are left out."""
   weighted = design * weights[:, None]
   # Collinear columns get a large standard error instead of an exception.
   inverse = np.linalg.inv(design.T @ weighted + 1e-9 * np.sum(weights) * np.eye(design.shape[1]))

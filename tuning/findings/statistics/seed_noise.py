@@ -38,7 +38,7 @@ class TrialNoise:
 
 
 def trial_noise(results: StudyResults) -> TrialNoise | None:
-  """From retrains of one point in the study, and from reruns; None if there are none.
+  """Return the noise of retrains in the study and of reruns; None if there are none.
 
   Bad points vary more and decide nothing, so that only the better half of the groups counts, and of these only what is
   among the better half of all points, if there is such. A rerun trial itself does not: it was chosen because it was
@@ -78,7 +78,7 @@ def trial_noise(results: StudyResults) -> TrialNoise | None:
 
 
 def sampling_noise(results: StudyResults) -> tuple[float, int] | None:
-  """The standard error of the best trial's objective by the draw of validation examples, and their number.
+  """Return the standard error of the best trial's objective by the draw of validation examples, and their number.
 
   That of a share, sqrt(p (1 - p) / n), where the metric is an error or an accuracy; None for others, or where the
   number of examples is not known. Trials of a study share their validation set: between two of them the difference
@@ -105,7 +105,7 @@ class Noise:
 
 
 def noise_of(results: StudyResults) -> Noise | None:
-  """From seed to seed where good points have retrains, else by the draw of validation examples, else None."""
+  """Return the noise from seed to seed if good points have retrains, else that of the draw of validation examples."""
   if (seeds := trial_noise(results)) is not None and seeds.is_usable:
     return Noise(seeds.deviation, "seed-to-seed standard deviation")
   if (sampling := sampling_noise(results)) is not None:

@@ -1,4 +1,4 @@
-"""Which cut of a scale, or which value, tells points that are bad from others, by Fisher's exact test."""
+"""The cut of a scale, or the value, that separates bad points from others, by Fisher's exact test."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ CUT_MOVES = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Separation:
-  """What tells infeasible trials from feasible ones.
+  """A cut that separates infeasible trials from feasible ones.
 
   Attributes:
     one: the hyperparameter.
@@ -46,7 +46,7 @@ class Separation:
 
 
 def separation(one: Hyperparameter, points: Sequence[TriedPoint], bad: Sequence[bool]) -> Separation | None:
-  """The best cut of a hyperparameter between points that are bad and others; None if there are not both."""
+  """Return the best cut of a hyperparameter between bad points and others; None if there are not both."""
   flags = np.asarray(bad, bool)
   if not is_numeric(one):
     return _by_value(one, points, flags)
@@ -92,7 +92,7 @@ def _by_value(one: Hyperparameter, points: Sequence[TriedPoint], flags: np.ndarr
 
 
 def without(found: Separation) -> dict[str, object] | None:
-  """The space without the infeasible side, as `Hyperparameter.as_json`; None where nothing would be left to vary."""
+  """Return the space without the infeasible side, as `Hyperparameter.as_json`; None if nothing is left to vary."""
   scale = found.one.scale
   if isinstance(scale, OneOf):
     left = [value for value in scale.values if value != found.value]
