@@ -54,7 +54,7 @@ def best_of_k(values: Sequence[float], sign: float, infeasible: int = 0) -> list
 
 
 def of_k(values: Sequence[float], sign: float, k: int, infeasible: int = 0) -> BestOfK:
-  """Return one k of `best_of_k`; k may be larger than the number of trials. Raises ValueError if there are no values."""
+  """Return one k of `best_of_k`; k may exceed the number of trials. Raises ValueError if there are no values."""
   ordered = np.sort(sign * np.asarray(values, float)) * sign
   reached = cumulative(len(values), k, infeasible)
   found: list[float | None] = []
