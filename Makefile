@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO ?= runs/demo
+# uv installs the same and is quicker; it is used where it is on the PATH, and nothing needs it.
+install = $(if $(shell command -v uv 2> /dev/null),uv pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
 
 .PHONY: demo test test-fast test-long evidence check bench clean
 
@@ -18,8 +20,9 @@ test: .venv/ready
 test-fast: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not evidence" $(PYTEST)
 
-# What takes minutes, and what needs more than Python: extras, Slurm and chromium (skipped where they cannot be had).
-test-long: .venv-extras/ready
+# What takes minutes, and what needs more than Python 3.11: extras, Python 3.12, Slurm and chromium (skipped where they
+# cannot be had).
+test-long: .venv-extras/ready .venv-newest/ready
 	.venv-extras/bin/python -m pytest -m long $(PYTEST)
 
 # Evidence for docs/: rates over hundreds of simulated studies, and all tables with a command. Takes hours; not in CI.
@@ -44,17 +47,29 @@ bench: .venv/ready
 
 .venv/ready: requirements.lock setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(call install,.venv) --requirement requirements.lock
+	$(call install,.venv) --no-deps --no-build-isolation --editable .
 	touch $@
 
 # An environment of its own, so that `make test` stays without extras: torch (0.9 GB) for Gaussian processes, playwright
 # for reports in a browser.
 .venv-extras/ready: requirements.lock requirements-extras.lock setup.cfg pyproject.toml
 	test -x .venv-extras/bin/python || $(PYTHON) -m venv .venv-extras
-	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock --requirement requirements-extras.lock
-	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(call install,.venv-extras) --requirement requirements.lock --requirement requirements-extras.lock
+	$(call install,.venv-extras) --no-deps --no-build-isolation --editable .
 	touch $@
 
+# The newest versions that setup.cfg allows, on a newer Python, for tests/test_newest_versions.py. Where they cannot be
+# had, the file `missing` says why, the test is skipped with that, and the next `make test-long` tries again.
+.venv-newest/ready: setup.cfg pyproject.toml
+	rm -rf .venv-newest && mkdir .venv-newest
+	@for python in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python3.12 missing; do \
+	  $$python -c 'import venv' 2> /dev/null && break; \
+	done; \
+	if test $$python = missing; then echo "Python 3.12 was not found" > .venv-newest/missing; \
+	elif $$python -m venv .venv-newest && $(call install,.venv-newest) --editable . beartype pytest pytest-xdist; then touch $@; \
+	else echo "installing the newest versions for $$python failed" > .venv-newest/missing; fi
+	@cat .venv-newest/missing 2> /dev/null || true
+
 clean:
-	rm -rf .venv .venv-extras runs
+	rm -rf .venv .venv-extras .venv-newest runs

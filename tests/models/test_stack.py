@@ -74,13 +74,23 @@ def test_each_layer_and_each_call_draws_anew(remat):
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_remat_changes_no_gradient_and_saves_memory():
-  def gradient(remat):
-    graph, params, rest = nnx.split(Stack(Layer, 6, remat=remat, rngs=nnx.Rngs(0)), nnx.Param, ...)
+  def gradient(remat, depth=6):
+    graph, params, rest = nnx.split(Stack(Layer, depth, remat=remat, rngs=nnx.Rngs(0)), nnx.Param, ...)
 
     def loss(params, x):
       return jnp.square(nnx.merge(graph, params, rest, copy=True)(x, train=True)).sum()
 
     return jax.grad(loss), params
+
+  def added_memory(remat):
+    shallow, deep = (gradient(remat, depth) for depth in (2, 6))
+    return temporary_bytes(*deep) - temporary_bytes(*shallow)
+
+  def temporary_bytes(gradient, params):
+    large = jax.ShapeDtypeStruct((4096, 4), jnp.float32)
+    memory = jax.jit(gradient).lower(params, large).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
   plain, params = gradient(False)
   saving, _ = gradient(True)
@@ -88,8 +98,6 @@ def test_remat_changes_no_gradient_and_saves_memory():
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
   assert np.abs(jax.tree.leaves(plain(params, X))[0]).max() > 0
 
-  large = jax.ShapeDtypeStruct((4096, 4), jnp.float32)
-  memory = [jax.jit(f).lower(params, large).compile().memory_analysis() for f in (plain, saving)]
-  assert memory[0] is not None
-  assert memory[1] is not None
-  assert memory[1].temp_size_in_bytes < 0.7 * memory[0].temp_size_in_bytes
+  # By what four more layers add, since versions of XLA differ in what they need beside the layers.
+  added = [added_memory(remat) for remat in (False, True)]
+  assert 0 < added[1] < 0.6 * added[0]
