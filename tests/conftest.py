@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 # Before jax starts: two CPU devices, so that every test also shards, and no accelerator.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,9 +15,13 @@ os.environ.setdefault(
 
 import jax
 import pytest
+import shape_checks
 
-from trialbook.trainer import Programs
+if TYPE_CHECKING:
+  from trialbook.trainer import Programs
 
+# Before anything of ours is imported.
+shape_checks.install()
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -46,9 +51,11 @@ def optimized() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def programs() -> Programs:
+def programs() -> "Programs":
   """Compiled programs that tests of a process share, since compiling is most of what they would do.
 
   Tests that count compilations make their own.
   """
+  from trialbook.trainer import Programs
+
   return Programs(capacity=64)
