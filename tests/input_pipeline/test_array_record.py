@@ -165,10 +165,10 @@ def test_files_that_are_missing_or_none_of_ours_are_named(numbers, tmp_path):
   with pytest.raises(DataError, match=r"has no dataset\.json, which says how to decode; set dataset\.decode"):
     ArrayRecord(path=numbers).read()
   for config, problem in (
-    (ArrayRecord(), r"set dataset\.path"),
+    (ArrayRecord(), r"dataset\.path is not set"),
     (ArrayRecord(path=f"{tmp_path}/no"), "is not a directory"),
-    (ArrayRecord(path=numbers, decode="a:b"), r"set dataset\.files"),
-    (ArrayRecord(path=numbers, decode="a:b", files={"train": "z*"}), "no file in .* fits"),
+    (ArrayRecord(path=numbers, decode="a:b"), r"dataset\.files is not set"),
+    (ArrayRecord(path=numbers, decode="a:b", files={"train": "z*"}), "no file in .* matches"),
   ):
     with pytest.raises(DataError, match=problem):
       config.read()

@@ -241,7 +241,11 @@ NO_TASK: dict[str, tuple[dict[str, Any], Any, str]] = {
     CLASSIFICATION,
     r"one-hot, give labels\.argmax",
   ),
-  "many labels, classified": (good(12, labels=np.ones((12, 5), int)), CLASSIFICATION, r"yes or no .*as 'targets'"),
+  "many labels, classified": (
+    good(12, labels=np.ones((12, 5), int)),
+    CLASSIFICATION,
+    r"yes or no, give them as 'targets'",
+  ),
   "as many as inputs": (good(12, labels=np.arange(36).reshape(12, 3) % 4), CLASSIFICATION, r"language_model.*argmax"),
   "classes, as text": (good(12), LANGUAGE, r"set task\.name=classification"),
   "classes, regressed": (good(12), REGRESSION, r"set task\.name=classification"),

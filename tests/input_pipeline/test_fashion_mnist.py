@@ -37,7 +37,7 @@ def _write(folder: pathlib.Path, shapes: dict[str, tuple[int, ...]]) -> dict[str
       arrays[name] = np.zeros(shape, np.uint8)
     else:
       arrays[name] = generator.integers(0, 256, shape, dtype=np.uint8)
-    (folder / name).write_bytes(gzip.compress(_encode(arrays[name]), 1))
+    (folder / name).write_bytes(gzip.compress(_encode(arrays[name]), 1, mtime=0))
   return arrays
 
 

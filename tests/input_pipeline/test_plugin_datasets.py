@@ -126,7 +126,7 @@ def test_what_cannot_be_trained_on_is_told(splits, problem):
 
 
 def test_all_problems_are_told_together():
-  with pytest.raises(DataError, match=r"(?s)no split 'validation'.*unknown split 'valid'.*train: is empty"):
+  with pytest.raises(DataError, match=r"(?s)split 'validation' is missing.*unknown split 'valid'.*train: is empty"):
     checked("here", "x", {"train": {k: v[:0] for k, v in GOOD.items()}, "valid": GOOD})
 
 

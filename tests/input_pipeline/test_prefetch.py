@@ -76,7 +76,7 @@ def test_no_more_than_depth_items_wait():
     _wait_until(lambda: len(made) == 4)
     time.sleep(0.02)
     assert made == [0, 1, 2, 3]
-  with pytest.raises(ValueError, match="depth 0"):
+  with pytest.raises(ValueError, match="depth is 0"):
     Prefetcher(lambda step: step, lambda batch: batch, 0, 1, depth=0)
 
 

@@ -83,7 +83,7 @@ def test_a_part_of_the_text_is_evaluated_without_classes_of_examples(config):
 
 
 def test_a_text_that_is_absent_empty_or_short_is_an_error(tmp_path):
-  with pytest.raises(DataError, match=r"set dataset\.path"):
+  with pytest.raises(DataError, match=r"dataset\.path is not set"):
     Text().read()
   with pytest.raises(DataError, match="nothere: cannot be read: No such file"):
     Text(path=str(tmp_path / "nothere")).read()

@@ -146,7 +146,7 @@ def test_a_missing_split_says_how_to_take_a_part_of_another(tmp_path):
   with pytest.raises(DataError) as caught:
     Tfds(name="tfds:small", data_dir=str(tmp_path), input_feature="x", label_feature="y").read()
   assert "no split 'validation', only train; set dataset.train=\"train[:90%]\"" in str(caught.value)
-  assert "no split 'test', only train; set it to None" in str(caught.value)
+  assert "no split 'test', only train; set dataset.test to None" in str(caught.value)
 
 
 def _as_tfrecord(folder: pathlib.Path) -> list[pathlib.Path]:

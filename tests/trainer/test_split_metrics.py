@@ -143,7 +143,7 @@ def error(outputs: np.ndarray, batch: Mapping[str, np.ndarray]) -> float:
     (["test_split_metrics:error", "user_metrics:error"], [r"two functions named 'error'"]),
     (["test_split_metrics"], [r"'test_split_metrics': must be written module:function"]),
     (["test_split_metrics:error"], [r"an evaluation already has a metric 'error'; give the function another name"]),
-    (["user_metrics:examples"], [r"has a metric 'examples' already"]),
+    (["user_metrics:examples"], [r"already has a metric 'examples'"]),
     (["no_such_metrics:f", "user_metrics:NUMBER"], [r"no_such_metrics", r"must be a function"]),
   ],
 )
