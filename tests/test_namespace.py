@@ -164,5 +164,33 @@ def test_help_and_mistakes_in_flags_import_nothing_that_takes_time(mistake: str)
       assert last.split() == ["0" if mistake == "help" else "2"], arguments
 
 
+STUDY = """
+from trialbook import Linear, Grid, Minimize, Study
+
+def bowl(x):
+  return {"loss": x**2}
+
+def get_study():
+  return Study(name="bowl", goal="Where is it lowest?", function="study:bowl", objective=Minimize("loss"),
+               nuisance={"x": Linear(-1.0, 1.0)}, search=Grid(3))
+"""
+
+
+@pytest.mark.slow
+def test_the_coordinator_of_a_study_of_a_function_and_what_shows_it_import_neither_jax_nor_flax_nor_orbax(
+  tmp_path: pathlib.Path,
+):
+  (tmp_path / "study.py").write_text(STUDY)
+  asked = ASKED.format(heavy={"jax", "flax", "orbax"})
+  for arguments in (
+    ["run", "--study=study.py", "--dir=runs/bowl"],
+    ["status", "runs/bowl"],
+    ["best", "runs/bowl"],
+    ["list", "runs"],
+  ):
+    last = python("-c", asked, "tune", *arguments, cwd=tmp_path).splitlines()[-1]
+    assert last.split() == ["0"], arguments
+
+
 def test_the_version_is_told():
   assert python("-m", "trialbook", "--version", cwd=ROOT).strip() == trialbook.__version__

@@ -1,10 +1,12 @@
 """Experiment files: Python files with a function `get_config()` that returns a `Config`."""
 
+from __future__ import annotations
+
 import importlib.util
 import pathlib
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
@@ -12,9 +14,10 @@ from trialbook.errors import ConfigError, UserError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
 from trialbook.settings import Settings
-from trialbook.trainer.config import Config
 from trialbook.trainer.overrides import explain
-from trialbook.trainer.workdir.existing_run import stored_config
+
+if TYPE_CHECKING:
+  from trialbook.trainer.config import Config
 
 DEFAULT = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "digits_resnet.py"
 
@@ -25,6 +28,10 @@ def load_config(path: str | pathlib.Path) -> Config:
   Raises:
     ConfigError: if the file is missing, does not run, has no `get_config`, or describes no valid config.
   """
+  # A file with the study of a function is read by this module, too, and imports neither jax nor flax.
+  from trialbook.trainer.config import Config
+  from trialbook.trainer.workdir.existing_run import stored_config
+
   path = as_path(path)
   if path.name == "config.json" and path.is_file():
     return stored_config(path.parent)
@@ -63,7 +70,7 @@ def load_function_result(path: str | pathlib.Path, flag: str, function: str, ret
   except UserError:
     raise
   except pydantic.ValidationError as error:
-    kind = next((kind for kind in _settings_classes() if kind.__name__ == error.title), Config)
+    kind = next(kind for kind in _settings_classes() if kind.__name__ == error.title)
     problems = explain(error, kind)
     raise ConfigError([f"{path}: {error.title}: {problem}" for problem in problems]) from None
   except SyntaxError as error:

@@ -15,7 +15,6 @@ from trialbook import errors, files
 from trialbook.errors import TryAgainError, UserError
 from trialbook.tuning import plan, records, reruns, roles, rounds, tables, tracking
 from trialbook.tuning.execution.coordinator import PlannedStudy, prepare, run_study
-from trialbook.tuning.execution.trial import guard_for, run_trial
 from trialbook.tuning.ranking import ranked
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.bayesian import BayesianOptimization
@@ -212,6 +211,8 @@ def rerun(options: argparse.Namespace) -> int:
 
 def trial(options: argparse.Namespace) -> int:
   """`trialbook tune trial DIR NUMBER`."""
+  from trialbook.tuning.execution.trial import guard_for, run_trial
+
   study = options.dir
   with guard_for(study) as guard:
     guard.join()

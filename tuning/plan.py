@@ -1,16 +1,20 @@
 """From a study to its trials: what each one changes, and which of them share a compiled program (PB-16)."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialbook.errors import ConfigError
-from trialbook.trainer import Config, static_key
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.space import binding
 from trialbook.tuning.space.scales import Hyperparameter, OneOf
 from trialbook.tuning.study import Objective, Study
+
+if TYPE_CHECKING:
+  from trialbook.trainer import Config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ def plan(
   refusal, group = None, ""
   if config is not None:
     try:
+      from trialbook.trainer.program import static_key  # Of a function nothing is compiled, so nothing is imported.
+
       group = static_key(config.override(changes))
     except ConfigError as error:
       refusal = "; ".join(error.problems)

@@ -4,20 +4,24 @@ Who holds a trial writes its record: the coordinator until it is started and aft
 process that runs it. A trial's folder is its run's workdir too.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.settings import flat
-from trialbook.trainer import Config
 from trialbook.trainer.workdir import provenance
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Objective, Study
+
+if TYPE_CHECKING:
+  from trialbook.trainer import Config
 
 State = Literal["pending", "running", "complete", "infeasible", "failed", "stopped"]
 FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")
@@ -199,7 +203,7 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
     config = stored["config"]
     stored |= {
       "objective": Objective(**stored["objective"]),
-      "config": None if config is None else Config.model_validate_json(json.dumps(config)),
+      "config": None if config is None else _config(config),
       "warnings": tuple(stored["warnings"]),
       "sessions": tuple(stored["sessions"]),
     }
@@ -208,6 +212,12 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
     return StudyRecord(**stored)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _config(stored: Mapping[str, Any]) -> Config:
+  from trialbook.trainer import Config  # It imports flax, which a study of a function does without.
+
+  return Config.model_validate_json(json.dumps(stored))
 
 
 def write_study(folder: pathlib.Path, record: StudyRecord) -> None:

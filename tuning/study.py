@@ -1,16 +1,17 @@
 """A study: one question, the hyperparameters that it varies with their roles, and how many trials (PB-10, PB-13)."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trialbook.errors import ConfigError
 from trialbook.metric_names import Mode
 from trialbook.naming import nearest
 from trialbook.plugin import PluginError, import_attribute
-from trialbook.trainer import Config
 from trialbook.trainer.boundaries import evaluated_splits
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.search.grid import Grid
@@ -19,6 +20,9 @@ from trialbook.tuning.search.listed import Listed
 from trialbook.tuning.search.uniform import Uniform
 from trialbook.tuning.space import binding
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, OneOf, Space
+
+if TYPE_CHECKING:
+  from trialbook.trainer import Config
 
 Search = Halton | Uniform | Grid | Listed | BayesianOptimization
 Value = Literal["best", "last", "smoothed"]
@@ -179,7 +183,6 @@ def _type_problems(study: Study) -> Iterator[str]:
   """What nothing else can be checked with."""
   expected = (
     ("objective", Objective, "an objective, for example Minimize('validation/error')"),
-    ("config", Config | None, "a trialbook.Config"),
     ("search", Search, "a search, for example Halton(seed=0)"),
     ("scientific", Mapping, "a space, for example {'optimizer.learning_rate': Log(1e-4, 1.0)}"),
     ("nuisance", Mapping, "a space, for example {'optimizer.learning_rate': Log(1e-4, 1.0)}"),
@@ -190,6 +193,11 @@ def _type_problems(study: Study) -> Iterator[str]:
   for name, kind, text in expected:
     if not isinstance(getattr(study, name), kind):
       yield f"{name} = {getattr(study, name)!r}: should be {text}"
+  if study.config is not None:
+    from trialbook.trainer import Config  # It imports flax, which a study of a function does without.
+
+    if not isinstance(study.config, Config):
+      yield f"config = {study.config!r}: should be a trialbook.Config"
   for name in ("trials", "cores_per_trial", "devices_per_trial", "max_attempts"):
     value = getattr(study, name)
     if (value is not None or name != "trials") and (not isinstance(value, int) or isinstance(value, bool)):

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trialbook.progress import duration
-from trialbook.tuning.execution.trial import Cost
+from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.objective import value_of
 from trialbook.tuning.plan import Balance, PlannedTrial
 from trialbook.tuning.results import StudyResults, Trial

@@ -10,7 +10,7 @@ from trialbook.trainer import Programs
 from trialbook.tuning import Study
 from trialbook.tuning.execution import trial
 from trialbook.tuning.execution.executor import Ended
-from trialbook.tuning.execution.trial import Cost
+from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.plan import PlannedTrial
 from trialbook.tuning.records import trial_folder
 

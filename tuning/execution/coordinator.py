@@ -1,5 +1,7 @@
 """The coordinator of a study: plans its trials, has them run, and keeps its records; killed, it goes on later."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import pathlib
@@ -10,19 +12,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.launch.supervisor import newest_step
 from trialbook.launch.watch import signals_to
 from trialbook.paths import as_path
-from trialbook.trainer import Config
 from trialbook.trainer.boundaries import evaluation_steps
 from trialbook.tuning import records, roles, tables, tracking
 from trialbook.tuning.execution.executor import Ended, Executor, InterruptedStudyError
 from trialbook.tuning.execution.local_workers import LocalWorkers
-from trialbook.tuning.execution.trial import StudyError, crashed, interrupted, refused, started
+from trialbook.tuning.execution.trial_states import StudyError, crashed, interrupted, refused, started
 from trialbook.tuning.plan import PlannedTrial, plan, trial_config, trial_count
 from trialbook.tuning.progress import StudyProgress
 from trialbook.tuning.records import FINAL, StudyRecord, TrialRecord, trial_folder
@@ -31,6 +32,9 @@ from trialbook.tuning.search.bayesian import BayesianOptimization, Observation
 from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Study, check
+
+if TYPE_CHECKING:
+  from trialbook.trainer import Config
 
 _TABLES_EVERY_SECONDS = 2.0
 MakeExecutor = Callable[[Study, pathlib.Path, "queue.SimpleQueue[Any]"], Executor]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from trialbook.tuning.execution.trial import Cost
+from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.plan import PlannedTrial
 
 

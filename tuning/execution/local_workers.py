@@ -19,7 +19,7 @@ from trialbook.launch import slurm
 from trialbook.launch.endings import describe
 from trialbook.launch.processes import HostEnd, HostProcess, guarded
 from trialbook.tuning.execution.executor import Ended, InterruptedStudyError
-from trialbook.tuning.execution.trial import Cost, StudyError
+from trialbook.tuning.execution.trial_states import Cost, StudyError
 from trialbook.tuning.execution.worker import START
 from trialbook.tuning.plan import PlannedTrial
 

@@ -15,7 +15,7 @@ from trialbook.errors import UserError
 from trialbook.launch import slurm
 from trialbook.naming import nearest
 from trialbook.tuning.execution.executor import Ended, InterruptedStudyError
-from trialbook.tuning.execution.trial import Cost
+from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.plan import PlannedTrial
 from trialbook.tuning.records import FINAL, read_study, read_trial, trial_folder
 from trialbook.tuning.search.bayesian import BayesianOptimization

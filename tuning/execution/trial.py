@@ -15,18 +15,16 @@ import jax
 
 from trialbook import files
 from trialbook.errors import BrokenDataError, ConfigError, InfeasibleError, OtherDataError, TryAgainError, UserError
-from trialbook.launch.supervisor import newest_step
 from trialbook.naming import nearest
 from trialbook.plugin import import_attribute
 from trialbook.trainer import Guard, Programs, RunResult
 from trialbook.trainer import run as train
 from trialbook.trainer.workdir import existing_run
 from trialbook.tuning.curves import read_log
+from trialbook.tuning.execution.trial_states import Cost, StudyError, crashed, ended, interrupted, refused
 from trialbook.tuning.objective import uncharacteristic, value_of
 from trialbook.tuning.records import (
-  CRASHED,
   FINAL,
-  State,
   StudyRecord,
   TrialRecord,
   read_study,
@@ -40,25 +38,6 @@ from trialbook.tuning.study import Objective
 _MEASURED_STEPS = 10
 _TAKE_OVER_SECONDS = 30.0
 _OTHER_DATA = "bring back the data that it began with, or begin a new study in another folder (--dir)"
-
-
-class StudyError(UserError):
-  """What is wrong is the study's and not a trial's: no trial of it can be run."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-  """What a few steps took.
-
-  Attributes:
-    step_seconds: one training step, its data included.
-    evaluation_seconds: one evaluation of all splits.
-    compilation_seconds: to trace and compile, or to read from the cache.
-  """
-
-  step_seconds: float
-  evaluation_seconds: float
-  compilation_seconds: float
 
 
 def run_trial(
@@ -112,7 +91,7 @@ def run_trial(
       raise
     except Exception as error:
       if _is_out_of_device_memory(error):
-        record = _ended(record, "infeasible", f"out of device memory: {str(error).splitlines()[0]}")
+        record = ended(record, "infeasible", f"out of device memory: {str(error).splitlines()[0]}")
       else:
         (folder / "traceback.txt").write_text(traceback.format_exc())
         record = crashed(folder, record, _first_line(error), of.max_attempts)
@@ -158,30 +137,6 @@ def _full_disk_ends_the_study(folder: pathlib.Path) -> Iterator[None]:
         raise
     except UserError as error:
       raise StudyError(error.problems) from None
-
-
-def crashed(folder: pathlib.Path, record: TrialRecord, cause: str, max_attempts: int) -> TrialRecord:
-  """The record after an attempt that ended for no known reason: to be tried again, or failed."""
-  record = _ended(record, "pending", None, f"{CRASHED}: {cause}", newest_step(folder))
-  if record.crashes >= max_attempts:
-    return dataclasses.replace(record, state="failed", reason=f"crashed {record.crashes} times; the last: {cause}")
-  return record
-
-
-def interrupted(record: TrialRecord, cause: str) -> TrialRecord:
-  """The record of a trial whose process was taken away: it goes on later, and nothing counts against it."""
-  return _ended(record, "stopped", cause, f"interrupted: {cause}")
-
-
-def started(record: TrialRecord, worker: str) -> TrialRecord:
-  """The record of a trial that is handed to a worker."""
-  attempt = {"worker": worker, "started": time.time(), "finished": None, "end": None, "checkpoint": None}
-  return dataclasses.replace(record, state="running", reason=None, attempts=(*record.attempts, attempt))
-
-
-def refused(record: TrialRecord, reason: str) -> TrialRecord:
-  """The record of a trial that needs not be started: its values can be in no run."""
-  return dataclasses.replace(record, state="infeasible", reason=f"refused: {reason}")
 
 
 def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs) -> Cost | None:
@@ -248,7 +203,7 @@ def _train(
     raise StudyError([told, *error.differences]) from None
   except ConfigError as error:
     _raise_if_the_studys(of, error)
-    return refused(_ended(record, "infeasible", None), "; ".join(error.problems))
+    return refused(ended(record, "infeasible", None), "; ".join(error.problems))
   except BrokenDataError as error:
     # The hints of a run with a checkpoint are for a single run: a study cannot be forked.
     others = data_of is not None or len(error.problems) > len(error.causes)
@@ -267,7 +222,7 @@ def _train(
     evaluated = [name for name in known if name.startswith(("validation/", "train_subset/"))]
     metric = of.objective.metric
     raise StudyError(f"objective: {metric!r} was logged by no evaluation{nearest(metric, evaluated)}")
-  return dataclasses.replace(_ended(record, state, result.reason), summary=summary)
+  return dataclasses.replace(ended(record, state, result.reason), summary=summary)
 
 
 def _first_on_the_same_data(study: pathlib.Path, record: TrialRecord) -> pathlib.Path | None:
@@ -338,7 +293,7 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
   if state == "complete" and best is None:
     state, reason = "infeasible", f"{of.objective.metric} was never finite"
   summary = {"seconds": round(seconds, 6), "training_seconds": round(seconds, 6), **_best(best)}
-  return dataclasses.replace(_ended(record, state, reason), summary=summary)
+  return dataclasses.replace(ended(record, state, reason), summary=summary)
 
 
 def _results(name: str, returned: Any) -> Iterator[dict[str, float]]:
@@ -355,15 +310,6 @@ def _results(name: str, returned: Any) -> Iterator[dict[str, float]]:
     if wrong or "step" in values:
       raise StudyError(f"function {name}: gave {dict(wrong or values)!r}; {wanted}, none of them named 'step'")
     yield {key: float(value) for key, value in values.items()}
-
-
-def _ended(
-  record: TrialRecord, state: State, reason: str | None, end: str | None = None, checkpoint: int | None = None
-) -> TrialRecord:
-  attempts = list(record.attempts)
-  if attempts:
-    attempts[-1] = {**attempts[-1], "finished": time.time(), "end": end or state, "checkpoint": checkpoint}
-  return dataclasses.replace(record, state=state, reason=reason, attempts=tuple(attempts))
 
 
 def _summary(objective: Objective, result: RunResult, folder: pathlib.Path) -> dict[str, Any]:

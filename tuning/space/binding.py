@@ -1,14 +1,19 @@
 """From search spaces to a list of hyperparameters, each found in the config and within its field's range (PB-11)."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trialbook.errors import ConfigError
 from trialbook.settings import Settings, find, leaves
-from trialbook.trainer import Config, overrides
+from trialbook.trainer import overrides
 from trialbook.tuning.space.scales import Hyperparameter, OneOf, Optional, Role, Scale, Space
+
+if TYPE_CHECKING:
+  from trialbook.trainer import Config
 
 
 def flatten(config: Config | None, spaces: Mapping[Role, Space]) -> tuple[list[Hyperparameter], list[str]]:
