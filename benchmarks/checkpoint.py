@@ -21,8 +21,8 @@ from trialbook.trainer.checkpoints.storage import Saver, restore, saved_steps
 from trialbook.trainer.config_files import DEFAULT
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
 from trialbook.trainer.loop import Loop, advance
+from trialbook.trainer.metric_recorder import Recorder
 from trialbook.trainer.progress import RunProgress
-from trialbook.trainer.recorder import Recorder
 
 SAVES = 20
 

@@ -17,9 +17,9 @@ from benchmarks.measured_loop import NeverWaiting, Setup, in_turns, median_ratio
 from trialbook.models import MlpConfig, ResNetConfig
 from trialbook.trainer import Config
 from trialbook.trainer.loop import Loop, advance
+from trialbook.trainer.metric_recorder import Recorder
 from trialbook.trainer.optimizers import Momentum
 from trialbook.trainer.progress import RunProgress
-from trialbook.trainer.recorder import Recorder
 
 CASES = {
   "MLP, 270k parameters": (MlpConfig(widths=(400, 400, 200)), 128, 1000),

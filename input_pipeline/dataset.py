@@ -18,7 +18,7 @@ import numpy as np
 from trialbook.errors import DataError
 from trialbook.input_pipeline import hashing
 from trialbook.input_pipeline.augmentation import Augmentation, augment, mix
-from trialbook.input_pipeline.checked import Checked
+from trialbook.input_pipeline.checked_source import Checked
 from trialbook.input_pipeline.datasets.record_files import RecordFiles
 from trialbook.input_pipeline.fingerprint import Fingerprint, fingerprint
 from trialbook.input_pipeline.order import Order

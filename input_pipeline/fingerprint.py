@@ -15,7 +15,7 @@ import numpy as np
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline import hashing
-from trialbook.input_pipeline.checked import Checked
+from trialbook.input_pipeline.checked_source import Checked
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles
 from trialbook.input_pipeline.datasets.text import Windows
 from trialbook.input_pipeline.source import Arrays, Split

@@ -5,7 +5,7 @@ code = run_local(["-m", "trialbook", "train", "--workdir=runs/first"], hosts=2, 
 """
 
 from trialbook.launch import slurm
-from trialbook.launch.endings import JobExit, job_exit
+from trialbook.launch.job_exit import JobExit, job_exit
 from trialbook.launch.local import run_local
 from trialbook.launch.supervisor import Restarts
 from trialbook.launch.watch import Patience

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from trialbook import errors, files
-from trialbook.launch.endings import JobExit, read_causes, with_causes
+from trialbook.launch.job_exit import JobExit, read_causes, with_causes
 from trialbook.launch.processes import HostEnd
 from trialbook.launch.watch import Events
 

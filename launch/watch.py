@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-from trialbook.launch.endings import describe
+from trialbook.launch.job_exit import describe
 from trialbook.launch.processes import HostEnd, HostProcess
 
 Events = queue.SimpleQueue[HostEnd | signal.Signals]

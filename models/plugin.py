@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from pydantic import Field, JsonValue
 
+from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.models.call_modes import mode_arguments
 from trialbook.models.linen_model import LinenModel
 from trialbook.naming import nearest
-from trialbook.plugin import PluginError, import_attribute
 from trialbook.settings import Settings, Static, Traced
 
 OUTPUTS = ("num_classes", "num_outputs", "n_classes", "num_labels", "out_features")

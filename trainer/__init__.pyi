@@ -10,7 +10,7 @@ from .config import Selection as Selection
 from .config import WarmStart as WarmStart
 from .config import prepend_warmup as prepend_warmup
 from .config_files import load_config as load_config
-from .hosts.guard import Guard as Guard
+from .hosts.shutdown_guard import Guard as Guard
 from .loading import TrainedModel as TrainedModel
 from .loading import load as load
 from .program import Programs as Programs

@@ -11,7 +11,7 @@ from trialbook.input_pipeline import Dataset
 from trialbook.input_pipeline.fingerprint import same as same_fingerprint
 from trialbook.settings import leaves
 from trialbook.trainer.config import Config
-from trialbook.trainer.hosts.hosts import Hosts
+from trialbook.trainer.hosts.joining import Hosts
 from trialbook.trainer.program import CODE_SETTINGS
 from trialbook.trainer.workdir import existing_run, provenance
 

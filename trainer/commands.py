@@ -13,7 +13,7 @@ from trialbook.errors import ConfigError, TryAgainError, UserError
 from trialbook.files import jsonable
 from trialbook.trainer import config_files, flags, overrides
 from trialbook.trainer.config import Config
-from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.hosts.shutdown_guard import Guard
 
 _NO_WORKDIR = "--workdir is missing: name a folder for the run, for example --workdir=runs/first"
 
@@ -47,7 +47,7 @@ def train() -> int:
 
 def evaluate(workdir: pathlib.Path, step: str, split: str) -> int:
   """Print the metrics of a checkpoint; return the exit code."""
-  from trialbook.trainer.evaluate import evaluate_checkpoint
+  from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 
   print(json.dumps(jsonable(evaluate_checkpoint(workdir, step, split)), allow_nan=False))
   return errors.DONE

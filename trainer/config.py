@@ -147,7 +147,7 @@ class Logging(Settings):
     every_steps: steps in a block; TensorBoard gets the mean over each block.
     tensorboard: whether event files are written.
     writers: entry points (group `trialbook.writers`) of packages that get the same numbers; see
-      `trialbook.trainer.writers.Writer`.
+      `trialbook.trainer.metric_writers.Writer`.
   """
 
   every_steps: Host[int] = Field(default=100, ge=1)

@@ -11,9 +11,9 @@ from typing import cast
 import numpy as np
 
 from trialbook.errors import UserError
-from trialbook.plugin import PluginError, import_attribute
+from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.trainer.config import Config
-from trialbook.trainer.user_code import explained
+from trialbook.trainer.user_code_errors import explained
 
 Function = Callable[[np.ndarray, Mapping[str, np.ndarray]], float]
 

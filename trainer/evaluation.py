@@ -11,14 +11,14 @@ from jaxtyping import Array
 from trialbook.errors import PreemptedError
 from trialbook.input_pipeline import Dataset, Prefetcher
 from trialbook.trainer import custom_metrics, sharding
-from trialbook.trainer.boundaries import TRAIN_SUBSET
 from trialbook.trainer.config import Config
-from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.evaluation_schedule import TRAIN_SUBSET
+from trialbook.trainer.hosts.shutdown_guard import Guard
+from trialbook.trainer.metric_recorder import AHEAD
 from trialbook.trainer.program import Program
-from trialbook.trainer.recorder import AHEAD
 from trialbook.trainer.tasks import OfSplit
 from trialbook.trainer.train_step import State
-from trialbook.trainer.user_code import COUNT, ROW
+from trialbook.trainer.user_code_errors import COUNT, ROW
 
 
 def evaluated_weights(config: Config, state: State) -> State:

@@ -26,7 +26,7 @@ from trialbook.models import plugin
 from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
 from trialbook.trainer.checkpoints.array_names import changes, flatten
 from trialbook.trainer.config import Config
-from trialbook.trainer.user_code import explained
+from trialbook.trainer.user_code_errors import explained
 
 Tree = dict[str, Any]
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 
 from jaxtyping import Array
 
-from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.hosts.shutdown_guard import Guard
+from trialbook.trainer.metric_recorder import Recorder
 from trialbook.trainer.program import Program
 from trialbook.trainer.progress import RunProgress
-from trialbook.trainer.recorder import Recorder
 from trialbook.trainer.timing import Times, Tracer
 from trialbook.trainer.train_step import State
 

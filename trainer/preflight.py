@@ -12,10 +12,10 @@ from trialbook.input_pipeline import Dataset, Info, load
 from trialbook.input_pipeline.source import Batch
 from trialbook.models import PluginConfig, TransformerConfig
 from trialbook.trainer import config as configs
-from trialbook.trainer import custom_metrics, export, writers
+from trialbook.trainer import custom_metrics, export, metric_writers
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.config import Config
-from trialbook.trainer.hosts.hosts import Hosts
+from trialbook.trainer.hosts.joining import Hosts
 from trialbook.trainer.tasks import Task, training_batch
 from trialbook.trainer.workdir import existing_run, forking
 
@@ -132,7 +132,7 @@ def _examine(
     except ConfigError as error:
       problems += error.problems
   problems += export.problems(config)
-  for load_named in (custom_metrics.load, writers.load):
+  for load_named in (custom_metrics.load, metric_writers.load):
     problems += load_named(config)[1]
   task = dataset = None
   try:

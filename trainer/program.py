@@ -26,7 +26,7 @@ from trialbook.trainer.config import Config
 from trialbook.trainer.functional_model import Network
 from trialbook.trainer.tasks import Task, training_batch
 from trialbook.trainer.train_step import State, Steps
-from trialbook.trainer.user_code import UserTask, is_metric
+from trialbook.trainer.user_code_errors import UserTask, is_metric
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
 CODE_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")

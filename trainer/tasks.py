@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from trialbook.errors import UserError
+from trialbook.import_attribute import import_attribute
 from trialbook.input_pipeline import AnyDataset, Info
-from trialbook.plugin import import_attribute
 from trialbook.settings import Settings, Static, Traced, kind_tag
-from trialbook.trainer.user_code import UserTask
+from trialbook.trainer.user_code_errors import UserTask
 
 Batch = Mapping[str, Array]
 

@@ -12,15 +12,15 @@ from absl import logging
 from trialbook import files
 from trialbook.errors import PreemptedError, UserError
 from trialbook.paths import as_path
-from trialbook.trainer import neighbours, sharding
-from trialbook.trainer.boundaries import checkpoint_due, evaluated_splits, evaluation_steps
+from trialbook.trainer import batch_dependence, sharding
 from trialbook.trainer.config import Config
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
+from trialbook.trainer.evaluation_schedule import checkpoint_due, evaluated_splits, evaluation_steps
 from trialbook.trainer.export import export_selected
-from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.hosts.shutdown_guard import Guard
 from trialbook.trainer.loop import advance
-from trialbook.trainer.opening import OpenRun, compile_run, open_run
 from trialbook.trainer.program import Programs
+from trialbook.trainer.start_or_resume import OpenRun, compile_run, open_run
 from trialbook.trainer.train_step import State
 from trialbook.trainer.workdir.predictions import predict
 from trialbook.trainer.workdir.predictions import save as save_predictions
@@ -166,7 +166,7 @@ def _evaluate(run: OpenRun) -> dict[str, Any]:
   if run.unchecked and run.step > 0:
     # At step 0 it would delay the start, and the outputs may not depend on the inputs yet.
     run.unchecked = False
-    neighbours.warn(program, weights, run.settings, dataset, config)
+    batch_dependence.warn(program, weights, run.settings, dataset, config)
   if config.evaluation.predictions > 0:
     predictions = predict(program, weights, run.settings, dataset, config)
     if guard.hosts.is_lead:

@@ -24,7 +24,7 @@ from trialbook.trainer import optimizers, parameter_groups, rng, schedules, shar
 from trialbook.trainer.checkpoints.array_names import changes, flatten
 from trialbook.trainer.functional_model import Network, below, cast, own_settings, wide
 from trialbook.trainer.tasks import Task
-from trialbook.trainer.user_code import COUNT, ROW, explained
+from trialbook.trainer.user_code_errors import COUNT, ROW, explained
 
 State = dict[str, Any]
 SettingArrays = Mapping[str, Array]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from trialbook import errors, files
 from trialbook.errors import TryAgainError, UserError
-from trialbook.tuning import plan, records, reruns, roles, rounds, tables, tracking
+from trialbook.tuning import plan, records, reruns, role_advice, rounds, tables, tracking
 from trialbook.tuning.execution.coordinator import PlannedStudy, prepare, run_study
 from trialbook.tuning.ranking import ranked
 from trialbook.tuning.results import StudyResults, read_results
@@ -88,7 +88,7 @@ def _print_plan(planned: PlannedStudy, stream: Any) -> None:
   of = plan.balance(planned.hyperparameters, [trial.values for trial in trials])
   for line in tables.balance(of, trials, planned.hyperparameters):
     console.print(line, soft_wrap=True)
-  for warning in roles.warnings(planned.study, planned.hyperparameters):
+  for warning in role_advice.warnings(planned.study, planned.hyperparameters):
     console.print(f"warning: {warning}", soft_wrap=True)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from trialbook.errors import ConfigError
+from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.metric_names import Mode
 from trialbook.naming import nearest
-from trialbook.plugin import PluginError, import_attribute
-from trialbook.trainer.boundaries import evaluated_splits
+from trialbook.trainer.evaluation_schedule import evaluated_splits
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.search.grid import Grid
 from trialbook.tuning.search.halton import Halton

@@ -22,15 +22,15 @@ from pydantic import Field
 
 from trialbook import files
 from trialbook.errors import DataError
+from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.input_pipeline import source
 from trialbook.input_pipeline.augmentation import Augmentation
-from trialbook.input_pipeline.checked import checked
+from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.conversion import converted, label_problem, stacked
 from trialbook.input_pipeline.datasets.plugin import PATTERN
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles, array_record_module, count_records
 from trialbook.input_pipeline.source import SPLITS, Batch, Source
 from trialbook.paths import as_path
-from trialbook.plugin import PluginError, import_attribute
 from trialbook.settings import FilePath, Host, Settings, Static
 
 FORMAT = 1

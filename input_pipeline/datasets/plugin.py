@@ -8,10 +8,10 @@ from typing import Any, cast
 from pydantic import Field, JsonValue
 
 from trialbook.errors import DataError
+from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.input_pipeline.augmentation import Augmentation
-from trialbook.input_pipeline.checked import checked
+from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.source import Source
-from trialbook.plugin import PluginError, import_attribute
 from trialbook.settings import Host, Settings, Static
 
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"

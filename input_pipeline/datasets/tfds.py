@@ -18,7 +18,7 @@ from pydantic import Field
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline.augmentation import Augmentation
-from trialbook.input_pipeline.checked import checked
+from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles
 from trialbook.input_pipeline.source import Batch, Source
 from trialbook.paths import as_path

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline import Augmentation, Data, DatasetConfig, PluginDataset, load
-from trialbook.input_pipeline.checked import checked
+from trialbook.input_pipeline.checked_source import checked
 
 
 def _arrays(n: int, start: int = 0) -> dict[str, np.ndarray]:

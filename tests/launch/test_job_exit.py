@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from trialbook.launch.endings import Cause, job_exit, read_causes, with_causes
+from trialbook.launch.job_exit import Cause, job_exit, read_causes, with_causes
 
 
 @pytest.mark.parametrize(

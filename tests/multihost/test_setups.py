@@ -52,8 +52,8 @@ OTHER_FILES = """
   assert libc.unshare(new_mounts) == 0
   assert libc.mount(b"none", b"/", None, private_and_below, None) == 0
   assert libc.mount(b"tmpfs", path, b"tmpfs", 0, None) == 0
-  import trialbook.trainer.hosts.hosts
-  trialbook.trainer.hosts.hosts._SHARED_SECONDS = 1.0
+  import trialbook.trainer.hosts.joining
+  trialbook.trainer.hosts.joining._SHARED_SECONDS = 1.0
 """
 
 

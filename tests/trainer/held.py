@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trialbook.trainer import opening, program, recorder, train
+from trialbook.trainer import metric_recorder, program, start_or_resume, train
 from trialbook.trainer.checkpoints.storage import Saver
-from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.hosts.shutdown_guard import Guard
 
 PHASES = (
   "starting",
@@ -111,12 +111,12 @@ def install(folder: str) -> None:
     finally:
       is_evaluating = False
 
-  def record(self: Any, number: int, *values: Any, call: Callable[..., None] = recorder.Recorder.step) -> None:
+  def record(self: Any, number: int, *values: Any, call: Callable[..., None] = metric_recorder.Recorder.step) -> None:
     nonlocal step
     step = number
     call(self, number, *values)
 
-  def restore(*arguments: Any, call: Callable[..., Any] = opening.restore_newest) -> Any:
+  def restore(*arguments: Any, call: Callable[..., Any] = start_or_resume.restore_newest) -> Any:
     nonlocal step
     step = 0
     place("restoring")
@@ -139,9 +139,9 @@ def install(folder: str) -> None:
   changed: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (Guard, "poll", poll),
     (train, "evaluate", evaluate),
-    (opening, "restore_newest", restore),
+    (start_or_resume, "restore_newest", restore),
     (train, "evaluate_selected", first("selecting", train.evaluate_selected)),
-    (recorder.Recorder, "step", record),
+    (metric_recorder.Recorder, "step", record),
     (program.Program, "compile", first("compiling", program.Program.compile)),
     (Saver, "_begin", begin),
   )

@@ -15,11 +15,11 @@ from tiny import mlp, numbers, read_arrays, resnet, state_of
 
 from trialbook.errors import ConfigError, UserError
 from trialbook.trainer import Config, Programs, load, run, sharding, train
+from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.checkpoints.checksums import checksums
 from trialbook.trainer.config import MeshSettings
-from trialbook.trainer.evaluate import evaluate_checkpoint
 from trialbook.trainer.evaluation import evaluate
 from trialbook.trainer.sharding import make_mesh
 

@@ -9,8 +9,8 @@ from tiny import resnet
 
 from trialbook.input_pipeline import load
 from trialbook.trainer import sharding
-from trialbook.trainer.boundaries import evaluated_splits, evaluation_steps
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
+from trialbook.trainer.evaluation_schedule import evaluated_splits, evaluation_steps
 from trialbook.trainer.program import Programs, program_settings
 
 

@@ -82,7 +82,7 @@ def test_a_model_goes_all_the_way(
   assert metric is not None
   with monkeypatch.context() as patched:
     patched.setattr(
-      "trialbook.trainer.opening.sharding", types.SimpleNamespace(**(vars(sharding) | {"make_mesh": make_mesh}))
+      "trialbook.trainer.start_or_resume.sharding", types.SimpleNamespace(**(vars(sharding) | {"make_mesh": make_mesh}))
     )
     run(config, workdir, programs=programs)
     before = numbers(workdir)

@@ -27,7 +27,7 @@ from trialbook.trainer.program import program_settings
 from trialbook.trainer.schedules import Constant
 from trialbook.trainer.tasks import training_batch
 from trialbook.trainer.train_step import Steps
-from trialbook.trainer.user_code import RETURNS
+from trialbook.trainer.user_code_errors import RETURNS
 
 INFO = load(Digits(), seed=0, batch_size=32).info
 INPUTS = Digits().read().arrays["train"]["inputs"][:8]

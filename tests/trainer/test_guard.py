@@ -25,9 +25,9 @@ from trialbook.launch.local import free_port
 from trialbook.trainer import run
 from trialbook.trainer.config import Job
 from trialbook.trainer.hosts.channel import Channel
-from trialbook.trainer.hosts.guard import Guard
 from trialbook.trainer.hosts.host_log import log
-from trialbook.trainer.hosts.hosts import Hosts
+from trialbook.trainer.hosts.joining import Hosts
+from trialbook.trainer.hosts.shutdown_guard import Guard
 
 # SIGTERM, and the place to stop
 

@@ -5,7 +5,7 @@ import threading
 from typing import Any, cast
 
 from trialbook.trainer.hosts.channel import Channel
-from trialbook.trainer.hosts.hosts import Hosts
+from trialbook.trainer.hosts.joining import Hosts
 
 
 class Open:

@@ -14,8 +14,8 @@ from tiny import mlp
 from trialbook.errors import InfeasibleError
 from trialbook.files import read_json_lines, write_json
 from trialbook.trainer.loop import Loop, advance
+from trialbook.trainer.metric_recorder import AHEAD, Recorder
 from trialbook.trainer.progress import RunProgress
-from trialbook.trainer.recorder import AHEAD, Recorder
 from trialbook.trainer.workdir.step_lines import StepLines
 
 NAMES = ("train/loss", "update_norm")

@@ -17,10 +17,10 @@ from trialbook.errors import UserError
 from trialbook.input_pipeline import load
 from trialbook.trainer import Config, Programs, run, sharding
 from trialbook.trainer import load as load_model
+from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import warnings
-from trialbook.trainer.evaluate import evaluate_checkpoint
 from trialbook.trainer.export import export
 from trialbook.trainer.functional_model import cast
 from trialbook.trainer.program import Program, program_settings

@@ -22,8 +22,8 @@ import os, pathlib, signal, sys, time
 sys.path.insert(0, {tests!r})
 import tiny
 from trialbook.trainer import train
-from trialbook.trainer.hosts import guard
-from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.hosts import shutdown_guard
+from trialbook.trainer.hosts.shutdown_guard import Guard
 
 moment, number = os.environ.get("MOMENT", "never"), int(os.environ.get("NUMBER", "0"))
 counts = dict(training=0, evaluating=0, any=0)

@@ -29,7 +29,7 @@ from trialbook.input_pipeline.fingerprint import same as same_fingerprint
 from trialbook.input_pipeline.registry import AnyDataset
 from trialbook.input_pipeline.source import Arrays
 from trialbook.trainer import Config, Programs, preflight, run
-from trialbook.trainer.evaluate import evaluate_checkpoint
+from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.schedules import Constant
 from trialbook.trainer.tasks import LanguageModel
 from trialbook.trainer.workdir import existing_run

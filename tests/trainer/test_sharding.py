@@ -18,9 +18,9 @@ from tiny import mlp, numbers, state_of
 from trialbook.errors import UserError
 from trialbook.input_pipeline import load as load_data
 from trialbook.trainer import Config, Programs, load, preflight, run, sharding
+from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import MeshSettings
-from trialbook.trainer.evaluate import evaluate_checkpoint
 from trialbook.trainer.program import program_settings
 from trialbook.trainer.sharding import make_mesh
 

@@ -17,8 +17,8 @@ from trialbook.errors import ConfigError, UserError
 from trialbook.input_pipeline import AnyDataset, Augmentation, Data, Digits, Shakespeare, Table, Text, load
 from trialbook.models import TransformerConfig
 from trialbook.trainer import Config, Programs, run, sharding
+from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints.array_names import flatten
-from trialbook.trainer.evaluate import evaluate_checkpoint
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
 from trialbook.trainer.program import program_settings
 from trialbook.trainer.schedules import Constant

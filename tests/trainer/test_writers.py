@@ -12,7 +12,7 @@ from tiny import numbers as lines_of
 
 from trialbook.errors import ConfigError, UserError
 from trialbook.trainer import Config, Programs, run, train
-from trialbook.trainer.recorder import Recorder
+from trialbook.trainer.metric_recorder import Recorder
 
 PACKAGE = """
 import json

@@ -18,7 +18,7 @@ from trialbook.tuning import (
   Optional,
   Study,
   optimizer_spaces,
-  roles,
+  role_advice,
 )
 from trialbook.tuning.study import check
 
@@ -37,7 +37,7 @@ def warnings(*, scientific=None, nuisance=None, config: Config | None = None) ->
   )
   checked = check(study)
   assert checked.problems == []
-  return list(roles.warnings(study, checked.hyperparameters))
+  return list(role_advice.warnings(study, checked.hyperparameters))
 
 
 @pytest.mark.parametrize("role", ["scientific", "nuisance"])
@@ -55,7 +55,7 @@ def test_an_objective_against_the_direction_of_its_metric_is_called_out_also_of_
     (dataclasses.replace(quadratics.study(), objective=Maximize("validation/accuracy")), []),
     (dataclasses.replace(quadratics.study(), objective=Maximize("quality")), []),
   ):
-    assert list(roles.warnings(study, check(study).hyperparameters)) == expected
+    assert list(role_advice.warnings(study, check(study).hyperparameters)) == expected
 
 
 @pytest.mark.parametrize("role", ["scientific", "nuisance"])
@@ -112,7 +112,7 @@ def test_every_strength_is_a_field_that_there_is():
     return [of, *(kind for below in of.__subclasses__() for kind in kinds(below))]
 
   fields = {name for kind in kinds(Settings) for name in kind.model_fields}
-  assert set(roles._STRENGTHS) <= fields
+  assert set(role_advice._STRENGTHS) <= fields
 
 
 def test_a_comparison_that_tunes_nothing_of_the_optimizer_is_suspect():
@@ -142,7 +142,7 @@ def test_nothing_is_said_of_a_study_without_comparison_of_seeds_alone_or_of_a_fu
   assert warnings(nuisance={"optimizer.one_minus_momentum": Log(1e-3, 1.0)}) == []
   assert warnings(scientific={"seed": Discrete([1, 2, 3])}) == []
   study = dataclasses.replace(quadratics.study(), nuisance={"batch_size": Integer(1, 9)})
-  assert list(roles.warnings(study, check(study).hyperparameters)) == []
+  assert list(role_advice.warnings(study, check(study).hyperparameters)) == []
 
 
 def test_every_field_that_says_how_long_or_how_large_a_training_is_is_known_to_the_roles():

@@ -10,10 +10,10 @@ from typing import Any
 from trialbook import files
 from trialbook.errors import InfeasibleError, PreemptedError, UserError
 from trialbook.input_pipeline import Dataset
-from trialbook.trainer.boundaries import checkpoint_due
 from trialbook.trainer.config import Config
+from trialbook.trainer.evaluation_schedule import checkpoint_due
+from trialbook.trainer.metric_recorder import Recorder
 from trialbook.trainer.program import Program
-from trialbook.trainer.recorder import Recorder
 from trialbook.trainer.workdir import provenance, step_lines
 from trialbook.trainer.workdir.existing_run import differences, fingerprints, stored_config
 from trialbook.trainer.workdir.selection import History

@@ -12,11 +12,11 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.input_pipeline import Dataset
 from trialbook.trainer import custom_metrics
-from trialbook.trainer.boundaries import TRAIN_SUBSET, evaluated_splits
 from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, restore, saved_steps
 from trialbook.trainer.config import Config, Selection
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
-from trialbook.trainer.hosts.guard import Guard
+from trialbook.trainer.evaluation_schedule import TRAIN_SUBSET, evaluated_splits
+from trialbook.trainer.hosts.shutdown_guard import Guard
 from trialbook.trainer.overrides import nearest
 from trialbook.trainer.program import Program
 from trialbook.trainer.tasks import OfSplit

@@ -19,8 +19,8 @@ from trialbook.errors import UserError
 from trialbook.launch.supervisor import newest_step
 from trialbook.launch.watch import signals_to
 from trialbook.paths import as_path
-from trialbook.trainer.boundaries import evaluation_steps
-from trialbook.tuning import records, roles, tables, tracking
+from trialbook.trainer.evaluation_schedule import evaluation_steps
+from trialbook.tuning import records, role_advice, tables, tracking
 from trialbook.tuning.execution.executor import Ended, Executor, InterruptedStudyError
 from trialbook.tuning.execution.local_workers import LocalWorkers
 from trialbook.tuning.execution.trial_states import StudyError, crashed, interrupted, refused, started
@@ -225,7 +225,7 @@ class Coordinator:
     self._record = dataclasses.replace(
       new,
       created=new.created if existing is None else existing.created,
-      warnings=tuple(roles.warnings(planned.study, planned.hyperparameters)),
+      warnings=tuple(role_advice.warnings(planned.study, planned.hyperparameters)),
       sessions=(*(() if existing is None else existing.sessions), session),
     )
     records.write_study(folder, self._record)

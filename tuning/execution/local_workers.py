@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.launch import slurm
-from trialbook.launch.endings import describe
+from trialbook.launch.job_exit import describe
 from trialbook.launch.processes import HostEnd, HostProcess, guarded
 from trialbook.tuning.execution.executor import Ended, InterruptedStudyError
 from trialbook.tuning.execution.trial_states import Cost, StudyError

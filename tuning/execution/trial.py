@@ -15,8 +15,8 @@ import jax
 
 from trialbook import files
 from trialbook.errors import BrokenDataError, ConfigError, InfeasibleError, OtherDataError, TryAgainError, UserError
+from trialbook.import_attribute import import_attribute
 from trialbook.naming import nearest
-from trialbook.plugin import import_attribute
 from trialbook.trainer import Guard, Programs, RunResult
 from trialbook.trainer import run as train
 from trialbook.trainer.workdir import existing_run

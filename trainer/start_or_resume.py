@@ -19,12 +19,12 @@ from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trialbook.trainer.compilation_cache import enable_compilation_cache
 from trialbook.trainer.config import Config
-from trialbook.trainer.hosts.guard import Guard, Phase
 from trialbook.trainer.hosts.host_log import log
+from trialbook.trainer.hosts.shutdown_guard import Guard, Phase
 from trialbook.trainer.loop import Loop
+from trialbook.trainer.metric_recorder import Recorder
 from trialbook.trainer.program import Program, Programs, program_settings
 from trialbook.trainer.progress import RunProgress
-from trialbook.trainer.recorder import Recorder
 from trialbook.trainer.timing import Times, Tracer
 from trialbook.trainer.train_step import State
 from trialbook.trainer.workdir import existing_run, forking, selection

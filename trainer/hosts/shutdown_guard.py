@@ -28,10 +28,10 @@ from typing import Literal
 from trialbook import errors
 from trialbook.errors import InfeasibleError, PreemptedError, UserError, exit_code
 from trialbook.trainer.config import Job
-from trialbook.trainer.hosts import hosts
+from trialbook.trainer.hosts import joining
 from trialbook.trainer.hosts.channel import END, Message, end
 from trialbook.trainer.hosts.host_log import EXITS, HostLog, write_exit
-from trialbook.trainer.hosts.hosts import AgreedError, Hosts
+from trialbook.trainer.hosts.joining import AgreedError, Hosts
 
 Phase = Literal["joining", "start-up", "compilation", "step", "evaluation", "checkpoint"]
 
@@ -75,7 +75,7 @@ class Guard:
     """Join the other hosts; see `hosts.initialize`."""
     self.enter("joining")  # Which has limits of its own, and names who is missing.
     known = {"coordinator": coordinator, "count": count, "index": index}
-    self._join(hosts.initialize(self._job, self._hear, self._join, **known))
+    self._join(joining.initialize(self._job, self._hear, self._join, **known))
     self.enter("start-up")
     return self.hosts
 

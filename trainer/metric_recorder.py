@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from trialbook.errors import InfeasibleError
 from trialbook.trainer.config import Config
+from trialbook.trainer.metric_writers import Writer, make
 from trialbook.trainer.timing import Times
 from trialbook.trainer.workdir.step_lines import StepLines
-from trialbook.trainer.writers import Writer, make
 
 AHEAD = 4
 """Steps that may be dispatched and not yet read: enough to hide the host's work, few enough to stop soon."""
