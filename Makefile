@@ -39,6 +39,7 @@ check: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.step_overhead
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.answers
 	$(BIN)/python -m benchmarks.input
 	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.topology

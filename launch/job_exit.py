@@ -140,4 +140,4 @@ def _job_code(code: int) -> int:
     return code
   if number == signal.SIGINT:
     return errors.INTERRUPTED
-  return errors.TRY_AGAIN if number in _TRY_AGAIN_SIGNALS else 1
+  return errors.TRY_AGAIN if number in _TRY_AGAIN_SIGNALS else errors.BUG

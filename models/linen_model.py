@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from trialbook.models.call_modes import mode_arguments
+from trialbook.models.call_modes import MODES, mode_arguments
 
 _MOST_AXES = 8
 """Names of axes that a model may ask for, at most; each is found by one more try."""
@@ -46,6 +46,7 @@ class LinenModel(nnx.Module):
 
     variables = dict(linen.meta.unbox(self._bound(init, inputs)))
     params = variables.pop("params", {})
+    variables = {name: tree for name, tree in variables.items() if not _is_sown(tree)}
     self._params, self._collections = tuple(params), tuple(variables)
     if taken := sorted({*self._params} & {*self._collections}):
       raise ValueError(f"{taken[0]!r} is both a submodule and a collection of variables; rename the submodule")
@@ -81,8 +82,8 @@ class LinenModel(nnx.Module):
     """The module, with its attributes set to training or evaluation if its call has no argument for that."""
     if mode_arguments(type(self._module).__call__, train=train):
       return self._module
-    fields = {name: getattr(type(self._module), "__dataclass_fields__", {}).get(name) for name in ATTRIBUTES}
-    modes: dict[str, Any] = {name: value is train for name, value in ATTRIBUTES.items() if fields[name] is not None}
+    fields = {name: getattr(type(self._module), "__dataclass_fields__", {}).get(name) for name in MODES}
+    modes: dict[str, Any] = {name: value is train for name, value in MODES.items() if fields[name] is not None}
     return self._module.clone(**modes) if modes else self._module
 
   def _bound(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -98,16 +99,6 @@ class LinenModel(nnx.Module):
     raise ValueError(f"the module names more than {_MOST_AXES} axes: {', '.join(self._axes)}")
 
 
-ATTRIBUTES = {
-  "train": True,
-  "training": True,
-  "is_training": True,
-  "deterministic": False,
-  "use_running_average": False,
-}
-"""Attributes of a module that say whether it is in training, and their value in training."""
-
-
 def _with_axes(call: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
   """The call inside one axis of size one for each name."""
   return functools.reduce(_with_axis, axes, call)
@@ -120,6 +111,13 @@ def _with_axis(call: Callable[..., Any], axis: str) -> Callable[..., Any]:
 
 def _values(tree: Any) -> Any:
   return jax.tree.map(lambda variable: variable.get_value(), tree, is_leaf=_is_variable)
+
+
+def _is_sown(collection: Any) -> bool:
+  """Return whether a collection holds what `sow` appended, in tuples that grow with each call."""
+  return any(
+    isinstance(leaf, tuple) for leaf in jax.tree.leaves(collection, is_leaf=lambda node: isinstance(node, tuple))
+  )
 
 
 def _is_variable(node: Any) -> bool:

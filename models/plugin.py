@@ -17,6 +17,7 @@ from trialbook.settings import Settings, Static, Traced
 
 OUTPUTS = ("num_classes", "num_outputs", "n_classes", "num_labels", "out_features")
 INPUTS = ("in_features", "in_channels")
+ALWAYS = ("num_classes", "input_shape", "rngs")
 GIVEN = (*OUTPUTS, *INPUTS, "input_shape", "rngs")
 """What a constructor is given, if it has a parameter of that name."""
 
@@ -102,14 +103,7 @@ def build(
     changes: dict[str, Any] = dict(config.kwargs)
     made = factory.clone(**changes)
   else:
-    given = dict.fromkeys(OUTPUTS, num_outputs) | dict.fromkeys(INPUTS, input_shape[-1] if input_shape else 1)
-    given |= {"input_shape": input_shape, "rngs": rngs}
-    keywords, takes_any = _keywords(factory)
-    always = ("num_classes", "input_shape", "rngs") if takes_any else ()
-    made = factory(
-      **config.kwargs,
-      **{name: given[name] for name in GIVEN if (name in keywords or name in always) and name not in config.kwargs},
-    )
+    made = factory(**config.kwargs, **_given(factory, config, input_shape, num_outputs, rngs))
   if isinstance(made, linen.Module):
     made = LinenModel(made, jnp.zeros((1, *input_shape), input_dtype), rngs=rngs)
   if not isinstance(made, nnx.Module):
@@ -129,13 +123,32 @@ def call(model: nnx.Module, inputs: Any, *, train: bool) -> Any:
   return model(inputs, **modes)  # pyright: ignore[reportCallIssue]
 
 
+def _given(
+  factory: Callable[..., Any], config: PluginConfig, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs
+) -> dict[str, Any]:
+  """Return the arguments that a constructor is given.
+
+  Beside `num_classes`, `input_shape` and `rngs`, a name such as `out_features` is given only if it has no default: a
+  default says that it means something else.
+  """
+  values = dict.fromkeys(OUTPUTS, num_outputs) | dict.fromkeys(INPUTS, input_shape[-1] if input_shape else 1)
+  values |= {"input_shape": input_shape, "rngs": rngs}
+  parameters, (keywords, takes_any) = _parameters(factory), _keywords(factory)
+  wanted = [name for name in keywords if name in ALWAYS or parameters[name].default is inspect.Parameter.empty]
+  return {
+    name: values[name]
+    for name in GIVEN
+    if (name in wanted or (takes_any and name in ALWAYS)) and name not in config.kwargs
+  }
+
+
 def _constructor_problems(factory: Callable[..., Any], config: PluginConfig) -> list[str]:
   found = []
   name_of = getattr(factory, "__name__", config.name)
   keywords, takes_any = _keywords(factory)
   settings = [name for name in keywords if name not in GIVEN]
   for name in config.kwargs:
-    if name in ("num_classes", "input_shape", "rngs"):
+    if name in ALWAYS:
       found.append(f"model.kwargs.{name}: the model already receives {name}; leave it out")
     elif name not in keywords and not takes_any:
       found.append(f"model.kwargs.{name}: {name_of} has no argument {name!r}{nearest(name, settings)}")
@@ -178,9 +191,12 @@ def _call(model: type) -> Any:
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
   """Of a function, or of a class's constructor; nnx's metaclass hides them from `inspect.signature(model)`."""
   if isinstance(factory, functools.partial):
-    # What it has set already is not asked for again.
     left = list(_parameters(factory.func).items())[len(factory.args) :]
-    return {name: parameter for name, parameter in left if name not in factory.keywords}
+    # What it has set by keyword is a default: the call may set it again.
+    return {
+      name: parameter.replace(default=factory.keywords[name]) if name in factory.keywords else parameter
+      for name, parameter in left
+    }
   if not inspect.isclass(factory):
     return dict(inspect.signature(factory).parameters)
   if factory.__init__ is object.__init__:

@@ -9,6 +9,7 @@ import sys
 import zipfile
 
 import pytest
+from in_process_command import run_command
 from test_import_rules import ROOMS
 
 import trialbook
@@ -100,15 +101,15 @@ def test_users_may_have_packages_of_our_rooms_names(
   path = None
   if installed == "wheel":
     path = tmp_path_factory.mktemp("installed")
-    with zipfile.ZipFile(wheel) as archive:
-      archive.extractall(path)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(path), str(wheel)], check=True, timeout=SECONDS)
   where = python("-c", "import trialbook; print(trialbook.__file__)", cwd=beside, path=path).strip()
   assert pathlib.Path(where).parent == (ROOT if path is None else path) / "trialbook"
   assert python("-c", PYTHON, cwd=beside, path=path).split() == ["complete", "2"]
   changes = [part for change in SHORT for part in ("--set", change)]
   command = ["train", "--workdir=runs/command", "--set", "model.name=models.my_net:MyNet", *changes]
-  console = [str(pathlib.Path(sys.executable).parent / "trialbook")] if path is None else ["-m", "trialbook"]
-  assert "complete after 2 steps" in python(*console, *command, cwd=beside, path=path)
+  console = pathlib.Path(sys.executable).parent / "trialbook" if path is None else path / "bin" / "trialbook"
+  assert "complete after 2 steps" in python(str(console), *command, cwd=beside, path=path)
 
 
 @pytest.mark.slow
@@ -194,3 +195,22 @@ def test_the_coordinator_of_a_study_of_a_function_and_what_shows_it_import_neith
 
 def test_the_version_is_told():
   assert python("-m", "trialbook", "--version", cwd=ROOT).strip() == trialbook.__version__
+
+
+def test_a_misspelt_flag_is_named_also_where_another_one_is_required(capsys: pytest.CaptureFixture[str]):
+  for arguments, expected in (
+    (["tune", "run", "--studdy=x"], "unknown flag --studdy; did you mean '--study'?"),
+    (["train", "--wrokdir=x"], "unknown flag --wrokdir; did you mean '--workdir'?"),
+    (["evaluate", "--stpe=1"], "unknown flag --stpe; did you mean '--step'?"),
+    (["tune", "rum"], "unknown command 'rum'; did you mean 'run'?"),
+    (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+  ):
+    code, _, told = run_command(capsys, *arguments)
+    assert code == 2
+    assert expected in told
+
+
+def test_the_flags_of_absls_logging_are_taken(capsys: pytest.CaptureFixture[str]):
+  code, printed, _ = run_command(capsys, "train", "--verbosity=-1", "--print_config")
+  assert code == 0
+  assert "optimizer.learning_rate" in printed

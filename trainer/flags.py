@@ -7,6 +7,7 @@ from absl import flags
 
 from trialbook import errors
 from trialbook.command_line import Parser, print_problems, run
+from trialbook.naming import nearest
 from trialbook.paths import as_path
 
 TRAIN = """Train one model. A config says which model, on which data, and how.
@@ -101,6 +102,9 @@ def train(arguments: list[str]) -> int:
   arguments = ["--debug=" if argument in ("--debug", "-debug") else argument for argument in arguments]
   try:
     rest = FLAGS(["trialbook train", *arguments])[1:]
+  except flags.UnrecognizedFlagError as error:
+    known = nearest(f"--{error.flagname}", [f"--{flag.name}" for flag in FLAGS.get_flags_for_module(__name__)])
+    return print_problems("trialbook train", [f"unknown flag --{error.flagname}{known}; --help lists the flags"])
   except flags.Error as error:
     return print_problems("trialbook train", [f"{error}; --help lists the flags"])
   if rest:

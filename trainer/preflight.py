@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a device is touched or a file is written, told at once."""
+"""Checks, before a device is used or a file is written, of everything that can be wrong. Problems come together."""
 
 import dataclasses
 import pathlib

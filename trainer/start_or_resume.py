@@ -168,18 +168,26 @@ def compile_run(
   )
 
 
-def open_run(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> OpenRun:
-  """Lock the workdir, restore or draw the state, and open the records; `stack` closes what is opened.
+@contextlib.contextmanager
+def open_run(compiled: Compiled, profile: range) -> Iterator[OpenRun]:
+  """Inside, the run's workdir is locked, its state restored or drawn, and its records are open.
+
+  An infeasible or a preempted run ends here: its record says so, and what was raised inside is not raised again.
 
   Args:
     compiled: the run.
     profile: the steps that are traced.
-    stack: entered already; an infeasible or preempted run ends in it.
 
   Raises:
-    UserError: if the run cannot start from what the workdir holds.
+    UserError: if the run cannot start from what the workdir holds, or the disk is full.
     TryAgainError: if hosts read different checkpoints there.
   """
+  with files.disk_errors(f"workdir {compiled.workdir}"), contextlib.ExitStack() as stack:
+    yield _opened(compiled, profile, stack)
+
+
+def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> OpenRun:
+  """Open a run; `stack` closes what is opened."""
   config, workdir, program, guard = compiled.config, compiled.workdir, compiled.program, compiled.guard
   hosts = guard.hosts
   compiled.enter("start-up")

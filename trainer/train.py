@@ -76,8 +76,7 @@ def run(
       )
       if compiled is None:
         return read_result(workdir)
-      with files.disk_errors(f"workdir {workdir}"), contextlib.ExitStack() as stack:
-        opened = open_run(compiled, profile, stack)
+      with open_run(compiled, profile) as opened:
         with _saving_if_preempted(opened):
           train(opened)
           best, weights = select(opened)

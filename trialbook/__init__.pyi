@@ -8,9 +8,19 @@ from .errors import TryAgainError as TryAgainError
 from .errors import UserError as UserError
 from .input_pipeline.datasets.array_record import write_array_record as write_array_record
 from .input_pipeline.datasets.plugin import Data as Data
+from .trainer.config import Averaging as Averaging
+from .trainer.config import Checkpointing as Checkpointing
 from .trainer.config import Config as Config
+from .trainer.config import Evaluation as Evaluation
+from .trainer.config import Job as Job
+from .trainer.config import Logging as Logging
+from .trainer.config import ParameterGroup as ParameterGroup
+from .trainer.config import Precision as Precision
+from .trainer.config import Selection as Selection
+from .trainer.config import WarmStart as WarmStart
 from .trainer.config import prepend_warmup as prepend_warmup
 from .trainer.config_files import load_config as load_config
+from .trainer.hosts.shutdown_guard import Guard as Guard
 from .trainer.loading import TrainedModel as TrainedModel
 from .trainer.loading import load as load
 from .trainer.program import Programs as Programs
@@ -20,6 +30,7 @@ from .trainer.workdir.results import read_result as read_result
 from .tuning.execution.coordinator import run_study as run_study
 from .tuning.reporting.report import report as report
 from .tuning.results import StudyResults as StudyResults
+from .tuning.results import Trial as Trial
 from .tuning.results import read_results as read_results
 from .tuning.rounds import run_round as run_round
 from .tuning.search.bayesian import BayesianOptimization as BayesianOptimization
@@ -27,6 +38,9 @@ from .tuning.search.grid import Grid as Grid
 from .tuning.search.halton import Halton as Halton
 from .tuning.search.listed import Listed as Listed
 from .tuning.search.uniform import Uniform as Uniform
+from .tuning.space.ready_spaces import adam_by_budget as adam_by_budget
+from .tuning.space.ready_spaces import optimizer_spaces as optimizer_spaces
+from .tuning.space.ready_spaces import under as under
 from .tuning.space.scales import Discrete as Discrete
 from .tuning.space.scales import Integer as Integer
 from .tuning.space.scales import Linear as Linear
@@ -36,8 +50,10 @@ from .tuning.space.scales import Optional as Optional
 from .tuning.space.scales import ReverseLog as ReverseLog
 from .tuning.study import Maximize as Maximize
 from .tuning.study import Minimize as Minimize
+from .tuning.study import Objective as Objective
 from .tuning.study import Round as Round
 from .tuning.study import Study as Study
+from .tuning.study import by_scientific_value as by_scientific_value
 from .tuning.study_files import load_study as load_study
 
 __version__: str

@@ -22,15 +22,26 @@ class Parser(argparse.ArgumentParser):
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
     """Parse the arguments; exit with 2 and a message if they are wrong."""
-    options, unknown = self.parse_known_args(args, namespace)
+    arguments = sys.argv[1:] if args is None else list(args)
+    # First, since argparse would report only the required flag that the misspelt one was meant to be.
+    self._check_flags(arguments)
+    options, unknown = self.parse_known_args(arguments, namespace)
     if unknown:
-      parser: Parser = options.parser
-      name = unknown[0].partition("=")[0]
-      known = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-      if name.startswith("-"):
-        parser.error(f"unknown flag {name}{nearest(name, known)}")
-      parser.error(f"unexpected argument {unknown[0]!r}")
+      options.parser.error(f"unexpected argument {unknown[0]!r}")
     return options
+
+  def _check_flags(self, arguments: Sequence[str]) -> None:
+    parser = self
+    for argument in arguments:
+      below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+      if below and not argument.startswith("-"):
+        if argument not in below[0].choices:
+          parser.error(f"unknown command {argument!r}{nearest(argument, below[0].choices)}")
+        parser = below[0].choices[argument]
+      name = argument.partition("=")[0]
+      known = [flag for action in parser._actions for flag in action.option_strings]
+      if name.startswith("--") and name not in known:
+        parser.error(f"unknown flag {name}{nearest(name, [flag for flag in known if flag.startswith('--')])}")
 
   def error(self, message: str) -> NoReturn:
     """Exit with 2 and the message."""

@@ -1,6 +1,6 @@
 """What ends a command early, and the exit code of each outcome. Scripts and launchers rely on the codes."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 DONE = 0
@@ -122,6 +122,18 @@ def exit_code(outcome: BaseException | str) -> int:
   if isinstance(outcome, str):
     return _OF_STATES[outcome]
   return next((code for kind, code in _OF_ERRORS if isinstance(outcome, kind)), BUG)
+
+
+def exit_code_of_study(states: Collection[str], *, has_best: bool) -> int:
+  """Return the exit code of a study: 1 if a trial failed, 3 if every trial was infeasible.
+
+  Args:
+    states: of its trials.
+    has_best: whether any of them has a result.
+  """
+  if "failed" in states:
+    return BUG
+  return INFEASIBLE if states and not has_best else DONE
 
 
 def meaning(code: int) -> str:

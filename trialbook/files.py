@@ -44,10 +44,13 @@ def replacing(path: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
 def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yield an empty folder that takes the place of `path`, and of all that it holds, when it is complete.
 
-  Its files are written to the disk before; folders in it are not looked into.
+  Its files are synced to the disk before. Subfolders are not synced.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   staging, former = _beside(path, "new"), _beside(path, "old")
+  for left in (staging, former):
+    # Of a process that was killed and had the same id, as in a container that was started again.
+    shutil.rmtree(left, ignore_errors=True)
   try:
     staging.mkdir()
     yield staging

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import pathlib
 import pkgutil
 import sys
 import traceback
@@ -10,8 +11,9 @@ from typing import Any
 
 from trialbook.naming import nearest
 
+_ROOMS = ("trainer", "models", "input_pipeline", "launch", "tuning", "experiments")
 _MOVED = {"trainer.split_metrics": "trialbook.trainer.custom_metrics"}
-"""Modules of ours that configs of before 0.2 name -> what they are called now."""
+"""Modules of ours that configs of version 0.1 name -> what they are called now."""
 
 
 class PluginError(ValueError):
@@ -25,7 +27,7 @@ def import_attribute(field: str, path: str) -> Any:
     PluginError: the module is missing or raises, or has no such name.
   """
   module_name, _, name = path.partition(":")
-  module_name = _MOVED.get(module_name, module_name)
+  module_name = _present_name(module_name)
   _search_current_directory()
   try:
     module = importlib.import_module(module_name)
@@ -35,6 +37,15 @@ def import_attribute(field: str, path: str) -> Any:
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     raise PluginError(f"{field} {path!r}: {module.__file__} has no {name!r}{nearest(name, own)}")
   return getattr(module, name)
+
+
+def _present_name(module: str) -> str:
+  """Return what a module is called now that was in a room of a checkout of version 0.1: `experiments.my_net`."""
+  room = module.partition(".")[0]
+  here = pathlib.Path.cwd() / room / "__init__.py"
+  if room in _ROOMS and here.exists() and (pathlib.Path(__file__).parent / room / "__init__.py").samefile(here):
+    module = _MOVED.get(module, f"trialbook.{module}")
+  return _MOVED.get(module, module)
 
 
 def _search_current_directory() -> None:

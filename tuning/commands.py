@@ -13,9 +13,8 @@ from rich.text import Text
 
 from trialbook import errors, files
 from trialbook.errors import TryAgainError, UserError
-from trialbook.tuning import plan, records, reruns, role_advice, rounds, tables, tracking
+from trialbook.tuning import plan, ranking, records, reruns, role_advice, rounds, tables, tracking
 from trialbook.tuning.execution.coordinator import PlannedStudy, prepare, run_study
-from trialbook.tuning.ranking import ranked
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.study import Round, Study
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     found = list(rounds.run_round(study, folder, **with_options).values())
     _print_round(study.goal, found)
     codes = {_exit_code(results) for results in found}
-    return 1 if 1 in codes else min(codes)
+    return errors.BUG if errors.BUG in codes else min(codes)
   planned = prepare(study, options.trials)
   _print_plan(planned, sys.stderr)
   results = run_study(study, folder, **with_options)
@@ -74,7 +73,7 @@ def _dry_run(planned: PlannedStudy, workers: int) -> None:
   console = tables.console()
   console.print(f"{planned.study.name}: {planned.study.goal}")
   if isinstance(planned.study.search, BayesianOptimization):
-    console.print("its trials depend on results; those of a scrambled Halton sequence come first:")
+    console.print("Later trials depend on results. The first ones come from a scrambled Halton sequence:")
   trials = planned.preview()
   console.print(tables.planned(trials, planned.hyperparameters))
   _print_plan(planned, sys.stdout)
@@ -108,9 +107,7 @@ def _print_round(goal: str, studies: list[StudyResults]) -> None:
 
 
 def _exit_code(results: StudyResults) -> int:
-  if results.count("failed"):
-    return 1
-  return errors.INFEASIBLE if results.trials and results.best is None else errors.DONE
+  return errors.exit_code_of_study([trial.state for trial in results.trials], has_best=results.best is not None)
 
 
 def list_(options: argparse.Namespace) -> int:
@@ -139,6 +136,14 @@ def _study_folder(options: argparse.Namespace) -> pathlib.Path:
   return folder
 
 
+def ranked_by(results: StudyResults, options: argparse.Namespace) -> StudyResults:
+  """Return the results, ranked as `--objective`, `--mode` and `--value` say; print what must be known of that."""
+  found = ranking.ranked(results, options.objective, options.mode, options.value)
+  if (options.objective or options.mode or options.value) and (told := ranking.warning(found.objective.metric)):
+    print(f"warning: {told}", file=sys.stderr)
+  return found
+
+
 def status(options: argparse.Namespace) -> int:
   """`trialbook tune status DIR`."""
   folder = options.dir
@@ -165,7 +170,7 @@ def _status_table(folder: pathlib.Path) -> Table:
   if results.study.source is not None:
     table.title += f"; imported from {results.study.source}"
   elif unended and not files.is_locked(records.study_lock(folder)):
-    table.title += "; nobody works on it, the same `run` goes on"
+    table.title += "; not running. Rerun the same command to resume"
   best = results.best
   if best is not None:
     table.caption = f"best: trial {best.trial}, {results.objective.metric} {tables.number(best.objective)}"
@@ -177,15 +182,15 @@ def best(options: argparse.Namespace) -> int:
   folder = options.dir
   if (folder / "round.json").exists():
     stored, studies = rounds.read_round(folder)
-    _print_round(stored["goal"], [ranked(results, options) for results in studies])
+    _print_round(stored["goal"], [ranked_by(results, options) for results in studies])
     return errors.DONE
-  tables.show_results(ranked(read_results(folder), options), options.rows, tables.console())
+  tables.show_results(ranked_by(read_results(folder), options), options.rows, tables.console())
   return errors.DONE
 
 
 def show(options: argparse.Namespace) -> int:
   """`trialbook tune show DIR TRIAL`."""
-  results = ranked(read_results(_study_folder(options)), options)
+  results = ranked_by(read_results(_study_folder(options)), options)
   trial = next((one for one in results.trials if one.trial == options.trial), None)
   if trial is None:
     raise UserError(f"{results.folder} has no trial {options.trial}; it has {len(results.trials)}, from 0")
@@ -200,7 +205,7 @@ def rerun(options: argparse.Namespace) -> int:
   tables.show_results(results, None, tables.console())
   spread = reruns.spread(results)
   if spread is None or spread.deviation is None:
-    print("too few seeds came to an end to tell a variance")
+    print("No standard deviation: fewer than two seeds finished")
     return _exit_code(results)
   print(
     f"{results.objective.metric} over {len(spread.values)} seeds: mean {tables.number(spread.mean)},"

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
   options = _parser().parse_args(arguments)
   module, _, function = options.function.partition(":")
   return run_command(
-    "trialbook tune", lambda: getattr(importlib.import_module(f"trialbook.tuning.{module}"), function)(options)
+    options.parser.prog, lambda: getattr(importlib.import_module(f"trialbook.tuning.{module}"), function)(options)
   )
 
 

@@ -152,7 +152,7 @@ def test_a_failure_of_the_launcher_itself_leaves_nothing_behind(tmp_path: pathli
     (["local", "--hosts=two", "--", "-c", "1"], "--hosts: invalid whole number value: 'two'"),
     (["local", "--grace=-1", "--", "-c", "1"], "--grace: -1 is not a number from 0"),
     (["local", "--host=2", "--", "-c", "1"], "unknown flag --host; did you mean '--hosts'?"),
-    (["locale", "--", "-c", "1"], "invalid choice: 'locale'"),
+    (["locale", "--", "-c", "1"], "unknown command 'locale'; did you mean 'local'?"),
     ([], "PLACE"),
   ],
 )

@@ -22,6 +22,7 @@ class Block(nn.Module):
     x = nn.Dense(6)(x)
     x = nn.BatchNorm(use_running_average=not train, momentum=0.5, axis_name=self.axis_name)(x)
     self.sow("intermediates", "seen", x)
+    self.sow("losses", "balance", x.sum())
     count = self.variable("counters", "calls", lambda: jnp.zeros((), jnp.int32))
     if train and not self.is_initializing():
       count.value += 1
@@ -36,6 +37,16 @@ class ByAttribute(nn.Module):
   @nn.compact
   def __call__(self, x: Any):
     return nn.Dropout(0.5, deterministic=self.deterministic)(x)
+
+
+class Inference(nn.Module):
+  """Of another name."""
+
+  inference: bool = False
+
+  @nn.compact
+  def __call__(self, x: Any):
+    return nn.Dropout(0.5, deterministic=self.inference)(x)
 
 
 def made(module: nn.Module, shape: tuple[int, ...] = (4, 5), dtype: Any = jnp.float32) -> LinenModel:
@@ -81,8 +92,9 @@ def test_an_axis_that_is_named_is_bound_and_changes_no_number():
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_a_mode_that_is_an_attribute_is_set():
-  model, x = made(ByAttribute()), jnp.ones((40, 5))
+@pytest.mark.parametrize("module", [ByAttribute(), Inference()])
+def test_a_mode_that_is_an_attribute_is_set(module: nn.Module):
+  model, x = made(module), jnp.ones((40, 5))
   assert 20 < int((model(x, train=True) == 0).sum()) < 180
   np.testing.assert_array_equal(model(x, train=False), x)
 

@@ -274,13 +274,31 @@ MAKERS = """
 @pytest.mark.parametrize("name", ["Net", "make", "wide", "Linen", "make_linen", "instance"])
 def test_classes_functions_partials_and_linen_modules_make_models_and_get_what_they_ask_for(write, name):
   write("outside_makers", MAKERS)
-  kwargs: dict[str, Any] = {} if name == "wide" else {"width": 7}
+  kwargs: dict[str, Any] = {"width": 7}
   config = PluginConfig(name=f"outside_makers:{name}", kwargs=kwargs)
   assert models.problems(config) == []
   model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(params=0, dropout=1))
   assert plugin.call(model, jnp.ones((2, 5)), train=True).shape == (2, 3)
   (problem,) = models.problems(PluginConfig(name=f"outside_makers:{name}", kwargs={"widht": 7}))
-  assert "'widht'; did you mean 'width'?" in problem or name == "wide"
+  assert "'widht'; did you mean 'width'?" in problem
+
+
+def test_a_parameter_that_has_a_default_keeps_it_unless_it_is_called_as_what_is_always_given(write):
+  write(
+    "outside_net",
+    """
+    from flax import nnx
+
+    class Net(nnx.Module):
+      def __init__(self, num_classes=2, out_features=256, in_features=7, *, rngs=None):
+        self.seen = num_classes, out_features, in_features, rngs is not None
+
+      def __call__(self, x):
+        return x
+    """,
+  )
+  model = models.build(PluginConfig(name="outside_net:Net"), input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+  assert vars(model)["seen"] == (3, 256, 7, True)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,7 @@ FOUND = {
   "trainer/hosts/joining.py: place",
   "trainer/workdir/provenance.py: module.__file__",
   "trainer/workdir/provenance.py: trialbook.__file__",
+  "trialbook/import_attribute.py: __file__",
   "trainer/workdir/step_lines.py: self._file.name",
   "trainer/timing.py: 'profile'",
   "tuning/comparing.py: os.path.commonpath([results.folder.resolve() for results in found])",

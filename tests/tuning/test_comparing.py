@@ -249,7 +249,7 @@ def test_a_round_runs_while_one_of_its_studies_does(round_folder, tmp_path):
   found = read_any(round_folder)
   longer = dataclasses.replace(found, study=dataclasses.replace(found.study, trials=8))
   path = report(longer, tmp_path / "report.md", format="md")
-  assert "6 of 8 trials are. Nobody works on it now" in path.read_text()
+  assert "6 of 8 trials are. It is not running" in path.read_text()
   with files.locked(study_lock(round_folder / "shapes_narrow"), "it"):
     assert "It is running" in report(longer, path, format="md").read_text()
 

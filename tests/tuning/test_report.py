@@ -323,7 +323,7 @@ def test_a_study_that_is_not_at_its_end_is_reported_as_such(folder, tmp_path):
   assert told(folder)[0] is True
   assert "not at its end" not in told(folder)[1]
   assert told(study)[0] is False
-  assert "> This study is not at its end: 8 of 20 trials are. Nobody works on it now" in told(study)[1]
+  assert "> This study is not at its end: 8 of 20 trials are. It is not running" in told(study)[1]
   assert "It was so when it was imported" in told(imported)[1]
   with files.locked(study_lock(study), "it"):
     assert told(study)[0] is False

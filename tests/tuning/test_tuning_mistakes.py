@@ -25,7 +25,7 @@ MISTAKES = {
     [],
     "the config refuses every point of the space that was tried",
   ),
-  "two problems": (TRAINING.replace("1e-3", "0.0").replace("Which rate?", ""), [], "trialbook tune: 2 problems:"),
+  "two problems": (TRAINING.replace("1e-3", "0.0").replace("Which rate?", ""), [], "trialbook tune run: 2 problems:"),
   "no get_study": (
     "x = 1\n",
     [],

@@ -5,12 +5,12 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import trialbook
+from trialbook.command_line import this_command
 
 if TYPE_CHECKING:
   from trialbook.trainer.config import Config
@@ -45,7 +45,7 @@ def describe() -> dict[str, Any]:
   return {
     "versions": versions(),
     "git": git_state(),
-    "command": shlex.join(sys.orig_argv),
+    "command": this_command(),
     "host": {
       "name": platform.node(),
       "system": platform.platform(),

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import pathlib
 import queue
-import shlex
 import shutil
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trialbook import files
+from trialbook.command_line import this_command
 from trialbook.errors import UserError
 from trialbook.launch.supervisor import newest_step
 from trialbook.launch.watch import signals_to
@@ -188,7 +188,7 @@ def _came_to_something(folder: pathlib.Path, record: TrialRecord) -> bool:
 
 def _record(planned: PlannedStudy) -> StudyRecord:
   hyperparameters = {one.name: one.as_json() for one in planned.hyperparameters}
-  command = shlex.join(["python", *sys.orig_argv[1:]])
+  command = this_command()
   return records.describe(planned.study, planned.config, hyperparameters, planned.trials, command)
 
 
@@ -279,7 +279,7 @@ class Coordinator:
         self._progress.tick(len(self._running))
         self._tables()
     except InterruptedStudyError:
-      self._progress.note("stops: the trials that run save where they are")
+      self._progress.note("Stopping: running trials save their state first.")
       self._stop()
       raise KeyboardInterrupt from None
     except StudyError:
@@ -361,7 +361,7 @@ class Coordinator:
         self._write(interrupted(record, "the study cannot go on"))
       raise StudyError(list(ended.problems))
     if record.state == "running":
-      cause = ended.lost or "its process left without a word"
+      cause = ended.lost or "its process exited without reporting a result"
       if ended.stopped:
         self._write(interrupted(record, cause))
       else:

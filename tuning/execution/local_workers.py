@@ -80,7 +80,8 @@ class LocalWorkers:
       running = []  # Of a cluster that is not here.
     if running:
       raise UserError(
-        f"jobs {', '.join(running)} of Slurm run its trials: scancel them, or go on with --executor=slurm"
+        f"jobs {', '.join(running)} of Slurm are still running trials of this study."
+        " Cancel them with scancel, or use --executor=slurm"
       )
     return set()
 

@@ -9,9 +9,9 @@ from rich.text import Text
 from trialbook import errors
 from trialbook.errors import UserError
 from trialbook.tuning import tables
+from trialbook.tuning.commands import ranked_by
 from trialbook.tuning.compared_settings import compared_settings
 from trialbook.tuning.comparing import read_any, read_compared
-from trialbook.tuning.ranking import ranked
 from trialbook.tuning.reporting.index import write_index
 from trialbook.tuning.reporting.report import report
 from trialbook.tuning.results import StudyResults
@@ -19,7 +19,7 @@ from trialbook.tuning.results import StudyResults
 
 def report_(options: argparse.Namespace) -> int:
   """`trialbook tune report DIR`."""
-  results = ranked(read_any(options.dir), options)
+  results = ranked_by(read_any(options.dir), options)
   path = report(results, options.output, format=options.format)
   if str(path) == "-":
     return errors.DONE
@@ -37,7 +37,7 @@ def compare(options: argparse.Namespace) -> int:
     comparison,  # Its statistics take a second to import, which no other command waits for.
   )
 
-  results = ranked(read_compared(options.dirs), options)
+  results = ranked_by(read_compared(options.dirs), options)
   console = tables.console()
   console.print(_compared(results))
   for one in comparison.find(results):

@@ -102,7 +102,7 @@ def _banner(results: StudyResults) -> str | None:
   if results.study.source is not None:
     working = "It was so when it was imported"
   else:
-    working = "It is running" if is_running(results) else "Nobody works on it now; the same `run` goes on"
+    working = "It is running" if is_running(results) else "It is not running. Rerun the same command to resume"
   return f"This study is not at its end: {ended} of {planned} trials are. {working}. What follows may change."
 
 
