@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 from absl import flags
+from absl import logging as _  # noqa: F401 (It defines --verbosity and what else absl logs by.)
 
 from trialbook import errors
 from trialbook.command_line import Parser, print_problems, run
