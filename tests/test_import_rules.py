@@ -88,6 +88,8 @@ def test_the_leaf_imports_no_room():
 def test_our_own_modules_are_imported_under_one_name(room: str):
   for path in files(room):
     for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        assert not {alias.name.split(".")[0] for alias in node.names} & {*ROOMS}, f"{path}: {ast.unparse(node)}"
       if isinstance(node, ast.ImportFrom):
         assert (node.module or "").split(".")[0] not in ROOMS, f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
         assert node.level == 0, f"{path.relative_to(ROOT)}: {ast.unparse(node)}"

@@ -193,6 +193,19 @@ def test_the_coordinator_of_a_study_of_a_function_and_what_shows_it_import_neith
     assert last.split() == ["0"], arguments
 
 
+LONG = """
+import trialbook.__main__ as command
+command.main = lambda: print(10**6 * "x")
+command.console()
+"""
+
+
+def test_a_reader_that_has_gone_is_not_an_error():
+  script = f"set -o pipefail; {sys.executable} -c '{LONG}' | head -c 3"
+  done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "xxx", "")
+
+
 def test_the_version_is_told():
   assert python("-m", "trialbook", "--version", cwd=ROOT).strip() == trialbook.__version__
 

@@ -6,11 +6,11 @@ trialbook tune report runs/optimizer
 """
 
 import importlib
-import os
 import sys
 
 from trialbook import __version__, errors
 from trialbook.command_line import leave, print_problems
+from trialbook.import_attribute import search_current_directory
 from trialbook.naming import nearest
 
 COMMANDS = {
@@ -41,16 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
   name, *rest = arguments
   if name not in COMMANDS:
     return print_problems("trialbook", [f"unknown command {name!r}{nearest(name, COMMANDS)}"])
-  # Last on the path: modules of the user's are found, and none of them shadows a library's.
-  if os.getcwd() not in sys.path and "" not in sys.path:
-    sys.path.append(os.getcwd())
+  search_current_directory()
   module, _, function = COMMANDS[name][0].partition(":")
   return getattr(importlib.import_module(module), function)(rest)
 
 
 def console() -> None:
   """Run the command that the process was started with, and end it."""
-  leave(main())
+  try:
+    code = main()
+  except BrokenPipeError:
+    # The reader of the output has gone, as in `trialbook tune list runs | head -3`.
+    code = errors.DONE
+  leave(code)
 
 
 if __name__ == "__main__":

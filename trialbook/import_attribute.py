@@ -28,7 +28,7 @@ def import_attribute(field: str, path: str) -> Any:
   """
   module_name, _, name = path.partition(":")
   module_name = _present_name(module_name)
-  _search_current_directory()
+  search_current_directory()
   try:
     module = importlib.import_module(module_name)
   except (Exception, SystemExit) as error:
@@ -48,8 +48,8 @@ def _present_name(module: str) -> str:
   return _MOVED.get(module, module)
 
 
-def _search_current_directory() -> None:
-  """Last, so that a user's `models/` cannot shadow ours, and for good, since a model may import lazily."""
+def search_current_directory() -> None:
+  """Put the current directory last on the path, where it shadows no library. It stays: a model may import lazily."""
   directory = os.getcwd()
   if "" not in sys.path and directory not in sys.path:
     sys.path.append(directory)
