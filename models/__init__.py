@@ -39,7 +39,7 @@ ModelConfig = Annotated[
 
 
 def problems(config: ModelConfig) -> list[str]:
-  """What is wrong with valid settings taken together, found before anything runs; empty if nothing is."""
+  """Return the problems of settings that are each valid, found before anything runs; empty if there are none."""
   match config:
     case PluginConfig():
       return plugin.problems(config)
@@ -60,7 +60,7 @@ def problems(config: ModelConfig) -> list[str]:
 def build(
   config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs, input_dtype: str = "float32"
 ) -> nnx.Module:
-  """Makes the model that a config names, with float32 parameters; meant for `jax.jit` or `nnx.eval_shape`.
+  """Make the model that a config names, with float32 parameters; meant for `jax.jit` or `nnx.eval_shape`.
 
   It is called `model(inputs, train=bool) -> outputs` with float inputs [batch, *input_shape] and outputs
   [batch, num_outputs], and computes in the dtype that its inputs and parameters share. A transformer's inputs

@@ -54,7 +54,7 @@ class Attention(nnx.Module):
 
 
 def rotate(x: Float[Array, "batch length heads features"]) -> Float[Array, "batch length heads features"]:
-  """Turns the pairs (i, i + features / 2) of position p by the angle p / 10000^(2i / features), in float32.
+  """Turn the pairs (i, i + features / 2) of position p by the angle p / 10000^(2i / features), in float32.
 
   So inner products of two rotated vectors depend on the distance of their positions alone.
   """

@@ -4,7 +4,7 @@ Both compute their statistics in float32 whatever the dtype of x, and in two pas
 cancels; the result has x's dtype. The variance is the biased one, the mean of squared deviations, also in the
 moving averages (PyTorch's are unbiased).
 
-Both are written for the global batch. How many replicas it is split over, ghost batch norm learns from the
+Both are written for the global batch. Ghost batch norm reads the number of replicas that share it from the
 mesh that is set while it is traced: `with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):` around the
 `trace` (lowering and compiling need none; devices need not be there). Its sizes along `DATA_AXES` make the
 number of replicas; without a mesh it is one.
@@ -119,7 +119,7 @@ class GhostBatchNorm(nnx.Module):
     return scale_and_shift(standard, self.scale, self.bias).astype(x.dtype)
 
   def _by_virtual_batch(self, x: Float[Array, "batch ... features"]) -> Float[Array, "batch ... features"]:
-    """Normalizes x by its own statistics, and moves the rows."""
+    """Normalize x by its own statistics, and update the rows of moving averages."""
     replicas, features = self.replica_mean.shape
     if replicas != num_replicas():
       raise ValueError(
@@ -142,45 +142,45 @@ class GhostBatchNorm(nnx.Module):
 
 
 def data_axes() -> tuple[str, ...]:
-  """Those of `DATA_AXES` that the mesh of the current trace has; none without a mesh."""
+  """Return the axes in `DATA_AXES` that the mesh of the current trace has; none without a mesh."""
   return tuple(axis for axis in DATA_AXES if axis in jax.sharding.get_abstract_mesh().axis_names)
 
 
 def num_replicas() -> int:
-  """Over how many replicas the mesh of the current trace splits a batch; 1 without a mesh."""
+  """Return the number of replicas over which the mesh of the current trace splits a batch; 1 without a mesh."""
   shape = jax.sharding.get_abstract_mesh().shape
   return math.prod(shape[axis] for axis in data_axes())
 
 
 def collapse(rows: Float[Array, "replicas features"]) -> Float[Array, " features"]:
-  """What stands for all rows, in an evaluation, an export, a restore elsewhere: their mean."""
+  """Return the mean of the rows, which stands for all of them in an evaluation, an export or a restore elsewhere."""
   return rows.mean(0)
 
 
 def spread(rows: Float[Array, "replicas features"], replicas: int) -> Float[Array, "replicas2 features"]:
-  """The rows for another number of replicas: their mean, for each. For the same number they stay as they are."""
+  """Return the rows for another number of replicas, each the mean of `rows`. The same number changes nothing."""
   return rows if rows.shape[0] == replicas else jnp.broadcast_to(collapse(rows), (replicas, *rows.shape[1:]))
 
 
 def affine(features: int, zero_init_scale: bool) -> tuple[nnx.Param, nnx.Param]:
-  """A normalization's scale and bias (float32, [features])."""
+  """Return a normalization's scale and bias (float32, [features])."""
   scale = jnp.zeros if zero_init_scale else jnp.ones
   return nnx.Param(scale(features, jnp.float32)), nnx.Param(jnp.zeros(features, jnp.float32))
 
 
 def moments(x: Float[Array, "..."], axes: tuple[int, ...]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-  """Mean and biased variance over `axes`, which are kept with size one."""
+  """Return the mean and the biased variance over `axes`, which are kept with size one."""
   mean = x.mean(axes, keepdims=True)
   return mean, jnp.square(x - mean).mean(axes, keepdims=True)
 
 
 def scale_and_shift(x: Float[Array, "... features"], scale: nnx.Param, bias: nnx.Param) -> Float[Array, "... features"]:
-  """x * scale + bias, computed in x's dtype."""
+  """Return x * scale + bias, computed in x's dtype."""
   return x * scale[...].astype(x.dtype) + bias[...].astype(x.dtype)
 
 
 def _fit(size: int, batch: int, replicas: int) -> tuple[int, int]:
-  """How many examples of a virtual batch one replica holds, and how many replicas it spans.
+  """Return how many examples of a virtual batch one replica holds, and how many replicas the virtual batch spans.
 
   Raises:
     ValueError: replicas would hold unequal numbers of whole virtual batches, or of shares of one.
@@ -201,7 +201,7 @@ def _fit(size: int, batch: int, replicas: int) -> tuple[int, int]:
 
 
 def _on_replicas(x: Float[Array, "replicas ..."]) -> Float[Array, "replicas ..."]:
-  """Each replica's row on the replica."""
+  """Return x with each replica's row placed on that replica."""
   axes = data_axes()
   if not axes:
     return x
@@ -210,7 +210,7 @@ def _on_replicas(x: Float[Array, "replicas ..."]) -> Float[Array, "replicas ..."
 
 
 def _mean_of_neighbours(x: Float[Array, "replicas ..."], span: int) -> Float[Array, "replicas ..."]:
-  """Replaces each replica's row by the mean over the `span` neighbours that share a virtual batch."""
+  """Replace each replica's row by the mean over the `span` neighbours that share a virtual batch."""
   if span == 1:
     return x
   shared = x.reshape(-1, span, *x.shape[1:])

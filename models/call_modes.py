@@ -1,4 +1,4 @@
-"""How a model is told whether it is in training: by the argument that its call has for it."""
+"""The argument of a model's call that says whether it is in training."""
 
 import inspect
 from collections.abc import Callable

@@ -38,7 +38,7 @@ class CnnConfig(Settings):
 
 
 def problems(config: CnnConfig) -> list[str]:
-  """The problems of settings that are each in their range."""
+  """Return the problems of settings that are each in their range."""
   found = []
   if config.kernel_size % 2 == 0:
     found.append(
@@ -50,7 +50,7 @@ def problems(config: CnnConfig) -> list[str]:
 
 
 class Cnn(nnx.Module):
-  """Maps images [batch, height, width, channels] to outputs [batch, num_outputs].
+  """A convolutional network from images [batch, height, width, channels] to outputs [batch, num_outputs].
 
   Raises:
     ValueError: `input_shape` is not (height, width, channels).
@@ -103,7 +103,7 @@ class Stage(nnx.Module):
 
 
 def _pool(x: Float[Array, "batch height width c"], kind: str) -> Float[Array, "batch height2 width2 c"]:
-  """2×2 windows, the last ones with what is there; means are formed in float32."""
+  """Pool over 2×2 windows, the last ones over what is there; means are formed in float32."""
   if kind == "max":
     return nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
   x32 = x.astype(jnp.float32)

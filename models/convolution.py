@@ -1,4 +1,4 @@
-"""The square convolution that all convolutional networks here are made of."""
+"""The square convolution from which all convolutional networks here are built."""
 
 from flax import nnx
 
@@ -18,7 +18,7 @@ def convolution(
   kernel_init: KernelInitializer = HE_NORMAL,
   rngs: nnx.Rngs,
 ) -> nnx.Conv:
-  """A kernel × kernel convolution, padded symmetrically; an odd kernel and stride 1 keep the image's size."""
+  """Make a kernel × kernel convolution, padded symmetrically; an odd kernel and stride 1 keep the image's size."""
   pad = (kernel // 2, kernel // 2)
   return nnx.Conv(
     inputs,
@@ -33,6 +33,6 @@ def convolution(
 
 
 def check_images(model: str, input_shape: tuple[int, ...]) -> None:
-  """Raises ValueError if `input_shape` is not (height, width, channels)."""
+  """Raise ValueError if `input_shape` is not (height, width, channels)."""
   if len(input_shape) != 3:
     raise ValueError(f"a {model} needs images of shape (height, width, channels); the inputs have shape {input_shape}")

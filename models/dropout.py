@@ -29,7 +29,7 @@ class Dropout(nnx.Module):
     self.rng = rngs["dropout"].fork()
 
   def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
-    """Drops values in training; otherwise returns x and leaves the random state alone."""
+    """Drop values in training; otherwise return x and leave the random state alone."""
     if not train:
       return x
     keep = 1 - self.rate[...]

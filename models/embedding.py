@@ -19,5 +19,5 @@ class Embedding(nnx.Module):
     return self.table[...].at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
   def similarity(self, x: Float[Array, "... width"]) -> Float[Array, "... rows"]:
-    """The inner product of x with each row: the table as an output layer."""
+    """Return the inner product of x with each row: the table as an output layer."""
     return x @ self.table[...].T

@@ -11,7 +11,7 @@ from trialbook.naming import nearest
 
 
 class SettingError(ValueError):
-  """A layer reads a setting that nobody gives."""
+  """A layer reads a setting that is not given."""
 
 
 class Hyperparameter(nnx.Variable[jax.Array]):
@@ -24,14 +24,14 @@ class Hyperparameter(nnx.Variable[jax.Array]):
 
   @classmethod
   def read(cls, source: str | float) -> "Hyperparameter":
-    """A hyperparameter filled from the model setting of that name, or, given a number, a constant."""
+    """Return a hyperparameter that the model setting of that name fills, or, given a number, a constant."""
     if isinstance(source, str):
       return cls(jnp.full((), jnp.nan, jnp.float32), setting=source, constant=None)
     return cls(jnp.asarray(source, jnp.float32), setting=None, constant=float(source))
 
 
 def fill(state: nnx.State, values: Mapping[str, ArrayLike]) -> nnx.State:
-  """Gives every hyperparameter its value; those of one name share it.
+  """Give every hyperparameter its value; those of one name share it.
 
   Args:
     state: the `Hyperparameter` group of `nnx.split(model, ..., Hyperparameter, ...)`; its own values are not

@@ -11,7 +11,7 @@ KernelInitializer = Callable[..., jax.Array]
 
 
 def scaled_normal(gain: float, fan: Literal["in", "out"]) -> KernelInitializer:
-  """Normal with variance gain / fan, for kernels [*window, features_in, features_out].
+  """Return a normal initializer of variance gain / fan, for kernels [*window, features_in, features_out].
 
   A gain of 2 is for layers before a ReLU (He et al. 2015), 1 for linear ones (LeCun et al. 1998). The values
   are those of `jax.nn.initializers.variance_scaling(gain, "fan_" + fan, "normal")`, but drawn as one vector:

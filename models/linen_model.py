@@ -1,4 +1,4 @@
-"""Flax Linen modules as models: made from the shape of an example, their collections kept as NNX variables."""
+"""Flax Linen modules as models: built from the shape of an example, their collections kept as NNX variables."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ from flax import linen, nnx
 from trialbook.models.call_modes import MODES, mode_arguments
 
 _MOST_AXES = 8
-"""Names of axes that a model may ask for, at most; each is found by one more try."""
+"""Maximum number of axis names that a model may ask for; each is found by one more try."""
 
 
 class LinenModel(nnx.Module):
@@ -57,7 +57,7 @@ class LinenModel(nnx.Module):
       setattr(self, name, nnx.data(jax.tree.map(kind, tree)))
 
   def __call__(self, inputs: jax.Array, *, train: bool) -> Any:
-    """Outputs for inputs [B, ...]."""
+    """Return the outputs for inputs [B, ...]."""
     values = {name: _values(getattr(self, name)) for name in (*self._params, *self._collections)}
     variables = {name: values[name] for name in self._collections}
     variables["params"] = {name: values[name] for name in self._params}
@@ -79,7 +79,7 @@ class LinenModel(nnx.Module):
     return outputs
 
   def _in_mode(self, *, train: bool) -> linen.Module:
-    """The module, with its attributes set to training or evaluation if its call has no argument for that."""
+    """Return the module, with its attributes set to training or evaluation if its call has no argument for that."""
     if mode_arguments(type(self._module).__call__, train=train):
       return self._module
     fields = {name: getattr(type(self._module), "__dataclass_fields__", {}).get(name) for name in MODES}
@@ -100,7 +100,7 @@ class LinenModel(nnx.Module):
 
 
 def _with_axes(call: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
-  """The call inside one axis of size one for each name."""
+  """Return the call inside one axis of size one for each name."""
   return functools.reduce(_with_axis, axes, call)
 
 

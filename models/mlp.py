@@ -40,12 +40,12 @@ class MlpConfig(Settings):
 
 
 def problems(config: MlpConfig) -> list[str]:
-  """The problems of settings that are each in their range."""
+  """Return the problems of settings that are each in their range."""
   return table_columns.problems(config.embeddings)
 
 
 class Mlp(nnx.Module):
-  """Maps float inputs [batch, *input_shape] to outputs [batch, num_outputs]; without widths it is linear.
+  """A network from float inputs [batch, *input_shape] to outputs [batch, num_outputs]; without widths it is linear.
 
   Raises:
     ValueError: a column that is to be embedded is not in the inputs.

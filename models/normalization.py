@@ -85,10 +85,10 @@ def norm(
   zero_init_scale: bool = False,
   rngs: nnx.Rngs,
 ) -> Norm:
-  """The normalization layer of that kind; "batch" reads its momentum from the setting `batch_norm_momentum`.
+  """Make the normalization layer of that kind; "batch" reads its momentum from the setting `batch_norm_momentum`.
 
   Args:
-    kind: which.
+    kind: of the layer.
     features: the size of the last axis.
     groups: of features; counts only for "group".
     virtual_batch_size: examples that share statistics, None for the global batch; counts only for "batch".
@@ -109,7 +109,7 @@ def norm(
 
 
 def group_problems(groups: int, field: str, widths: Sequence[int]) -> list[str]:
-  """What is wrong with a number of groups for layers of these widths, of which `field` says where they are set."""
+  """Return what is wrong with `groups` for layers of these widths; `field` is the setting that gives the widths."""
   common = math.gcd(*widths)
   if common % groups == 0:
     return []

@@ -19,7 +19,7 @@ OUTPUTS = ("num_classes", "num_outputs", "n_classes", "num_labels", "out_feature
 INPUTS = ("in_features", "in_channels")
 ALWAYS = ("num_classes", "input_shape", "rngs")
 GIVEN = (*OUTPUTS, *INPUTS, "input_shape", "rngs")
-"""What a constructor is given, if it has a parameter of that name."""
+"""Arguments that a constructor is given, if it has a parameter of that name."""
 
 
 class PluginConfig(Settings):
@@ -184,12 +184,15 @@ def _linen_problems(factory: Any, config: PluginConfig) -> list[str]:
 
 
 def _call(model: type) -> Any:
-  """`__call__` as its class has it; that of a class without one would be its metaclass's."""
+  """Return `__call__` as its class has it; that of a class without one would be its metaclass's."""
   return next((vars(base)["__call__"] for base in model.__mro__ if "__call__" in vars(base)), None)
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-  """Of a function, or of a class's constructor; nnx's metaclass hides them from `inspect.signature(model)`."""
+  """Return the parameters of a function, or of a class's constructor.
+
+  nnx's metaclass hides the latter from `inspect.signature(model)`.
+  """
   if isinstance(factory, functools.partial):
     left = list(_parameters(factory.func).items())[len(factory.args) :]
     # What it has set by keyword is a default: the call may set it again.
@@ -208,7 +211,7 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _keywords(factory: Callable[..., Any]) -> tuple[list[str], bool]:
-  """The arguments that can be given by keyword, and whether any others are taken."""
+  """Return the arguments that can be given by keyword, and whether any others are taken."""
   parameters = _parameters(factory).values()
   keywords = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
   return keywords, any(p.kind is p.VAR_KEYWORD for p in parameters)

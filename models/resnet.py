@@ -47,12 +47,12 @@ class ResNetConfig(Settings):
 
 
 def problems(config: ResNetConfig) -> list[str]:
-  """The problems of several settings together; the width of every layer is a multiple of `width`."""
+  """Return the problems of several settings together; the width of every layer is a multiple of `width`."""
   return group_problems(config.groups, "model.width", (config.width,)) if config.normalization == "group" else []
 
 
 class ResNet(nnx.Module):
-  """Maps images [batch, height, width, channels] to outputs [batch, num_outputs].
+  """A residual network from images [batch, height, width, channels] to outputs [batch, num_outputs].
 
   Raises:
     ValueError: `input_shape` is not (height, width, channels).
@@ -87,7 +87,7 @@ class ResNet(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-  """Adds a branch of two ("basic") or three ("bottleneck") convolutions to its input.
+  """The input plus a branch of two ("basic") or three ("bottleneck") convolutions of it.
 
   The shortcut is the input itself, or a 1×1 convolution of it where the branch changes the shape.
   """

@@ -21,7 +21,7 @@ class EmbeddedColumn(Settings):
 
 
 def problems(columns: tuple[EmbeddedColumn, ...]) -> list[str]:
-  """The problems of several columns together."""
+  """Return the problems of several columns together."""
   first = {}
   for index, column in enumerate(columns):
     first.setdefault(column.column, index)
@@ -34,7 +34,7 @@ def problems(columns: tuple[EmbeddedColumn, ...]) -> list[str]:
 
 
 class TableColumns(nnx.Module):
-  """Maps rows [batch, features] to [batch, other columns and vectors]: first the numbers, then each column's vector.
+  """Rows [batch, features] to [batch, other columns and vectors]: first the numbers, then each column's vector.
 
   Codes must arrive as they are. The network standardizes inputs by the dataset's normalization, so that has mean
   0 and standard deviation 1 for these columns. What is not a code (a fraction, NaN, a number out of range)

@@ -28,7 +28,7 @@ class TransformerConfig(BlockConfig):
 
 
 def problems(config: TransformerConfig) -> list[str]:
-  """The problems of settings that are each in their range."""
+  """Return the problems of settings that are each in their range."""
   if found := transformer_block.problems(config):
     return found
   features = config.width // config.heads
@@ -39,14 +39,14 @@ def problems(config: TransformerConfig) -> list[str]:
 
 
 class Transformer(nnx.Module):
-  """Maps tokens [batch, length] to logits [batch, length, num_outputs], those of the token after each.
+  """A model from tokens [batch, length] to logits [batch, length, num_outputs], those of the token after each.
 
   A token is a whole number in [0, num_outputs); another one gives NaN. The logits at a position depend on the tokens
   up to it. Inputs may be shorter than `input_shape` says. Tables of vectors start as normal numbers with
   standard deviation 0.02 (Radford et al. 2019).
 
   Raises:
-    ValueError: `input_shape` is not (length,); or, at a call, tokens are no integers, or more than there are
+    ValueError: `input_shape` is not (length,); or, at a call, tokens are not integers, or more than there are
       learned positions.
   """
 

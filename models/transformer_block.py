@@ -1,4 +1,4 @@
-"""The block that all transformers here are made of: attention, then a feed-forward network, each a residual branch."""
+"""The block from which all transformers here are built: attention and a feed-forward network as residual branches."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ GATED = {"geglu": "gelu", "swiglu": "silu"}
 
 
 class BlockConfig(Settings):
-  """What the transformers' settings have in common.
+  """The settings that all transformers have in common.
 
   `depth` blocks of `width` features; `heads` divides `width`. The feed-forward network's hidden layer has
   `mlp_ratio` times `width` features; the gated activations "geglu" and "swiglu" have three matrices instead
@@ -42,7 +42,7 @@ class BlockConfig(Settings):
 
 
 def problems(config: BlockConfig) -> list[str]:
-  """The problems of settings that are each in their range."""
+  """Return the problems of settings that are each in their range."""
   if config.width % config.heads == 0:
     return []
   divisors = [str(n) for n in range(1, config.width + 1) if config.width % n == 0]
@@ -51,7 +51,7 @@ def problems(config: BlockConfig) -> list[str]:
 
 
 def blocks(config: BlockConfig, *, causal: bool = False, rotary: bool = False, rngs: nnx.Rngs) -> Stack:
-  """All blocks of a transformer; what they give still needs `last_norm`."""
+  """Make all blocks of a transformer; their output still needs `last_norm`."""
 
   def make(rngs: nnx.Rngs) -> nnx.Module:
     return Block(config, causal=causal, rotary=rotary, rngs=rngs)
@@ -60,12 +60,12 @@ def blocks(config: BlockConfig, *, causal: bool = False, rotary: bool = False, r
 
 
 def last_norm(config: BlockConfig, *, rngs: nnx.Rngs) -> Norm:
-  """What normalizes the sum of all branches: with "post", the last block did."""
+  """Make the layer that normalizes the sum of all branches; with "post", the last block did that already."""
   return norm("layer" if config.norm_placement == "pre" else "none", config.width, rngs=rngs)
 
 
 class Block(nnx.Module):
-  """Adds attention's result to its input, then that of a feed-forward network."""
+  """The input plus attention's result, and then plus the result of a feed-forward network."""
 
   def __init__(self, config: BlockConfig, *, causal: bool, rotary: bool, rngs: nnx.Rngs):
     last = nnx.initializers.zeros if config.zero_init_residual else scaled_normal(1.0, "in")

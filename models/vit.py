@@ -30,15 +30,15 @@ class VitConfig(BlockConfig):
 
 
 def problems(config: VitConfig) -> list[str]:
-  """The problems of settings that are each in their range."""
+  """Return the problems of settings that are each in their range."""
   return transformer_block.problems(config)
 
 
 class Vit(nnx.Module):
-  """Maps images [batch, height, width, channels] to outputs [batch, num_outputs].
+  """A vision transformer from images [batch, height, width, channels] to outputs [batch, num_outputs].
 
   Raises:
-    ValueError: `input_shape` is not (height, width, channels), or is no whole number of patches.
+    ValueError: `input_shape` is not (height, width, channels), or is not a whole number of patches.
   """
 
   def __init__(self, config: VitConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs):
@@ -71,7 +71,7 @@ class Vit(nnx.Module):
 
 
 def patches(x: Float[Array, "batch height width channels"], size: int) -> Float[Array, "batch count pixels"]:
-  """Cuts images into squares, row by row; a patch is its pixels [size, size, channels], flattened."""
+  """Cut images into squares, row by row; a patch is its pixels [size, size, channels], flattened."""
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height // size, size, width // size, size, channels)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)

@@ -40,7 +40,7 @@ class WideResNetConfig(Settings):
 
 
 def problems(config: WideResNetConfig) -> list[str]:
-  """The problems of settings that are each in their range; every width is a multiple of 16."""
+  """Return the problems of settings that are each in their range; every width is a multiple of 16."""
   found = []
   if (config.depth - 4) % 6:
     below = config.depth - (config.depth - 4) % 6
@@ -51,7 +51,7 @@ def problems(config: WideResNetConfig) -> list[str]:
 
 
 class WideResNet(nnx.Module):
-  """Maps images [batch, height, width, channels] to outputs [batch, num_outputs].
+  """A wide residual network from images [batch, height, width, channels] to outputs [batch, num_outputs].
 
   Raises:
     ValueError: `input_shape` is not (height, width, channels).
