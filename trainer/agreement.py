@@ -1,4 +1,4 @@
-"""What the hosts of a job must have in common before they train together, and what they take from the lead."""
+"""Facts that the hosts of a job must have in common before they train together, and that they take from the lead."""
 
 import dataclasses
 import os

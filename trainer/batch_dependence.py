@@ -1,8 +1,8 @@
-"""Whether what an evaluation says of an example depends on the others in its batch, on its place there, or on chance.
+"""A check that an example's evaluation depends neither on the others in its batch, nor on its place, nor on chance.
 
-If it does, metrics change with `evaluation.batch_size`, and padding contributes to them. A run or a fork checks it
-at its first evaluation after step 0, with the compiled eval step: half of a batch is evaluated beside the other half,
-and once more beside zeros, each example one place further. `--debug` finds the layer.
+If it depends on them, metrics change with `evaluation.batch_size`, and padding contributes to them. A run or a fork
+checks it at its first evaluation after step 0, with the compiled eval step: half of a batch is evaluated beside the
+other half, and once more beside zeros, each example one place further. `--debug` finds the layer.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from trialbook.trainer.program import Program
 from trialbook.trainer.train_step import State
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
-"""Relative differences of a mean that are rounding, by what is computed in; batch statistics move it much further."""
+"""Relative differences of a mean that are rounding, by compute dtype; batch statistics change the mean much more."""
 
 
 def warn(program: Program, weights: State, settings: Mapping[str, Array], dataset: Dataset, config: Config) -> None:
-  """Warns if the evaluation of an example depends on more than the example.
+  """Warn if the evaluation of an example depends on more than the example.
 
   Args:
     program: compiled; its eval step is called twice.

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint of a run.
+"""Evaluation of a checkpoint of a run.
 
   trialbook evaluate WORKDIR [--step=best|last|NUMBER] [--split=validation|test|train_subset]
 
@@ -24,7 +24,7 @@ from trialbook.trainer.workdir.existing_run import stored_config
 
 
 def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> dict[str, Any]:
-  """The metrics of one split at one checkpoint, computed as the run itself does. Raises UserError, DataError."""
+  """Return the metrics of one split at one checkpoint, computed as the run does. Raises UserError, DataError."""
   config = stored_config(workdir)
   number = find_step(workdir, step)
   dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)

@@ -1,4 +1,4 @@
-"""What `trialbook train`, `evaluate`, `export` and `profile` do, once their flags are parsed."""
+"""The work of `trialbook train`, `evaluate`, `export` and `profile`, once their flags are parsed."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""jax's persistent compilation cache: what was compiled once on this machine is read the next time."""
+"""jax's persistent compilation cache: a program that was compiled once on this machine is read the next time."""
 
 import jax
 
@@ -6,7 +6,7 @@ from trialbook.paths import as_path
 
 
 def enable_compilation_cache(folder: str | None) -> None:
-  """Turns the cache on in `folder`, unless jax's own setting names another already; None leaves it as it is."""
+  """Turn the cache on in `folder`, unless jax's own setting names another; None leaves it as it is."""
   if folder is None:
     return
   if not jax.config.values["jax_compilation_cache_dir"]:

@@ -61,7 +61,7 @@ class ParameterGroup(Settings):
 
   Attributes:
     parameters: pattern over names such as `blocks/0/conv/kernel`: `*` is any text, slashes included.
-    frozen: whether they keep their initial values, exactly: no gradient, no decay. (Batch statistics are no
+    frozen: whether they keep their initial values, exactly: no gradient, no decay. (Batch statistics are not
       parameters: they move.)
     learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay.
   """
@@ -118,8 +118,8 @@ class Selection(Settings):
 
   Attributes:
     metric: None is the task's own, `validation/error` for classification, else `validation/loss`.
-    mode: whether the smallest or the largest value is the best one; None: what the metric's name tells
-      (`trialbook.metric_names`). Required if the name tells nothing.
+    mode: whether the smallest or the largest value is the best one; None: the direction that the metric's name implies
+      (`trialbook.metric_names`). Required if the name implies none.
   """
 
   metric: Host[str | None] = None
@@ -131,7 +131,7 @@ class Checkpointing(Settings):
 
   Attributes:
     every_evaluations: evaluations from one checkpoint to the next; the last evaluation has one too. 0: no checkpoints.
-    keep_latest: how many of the latest stay; with 2, one that was damaged is no loss.
+    keep_latest: how many of the latest stay; with 2, the loss of one that was damaged does no harm.
     keep_best: how many of the best by `selection.metric` stay.
   """
 
@@ -163,7 +163,7 @@ class Job(Settings):
     startup_seconds: for all hosts to come; for compilation there is no limit.
     heartbeat_seconds: after which a machine that is silent counts as lost; the end of a process is seen at once.
     step_seconds: for one training step, its data included; None: 600 with other hosts, no limit without, since
-      nobody waits and a debugger may.
+      no other host waits and a debugger may.
     evaluation_seconds: for one batch of an evaluation; None as before.
     checkpoint_seconds: for one checkpoint to be committed; None: 1800 with other hosts, no limit without.
   """
@@ -183,8 +183,8 @@ class Config(Settings):
     max_train_steps: number of updates, fixed in advance (PB-61).
     batch_size: examples in a training batch over all devices.
     seed: of everything random in the run: initialization, order of the data, augmentation, dropout.
-    gradient_accumulation: each batch is taken in so many parts, one after the other (PB-08): the same gradient with
-      less memory, and no throughput gained. Batch norm normalizes each part, and dropout draws for each.
+    gradient_accumulation: number of parts in which a batch is taken, one after the other (PB-08). The gradient is the
+      same, with less memory and no throughput gained. Batch norm normalizes each part, and dropout draws for each.
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
     parameter_groups: parameters with a learning rate of their own, or frozen, by name.
     warm_start: where initial parameters come from; None: all are drawn.

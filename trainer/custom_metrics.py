@@ -19,7 +19,7 @@ Function = Callable[[np.ndarray, Mapping[str, np.ndarray]], float]
 
 
 def load(config: Config) -> tuple[dict[str, Function], list[str]]:
-  """The functions that a config names by the names of their metrics, and what is wrong with the others."""
+  """Return the functions that a config names by the names of their metrics, and what is wrong with the others."""
   functions: dict[str, Function] = {}
   problems = []
   for path in config.evaluation.metrics:
@@ -43,12 +43,12 @@ def load(config: Config) -> tuple[dict[str, Function], list[str]]:
 
 
 def names(config: Config) -> list[str]:
-  """Names of the metrics that a config adds to each evaluation."""
+  """Return the names of the metrics that a config adds to each evaluation."""
   return [path.rpartition(":")[2] for path in config.evaluation.metrics]
 
 
 def compute(config: Config, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """The metrics of one split; `rows` has outputs, weights (0 for padding) and labels or targets of its batches.
+  """Return the metrics of one split; `rows` has outputs, weights (0 for padding) and labels or targets of its batches.
 
   Raises:
     UserError: if a function raises, or returns something else than a number.
@@ -70,7 +70,9 @@ def compute(config: Config, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def area_under_curve(outputs: np.ndarray, batch: Mapping[str, np.ndarray]) -> float:
-  """Area under the receiver operating characteristic of two classes, ties counted half; NaN where one is missing.
+  """Return the area under the receiver operating characteristic of two classes, ties counted half.
+
+  NaN if one of the classes is missing.
 
   By ranks (Mann & Whitney 1947): the probability that a random example of class 1 scores higher than one of class 0.
 

@@ -22,7 +22,7 @@ from trialbook.trainer.user_code_errors import COUNT, ROW
 
 
 def evaluated_weights(config: Config, state: State) -> State:
-  """The part of a state that evaluations see: the averaged parameters and variables, or the current ones."""
+  """Return the part of a state that evaluations see: the averaged parameters and variables, or the current ones."""
   if config.averaging is not None and config.averaging.evaluate == "average":
     return {"average": state["average"]}
   return {"params": state["params"], "variables": state["variables"]}
@@ -39,7 +39,7 @@ def evaluate(
   *,
   sampled: bool = False,
 ) -> dict[str, Any]:
-  """Metrics of one split by `split/name`: floats, and lists of counts by class.
+  """Return metrics of one split by `split/name`: floats, and lists of counts by class.
 
   Sums of batches are float32 from the device; they are added in float64 on the host, so that the result does
   not depend on how the split is cut into batches.
@@ -51,7 +51,7 @@ def evaluate(
     dataset: where the split is.
     split: "validation", "test", or "train_subset".
     config: the run's.
-    guard: asked before each batch whether to go on; None: nobody is.
+    guard: asked before each batch whether to continue; None: all batches are evaluated.
     sampled: whether the fixed part of the validation set stands for all of it, where there is one.
 
   Raises:

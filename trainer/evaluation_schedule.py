@@ -1,4 +1,4 @@
-"""The boundaries of a run, by its config alone: after which steps it evaluates what, and saves."""
+"""The boundaries of a run, by its config alone: the steps after which it evaluates, and after which it saves."""
 
 from typing import TYPE_CHECKING
 

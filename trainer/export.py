@@ -1,4 +1,4 @@
-"""Exports a checkpoint of a run as files that need nothing of ours: jax, numpy and flatbuffers run them (PB-67).
+"""Export of a checkpoint of a run as files that need nothing of ours: jax, numpy and flatbuffers run them (PB-67).
 
   trialbook export WORKDIR [--step=best|last|NUMBER] [--to=DIR]
 
@@ -62,7 +62,7 @@ _OUTPUTS = {
 
 
 def export(workdir: str | pathlib.Path, step: str | int = "best", to: str | pathlib.Path | None = None) -> pathlib.Path:
-  """Exports a kept checkpoint of a run, with the weights that its evaluations saw.
+  """Export a kept checkpoint of a run, with the weights that its evaluations saw.
 
   Args:
     workdir: of the run.
@@ -89,7 +89,7 @@ def export(workdir: str | pathlib.Path, step: str | int = "best", to: str | path
 def export_selected(
   workdir: pathlib.Path, config: Config, info: Info, weights: Mapping[str, Any], best: Mapping[str, Any]
 ) -> pathlib.Path:
-  """Exports what a run has selected into its workdir; see `export_model`.
+  """Export what a run has selected into its workdir; see `export_model`.
 
   Args:
     workdir: of the run.
@@ -107,7 +107,7 @@ def export_selected(
 def export_model(
   folder: pathlib.Path, config: Config, info: Info, params: Any, variables: Any, card: Mapping[str, Any]
 ) -> pathlib.Path:
-  """Writes the folder, whole or not at all; an earlier export there is replaced.
+  """Write the folder, whole or not at all; an earlier export there is replaced.
 
   Args:
     folder: where to.
@@ -115,7 +115,7 @@ def export_model(
     info: of the dataset.
     params: nested dictionaries of NumPy arrays.
     variables: as params; statistics with a row for each replica may have any number of rows.
-    card: what else `card.json` shall say.
+    card: other entries of `card.json`.
 
   Returns:
     The folder.
@@ -164,7 +164,7 @@ def export_model(
 
 
 def problems(config: Config) -> list[str]:
-  """Why a run of `config` could not export at its end, as far as that is known before it."""
+  """Return why a run of `config` could not export at its end, as far as that is known before it."""
   if not config.export or _has_flatbuffers():
     return []
   return [f"export = True: {_MISSING}, or set export to false"]
@@ -173,7 +173,7 @@ def problems(config: Config) -> list[str]:
 def _exported(
   config: Config, info: Info, tree: Any, stored: Mapping[str, np.ndarray]
 ) -> tuple[jax.export.Exported, str]:
-  """The model in evaluation, a function of (weights by name, inputs), and how it takes batches, in words."""
+  """Return the model in evaluation, as a function of (weights by name, inputs), and how it takes batches, in words."""
   network = Network(config=without_traced_numbers(config), info=info, num_outputs=config.task.build().num_outputs(info))
   settings = program_settings(config)
 
@@ -226,7 +226,7 @@ def _shortly(error: Exception) -> str:
 
 
 def _on_one_device(name: str, array: Any) -> np.ndarray:
-  """An array as a model that is made without a mesh has it."""
+  """Return an array as a model that is made without a mesh has it."""
   array = np.asarray(array)
   return np.asarray(collapse(array))[None] if is_rows(name) else array
 
@@ -236,7 +236,7 @@ def _is_empty(folder: pathlib.Path) -> bool:
 
 
 def _card(workdir: pathlib.Path, config: Config, step: int, best: Mapping[str, Any]) -> dict[str, Any]:
-  """What the records of a run say about one of its steps."""
+  """Return what the records of a run say about one of its steps."""
   history = History.read(workdir / "metrics.jsonl", config.selection)
   final = best.get("final", {}) if best.get("step") in (step, None) else {}
   return {"step": step, "metrics": {**history.evaluations.get(step, {}), **final}}

@@ -32,7 +32,7 @@ Tree = dict[str, Any]
 
 
 def cast(tree: Any, dtype: str) -> Any:
-  """The tree with its floating-point arrays in `dtype`; other arrays as they are."""
+  """Return the tree with its floating-point arrays in `dtype`; other arrays as they are."""
 
   def one(x: Array) -> Array:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -50,13 +50,13 @@ def wide(tree: Any) -> Any:
 
 
 def below(settings: Mapping[str, Array], path: str) -> dict[str, Array]:
-  """The traced settings under one dotted path, by their names there."""
+  """Return the traced settings under one dotted path, by their names there."""
   prefix = path + "."
   return {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}
 
 
 def own_settings(settings: Mapping[str, Array], path: str) -> dict[str, Array]:
-  """As `below`; a plug-in's `traced.NAME` is there as NAME."""
+  """Return the settings as `below`; a plug-in's `traced.NAME` is there as NAME."""
   own = below(settings, path)
   return own | below(own, "traced")
 
@@ -76,7 +76,7 @@ class Network:
   num_outputs: int
 
   def _split(self, model: nnx.Module) -> tuple[Any, ...]:
-    """The model's graph and its four groups of variables."""
+    """Return the model's graph and its four groups of variables."""
     return nnx.split(model, nnx.Param, nnx.RngState, Hyperparameter, ...)
 
   def _build(self, key: Array) -> nnx.Module:
@@ -97,7 +97,7 @@ class Network:
 
   @functools.cached_property
   def _abstract(self) -> tuple[Any, ...]:
-    """As `_split`, of shapes. Raises UserError where the config and the layers disagree on traced settings."""
+    """Return shapes as `_split`. Raises UserError where config and layers disagree on traced settings."""
     name = self.config.model.name
     with explained(f"model {name!r} cannot be created for inputs of shape {self.info.input_shape}"):
       groups = self._split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
@@ -110,7 +110,7 @@ class Network:
     return groups
 
   def init(self, key: Array) -> tuple[Tree, Tree]:
-    """Parameters (in the precision's `param_dtype`) and other variables of a new model."""
+    """Return parameters (in the precision's `param_dtype`) and other variables of a new model."""
     _ = self._abstract  # Tells what is wrong with the model.
     _, params, _, _, variables = self._split(self._build(key))
     # A variable may be made of a Python number.
@@ -127,7 +127,7 @@ class Network:
     train: bool,
     key: Array | None = None,
   ) -> tuple[Array, Tree]:
-    """Outputs [B, ...] in float32, and the other variables after the call.
+    """Return outputs [B, ...] in float32, and the other variables after the call.
 
     Args:
       params: as `init` gives them.
@@ -194,7 +194,7 @@ class Network:
 
 
 def _assigned(call: Callable[[Tree], Tree], params: Tree, after: Tree) -> list[str]:
-  """Returns the names of the parameters that have another value after a call.
+  """Return the names of the parameters that have another value after a call.
 
   Args:
     call: from the parameters before a call to those after it.
@@ -214,7 +214,7 @@ UNKNOWN = "in a transformation that cannot be inspected"
 
 
 def _source(jaxpr: Any, variable: Any) -> Any:
-  """Returns the argument of a jaxpr that a variable is; None if it is computed; or `UNKNOWN`."""
+  """Return the argument of a jaxpr that a variable is; None if it is computed; or `UNKNOWN`."""
   if variable in jaxpr.invars:
     return variable
   equation = next((equation for equation in jaxpr.eqns if variable in equation.outvars), None)
@@ -231,7 +231,7 @@ def _source(jaxpr: Any, variable: Any) -> Any:
 
 
 def _cast_average(value: Array, own: Any) -> Array:
-  """A variable in the dtype that the model keeps it in; its average may have a wider one."""
+  """Return a variable in the dtype that the model keeps it in; its average may have a wider one."""
   return value.astype(own.dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
 
@@ -242,7 +242,7 @@ def _with_values(state: nnx.State, values: Tree) -> nnx.State:
 
 
 def _with_keys(state: nnx.State, key: Array) -> nnx.State:
-  """Each layer's random stream restarted from a key of its own."""
+  """Restart each layer's random stream from a key of its own."""
   flat = {}
   for index, (path, variable) in enumerate(nnx.to_flat_state(state)):
     is_key = jnp.issubdtype(variable.get_value().dtype, jax.dtypes.prng_key)

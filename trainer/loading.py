@@ -25,9 +25,9 @@ from trialbook.trainer.train_step import Steps
 from trialbook.trainer.workdir.existing_run import stored_config
 
 SCALE = 10
-"""How much larger or smaller than in training inputs may be before they are warned of."""
+"""Factor by which inputs may be larger or smaller than in training before a warning."""
 FEW = 8
-"""Number of examples from which on their being small says something."""
+"""Minimum number of examples for a warning that inputs are small."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,13 @@ class TrainedModel:
     that the model was trained on, or all numbers of at least 8 examples are ten times smaller, a warning says so, once.
 
     Raises:
-      ValueError: if the inputs have another shape, are no numbers, are floats where the model was trained on integers,
+      ValueError: if the inputs have another shape, are not numbers, are floats where the model was trained on integers,
         or are numbers that it cannot know: outside of the dtype or of the vocabulary, or not finite.
     """
     return np.asarray(self._forward(self.params, self.variables, self._checked(inputs)))
 
   def _checked(self, given: ArrayLike) -> np.ndarray:
-    """The inputs as an array of the dtype that the model was trained on."""
+    """Return the inputs as an array of the dtype that the model was trained on."""
     trained = f"it was trained on {self.info.input_dtype}{list(self.info.input_shape)}"
     if self.input_range is not None:
       trained += " from {:.4g} to {:.4g}".format(*self.input_range)
@@ -103,7 +103,7 @@ class TrainedModel:
     return inputs.astype(dtype)
 
   def _known(self) -> tuple[int, int]:
-    """The smallest and the largest integer that the model can be given."""
+    """Return the smallest and the largest integer that the model can be given."""
     if self.config.model.name == "transformer":
       return 0, self.config.task.build().num_outputs(self.info) - 1
     limits = np.iinfo(self.info.input_dtype)

@@ -15,7 +15,7 @@ from trialbook.trainer.train_step import State
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop:
-  """What the steps of a run need beside its state.
+  """The objects that the steps of a run need beside its state.
 
   Attributes:
     program: compiled.

@@ -25,13 +25,13 @@ WATCHED = ("train/loss", "update_norm")
 
 
 class WaitingSource(Protocol):
-  """Where batches come from."""
+  """The source of batches."""
 
   wait_seconds: float
 
 
 class Recorder:
-  """Takes each step's metrics as they are dispatched and writes them when they are there.
+  """A recorder that takes each step's metrics as they are dispatched and writes them when they are there.
 
   Args:
     workdir: where `metrics.jsonl` and the event files are.
@@ -71,7 +71,7 @@ class Recorder:
     self.restart_clock()
 
   def describe(self) -> str:
-    """The newest loss and rate that are known, for the progress line."""
+    """Return the newest loss and rate that are known, for the progress line."""
     if not self._rows and not self._latest:
       return ""
     loss = self._rows[-1][1][self._names.index("train/loss")] if self._rows else self._latest["train/loss"]
@@ -79,16 +79,16 @@ class Recorder:
     return f"train/loss {loss:.4g}" + (f"  {rate:,.0f} examples/s" if rate else "")
 
   def times(self) -> dict[str, float]:
-    """Seconds by what they went into, see `trialbook.trainer.timing.NAMES`."""
+    """Return seconds by what they went into, see `trialbook.trainer.timing.NAMES`."""
     return {**self._times.as_dict(), "wait_for_data": round(self._batches.wait_seconds, 6)}
 
   def restart_clock(self) -> None:
-    """Training goes on: rates are measured from now on."""
+    """Restart the clock when training continues: rates are measured from now on."""
     self._started, self._waited_before = time.perf_counter(), self._batches.wait_seconds
     self._stopped = None
 
   def step(self, step: int, metrics: Float[Array, " K"]) -> None:
-    """Takes the metrics of the update that led to `step`, and reads those of a few steps before.
+    """Take the metrics of the update that led to `step`, and read those of a few steps before.
 
     Raises:
       InfeasibleError: if a step that was read is not finite.
@@ -100,7 +100,7 @@ class Recorder:
         self._write_block({})
 
   def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes all that came before, and the values of an evaluation on the line of `step`, durably."""
+    """Write all that came before, and the values of an evaluation on the line of `step`, durably."""
     self.drain()
     if step > 0 and not self._rows and self._lines is not None:
       # The process before this one was stopped between the step and its evaluation.
@@ -113,7 +113,7 @@ class Recorder:
       self._lines.sync()
 
   def sync(self) -> None:
-    """Writes all steps that were dispatched, durably. Raises InfeasibleError as `step` does."""
+    """Write all steps that were dispatched, durably. Raises InfeasibleError as `step` does."""
     self.drain()
     if self._rows:
       self._write_block({})
@@ -121,7 +121,7 @@ class Recorder:
       self._lines.sync()
 
   def drain(self) -> None:
-    """Waits for all steps that were dispatched; what follows is no training. Raises InfeasibleError as `step` does."""
+    """Wait for all steps that were dispatched; training stops here. Raises InfeasibleError as `step` does."""
     while self._pending:
       self._read()
     self._stopped = self._stopped or (time.perf_counter(), self._batches.wait_seconds)
@@ -133,7 +133,7 @@ class Recorder:
     self.close(suppress=() if kind is None else OSError)
 
   def close(self, suppress: Any = ()) -> None:
-    """Writes what has been read, and closes the files; after a failure, its own failures are no news."""
+    """Write what has been read, and close the files; after a failure, its own failures are not reported."""
     with contextlib.suppress(suppress):
       if self._rows:
         self._write_block({})
@@ -155,7 +155,7 @@ class Recorder:
         raise InfeasibleError(f"{self._names[index]} is {row[index]}", step)
 
   def _write_block(self, evaluation: Mapping[str, Any], step: int | None = None) -> None:
-    """Writes the rows; the last line also has the block's rates and the evaluation after it."""
+    """Write the rows; the last line also has the block's rates and the evaluation after it."""
     rows, self._rows = self._rows, []
     extra = dict(evaluation)
     if rows:
@@ -177,7 +177,7 @@ class Recorder:
     self._lines.flush()
 
   def _rates(self, steps: int) -> dict[str, float]:
-    """Of the block that ends now, or ended when the training stopped; the next one begins there."""
+    """Return the rates of the block that ends now, or ended when the training stopped; the next one begins there."""
     now, waited = self._stopped or (time.perf_counter(), self._batches.wait_seconds)
     seconds = max(now - self._started, 1e-9)
     rates = {

@@ -1,4 +1,4 @@
-"""Where else metrics go: packages of the user's, found by entry points of the group `trialbook.writers`.
+"""Other destinations of metrics: packages of the user's, found by entry points of the group `trialbook.writers`.
 
 A package declares in its metadata, for example in `pyproject.toml`,
 
@@ -6,8 +6,8 @@ A package declares in its metadata, for example in `pyproject.toml`,
     wandb = "my_package:WandbWriter"
 
 and `logging.writers=("wandb",)` turns it on. The entry point is called with the workdir and the config (JSON
-values), on the lead host, and gives a `Writer`. One that fails later is told of, and gets nothing more: the workdir
-has the records, so the run goes on without it. After a resume, steps come that it may have had before.
+values), on the lead host, and gives a `Writer`. One that fails later is reported, and gets nothing more: the workdir
+has the records, so the run continues without it. After a resume, steps come that it may have had before.
 """
 
 import importlib.metadata
@@ -25,19 +25,19 @@ GROUP = "trialbook.writers"
 
 
 class Writer(Protocol):
-  """Receives what TensorBoard does: the mean of each block of steps, and each evaluation."""
+  """A writer that receives what TensorBoard does: the mean of each block of steps, and each evaluation."""
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
-    """Numbers by name at a step; called from the training loop, so it must not wait for a network."""
+    """Write numbers by name at a step; called from the training loop, so it must not wait for a network."""
     ...
 
   def close(self) -> None:
-    """The run is over, or interrupted."""
+    """Close the writer: the run is over, or interrupted."""
     ...
 
 
 def load(config: Config) -> tuple[dict[str, Callable[[pathlib.Path, Mapping[str, Any]], Writer]], list[str]]:
-  """The entry points that a config names, and what is wrong with the others."""
+  """Return the entry points that a config names, and what is wrong with the others."""
   found = (
     {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)} if config.logging.writers else {}
   )
@@ -62,7 +62,7 @@ def load(config: Config) -> tuple[dict[str, Callable[[pathlib.Path, Mapping[str,
 
 
 def make(config: Config, workdir: pathlib.Path) -> list[Writer]:
-  """The writers of a run. Raises UserError, with none left open, if one cannot start."""
+  """Make the writers of a run. Raises UserError, with none left open, if one cannot start."""
   made: list[Writer] = []
   for name, maker in load(config)[0].items():
     try:

@@ -148,7 +148,7 @@ class Lion(Settings):
 
 
 class Rule(NamedTuple):
-  """How an optimizer updates.
+  """The update of an optimizer.
 
   Attributes:
     step: one of `trialbook.trainer.update_rules`.
@@ -183,7 +183,7 @@ OptimizerConfig = Annotated[
 def transformation(
   config: OptimizerConfig, settings: Mapping[str, Float[Array, ""]], learning_rate: Float[Array, ""]
 ) -> optax.GradientTransformation:
-  """The optimizer of one step, to be built inside the compiled function.
+  """Make the optimizer of one step, to be built inside the compiled function.
 
   Args:
     config: says which optimizer, and whether it has weight decay; none of its traced numbers is read.
@@ -227,7 +227,7 @@ def transformation(
 
 
 def decay_mask(params: Any) -> Any:
-  """Which parameters weight decay applies to: a tree of bool like `params`.
+  """Return which parameters weight decay applies to: a tree of bool like `params`.
 
   Those with two axes or more whose name (the last key of their path) is neither "bias" nor "scale": the
   kernels and embeddings. Biases and the parameters of normalisation layers are left alone, also where
@@ -243,7 +243,7 @@ def decay_mask(params: Any) -> Any:
 
 
 def clip_by_global_norm(grads: Any, norm: Float[Array, ""], max_norm: Float[Array, ""]) -> tuple[Any, Float[Array, ""]]:
-  """Scales a gradient down to `max_norm` where its global L2 norm is larger (Pascanu et al., 2013; PB-83).
+  """Scale a gradient down to `max_norm` where its global L2 norm is larger (Pascanu et al., 2013; PB-83).
 
   Args:
     grads: tree of arrays.
@@ -261,7 +261,7 @@ def clip_by_global_norm(grads: Any, norm: Float[Array, ""], max_norm: Float[Arra
 
 
 def average(previous: Any, new: Any, one_minus_decay: Float[Array, ""], step: Int[Array, ""] | None = None) -> Any:
-  """One step of an exponential moving average of a tree (Polyak averaging): e ← e + (1−d)(x − e).
+  """Return one step of an exponential moving average of a tree (Polyak averaging): e ← e + (1−d)(x − e).
 
   Args:
     previous: the average so far, at first the initial parameters; its floats are float32 or wider.
@@ -285,6 +285,6 @@ def average(previous: Any, new: Any, one_minus_decay: Float[Array, ""], step: In
 
 
 def _trust_ratio(parameter: Float[Array, "..."], step: Float[Array, "..."]) -> Float[Array, ""]:
-  """‖θ‖ / ‖step‖, and 1 where either is zero."""
+  """Return ‖θ‖ / ‖step‖, and 1 where either is zero."""
   norms = jnp.sqrt(jnp.sum(jnp.square(parameter))), jnp.sqrt(jnp.sum(jnp.square(step)))
   return jnp.where((norms[0] > 0) & (norms[1] > 0), norms[0] / norms[1], 1)

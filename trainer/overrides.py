@@ -1,4 +1,4 @@
-"""Changes to a config by dotted path, and every problem of a config told at once, in words.
+"""Changes to a config by dotted path, and a report of every problem of a config at once, in words.
 
 There is one way to change a config: `override(config, {"optimizer.learning_rate": 0.3})`. The command line,
 trials and tests all use it.
@@ -24,15 +24,15 @@ C = TypeVar("C", bound=Settings)
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-  """Stands for the value of an assignment that cannot be read; `override` tells it together with what else is wrong."""
+  """The value of an assignment that cannot be read; `override` reports it together with all other problems."""
 
   problem: str
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-  """`["a.b=0.1", "a.name=adam"]` -> `{"a.b": 0.1, "a.name": "adam"}`, changes for `override`.
+  """Parse `["a.b=0.1", "a.name=adam"]` into `{"a.b": 0.1, "a.name": "adam"}`, changes for `override`.
 
-  A value that is no Python literal is a string. An assignment without `=`, or whose path is set twice, or whose
+  A value that is not a Python literal is a string. An assignment without `=`, or whose path is set twice, or whose
   value cannot be, such as `{[]: 1}`, becomes an `Unreadable`.
   """
   words = {"true": True, "false": False, "none": None, "null": None}
@@ -50,7 +50,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def override(config: C, changes: Mapping[str, Any], cross_checks: Callable[[C], list[str]]) -> C:
-  """A copy of `config` with `changes` (dotted path -> value) applied and everything checked.
+  """Return a copy of `config` with `changes` (dotted path -> value) applied and everything checked.
 
   Values are what JSON has, and beside that settings, tuples, and NumPy's or JAX's numbers and arrays; they are
   copied. A whole subtree is set before what is below it. Setting the `name` that chooses among kinds to another
@@ -88,7 +88,7 @@ def override(config: C, changes: Mapping[str, Any], cross_checks: Callable[[C], 
 
 
 def explain(error: pydantic.ValidationError, kind: type[Settings]) -> list[str]:
-  """Pydantic's errors as sentences: the path, the value, what would be right, the nearest known names."""
+  """Return Pydantic's errors as sentences: the path, the value, what would be right, the nearest known names."""
   sentences = []
   for entry in error.errors():
     path, kinds = _locate(kind, entry["loc"])
@@ -129,7 +129,7 @@ def _literal(path: str, text: str) -> Any:
 
 
 def _plain(path: str, value: Any) -> Any:
-  """A copy of a value in JSON's types. Raises ConfigError for what JSON has not."""
+  """Return a copy of a value in JSON's types. Raises ConfigError for what JSON has not."""
   if isinstance(value, Unreadable):
     raise ConfigError(value.problem)
   if isinstance(value, Settings):
@@ -153,7 +153,7 @@ _VALUES = "should be a number, a string, True, False, None, a tuple, or a dict w
 
 
 def _assign(kind: type[Settings], tree: dict[str, Any], path: str, value: Any) -> None:
-  """Sets a value in a tree of JSON that describes a `kind`. Raises ConfigError if there is no such place."""
+  """Set a value in a tree of JSON that describes a `kind`. Raises ConfigError if there is no such place."""
   steps = path.split(".")
   if "" in steps:
     raise ConfigError(f"unknown field {path!r}: a name is missing between its dots")
@@ -174,7 +174,7 @@ def _assign(kind: type[Settings], tree: dict[str, Any], path: str, value: Any) -
 
 
 def _key(node: Any, steps: Sequence[str], depth: int) -> str | int:
-  """The step of a path as a key of the node that it is taken from. Raises ConfigError if it leads nowhere."""
+  """Return the step of a path as a key of the node that it is taken from. Raises ConfigError if it leads nowhere."""
   step, path, here = steps[depth], ".".join(steps), ".".join(steps[:depth])
   if isinstance(node, dict):
     return step
@@ -186,7 +186,10 @@ def _key(node: Any, steps: Sequence[str], depth: int) -> str | int:
 
 
 def _restore(tree: dict[str, Any], before: Any, path: Sequence[str]) -> None:
-  """Puts back the field at a path, of an entry of a tuple the whole field; one that was not there is taken away."""
+  """Restore the field at a path from `before`, or the whole field if the path is inside a tuple.
+
+  A field that was not there is removed.
+  """
   for position, name in enumerate(path):
     child = tree.get(name)
     if position == len(path) - 1 or not isinstance(child, dict):
@@ -199,7 +202,7 @@ def _restore(tree: dict[str, Any], before: Any, path: Sequence[str]) -> None:
 
 
 def _locate(kind: type[Settings], loc: tuple[str | int, ...]) -> tuple[list[str], Mapping[str, type[Settings]]]:
-  """Pydantic's location as a path, without the tags of unions, and the kinds of settings that may stand there."""
+  """Return Pydantic's location as a path, without the tags of unions, and the kinds of settings that may be there."""
   path: list[str] = []
   kinds: Mapping[str, type[Settings]] = {"": kind}
   for step in loc:
@@ -219,7 +222,7 @@ def _chosen(kinds: Mapping[str, type[Settings]], node: Mapping[str, Any]) -> typ
 
 
 def _kinds_below(kind: type[Settings] | None, name: str) -> Mapping[str, type[Settings]]:
-  """The kinds of settings that a field can hold, by tag; none if it is a leaf or unknown."""
+  """Return the kinds of settings that a field can hold, by tag; none if it is a leaf or unknown."""
   field = kind.model_fields.get(name) if kind else None
   return dict(_kinds(field.annotation, None)) if field else {}
 

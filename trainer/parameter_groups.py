@@ -15,7 +15,7 @@ Groups = tuple[ParameterGroup, ...]
 
 
 def check(groups: Groups, params: Any) -> None:
-  """Raises UserError for a group that no parameter belongs to."""
+  """Raise UserError for a group that no parameter belongs to."""
   names = list(flatten(params))
   unused = [
     f"parameter_groups.{index}: no parameter matches {group.parameters!r}{nearest(group.parameters, names)}"
@@ -27,7 +27,7 @@ def check(groups: Groups, params: Any) -> None:
 
 
 def stop_frozen(groups: Groups, params: Any) -> Any:
-  """The parameters, with no gradient flowing into the frozen ones."""
+  """Return the parameters, with no gradient flowing into the frozen ones."""
 
   def one(name: str, param: Array) -> Array:
     index = _group_of(name, groups)
@@ -37,7 +37,7 @@ def stop_frozen(groups: Groups, params: Any) -> Any:
 
 
 def scale_updates(groups: Groups, settings: Mapping[str, Array], updates: Any) -> Any:
-  """The updates times each group's multiplier; zero for frozen parameters.
+  """Return the updates times each group's multiplier; zero for frozen parameters.
 
   Args:
     groups: of the config.

@@ -1,4 +1,4 @@
-"""Checks, before a device is used or a file is written, of everything that can be wrong. Problems come together."""
+"""Checks of all that can be wrong, before a device is used or a file is written. Problems are reported together."""
 
 import dataclasses
 import pathlib
@@ -21,12 +21,12 @@ from trialbook.trainer.workdir import existing_run, forking
 
 ALONE = Hosts()
 SAMPLE, SAMPLE_BYTES = 10_000, 2**26
-"""Number and size of the examples, at most, that the range of the inputs is taken of."""
+"""Maximum number and size of the examples from which the range of the inputs is computed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-  """What a run consists of, checked.
+  """The checked parts of a run.
 
   Attributes:
     config: with every derived number explicit.
@@ -49,7 +49,7 @@ def prepare(
   here: Hosts = ALONE,
   data_of: pathlib.Path | None = None,
 ) -> Prepared:
-  """Checks a config together with its model, task, data and workdirs, and loads what is needed for that.
+  """Check a config together with its model, task, data and workdirs, and load what is needed for that.
 
   Args:
     config: of the run.
@@ -68,7 +68,7 @@ def prepare(
 
 
 def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> list[str]:
-  """What `prepare` would refuse."""
+  """Return what `prepare` would refuse."""
   found = _examine(config, workdir, fork, here, None)
   if isinstance(found, ConfigError):
     return found.problems
@@ -95,7 +95,7 @@ def check_divisible(config: Config, mesh: Mesh, *, training: bool = True) -> Non
 
 
 def warnings(config: Config, dataset: Dataset) -> list[str]:
-  """What is allowed and probably not meant."""
+  """Return warnings about what is allowed and probably not meant."""
   found, info = [*configs.warnings(config), *dataset.warnings], dataset.info
   fingerprints = existing_run.fingerprints(config, dataset)
   found += [
@@ -194,7 +194,7 @@ def _examine(
 
 
 def _batch_problems(task: Task, info: Info, batch: Batch) -> list[str]:
-  """Where a training batch of the dataset is not what the task will be compiled for."""
+  """Return where a training batch of the dataset is not what the task will be compiled for."""
   examples = len(next(iter(batch.values())))
   evaluated = {key: value for key, value in batch.items() if key not in ("mixed_labels", "mixing")}
   found = []

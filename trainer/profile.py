@@ -1,9 +1,9 @@
-"""Says in words where a run's time went, and, where it waited for data, which stage is slow and what to change (PB-65).
+"""The time of a run by what it went into; and, if it waited for data, the slow stage and what to change (PB-65).
 
   trialbook profile WORKDIR [--seconds=SECONDS]
 
 The first part is what the run recorded in run.json and metrics.jsonl. Where that says that the run is input-bound, the
-stages of its pipeline are measured here, one after the other, for about so many seconds. Exit codes as for
+stages of its pipeline are measured here, one after the other, for about SECONDS. Exit codes as for
 `trialbook train`. A trace of single steps is made by `trialbook train ... --profile=START:STOP`.
 """
 
@@ -26,9 +26,9 @@ from trialbook.trainer.timing import NAMES
 from trialbook.trainer.workdir.existing_run import stored_config
 
 INPUT_BOUND = 0.2
-"""Share of the training loop's time that waiting for data takes, from which on a run is called input-bound."""
+"""Minimum share of the training loop's time spent waiting for data for which a run is called input-bound."""
 NOTABLE = 0.3
-"""Share of a run's whole time from which on what is no training is remarked upon."""
+"""Minimum share of a run's whole time that is remarked upon if it is not training."""
 MEASURED_SECONDS = 8.0
 _NO_TIMES = "run.json has no times yet (they are written when a run ends), so only the training loop is shown"
 
@@ -37,7 +37,7 @@ Bound = Literal["input", "dispatch", "compute"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spent:
-  """Where the time of the newest process of a run went, as it was recorded.
+  """The time of the newest process of a run, by what it went into, as recorded.
 
   Attributes:
     times: seconds by name, see `trialbook.trainer.timing.NAMES`, and `total`; empty if the run has not come to an end.
@@ -53,12 +53,12 @@ class Spent:
 
   @property
   def busy_seconds(self) -> float:
-    """What a step takes beside waiting for data."""
+    """Return the seconds of a step without waiting for data."""
     return (1 - self.waiting) * self.step_seconds
 
   @property
   def bound(self) -> Bound:
-    """What more speed must come from: the pipeline, the host that starts the steps, or the devices."""
+    """Return what limits the speed: the pipeline, the host that starts the steps, or the devices."""
     if self.waiting >= INPUT_BOUND:
       return "input"
     # On CPUs a short step is computed while it is dispatched, so the two cannot be told apart.
@@ -67,7 +67,7 @@ class Spent:
 
 
 def read_spent(workdir: pathlib.Path) -> Spent:
-  """What a run recorded of its time.
+  """Return what a run recorded of its time.
 
   The first block of steps is left out where there are more: the pipeline and the devices start in it.
 
@@ -95,7 +95,7 @@ def read_spent(workdir: pathlib.Path) -> Spent:
 
 
 def verdict(spent: Spent) -> str:
-  """What a run is bound by, with the numbers that say so."""
+  """Return what a run is bound by, with the numbers that say so."""
   waits = f"the training loop waits for data {spent.waiting:.0%} of its time"
   step = f"a step takes {_ms(spent.step_seconds)}"
   if spent.bound == "input":
@@ -111,7 +111,7 @@ def verdict(spent: Spent) -> str:
 
 
 def measure(config: Config, seconds: float = MEASURED_SECONDS) -> tuple[dict[str, float], int]:
-  """Makes batches of a config's pipeline in this process, one after the other, for about so many seconds.
+  """Make batches of a config's pipeline in this process, one after the other, for about `seconds`.
 
   Returns:
     Seconds for a global batch by stage (read, decode, augment, transfer), and over how many batches they are a mean.
@@ -138,7 +138,7 @@ def measure(config: Config, seconds: float = MEASURED_SECONDS) -> tuple[dict[str
 
 
 def remedies(config: Config, stages: Mapping[str, float], spent: Spent) -> list[str]:
-  """What to change about the slowest stage of a pipeline, the most effective first."""
+  """Return what to change about the slowest stage of a pipeline, the most effective first."""
   slowest, dataset = max(stages, key=lambda name: stages[name]), config.dataset
   found = []
   if slowest != "transfer" and hasattr(dataset, "workers"):
@@ -174,7 +174,7 @@ def remedies(config: Config, stages: Mapping[str, float], spent: Spent) -> list[
 
 
 def describe(workdir: pathlib.Path, seconds: float = MEASURED_SECONDS) -> list[str]:
-  """All that the command prints, line by line. Raises UserError and DataError as `read_spent` and `measure`."""
+  """Return all that the command prints, line by line. Raises UserError and DataError as `read_spent` and `measure`."""
   config, spent = stored_config(workdir), read_spent(workdir)
   lines = _table_of_times(spent.times) if spent.times else [_NO_TIMES]
   lines += ["", verdict(spent), *_beside_training(config, spent.times)]
@@ -196,7 +196,7 @@ def describe(workdir: pathlib.Path, seconds: float = MEASURED_SECONDS) -> list[s
 
 
 def _beside_training(config: Config, times: Mapping[str, float]) -> list[str]:
-  """Remarks on what takes much of a run and is no training."""
+  """Return remarks on what takes much of a run and is not training."""
   evaluation, checkpointing = config.evaluation, config.checkpointing
   changes = {
     "start_up": "most of it reads the dataset; its share falls in a longer run",

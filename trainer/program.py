@@ -174,7 +174,7 @@ class Programs:
 
 
 def _evaluated(state: State) -> tuple[Any, Any]:
-  """Parameters and variables of a state or of a part of one: the average, where it has one."""
+  """Return parameters and variables of a state or of a part of one: the average, where it has one."""
   state = state.get("average", state)
   return state["params"], state["variables"]
 
@@ -218,7 +218,7 @@ def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tup
 
 @contextlib.contextmanager
 def _counting(wanted: str) -> Iterator[list[int]]:
-  """Counts jax's monitoring events of one name, from all threads."""
+  """Count jax's monitoring events of one name, from all threads."""
   count = [0]
 
   def listen(event: str, **_: str | int) -> None:

@@ -7,7 +7,7 @@ from trialbook.progress import ProgressLine, duration
 
 
 class RunProgress:
-  """Prints the progress of a run to standard error.
+  """The progress of a run, printed to standard error.
 
   Args:
     total: steps of the run.

@@ -34,7 +34,7 @@ STREAMS = {
 
 
 def key(seed: ArrayLike, stream: str, *, step: ArrayLike | None = None, host: int | None = None) -> Array:
-  """The key of a stream, at a step where it is drawn anew each step; all may be traced except the names.
+  """Return the key of a stream, at a step if it is drawn anew each step; all may be traced except the names.
 
   Raises:
     KeyError: if the stream is not declared in `STREAMS`.

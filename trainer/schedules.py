@@ -97,7 +97,7 @@ Values = Mapping[str, Array]
 
 
 def factor(config: ScheduleConfig, settings: Values, step: Int[Array, ""]) -> Float[Array, ""]:
-  """The factor on the base learning rate for the update `step → step+1`, inside a compiled function.
+  """Return the factor on the base learning rate for the update `step → step+1`, inside a compiled function.
 
   Args:
     config: says which schedule; none of its traced numbers is read.
@@ -118,14 +118,14 @@ def factor(config: ScheduleConfig, settings: Values, step: Int[Array, ""]) -> Fl
 
 
 def resolve(schedule: ScheduleConfig, num_steps: int) -> ScheduleConfig:
-  """The schedule with every number explicit for a run of `num_steps`: a decay of None ends with the run."""
+  """Return the schedule with every number explicit for a run of `num_steps`: a decay of None ends with the run."""
   if not isinstance(schedule, Linear | Cosine) or schedule.decay_steps is not None:
     return schedule
   return schedule.model_copy(update={"decay_steps": max(num_steps - _steps_before_decay(schedule), 1)})
 
 
 def prepend_warmup(schedule: ScheduleConfig, num_steps: int, steps: int) -> tuple[ScheduleConfig, int]:
-  """The playbook's warmup (PB-82): `steps` of warmup, behind it the schedule as it was, in a longer run.
+  """Put the playbook's warmup (PB-82) before a schedule: `steps` of warmup, then the schedule, in a longer run.
 
   Returns:
     the resolved schedule, and the new number of steps of the run (10,000 and a warmup of 1,000: 11,000).
@@ -144,7 +144,7 @@ def prepend_warmup(schedule: ScheduleConfig, num_steps: int, steps: int) -> tupl
 
 
 def problems(schedule: ScheduleConfig, num_steps: int) -> list[str]:
-  """What is wrong between a schedule's fields, in a run of `num_steps` steps; [] if nothing.
+  """Return what is wrong between a schedule's fields, in a run of `num_steps` steps; [] if nothing.
 
   A decay or a boundary that lies beyond the end of the run is allowed: a run may be cut short.
   """
@@ -216,7 +216,7 @@ def _remaining(decay_steps: Array, t: Array) -> Array:
 
 
 def _between(end_factor: Array, fraction: Array) -> Array:
-  """From end_factor (fraction 0) to 1 (fraction 1), exact at both; end_factor = 1 gives exactly 1."""
+  """Interpolate from end_factor (fraction 0) to 1 (fraction 1), exact at both; end_factor = 1 gives exactly 1."""
   return end_factor + (1 - end_factor) * fraction
 
 

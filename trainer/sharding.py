@@ -1,4 +1,4 @@
-"""The mesh of devices, and what lies on it how.
+"""The mesh of devices, and how arrays lie on it.
 
 Batches are split over both axes, `data` and `fsdp`; large arrays of the state over `fsdp`; all else is replicated.
 """
@@ -22,14 +22,14 @@ from trialbook.trainer.config import MeshSettings
 # All of them split batches; an axis that splits the work inside a layer would come last, among nearest neighbours.
 AXES = DATA_AXES
 SMALLEST_SPLIT = 2**14
-"""Elements of the smallest array that is split: to gather less takes longer than a copy is worth."""
+"""Elements of the smallest array that is split: gathering a smaller one takes longer than its copies are worth."""
 
 
 _ONE_COPY = MeshSettings()
 
 
 def make_mesh(settings: MeshSettings = _ONE_COPY, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """All devices, in rows of `fsdp` neighbours.
+  """Make a mesh of all devices, in rows of `fsdp` neighbours.
 
   Each host's devices stay together, in the order of hosts: replica i, counted along `data` first, has slice i of
   a batch, so a host has the slice that it reads, and parameters are split inside a host if they can be.
@@ -46,12 +46,12 @@ def make_mesh(settings: MeshSettings = _ONE_COPY, devices: Sequence[jax.Device] 
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same array on every device."""
+  """Return the sharding of an array that is whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def state(mesh: Mesh, shapes: Any) -> Any:
-  """Where each array of a state lies, by its name and shape.
+  """Return where each array of a state lies, by its name and shape.
 
   Statistics that every replica has for itself (`ROWS`) lie on it. With `fsdp`, an array of `SMALLEST_SPLIT`
   elements or more is split over it along the largest axis that it divides, the first among equals; so what an
@@ -65,7 +65,7 @@ def state(mesh: Mesh, shapes: Any) -> Any:
 
 
 def gathered(tree: Any) -> Any:
-  """Parameters or variables as a model needs them, whole on every device but for `ROWS`; for use inside jit.
+  """Return parameters or variables as a model needs them, for use inside jit: whole on every device but for `ROWS`.
 
   Without it XLA may gather activations instead, and split layers where batches should be. The gradient of what is
   gathered here is split again as soon as it is there. The mesh is that of the trace.
@@ -97,7 +97,7 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def is_rows(name: str) -> bool:
-  """Whether the array of that name has a row for each replica."""
+  """Return whether the array of that name has a row for each replica."""
   return name.rpartition("/")[2] in ROWS
 
 
@@ -110,14 +110,17 @@ def _split(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
 
 
 def to_host(tree: Any) -> Any:
-  """The arrays of a tree as NumPy arrays, whole; all hosts take part, and all have them."""
+  """Return the arrays of a tree as whole NumPy arrays; all hosts take part, and all have them."""
   if all(leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
     return jax.device_get(tree)
   return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def parts(batch: Mapping[str, Array], count: int) -> dict[str, Array]:
-  """A batch as arrays [count, examples of a part, ...], each part with as much of every replica; for use inside jit."""
+  """Return a batch as arrays [count, examples of a part, ...], for use inside jit.
+
+  Each part has the same number of examples of every replica.
+  """
   replicas = num_replicas()
 
   def cut(x: Array) -> Array:
@@ -132,12 +135,12 @@ def parts(batch: Mapping[str, Array], count: int) -> dict[str, Array]:
 
 
 def bytes_per_device(mesh: Mesh, shapes: Any) -> int:
-  """Bytes of a state on each device."""
+  """Return the bytes of a state on each device."""
   return sum(array.here for array in _placed(mesh, shapes))
 
 
 def table(mesh: Mesh, shapes: Any) -> list[str]:
-  """Lines that tell a person how a state lies: a row for each part of it and way to lie, the largest first."""
+  """Return lines that show a person how a state lies: a row for each part of it and way to lie, the largest first."""
   arrays = [array for array in _placed(mesh, shapes) if array.name != "step"]
   groups: dict[tuple[str, str], list[_Placed]] = {}
   for array in arrays:
@@ -178,14 +181,14 @@ def _placed(mesh: Mesh, shapes: Any) -> list[_Placed]:
 
 
 def put_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-  """This host's slice of a global batch on its devices, as part of the global arrays."""
+  """Put this host's slice of a global batch on its devices, as part of the global arrays."""
   if mesh.is_multi_process:
     return {key: jax.make_array_from_process_local_data(batch(mesh), value) for key, value in host_batch.items()}
   return jax.device_put(dict(host_batch), batch(mesh))
 
 
 def put_replicated(mesh: Mesh, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
-  """The same values on every device; each host brings them along."""
+  """Put the same values on every device; each host has them."""
   if not mesh.is_multi_process:
     return jax.device_put(dict(values), replicated(mesh))
   return {
@@ -195,5 +198,5 @@ def put_replicated(mesh: Mesh, values: Mapping[str, np.ndarray]) -> dict[str, Ar
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-  """The leading axis split over the replicas."""
+  """Return the sharding that splits the leading axis over the replicas."""
   return NamedSharding(mesh, PartitionSpec(DATA_AXES))

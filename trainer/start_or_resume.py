@@ -1,4 +1,4 @@
-"""A run until its first step: checks, program, workdir, state. `train` reads what follows from what this returns."""
+"""A run until its first step: checks, program, workdir, state. `train` continues with what this returns."""
 
 import contextlib
 import dataclasses
@@ -107,7 +107,7 @@ class OpenRun:
 
   @property
   def settings(self) -> Mapping[str, Array]:
-    """The traced settings on the devices."""
+    """Return the traced settings on the devices."""
     return self.loop.settings
 
 
@@ -170,7 +170,7 @@ def compile_run(
 
 @contextlib.contextmanager
 def open_run(compiled: Compiled, profile: range) -> Iterator[OpenRun]:
-  """Inside, the run's workdir is locked, its state restored or drawn, and its records are open.
+  """Open the workdir of a run: inside, it is locked, its state restored or drawn, and its records are open.
 
   An infeasible or a preempted run ends here: its record says so, and what was raised inside is not raised again.
 

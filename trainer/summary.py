@@ -1,4 +1,4 @@
-"""Tables for people: what a config says, and what a run came to."""
+"""Tables for people: the fields of a config, and the result of a run."""
 
 import rich.box
 from rich.console import Console
@@ -10,7 +10,7 @@ from trialbook.trainer.train import RunResult
 
 
 def print_config(config: Config) -> None:
-  """Every field with its kind and value, one a line."""
+  """Print every field with its kind and value, one a line."""
   rows = [(path, kind, repr(value)) for path, kind, _, value in leaves(config)]
   widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
   console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -19,7 +19,7 @@ def print_config(config: Config) -> None:
 
 
 def print_result(result: RunResult) -> None:
-  """The last and the best evaluation side by side, and where everything lies."""
+  """Print the last and the best evaluation side by side, and where everything lies."""
   console = Console(highlight=False, markup=False)
   table = Table(box=rich.box.SIMPLE_HEAD, title_justify="left")
   table.add_column("metric")

@@ -1,4 +1,4 @@
-"""Tasks: what a model needs from us to be trained. Initial batch (and so the batch's keys), loss, metrics.
+"""Tasks: what training needs beside a model. Initial batch (and so the batch's keys), loss, metrics.
 
 A task is any object with the members of `Task`; `TaskConfig` lists ours, and `task.name="my_net:MyTask"` takes one
 that stands beside a model of the user's.
@@ -26,38 +26,38 @@ Batch = Mapping[str, Array]
 
 
 class Task(Protocol):
-  """What the trainer asks of a task. B is the number of examples in the batch."""
+  """The members that the trainer needs from a task. B is the number of examples in the batch."""
 
   def num_outputs(self, info: Info) -> int:
-    """Size of the last axis of the model's outputs. Raises ValueError if the dataset does not fit the task."""
+    """Return the size of the last axis of the outputs. Raises ValueError if the dataset does not fit the task."""
     ...
 
   def initial_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Keys, shapes and dtypes of a batch: what the programs are compiled for. `inputs` goes to the model.
+    """Return keys, shapes and dtypes of a batch, for which programs are compiled. `inputs` goes to the model.
 
-    Those of an evaluation's batch; what only training batches have is `training_batch`, where a task has that.
+    They are those of an evaluation's batch. `training_batch`, if a task has it, returns those of a training batch.
     """
     ...
 
   def loss(self, outputs: Array, batch: Batch, settings: Mapping[str, Array]) -> Float[Array, " B"]:
-    """What training minimizes, for each example. `settings` are the task's traced fields by name."""
+    """Return what training minimizes, for each example. `settings` are the task's traced fields by name."""
     ...
 
   def metrics(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, " B"]]:
-    """Numbers for each example; an evaluation reports their weighted means."""
+    """Return numbers for each example; an evaluation reports their weighted means."""
     ...
 
   def counts(self, outputs: Array, batch: Batch) -> dict[str, Float[Array, "B K"]]:
-    """Numbers for each example that an evaluation adds up, weighted; none: {}."""
+    """Return numbers for each example that an evaluation adds up, weighted; none: {}."""
     ...
 
 
 @runtime_checkable
 class OfSplit(Protocol):
-  """A task that has metrics which are no means over examples."""
+  """A task that has metrics which are not means over examples."""
 
   def of_split(self, means: Mapping[str, float]) -> dict[str, float]:
-    """Numbers that follow from the means of `metrics` over a split."""
+    """Return numbers that follow from the means of `metrics` over a split."""
     ...
 
 
@@ -66,12 +66,12 @@ class OfTraining(Protocol):
   """A task whose training batches have more in them than those of an evaluation."""
 
   def training_batch(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """As `Task.initial_batch`."""
+    """Return keys, shapes and dtypes as `Task.initial_batch`, for a training batch."""
     ...
 
 
 def training_batch(task: Task, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Keys, shapes and dtypes of a training batch of a task."""
+  """Return keys, shapes and dtypes of a training batch of a task."""
   return (task.training_batch if isinstance(task, OfTraining) else task.initial_batch)(info, batch_size)
 
 
@@ -86,11 +86,11 @@ class Classification(Settings):
   label_smoothing: Traced[float | None] = Field(default=None, ge=0, lt=1)
 
   def objective(self, dataset: AnyDataset) -> str:
-    """The metric that "best" is about by default."""
+    """Return the metric that "best" is about by default."""
     return "validation/error"
 
   def build(self, dataset: AnyDataset | None = None) -> Task:
-    """The task itself."""
+    """Return the task itself."""
     return _Classification()
 
 
@@ -110,11 +110,11 @@ class LanguageModel(Settings):
   label_smoothing: Traced[float | None] = Field(default=None, ge=0, lt=1)
 
   def objective(self, dataset: AnyDataset) -> str:
-    """The metric that "best" is about by default."""
+    """Return the metric that "best" is about by default."""
     return f"validation/{_bits(dataset)}"
 
   def build(self, dataset: AnyDataset | None = None) -> Task:
-    """The task itself."""
+    """Return the task itself."""
     return _LanguageModel(_bits(dataset))
 
 
@@ -124,11 +124,11 @@ class Regression(Settings):
   name: Static[Literal["regression"]] = "regression"
 
   def objective(self, dataset: AnyDataset) -> str:
-    """The metric that "best" is about by default."""
+    """Return the metric that "best" is about by default."""
     return "validation/loss"
 
   def build(self, dataset: AnyDataset | None = None) -> Task:
-    """The task itself."""
+    """Return the task itself."""
     return _Regression()
 
 
@@ -144,11 +144,11 @@ class PluginTask(Settings):
   traced: Traced[dict[str, float]] = Field(default_factory=dict)
 
   def objective(self, dataset: AnyDataset) -> str:
-    """The metric that "best" is about by default."""
+    """Return the metric that "best" is about by default."""
     return "validation/loss"
 
   def build(self, dataset: AnyDataset | None = None) -> Task:
-    """The task itself. Raises ValueError, naming what is missing, if it cannot be imported or is no task."""
+    """Return the task. Raises ValueError, naming what is missing, if it cannot be imported or is not a task."""
     task = import_attribute("task.name", self.name)
     try:
       task = task(**self.kwargs)
@@ -220,7 +220,7 @@ class _Classification:
 
 
 def _is_sequence(info: Info) -> bool:
-  """Whether labels may be a sequence. It may be shorter or longer than the input, as in captchas."""
+  """Return whether labels may be a sequence. It may be shorter or longer than the input, as in captchas."""
   return len(info.label_shape) == 1 and info.label_shape != (1,)
 
 
@@ -228,7 +228,7 @@ _LANGUAGE_MODEL = "set task.name=language_model, which takes a label at each pos
 
 
 def _what_takes_labels(info: Info) -> str:
-  """What to do with several labels for each example."""
+  """Return what to do with several labels for each example, for a message."""
   own = "a task of your own, task.name=my_task:MyTask (docs/tutorials/first_run.md has one)"
   if info.label_shape == (1,):
     return "give labels[:, 0]"
@@ -241,7 +241,7 @@ def _what_takes_labels(info: Info) -> str:
 
 
 def _check_fit(outputs: Array, labels: Array) -> None:
-  """Raises UserError where a model's outputs are not a row of logits for each label."""
+  """Raise UserError if a model's outputs are not a row of logits for each label."""
   if outputs.shape[:-1] != labels.shape:
     raise UserError(
       f"the model's outputs are {list(outputs.shape)}; labels {list(labels.shape)} need {[*labels.shape, 'classes']}:"
@@ -250,7 +250,7 @@ def _check_fit(outputs: Array, labels: Array) -> None:
 
 
 def _smoothed(hard: Array, outputs: Array, settings: Mapping[str, Array]) -> Array:
-  """Cross-entropies with a share of the target spread evenly over all classes."""
+  """Return cross-entropies with a share of the target spread evenly over all classes."""
   if "label_smoothing" not in settings:
     return hard
   smoothing = settings["label_smoothing"]
@@ -262,7 +262,7 @@ def _correct(outputs: Array, batch: Batch) -> Float[Array, "B ..."]:
 
 
 def _bits(dataset: AnyDataset | None) -> str:
-  """Returns the name of a language model's loss over ln 2."""
+  """Return the name of a language model's loss over ln 2."""
   return f"bits_per_{getattr(dataset, 'token', 'token')}"
 
 

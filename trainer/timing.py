@@ -1,4 +1,4 @@
-"""Where the wall time of a run goes: seconds by name, and a trace of a few steps."""
+"""The wall time of a run by what it goes into: seconds by name, and a trace of a few steps."""
 
 import pathlib
 import threading
@@ -19,11 +19,11 @@ NAMES = {
   "evaluation": "evaluation",
   "checkpoint": "checkpointing",
 }
-"""What a run's time is divided into, and how a person reads it; `total` is all of it."""
+"""Names of the parts of a run's time, and how a person reads them; `total` is all of it."""
 
 
 class Times:
-  """Adds up seconds by name, from any thread; a use takes about a microsecond."""
+  """Sums of seconds by name, added from any thread; a use takes about a microsecond."""
 
   def __init__(self):
     self._seconds: dict[str, float] = {}
@@ -32,23 +32,23 @@ class Times:
     self._phase: str | None = None
 
   def of(self, name: str) -> "Span":
-    """For `with`: what is inside counts as `name`."""
+    """Return a context manager: the time inside counts as `name`."""
     return Span(self, name)
 
   def add(self, name: str, seconds: float) -> None:
-    """Counts seconds that were measured elsewhere."""
+    """Count seconds that were measured elsewhere."""
     with self._lock:
       self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
   def enter(self, name: str | None) -> None:
-    """From now on, until the next call, the time counts as `name`; None: as nothing."""
+    """Count the time from now on, until the next call, as `name`; None: as nothing."""
     now = time.perf_counter()
     if self._phase is not None:
       self.add(self._phase, now - self._since)
     self._phase, self._since = name, now
 
   def as_dict(self) -> dict[str, float]:
-    """Seconds by name so far, and `total`, those since this was made."""
+    """Return seconds by name so far, and `total`, those since this was made."""
     self.enter(self._phase)
     with self._lock:
       seconds = {**self._seconds, "total": time.perf_counter() - self._started}
@@ -71,7 +71,7 @@ class Span:
 
 
 class Tracer:
-  """Traces the updates of some steps with jax's profiler, for https://ui.perfetto.dev and for TensorBoard.
+  """A trace of some steps by jax's profiler, for https://ui.perfetto.dev and for TensorBoard.
 
   The file for Perfetto is FOLDER/plugins/profile/TIME/perfetto_trace.json.gz.
 
@@ -85,7 +85,7 @@ class Tracer:
     self._tracing = False
 
   def at(self, step: int, state: Any) -> None:
-    """Tells that `step` updates were dispatched, of which `state` comes. Waits for it where a trace begins or ends."""
+    """Report that `step` updates were dispatched, which lead to `state`. Waits for it where a trace begins or ends."""
     inside = step in self._steps
     if inside == self._tracing:
       return
@@ -97,7 +97,7 @@ class Tracer:
       self.close()
 
   def close(self) -> None:
-    """Ends a trace whose end did not come; may be repeated."""
+    """End a trace that has not reached its end; may be repeated."""
     if not self._tracing:
       return
     self._tracing = False
@@ -112,7 +112,10 @@ class Tracer:
 
 
 def parse_range(text: str, last: int | None = None) -> range:
-  """The steps of "START:STOP". Raises UserError if they are none, or begin after the run, which ends at `last`."""
+  """Return the steps of "START:STOP".
+
+  Raises UserError if there are none, or they begin after the run, which ends at `last`.
+  """
   start, colon, stop = text.partition(":")
   if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
     raise UserError(

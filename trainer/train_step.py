@@ -46,7 +46,10 @@ class Steps:
   with_metrics: bool = True
 
   def init(self, settings: SettingArrays) -> State:
-    """The state at step 0. Raises UserError where the model or the optimizer keeps what cannot be trained or saved."""
+    """Return the state at step 0.
+
+    Raises UserError if the model or the optimizer keeps what cannot be trained or saved.
+    """
     params, variables = self.network.init(rng.key(settings["seed"], "init"))
     state = {
       "step": jnp.zeros((), jnp.int32),
@@ -62,7 +65,7 @@ class Steps:
   def train_step(
     self, state: State, settings: SettingArrays, batch: Mapping[str, Array]
   ) -> tuple[State, dict[str, Float[Array, ""]]]:
-    """One update. Returns the next state, and the step's metrics by name."""
+    """Make one update. Returns the next state, and the step's metrics by name."""
     config, step = self.network.config, state["step"]
 
     loss, others, variables, grads = self._gradient(state, settings, batch)
@@ -98,7 +101,10 @@ class Steps:
   def _gradient(
     self, state: State, settings: SettingArrays, batch: Mapping[str, Array]
   ) -> tuple[Array, dict[str, Array], Any, Any]:
-    """Loss, other metrics, variables after the step, and gradients (float32) of a batch, or of its parts in turn."""
+    """Return loss, other metrics, variables after the step, and gradients (float32).
+
+    The batch is taken whole, or in its parts, one after the other.
+    """
     parts = self.network.config.gradient_accumulation
     key = rng.key(settings["seed"], "dropout", step=state["step"])
     if parts == 1:
@@ -147,7 +153,7 @@ class Steps:
   def eval_step(
     self, params: Any, variables: Any, settings: SettingArrays, batch: Mapping[str, Array]
   ) -> dict[str, Array]:
-    """Weighted sums over a batch: each metric, each count, and the `weights` themselves.
+    """Return weighted sums over a batch: each metric, each count, and the `weights` themselves.
 
     Also, where the config asks for it, `outputs` of the first examples, and, for metrics of whole splits, all that
     the batch has beside the inputs, and its outputs, under `ROW`.
@@ -197,7 +203,7 @@ def _check_dtypes(state: State) -> None:
 
 
 def _check_shapes(values: Mapping[str, Array], shape: tuple[int | None, ...], what: str) -> None:
-  """Raises UserError where a task's numbers have another shape, which broadcasting would hide."""
+  """Raise UserError if a task's numbers have another shape, which broadcasting would hide."""
   for name, value in values.items():
     if not hasattr(value, "shape"):
       raise UserError(f"task: {name!r} is a {type(value).__name__}; it must be {what}, an array {list(shape)}")
@@ -206,7 +212,7 @@ def _check_shapes(values: Mapping[str, Array], shape: tuple[int | None, ...], wh
 
 
 def weighted_mean(values: Float[Array, " B"], batch: Mapping[str, Array]) -> Float[Array, ""]:
-  """The mean over a batch's examples, by `weights` where the batch has them, in float32 at least."""
+  """Return the mean over a batch's examples, by `weights` if the batch has them, in float32 at least."""
   values = wide(values)
   if "weights" not in batch:
     return jnp.mean(values)

@@ -21,13 +21,13 @@ Result = tuple[Float[Array, "..."], Buffers]
 
 
 def sgd(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """θ ← θ − η g."""
+  """Return one step of SGD: θ ← θ − η g."""
   del settings, count
   return learning_rate * grad, buffers
 
 
 def momentum(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """v₀ = 0; v ← γ v + g; θ ← θ − η v."""
+  """Return one step of heavy-ball momentum: v₀ = 0; v ← γ v + g; θ ← θ − η v."""
   del count
   (velocity,) = buffers
   velocity = grad + decayed(velocity, settings["one_minus_momentum"])
@@ -35,7 +35,7 @@ def momentum(settings: Scalars, learning_rate: Array, count: Array, grad: Array,
 
 
 def nesterov(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """v₀ = 0; v ← γ v + g; θ ← θ − η (γ v + g)."""
+  """Return one step of Nesterov momentum: v₀ = 0; v ← γ v + g; θ ← θ − η (γ v + g)."""
   del count
   (velocity,) = buffers
   velocity = grad + decayed(velocity, settings["one_minus_momentum"])
@@ -43,7 +43,10 @@ def nesterov(settings: Scalars, learning_rate: Array, count: Array, grad: Array,
 
 
 def rmsprop(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """v₀ = 1, m₀ = 0; v ← ρ v + (1−ρ) g²; m ← γ m + η/√(v+ε) g; θ ← θ − m."""
+  """Return one step of RMSProp.
+
+  v₀ = 1, m₀ = 0; v ← ρ v + (1−ρ) g²; m ← γ m + η/√(v+ε) g; θ ← θ − m.
+  """
   del count
   second_moment, velocity = buffers
   second_moment = moving_average(second_moment, jnp.square(grad), settings["one_minus_rho"])
@@ -53,23 +56,24 @@ def rmsprop(settings: Scalars, learning_rate: Array, count: Array, grad: Array, 
 
 
 def adam(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """m₀ = v₀ = 0; m and v moving averages of g and g²; θ ← θ − η m/(√v + ε) · √(1−β₂ᵗ)/(1−β₁ᵗ), t = count.
+  """Return one step of Adam, in which ε joins √v before the bias correction.
 
-  ε joins √v before the bias correction: the "ε hat" of Kingma & Ba (2015, end of section 2).
+  m₀ = v₀ = 0; m and v moving averages of g and g²; θ ← θ − η m/(√v + ε) · √(1−β₂ᵗ)/(1−β₁ᵗ), t = count. This ε is the
+  "ε hat" of Kingma & Ba (2015, end of section 2).
   """
   first_moment, second_moment = buffers = moments(settings, grad, buffers)
   return _before_correction(settings, learning_rate, count, first_moment, second_moment), buffers
 
 
 def nadam(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """As `adam`, with β₁ m + (1−β₁) g in place of m, where m has been updated already."""
+  """Return one step as `adam`, with β₁ m + (1−β₁) g in place of m, where m has been updated already."""
   first_moment, second_moment = buffers = moments(settings, grad, buffers)
   ahead = moving_average(first_moment, grad, settings["one_minus_beta1"])
   return _before_correction(settings, learning_rate, count, ahead, second_moment), buffers
 
 
 def adam_corrected(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """Adam with ε joining √v after the bias correction: θ ← θ − η m̂/(√v̂ + ε).
+  """Return one step of Adam in which ε joins √v after the bias correction: θ ← θ − η m̂/(√v̂ + ε).
 
   Kingma & Ba (2015), algorithm 1; AdamW (Loshchilov & Hutter, 2019) and LAMB (You et al., 2020) build on it.
   """
@@ -80,7 +84,7 @@ def adam_corrected(settings: Scalars, learning_rate: Array, count: Array, grad: 
 
 
 def lion(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buffers: Buffers) -> Result:
-  """m₀ = 0; θ ← θ − η sign(β₁ m + (1−β₁) g); then m ← β₂ m + (1−β₂) g (Chen et al., 2023)."""
+  """Return one step of Lion (Chen et al., 2023): m₀ = 0; θ ← θ − η sign(β₁ m + (1−β₁) g); then m ← β₂ m + (1−β₂) g."""
   del count
   (first_moment,) = buffers
   direction = jnp.sign(moving_average(first_moment, grad, settings["one_minus_beta1"]))
@@ -88,22 +92,22 @@ def lion(settings: Scalars, learning_rate: Array, count: Array, grad: Array, buf
 
 
 def moving_average(previous: Array, new: Array, one_minus_decay: Array) -> Array:
-  """d·previous + (1−d)·new, written so that `previous` = `new` is a fixed point and 1−d keeps its digits."""
+  """Return d·previous + (1−d)·new, so that `previous` = `new` is a fixed point and 1−d keeps its digits."""
   return previous + one_minus_decay * (new - previous)
 
 
 def decayed(buffer: Array, one_minus_decay: Array) -> Array:
-  """d·buffer, exactly zero for d = 0."""
+  """Return d·buffer, exactly zero for d = 0."""
   return buffer - one_minus_decay * buffer
 
 
 def bias_correction(one_minus_decay: Array, count: Array) -> Array:
-  """1 − dᵗ, t = count: the weight that t terms have in a moving average started at zero. Exact for d = 0."""
+  """Return 1 − dᵗ, t = count: the weight of t terms in a moving average started at zero. Exact for d = 0."""
   return -jnp.expm1(count * jnp.log1p(-one_minus_decay))
 
 
 def moments(settings: Scalars, grad: Array, buffers: Buffers) -> tuple[Array, Array]:
-  """Adam's moving averages of the gradient and of its square."""
+  """Return Adam's moving averages of the gradient and of its square."""
   first_moment, second_moment = buffers
   return (
     moving_average(first_moment, grad, settings["one_minus_beta1"]),

@@ -1,4 +1,4 @@
-"""Errors in code of the user's, told as what they are: which part fails, why, in which file and line."""
+"""Errors in the user's code, reported as what they are: which part fails, why, in which file and line."""
 
 import contextlib
 import functools
@@ -13,17 +13,17 @@ import numpy as np
 from trialbook.errors import UserError
 
 COUNT, ROW = "count/", "row/"
-"""What precedes the names of an evaluation step's counts, and of its numbers for each example."""
+"""Prefixes of the names of an evaluation step's counts, and of its numbers for each example."""
 
 
 def is_metric(name: str) -> bool:
-  """Whether a number of an evaluation step has the name of a metric, and not of something else."""
+  """Return whether a number of an evaluation step has the name of a metric, and not of something else."""
   return not name.startswith((COUNT, ROW)) and name not in ("weights", "outputs")
 
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-  """Turns an error that is raised inside into a UserError that begins with `what` and ends with the place."""
+  """Turn an error that is raised inside into a UserError that begins with `what` and ends with the place."""
   try:
     yield
   except UserError:
@@ -68,7 +68,7 @@ RETURNS: dict[str, tuple[str, Callable[[Any], bool]]] = {
   "counts": ("a dict of arrays", _are_arrays),
   "of_split": ("a dict of numbers", _are_numbers),
 }
-"""What each member of a task returns, in words, and whether something is that."""
+"""The result of each member of a task: a description, and a test whether a value fits it."""
 
 
 class UserTask:

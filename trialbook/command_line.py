@@ -1,4 +1,4 @@
-"""What all commands have in common: flags, the form of their errors, and how they end."""
+"""Parts that all commands have in common: flags, the form of their errors, and how they end."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""What ends a command early, and the exit code of each outcome. Scripts and launchers rely on the codes."""
+"""Errors that end a command early, and the exit code of each outcome. Scripts and launchers rely on the codes."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -48,7 +48,7 @@ class BrokenDataError(UserError):
   """Data that cannot be read in the middle of a run.
 
   Attributes:
-    causes: what cannot be read, without how the run goes on.
+    causes: what cannot be read, without how the run continues.
   """
 
   def __init__(self, causes: Iterable[str], hints: Iterable[str]):
@@ -106,7 +106,7 @@ _OF_STATES = {
   "pending": BUG,
   "failed": BUG,
 }
-"""Of a run's status and of a trial's state, as its record has it; `pending` is a trial whose process
+"""Exit codes of a run's status and of a trial's state, as in its record; `pending` is a trial whose process
 crashed, `running` one whose process was killed."""
 _MEANINGS = {
   DONE: "done",

@@ -21,7 +21,7 @@ class PluginError(ValueError):
 
 
 def import_attribute(field: str, path: str) -> Any:
-  """What "module:name" names, looking in the current directory after everything else; `field` is who asks.
+  """Return what "module:name" names, looking in the current directory last; `field` is the setting that names it.
 
   Raises:
     PluginError: the module is missing or raises, or has no such name.

@@ -1,4 +1,4 @@
-"""Which direction of a metric is better, by its name. The one table for selecting checkpoints and ranking trials."""
+"""The better direction of a metric, by its name. The one table for selecting checkpoints and ranking trials."""
 
 import re
 from typing import Literal
@@ -41,7 +41,7 @@ _ALONE = {("map",), ("ap",), ("pass",), ("returns",)}
 
 
 def better(metric: str) -> Mode | None:
-  """Returns the better direction of a metric, or None if its name does not tell.
+  """Return the better direction of a metric, or None if its name does not imply one.
 
   The last part of a name counts (`validation/top_5_error` ends in `error`), however it is written (`Mean Average
   Precision`, `top-5-error`), without a split in front of a slash and without what says which kind it is (`f1_macro`,
@@ -61,7 +61,7 @@ def better(metric: str) -> Mode | None:
 
 
 def _is_other(before: list[str], name: tuple[str, ...]) -> bool:
-  """Whether the words before a metric's name may make something else of it."""
+  """Return whether the words before a metric's name may make something else of it."""
   if (_TURNED | _RELATED) & {*before} or (name in _ALONE and {*before} - _SPLITS - _OF_WHICH):
     return True
   # 1 - accuracy, but not top-1 accuracy.
@@ -71,7 +71,7 @@ def _is_other(before: list[str], name: tuple[str, ...]) -> bool:
 
 
 def contradiction(metric: str, mode: str | None) -> str | None:
-  """Returns a warning if the direction that was chosen for a metric is not the one that its name tells, else None."""
+  """Return a warning if the direction that was chosen for a metric is not the one that its name implies, else None."""
   known = better(metric)
   if mode is None or known in (None, mode):
     return None

@@ -6,11 +6,11 @@ import pathlib
 
 
 class PathError(ValueError, argparse.ArgumentTypeError):
-  """A text that is no path; argparse shows the message as it is."""
+  """A text that is not a path; argparse shows the message as it is."""
 
 
 def as_path(text: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the path that a text means: `~` is the home directory, `~name` that of another user.
+  """Return the path that a text means: `~` is the home directory, `~name` that of another user.
 
   Raises:
     PathError: if the text is empty, or the home directory is unknown.

@@ -4,13 +4,13 @@ import sys
 import time
 
 TERMINAL_SECONDS = 0.25
-"""Between two drawings on a terminal: more often cannot be read."""
+"""Seconds between two drawings on a terminal: more often cannot be read."""
 LOG_SECONDS = 10.0
-"""Between two lines elsewhere, as in a file: each of them stays."""
+"""Seconds between two lines elsewhere, as in a file: each of them stays."""
 
 
 class ProgressLine:
-  """Prints to standard error: one line that is redrawn on a terminal, a new line now and then elsewhere.
+  """A writer to standard error: one line that is redrawn on a terminal, a new line now and then elsewhere.
 
   Args:
     enabled: whether anything is printed.

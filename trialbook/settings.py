@@ -1,4 +1,4 @@
-"""What every room's configuration is made of: a frozen, typed record whose fields say what they change.
+"""The base of every room's configuration: a frozen, typed record whose fields say what they change.
 
 A field is one of three kinds, declared in its type:
 
@@ -48,13 +48,16 @@ class Settings(BaseModel):
 
 
 def kind_tag(value: Any) -> str | None:
-  """For pydantic's `Discriminator`: the kind that settings, as a mapping or a record, name; a plug-in's has one tag."""
+  """Return the kind that settings, as a mapping or a record, name; a plug-in's has one tag.
+
+  For pydantic's `Discriminator`.
+  """
   name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
   return "module:Class" if isinstance(name, str) and ":" in name else name
 
 
 def leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, FieldInfo, Any]]:
-  """Yields (dotted path, kind, field, value) for each leaf of a tree of settings, in order of declaration."""
+  """Yield (dotted path, kind, field, value) for each leaf of a tree of settings, in order of declaration."""
   for name, field in type(settings).model_fields.items():
     value = getattr(settings, name)
     if isinstance(value, Settings):
@@ -69,7 +72,7 @@ def leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, Fie
 
 
 def find(settings: Settings, path: str) -> tuple[FieldInfo, Any] | None:
-  """The field at a dotted path, and what it holds; None if there is none, or a group on the way is absent."""
+  """Return the field at a dotted path, and what it holds; None if there is none, or a group on the way is absent."""
   node: Any = settings
   field = None
   for step in path.split("."):
@@ -97,7 +100,7 @@ def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def traced_values(settings: Settings) -> dict[str, np.ndarray]:
-  """The traced fields as strongly typed host arrays, keyed by dotted path.
+  """Return the traced fields as strongly typed host arrays, keyed by dotted path.
 
   Floats become float32, integers int32 (seeds, being unsigned, uint32), tuples arrays, dictionaries one entry
   a key; None (an absent feature) has no entry; `Complement` fields appear as `one_minus_<name>`.
@@ -126,7 +129,7 @@ def _strongly_typed(path: str, value: Any) -> np.ndarray:
 
 
 def _is_subtree(field: FieldInfo) -> bool:
-  """Whether a field holds further settings (a record, a union of them, perhaps None) and so has no kind."""
+  """Return whether a field holds further settings (a record, a union of them, perhaps None) and so has no kind."""
 
   def holds(annotation: Any) -> bool:
     if isinstance(annotation, type):
@@ -137,7 +140,7 @@ def _is_subtree(field: FieldInfo) -> bool:
 
 
 def without_traced_numbers(settings: S) -> S:
-  """A copy whose traced numbers are NaN and whose host fields are None: what a program may be built from.
+  """Return a copy whose traced numbers are NaN and whose host fields are None, from which a program may be built.
 
   Reading a traced number while building a program would bake it in; a NaN in its place shows at once.
   None stays None, because absence is static.

@@ -1,1 +1,1 @@
-"""States on the disk: written behind the training, verified when read, and where else parameters come from."""
+"""States on the disk: written while training continues, verified when read; and other sources of parameters."""

@@ -11,7 +11,7 @@ from trialbook.errors import UserError
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by name. Raises UserError if two of them have the same name."""
+  """Return the leaves of a tree by name. Raises UserError if two of them have the same name."""
   named: dict[str, Any] = {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
     name = _name(path)
@@ -22,12 +22,12 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def map_named(function: Callable[[str, Any], Any], tree: Any) -> Any:
-  """The tree of function(name, leaf)."""
+  """Return the tree of function(name, leaf)."""
   return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), tree)
 
 
 def changes(before: Any, after: Any) -> list[str]:
-  """How the arrays of two trees differ in their names, shapes and dtypes, in words; empty if they do not."""
+  """Return how the arrays of two trees differ in names, shapes and dtypes, in words; empty if they do not differ."""
 
   def kinds(tree: Any) -> dict[str, str]:
     return {name: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for name, leaf in flatten(tree).items()}
@@ -39,7 +39,7 @@ def changes(before: Any, after: Any) -> list[str]:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-  """Whether one of the patterns (`*` is any text, `?` one character, `[ab]` a choice) fits the whole name."""
+  """Return whether one of the patterns (`*` is any text, `?` one character, `[ab]` a choice) fits the whole name."""
   return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written behind the training, verified when read, kept by our own records. Orbax holds the arrays.
+"""Checkpoints: written while training continues, verified when read, kept by our own records. Orbax holds the arrays.
 
 A checkpoint is a folder named by its step, holding the state as a flat mapping from names such as
 `params/output/kernel` to arrays, and for each array its shape, dtype and checksum as metadata. The folder gets
@@ -36,13 +36,13 @@ class OtherStateError(UserError):
 
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
-  """The steps that have a checkpoint, in order."""
+  """Return the steps that have a checkpoint, in order."""
   names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
   return sorted(int(name) for name in names if name.isdigit())
 
 
 def find_step(workdir: pathlib.Path, step: str | int) -> int:
-  """The step of a checkpoint by "best", "last" or number. Raises ConfigError, naming those there are."""
+  """Return the step of a checkpoint by "best", "last" or number. Raises ConfigError, naming those there are."""
   saved = saved_steps(workdir / "checkpoints")
   best = (files.read_json(workdir / "best.json") or {}).get("step")
   found = {"best": best, "last": saved[-1] if saved else None}.get(str(step), step)
@@ -53,12 +53,12 @@ def find_step(workdir: pathlib.Path, step: str | int) -> int:
 
 
 class Saver:
-  """Saves states in one background thread; the loop pays for a copy on the device.
+  """A saver of states in one background thread; the loop pays for a copy on the device.
 
   Args:
     folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
     to_keep: the steps among those given that are to stay; asked after each evaluation, everything else goes.
-    tell: called in the thread with the steps that are committed, before any of them goes.
+    tell: called in the thread with the steps that are committed, before any checkpoint is removed.
     lead: whether this is the host that decides and removes; all hosts save.
   """
 
@@ -81,7 +81,7 @@ class Saver:
     self._saving: concurrent.futures.Future[None] | None = None
 
   def save(self, step: int, state: Any) -> None:
-    """Starts saving; waits for the save before it, if that is not finished.
+    """Start saving, after waiting for the save before it if that is not finished.
 
     Raises:
       OSError: if the save before this one failed; nothing that was committed is affected.
@@ -97,12 +97,12 @@ class Saver:
       self._saving = self._thread.submit(self._finish, step)
 
   def skip(self) -> None:
-    """Tells of an evaluation whose state is not saved. Raises OSError as `save`."""
+    """Report an evaluation whose state is not saved. Raises OSError as `save`."""
     self.wait()
     self._saving = self._thread.submit(self._settle)
 
   def wait(self) -> None:
-    """Returns when what was started is committed. Raises OSError if it failed."""
+    """Return when every save that was started is committed. Raises OSError if one failed."""
     if self._saving is not None:
       saving, self._saving = self._saving, None
       saving.result()
@@ -111,7 +111,7 @@ class Saver:
     return self
 
   def __exit__(self, *_: object) -> None:
-    """Waits, whatever came of the last save, and ends the thread."""
+    """Wait, whether or not the last save failed, and end the thread."""
     self._thread.shutdown()
     self._checkpointer.close()
 
@@ -154,7 +154,7 @@ class Saver:
 
 
 def describe(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Name -> shape, dtype, checksum of each array in a checkpoint. Raises DamagedCheckpointError."""
+  """Return name -> shape, dtype, checksum of each array in a checkpoint. Raises DamagedCheckpointError."""
   try:
     metadata = _checkpointer().metadata(path.resolve())
     return dict(metadata.custom_metadata[_ARRAYS])
@@ -163,7 +163,7 @@ def describe(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
-  """Compares what a checkpoint holds with what it is to be restored into: names, shapes and dtypes.
+  """Compare what a checkpoint holds with what it is to be restored into: names, shapes and dtypes.
 
   Args:
     path: the checkpoint.
@@ -185,7 +185,7 @@ def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
 
 
 def fits(name: str, saved: Mapping[str, Any] | None, wanted: Any) -> bool:
-  """Whether an array as `describe` tells of it can be restored as one of the wanted shape and dtype.
+  """Return whether an array that `describe` describes can be restored as one of the wanted shape and dtype.
 
   Statistics that every replica has for itself (`ROWS`) may be those of another number of replicas. An average may be
   in another floating-point dtype: it is float32 or wider, and the parameters that start from it may not be.
@@ -200,7 +200,7 @@ def fits(name: str, saved: Mapping[str, Any] | None, wanted: Any) -> bool:
 
 
 def shown(array: Any) -> str:
-  """Dtype and shape of an array, one that `describe` tells of or a `jax.ShapeDtypeStruct`; None is no array."""
+  """Return dtype and shape of an array, from `describe` or a `jax.ShapeDtypeStruct`; None is "no such array"."""
   if array is None:
     return "no such array"
   dtype, shape = (array["dtype"], array["shape"]) if isinstance(array, Mapping) else (array.dtype, array.shape)
@@ -208,13 +208,13 @@ def shown(array: Any) -> str:
 
 
 def first_few(differences: list[str]) -> list[str]:
-  """At most five, and how many more there are."""
+  """Return at most five differences, and how many more there are."""
   more = len(differences) - 5
   return [*differences[:5], f"and {more} more arrays"] if more > 0 else differences
 
 
 def restore(path: pathlib.Path, template: Any) -> Any:
-  """A state, or a part of one, from a checkpoint, laid out as the template says, every checksum verified.
+  """Restore a state, or a part of one, from a checkpoint, laid out as the template says, every checksum verified.
 
   Any layout is restored from any other. Rows of another number of replicas are replaced by their mean, by
   `trialbook.models.batch_norm.spread`, and an average of another dtype is cast, after they were verified.
@@ -258,7 +258,7 @@ def restore(path: pathlib.Path, template: Any) -> Any:
 
 
 def _converted(saved: dict[str, jax.Array], wanted: dict[str, Any]) -> dict[str, jax.Array]:
-  """Rows for the wanted numbers of replicas, and all in the wanted dtypes, where they are wanted."""
+  """Return the rows for the wanted numbers of replicas, and all arrays in the wanted dtypes and layout."""
 
   def one(name: str, array: jax.Array) -> jax.Array:
     array = spread(array, wanted[name].shape[0]) if is_rows(name) else array
@@ -271,7 +271,7 @@ def _converted(saved: dict[str, jax.Array], wanted: dict[str, Any]) -> dict[str,
 
 
 def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | None:
-  """The newest checkpoint that is whole, as (step, state); None if there has never been one.
+  """Restore the newest checkpoint that is whole, as (step, state); return None if there has never been one.
 
   Raises:
     UserError: if there are checkpoints, and none of them can be read.
@@ -294,7 +294,7 @@ def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | Non
 
 
 def set_aside_after(folder: pathlib.Path, step: int) -> None:
-  """Renames the checkpoints of later steps, which could not be read: the run goes on another way from `step`."""
+  """Rename the checkpoints of later steps, which could not be read: the run continues from `step` without them."""
   for later in saved_steps(folder):
     if later > step:
       damaged = folder / f"{later}.damaged"
@@ -333,7 +333,7 @@ def _handler() -> Any:
 
 
 def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
-  """Raises OSError if a checkpoint of this size does not fit: Orbax would tell it by pages of stack traces."""
+  """Raise OSError if a checkpoint of this size does not fit. Orbax would report that only as a long stack trace."""
   needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
   if free < needed:
     text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free"
@@ -345,7 +345,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _as_os_error(error: Exception, path: pathlib.Path) -> OSError:
-  """Orbax passes on a full disk as a text, with whatever type its writer has."""
+  """Return the error as an OSError. Orbax reports a full disk as a text, with whatever type its writer has."""
   if isinstance(error, OSError) and error.errno is not None:
     return error
   full = "no space left" in str(error).lower() or "resource_exhausted" in str(error).lower()

@@ -1,4 +1,4 @@
-"""A new run that begins with parameters of another one."""
+"""Initial parameters of a new run from another run's checkpoint."""
 
 import pathlib
 from typing import Any
@@ -17,7 +17,7 @@ _PARTS = ("params/", "variables/")
 
 
 def find(config: WarmStart) -> pathlib.Path:
-  """The checkpoint's folder. Raises ConfigError if there is none."""
+  """Return the checkpoint's folder. Raises ConfigError if there is none."""
   try:
     source = as_path(config.source)
   except PathError as error:
@@ -30,7 +30,7 @@ def find(config: WarmStart) -> pathlib.Path:
 
 
 def sources(config: WarmStart, template: Any) -> dict[str, str]:
-  """Own name -> name in the checkpoint, for all arrays that are taken.
+  """Return own name -> name in the checkpoint, for all arrays that are taken.
 
   Args:
     config: where from.
@@ -66,7 +66,7 @@ def sources(config: WarmStart, template: Any) -> dict[str, str]:
 
 
 def apply(config: WarmStart, state: Any, template: Any) -> Any:
-  """The state at step 0 with the arrays that `sources` names; so does the average, where there is one.
+  """Return the state at step 0 with the arrays that `sources` names; the average, if there is one, starts from them.
 
   Raises:
     UserError: as `sources`, or if the checkpoint is damaged.

@@ -1,4 +1,4 @@
-"""Debug mode: whether a config can be expected to learn, in seconds, before hours are spent on it.
+"""Debug mode: a check in seconds that a config can be expected to learn, before hours are spent on it.
 
 On one device, with a small batch and a few steps, it looks for what usually is wrong with a run that does not learn:
 data that do not belong together, outputs that do not fit the loss, layers that nothing reaches, numbers that are not
@@ -52,12 +52,12 @@ RULES = (
   Rule("the learning rate is not too high", learning_checks.learning_rate_fits, (FINITE, LOGITS, LEARNED)),
   Rule("inputs predict labels of unseen examples", learning_checks.inputs_predict, (FINITE,)),
 )
-"""All checks, causes before what they bring about."""
+"""All checks, causes before their effects."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-  """What a check found.
+  """The result of a check.
 
   Attributes:
     name: the promise that was checked.
@@ -85,7 +85,7 @@ class Parameter(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DebugReport:
-  """What debug mode found.
+  """The results of debug mode.
 
   Attributes:
     checks: in the order of `RULES`, those that apply to the config.
@@ -99,23 +99,23 @@ class DebugReport:
 
   @property
   def passed(self) -> bool:
-    """Whether no check failed."""
+    """Return whether no check failed."""
     return not self.failed
 
   @property
   def failed(self) -> tuple[Check, ...]:
-    """The checks that failed."""
+    """Return the checks that failed."""
     return tuple(check for check in self.checks if check.passed is False)
 
 
 def debug(config: Config, *, eager: bool = False, tell: Callable[[Any], None] = lambda part: None) -> DebugReport:
-  """Examines a config: its data, its model, its loss, its learning rate.
+  """Examine a config: its data, its model, its loss, its learning rate.
 
   Args:
     config: of any run; at most `debug_session.BATCH_SIZE` examples of its batch are used, on one device.
     eager: whether only initialization is compiled, so that a debugger can stop in the model; checks of many steps are
       left out, and the rest is slower.
-    tell: is given each part of the report as soon as it is there: the table, the steps, then each check.
+    tell: receives each part of the report as soon as it is there: the table, the steps, then each check.
 
   Raises:
     ConfigError: if a run could not start either, with all problems.
@@ -136,7 +136,7 @@ def debug(config: Config, *, eager: bool = False, tell: Callable[[Any], None] = 
 
 
 def main(config: Config, eager: bool = False) -> int:
-  """Examines a config, prints what is found as it is found, and returns an exit code: 0, or `FOUND` if a check failed.
+  """Examine a config, print each finding when it is found, and return an exit code: 0, or `FOUND` if a check failed.
 
   Raises:
     UserError: as `debug`.
@@ -162,7 +162,7 @@ def main(config: Config, eager: bool = False) -> int:
 
 
 def parameters(session: Session) -> tuple[Parameter, ...]:
-  """The table of a model's parameters as they are drawn."""
+  """Return the table of a model's parameters as they are drawn."""
   rows = []
   for name, array in flatten(session.state["params"]).items():
     values = np.asarray(array.astype(jnp.float32), np.float64)
@@ -183,7 +183,10 @@ def _judge(session: Session) -> Iterator[Check]:
 
 
 def _own_steps(session: Session) -> Iterator[dict[str, float]]:
-  """A few of the config's own steps, each with an evaluation of the same validation examples before and after."""
+  """Yield the metrics of a few of the config's own steps.
+
+  The same validation examples are evaluated before the first step and after each.
+  """
   state, metrics = session.state, {}
   for step in range(session.few_steps + 1):
     if step:
@@ -211,7 +214,7 @@ def _step_lines(steps: tuple[dict[str, float], ...]) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-  """Lines of cells in columns, the first ones of which begin at one place, while the others end at one."""
+  """Return lines of cells in columns: the first `left` columns are aligned left, the others right."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [
     "  ".join(f"{cell:{'<' if i < left else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in rows

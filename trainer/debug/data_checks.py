@@ -1,4 +1,4 @@
-"""Checks of the data: what the model sees, what it is to say, and how the two belong together."""
+"""Checks of the data: the model's inputs, its labels or targets, and how the two belong together."""
 
 import numpy as np
 
@@ -7,19 +7,19 @@ from trialbook.trainer.debug.session import Session, Verdict
 from trialbook.trainer.tasks import LanguageModel
 
 LARGEST_MEAN, SMALLEST_DEVIATION, LARGEST_DEVIATION = 10.0, 0.03, 30.0
-"""Of what a network sees: initializers suppose a mean of 0 and a deviation of 1; bytes as they are have 50 to 100."""
+"""Limits for the inputs of a network: initializers suppose mean 0 and deviation 1; raw bytes have 50 to 100."""
 SHARED = 0.05
 """Share of validation examples in the training set that is too much for an accident."""
 REPEATING = 16
 """Inputs of fewer numbers repeat by themselves."""
 BALANCED = 100
-"""A class should be among so many times as many examples as there are classes, unless it is rare."""
+"""Examples per class, on average, among which every class should occur unless it is rare."""
 NEXT = 0.99
 """Share of labels that must be the next input, so that a model of the next symbol is learned."""
 
 
 def inputs_are_scaled(session: Session) -> Verdict:
-  """Whether inputs are finite, differ, and are of the size that initializers suppose."""
+  """Check that inputs are finite, differ, and are of the size that initializers suppose."""
   inputs = session.train["inputs"]
   if (inputs[1:] == inputs[:1]).all():
     return Verdict(passed=False, seen=f"all {len(inputs)} are identical", remedy="check how the dataset reads inputs")
@@ -56,7 +56,7 @@ def inputs_are_scaled(session: Session) -> Verdict:
 
 
 def labels_are_plausible(session: Session) -> Verdict:
-  """Whether labels or targets vary, every class is there, and targets are of the size that outputs begin with."""
+  """Check that labels or targets vary, every class is there, and targets are of the size that outputs begin with."""
   if "targets" in session.train:
     targets = session.train["targets"]
     if not np.isfinite(targets).all():
@@ -87,7 +87,7 @@ def labels_are_plausible(session: Session) -> Verdict:
 
 
 def splits_are_apart(session: Session) -> Verdict | None:
-  """Whether validation examples are not training examples, too."""
+  """Check that validation examples are not also training examples."""
   if session.train["inputs"][0].size < REPEATING:
     return None
   known = {row.tobytes() for row in session.train["inputs"]}
@@ -101,7 +101,7 @@ def splits_are_apart(session: Session) -> Verdict | None:
 
 
 def labels_are_next(session: Session) -> Verdict | None:
-  """Whether a language model's label at each position is the next input, and not the input itself."""
+  """Check that a language model's label at each position is the next input, and not the input itself."""
   if (
     not isinstance(session.config.task, LanguageModel) or session.train["inputs"].shape != session.train["labels"].shape
   ):

@@ -21,7 +21,7 @@ class Moment:
   Attributes:
     layer: where it lies in the model, such as `blocks/0/conv (Conv)`.
     caller: the layer in whose code it is called; "" for the model itself.
-    is_end: whether `arrays` are what the call returns; otherwise what it is given.
+    is_end: whether `arrays` are what the call returns; otherwise they are its arguments.
     arrays: those of numbers.
   """
 
@@ -32,7 +32,7 @@ class Moment:
 
   @property
   def place(self) -> str:
-    """Where the arrays were computed, in words."""
+    """Return where the arrays were computed, in words."""
     if self.is_end:
       return self.layer
     if not self.caller:
@@ -44,14 +44,14 @@ Select = Callable[[np.ndarray], np.ndarray | None]
 
 
 def moments(run: Callable[[], object]) -> list[Moment]:
-  """All moments of what `run` does, in order of time. `run` is to be executed without jit, in one thread."""
+  """Return all moments of what `run` does, in order of time. `run` must be executed without jit, in one thread."""
   with _watching() as found:
     run()
   return found
 
 
 def first_not_finite(run: Callable[[], object]) -> str | None:
-  """Where the first number that is not finite came up, in words; None: there is none."""
+  """Return where the first number that is not finite came up, in words; None: there is none."""
   ranges: dict[str, str] = {}
   for moment in moments(run):
     bad = [array for array in moment.arrays if not np.isfinite(array).all()]
@@ -67,13 +67,13 @@ def first_not_finite(run: Callable[[], object]) -> str | None:
 
 
 def first_difference(run: Callable[[], object], again: Callable[[], object], select: Select, tolerance: float) -> str:
-  """Where two runs of one model first differ in what `select` takes of each array (None: nothing), in words.
+  """Return in words where two runs of one model first differ in what `select` takes of each array (None: nothing).
 
   Args:
     run: executes the model.
     again: executes it with other inputs.
     select: the part of an array that should be the same.
-    tolerance: the largest difference that is none, relative to the largest number.
+    tolerance: the largest difference that counts as none, relative to the largest number.
   """
   for one, two in zip(moments(run), moments(again), strict=False):
     for first, second in zip(one.arrays, two.arrays, strict=False):
@@ -84,7 +84,7 @@ def first_difference(run: Callable[[], object], again: Callable[[], object], sel
 
 
 def differ(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:
-  """Whether arrays of one shape differ by more than `tolerance` times the largest number; NaN equals NaN."""
+  """Return whether arrays of one shape differ by more than `tolerance` times the largest number; NaN equals NaN."""
   # A product of one row may be computed in another order than beside other rows, so bits need not agree.
   scale = float(np.nanmax(np.abs(first), initial=1e-30))
   return not np.allclose(first, second, rtol=0, atol=tolerance * scale, equal_nan=True)
@@ -92,7 +92,7 @@ def differ(first: np.ndarray, second: np.ndarray, tolerance: float) -> bool:
 
 @contextlib.contextmanager
 def _watching() -> Iterator[list[Moment]]:
-  """Collects moments while it is open, by replacing `__call__` of every class of layers that there is."""
+  """Collect moments while open, by replacing `__call__` of every class of layers that there is."""
   found: list[Moment] = []
   known: dict[int, tuple[nnx.Module, str]] = {}
   copies: Counter[str] = Counter()
@@ -103,7 +103,7 @@ def _watching() -> Iterator[list[Moment]]:
       known[id(module)] = (module, "/".join(filter(None, (path, *map(str, parts)))))
 
   def find(module: nnx.Module) -> None:
-    """Gives a module a path that is met for the first time: the model, or a copy that a layer made of a part."""
+    """Give a path to a module that is met for the first time: the model, or a copy that a layer made of a part."""
     if not calling:
       register(module, "")
       return

@@ -1,4 +1,4 @@
-"""Checks that train: that examples can be learned by heart, at which rate, and that others profit."""
+"""Checks that train: whether examples can be learned by heart, at which rate, and whether other examples profit."""
 
 import itertools
 
@@ -9,25 +9,25 @@ from trialbook.input_pipeline.source import Batch
 from trialbook.trainer.debug.session import LEARNED, Session, Verdict
 
 FAR = 10.0
-"""A loss of more than so many times that of a guess is none that training passes through, but divergence."""
+"""Loss, as a multiple of a guess's, above which training diverges: no training that works passes through it."""
 LEARNING_STEPS, LEARNING_RATES = 200, (1e-3, 1e-2, 1e-4)
-"""Of Adam, to learn a few examples: the usual rate, a larger one for small models, a smaller one for deep ones."""
+"""Steps and rates of Adam to learn a few examples: the usual rate, one for small models, and one for deep models."""
 RATE_STEPS, RATE_FACTORS = 30, (1.0, 1e-1, 1e-2, 1e-3)
 """Steps with each share of the config's learning rate."""
 PROBE_STEPS = 400
 """Calm steps after which a model that can predict other examples does so better than by chance."""
 DEVIATIONS = 3.0
-"""Standard deviations above chance that count as better: by luck alone, once in 700 times."""
+"""Standard deviations above chance that count as better: chance alone does that once in 700 times."""
 FEW_OF_A_CLASS = 10
-"""With fewer training examples of each class in the sample, nothing need be learned from them."""
+"""Training examples per class in the sample; if there are fewer, nothing need be learned from them."""
 MOST_FEATURES = 2**14
-"""Numbers of an input that the probe looks at; of larger inputs, so many at even distances."""
+"""Maximum number of an input's numbers that the probe uses, evenly spaced in larger inputs."""
 
 _NO_STEPS = Verdict(passed=None, seen="skipped without jit, because it needs too many steps")
 
 
 def a_batch_can_be_learned(session: Session) -> Verdict:
-  """Whether a few examples can be learned by heart, without anything that disturbs."""
+  """Check whether a few examples can be learned by heart, without anything that disturbs."""
   if session.eager:
     return _NO_STEPS
   batch = session.calm_batch(0)
@@ -51,7 +51,7 @@ def a_batch_can_be_learned(session: Session) -> Verdict:
 
 
 def learning_rate_fits(session: Session) -> Verdict:
-  """Whether the config's own optimizer, at its highest learning rate, lowers the loss of one batch."""
+  """Check whether the config's own optimizer, at its highest learning rate, lowers the loss of one batch."""
   if session.eager:
     return _NO_STEPS
   batch, base = session.dataset.train_batch(0), session.config.optimizer.learning_rate
@@ -87,7 +87,7 @@ def _own_losses(session: Session, batch: Batch, factor: float) -> np.ndarray:
 
 
 def inputs_predict(session: Session) -> Verdict | None:
-  """Whether what is learned from training examples helps on validation examples, as it does if rows belong together.
+  """Check whether what is learned from training examples helps on validation examples, as it does if rows match.
 
   First by kernel ridge regression on the inputs themselves, which takes milliseconds; where that fails, by the model.
   """
@@ -119,7 +119,7 @@ def inputs_predict(session: Session) -> Verdict | None:
 
 
 def _score(predicted: np.ndarray, truth: np.ndarray, kind: str) -> tuple[float, float, float]:
-  """How well predictions [N, K] fit; what chance gives; and what counts as better than that."""
+  """Return how well predictions [N, K] fit, the value by chance, and the value that counts as better than chance."""
   if kind == "labels":
     chance = float(np.bincount(truth).max() / len(truth))
     margin = DEVIATIONS * np.sqrt(chance * (1 - chance) / len(truth))
@@ -130,7 +130,7 @@ def _score(predicted: np.ndarray, truth: np.ndarray, kind: str) -> tuple[float, 
 
 
 def _probe(train: Batch, validation: Batch, kind: str, classes: int) -> np.ndarray:
-  """Predictions [N, classes or targets] of ridge regression with a Gaussian kernel as wide as the median distance."""
+  """Predict [N, classes or targets] by ridge regression with a Gaussian kernel as wide as the median distance."""
   known, asked = (_features(batch["inputs"], classes) for batch in (train, validation))
   center, scale = known.mean(axis=0), known.std(axis=0) + 1e-6
   known, asked = ((x - center) / scale for x in (known, asked))
@@ -148,7 +148,7 @@ def _probe(train: Batch, validation: Batch, kind: str, classes: int) -> np.ndarr
 
 
 def _features(inputs: np.ndarray, classes: int) -> np.ndarray:
-  """Float32 [N, numbers]: of symbols how often each comes, of other inputs the numbers themselves."""
+  """Return features, float32 [N, numbers]: the counts of symbols, or the numbers of other inputs themselves."""
   if inputs.dtype == np.int32 and inputs.ndim == 2:
     symbols = min(int(inputs.max()) + 1, MOST_FEATURES)
     return np.stack([np.bincount(row[row < symbols], minlength=symbols) for row in inputs]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Checks of the model and of the loss: what they compute, and what reaches what."""
+"""Checks of the model and of the loss: what they compute, and which parameters and inputs reach which outputs."""
 
 from collections.abc import Callable
 
@@ -12,16 +12,16 @@ from trialbook.trainer.tasks import LanguageModel
 CLOSE = 1e-4
 """Differences below this share of the largest number are rounding; what leaks between examples is far larger."""
 LOW, HIGH, FAR = 0.3, 2.0, 10.0
-"""Initial losses are usual from LOW times that of a guess to HIGH above it, since logits of deviation s cost about
-s²/2; those of targets, which have no unit, to FAR times it."""
+"""Bounds of a usual initial loss: from LOW times a guess's to HIGH above it, since logits of deviation s cost about
+s²/2; with targets, which have no unit, up to FAR times a guess's."""
 LOSS_BATCHES = 4
 """Batches over which the initial loss is averaged."""
 CLOSE_LOOK = 8
-"""Examples with which the first layer that does something wrong is looked for."""
+"""Examples that are used to find the first layer that does something wrong."""
 
 
 def gives_logits(session: Session) -> Verdict | None:
-  """Whether the outputs, and what the loss makes of them, are logits and not probabilities."""
+  """Check whether the outputs, and what the loss makes of them, are logits and not probabilities."""
   if "labels" not in session.train or session.calm.network.num_outputs != session.info.num_classes:
     return None
   outputs, _ = session.outputs(session.state, session.probed["inputs"])
@@ -43,7 +43,7 @@ def gives_logits(session: Session) -> Verdict | None:
 
 
 def is_finite(session: Session) -> Verdict:
-  """Whether parameters, outputs, losses and gradients are finite, initially and for a few steps; if not, where."""
+  """Check that parameters, outputs, losses and gradients are finite, initially and for a few steps; say where not."""
   bad = [name for name, value in flatten(session.state["params"]).items() if not np.isfinite(np.asarray(value)).all()]
   if bad:
     return Verdict(passed=False, seen=f"not finite: initial values of {_list(bad)}", remedy="check the initializer")
@@ -85,7 +85,7 @@ def _backward(session: Session, step: int, after: dict, metrics: dict[str, float
 
 
 def starts_as_a_guess(session: Session) -> Verdict:
-  """Whether the initial loss is near that of outputs that know nothing: log(classes) for the cross-entropy."""
+  """Check that the initial loss is near that of outputs that know nothing: log(classes) for the cross-entropy."""
   batches = [session.calm_batch(index) for index in range(1 if session.eager else LOSS_BATCHES)]
   losses = [next(session.calm_steps([batch]))[1]["train/loss"] for batch in batches]
   loss, guess = float(np.mean(losses)), float(np.mean([session.loss(session.guess(batch), batch) for batch in batches]))
@@ -106,7 +106,7 @@ def starts_as_a_guess(session: Session) -> Verdict:
 
 
 def gradients_reach_all(session: Session) -> Verdict:
-  """Whether every parameter that is not frozen has a gradient other than exactly zero."""
+  """Check whether every parameter that is not frozen has a gradient other than exactly zero."""
   names = [name for name in flatten(session.state["params"]) if not session.is_frozen(name)]
   missing = [name for name in session.without_gradient() if name in names]
   return Verdict(
@@ -119,7 +119,7 @@ def gradients_reach_all(session: Session) -> Verdict:
 
 
 def steps_repeat(session: Session) -> Verdict:
-  """Whether the same step, taken twice, gives the same numbers."""
+  """Check whether the same step, taken twice, gives the same numbers."""
   state, metrics = next(session.calm_steps([session.calm_batch(0)]))
   first, again = ({**flatten(s["params"]), "loss": m["train/loss"]} for s, m in (session.few[0], (state, metrics)))
   pairs = {name: (np.asarray(first[name], np.float32), np.asarray(again[name], np.float32)) for name in first}
@@ -133,7 +133,7 @@ def steps_repeat(session: Session) -> Verdict:
 
 
 def evaluation_repeats(session: Session) -> Verdict:
-  """Whether outputs with train=False depend on no random numbers, and leave the model's variables alone."""
+  """Check that outputs with train=False depend on no random numbers and leave the model's variables alone."""
   state, inputs = session.trained, session.probed["inputs"]
   (first, variables), (again, _) = (session.outputs(state, inputs, seed) for seed in (0, 1))
   if differ(first, again, CLOSE):
@@ -154,7 +154,7 @@ def evaluation_repeats(session: Session) -> Verdict:
 
 
 def examples_are_independent(session: Session) -> Verdict:
-  """Whether each example's outputs stay where the other examples of its batch are replaced, with train=False."""
+  """Check that each example's outputs stay if the other examples of its batch are replaced, with train=False."""
   state, inputs = session.trained, session.probed["inputs"]
   if len(inputs) < 2:
     return Verdict(passed=None, seen="there is only one validation example")
@@ -178,7 +178,7 @@ def examples_are_independent(session: Session) -> Verdict:
 
 
 def positions_are_causal(session: Session) -> Verdict | None:
-  """Whether a language model's outputs at a position stay where later inputs are replaced."""
+  """Check whether a language model's outputs at a position stay if later inputs are replaced."""
   if not isinstance(session.config.task, LanguageModel) or session.info.input_shape[0] < 2:
     return None
   state, inputs, half = session.trained, session.probed["inputs"], session.info.input_shape[0] // 2

@@ -1,4 +1,4 @@
-"""What debug mode looks at: a config's data, model and steps on one device, small enough to take seconds."""
+"""The session of debug mode: a config's data, model and steps on one device, small enough to take seconds."""
 
 import concurrent.futures
 import dataclasses
@@ -28,7 +28,7 @@ from trialbook.trainer.tasks import Task
 from trialbook.trainer.train_step import State, Steps
 
 BATCH_SIZE = 32
-"""At most so many examples in a batch of the config's own steps: what is wrong with a step shows in a small one."""
+"""Maximum batch size of the config's own steps: what is wrong with a step shows in a small batch."""
 CALM_EXAMPLES, CALM_SEQUENCES = 8, 2
 """Examples (where each position has a label: sequences) that are to be learned by heart; even a linear model can."""
 FEW_STEPS, FEW_EAGER_STEPS = 5, 3
@@ -36,12 +36,12 @@ FEW_STEPS, FEW_EAGER_STEPS = 5, 3
 LEARNED = 0.25
 """Share of a guess's loss below which labels count as known. Softmax applied twice cannot get below 0.45."""
 SAMPLE_EXAMPLES, SAMPLE_BYTES = 2000, 2**26
-"""At most so many examples of a split, and so much of it, are looked at."""
+"""Maximum number of examples of a split that are examined, and their maximum size in bytes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-  """What a check found.
+  """The result of a check.
 
   Attributes:
     passed: None: it could not be judged, and `seen` says why.
@@ -82,23 +82,23 @@ class Session:
 
   @property
   def info(self) -> Info:
-    """Facts about the dataset."""
+    """Return facts about the dataset."""
     return self.dataset.info
 
   @functools.cached_property
   def settings(self) -> Mapping[str, Array]:
-    """The traced settings of the own steps."""
+    """Return the traced settings of the own steps."""
     return jax.device_put(program_settings(self.config))
 
   def calm_settings(self, learning_rate: float = 1e-3) -> Mapping[str, Array]:
-    """The traced settings of the calm steps; Adam's usual learning rate suits most models."""
+    """Return the traced settings of the calm steps; Adam's usual learning rate suits most models."""
     settings = program_settings(_calm(self.config)) | {"optimizer.learning_rate": np.float32(learning_rate)}
     disturbing = [name for name in settings if "dropout" in name or name.endswith("label_smoothing")]
     return jax.device_put(settings | dict.fromkeys(disturbing, np.float32(0)))
 
   @functools.cached_property
   def functions(self) -> dict[str, tuple[Any, ...]]:
-    """What is called, init, own_step, calm_step and outputs, each with arguments (or their shapes) as examples."""
+    """Return init, own_step, calm_step and outputs by name, each with example arguments (or their shapes)."""
 
     def outputs(params: Any, variables: Any, settings: Any, inputs: Array, seed: Array) -> Any:
       return self.calm.network.apply(params, variables, inputs, settings, train=False, key=jax.random.key(seed))
@@ -117,7 +117,7 @@ class Session:
     }
 
   def compile(self, names: Iterable[str] = ("init", "own_step", "calm_step", "outputs")) -> None:
-    """Compiles the functions of these names side by side; what is called without it is compiled alone."""
+    """Compile the functions of these names side by side; `program` compiles any other alone."""
     if self.eager:
       # Random numbers take long without jit, and a model is stepped through where it is called.
       self._programs.update({name: function for name, (function, *_) in self.functions.items() if name != "init"})
@@ -129,60 +129,60 @@ class Session:
     self._programs.update({name: one.result() for name, one in compiled.items()})
 
   def program(self, name: str) -> Callable[..., Any]:
-    """The function of that name, compiled. Steps leave the state that goes in."""
+    """Return the function of that name, compiled. Steps do not consume the state that they receive."""
     if name not in self._programs:
       self.compile([name])
     return self._programs[name]
 
   @functools.cached_property
   def state(self) -> State:
-    """The config's state at step 0. Parameters are drawn, also where a run would warm-start."""
+    """Return the config's state at step 0. Parameters are drawn, even if a run would warm-start."""
     with jax.disable_jit(False):
       return self.program("init")(self.settings)
 
   @functools.cached_property
   def calm_state(self) -> State:
-    """The same parameters with Adam's empty state."""
+    """Return the same parameters with Adam's empty state."""
     return _calm_state(self.state)
 
   @property
   def few_steps(self) -> int:
-    """How many steps are a few."""
+    """Return how many steps are a few."""
     return FEW_EAGER_STEPS if self.eager else FEW_STEPS
 
   @functools.cached_property
   def few(self) -> list[tuple[State, dict[str, float]]]:
-    """The state and the metrics after each of a few calm steps, each on other examples."""
+    """Return the state and the metrics after each of a few calm steps, each on other examples."""
     return list(self.calm_steps(self.calm_batch(index) for index in range(self.few_steps)))
 
   @property
   def trained(self) -> State:
-    """The state after a few calm steps."""
+    """Return the state after a few calm steps."""
     return self.few[-1][0]
 
   def calm_steps(
     self, batches: Iterable[Batch], learning_rate: float = 1e-3
   ) -> Iterator[tuple[State, dict[str, float]]]:
-    """Calm steps from step 0: the state after each, and its metrics."""
+    """Make calm steps from step 0, and yield the state after each, and its metrics."""
     state, settings = self.calm_state, self.calm_settings(learning_rate)
     for batch in batches:
       state, metrics = self.program("calm_step")(state, settings, batch)
       yield state, {name: float(value) for name, value in metrics.items()}
 
   def calm_batch(self, index: int) -> Batch:
-    """Examples of the training set, others for each index as long as there are any."""
+    """Return examples of the training set, different for each index until all have been used."""
     size = _groups(self.config, CALM_SEQUENCES if self.info.label_shape else CALM_EXAMPLES)
     rows = np.arange(index * size, (index + 1) * size) % len(self.train["inputs"])
     return {name: array[rows] for name, array in self.train.items()}
 
   def outputs(self, state: State, inputs: np.ndarray, seed: int = 0) -> tuple[np.ndarray, Any]:
-    """Outputs [B, ...] with train=False, and the other variables after the call."""
+    """Return outputs [B, ...] with train=False, and the other variables after the call."""
     weights = state["params"], state["variables"]
     outputs, variables = self.program("outputs")(*weights, self.settings, inputs, np.uint32(seed))
     return np.asarray(outputs), variables
 
   def forward(self, state: State, inputs: np.ndarray, *, train: bool, seed: int = 0) -> Callable[[], object]:
-    """The model called without jit, so that its layers can be watched."""
+    """Return a function that calls the model without jit, so that its layers can be watched."""
 
     def run() -> object:
       network, weights = self.calm.network, (state["params"], state["variables"])
@@ -193,34 +193,34 @@ class Session:
 
   @property
   def probed(self) -> Batch:
-    """The validation examples that outputs are computed for; as many each time, so that it is compiled once."""
+    """Return the validation examples for which outputs are computed; always the same number, to compile once."""
     return {name: array[:BATCH_SIZE] for name, array in self.validation.items()}
 
   def loss(self, outputs: np.ndarray, batch: Batch) -> float:
-    """The task's mean training loss of given outputs, without label smoothing."""
+    """Return the task's mean training loss of given outputs, without label smoothing."""
     arrays = {name: jnp.asarray(array) for name, array in batch.items()}
     return float(jnp.mean(self.task.loss(jnp.asarray(outputs), arrays, own_settings(self.calm_settings(), "task"))))
 
   def guess(self, batch: Batch) -> np.ndarray:
-    """Outputs that know nothing of the inputs: all classes alike, or the mean of the targets."""
+    """Return outputs that know nothing of the inputs: all classes alike, or the mean of the targets."""
     shape = (len(batch["inputs"]), *self.outputs(self.state, self.probed["inputs"])[0].shape[1:])
     if "targets" in batch:
       return np.broadcast_to(batch["targets"].mean(axis=0), shape)
     return np.zeros(shape, np.float32)
 
   def is_frozen(self, name: str) -> bool:
-    """Whether the config keeps the parameter of that name as it is."""
+    """Return whether the config keeps the parameter of that name as it is."""
     groups = self.config.parameter_groups
     return next((group.frozen for group in groups if matches(name, (group.parameters,))), False)
 
   def without_gradient(self) -> list[str]:
-    """Names of the parameters that had a gradient of exactly zero at each of the few calm steps."""
+    """Return the names of the parameters whose gradient was exactly zero at each of the few calm steps."""
     squares = flatten(self.trained["opt_state"]["second_moment"])
     return [name for name, square in squares.items() if not np.any(np.asarray(square))]
 
 
 def open_session(config: Config, *, eager: bool) -> Session:
-  """Checks a config as a run does, and loads its data. Raises UserError with all problems."""
+  """Check a config as a run does, and load its data. Raises UserError with all problems."""
   small = config.model_copy(
     update={"batch_size": _groups(config, min(config.batch_size, BATCH_SIZE)), "gradient_accumulation": 1}
   )
@@ -249,7 +249,7 @@ def open_session(config: Config, *, eager: bool) -> Session:
 
 
 def _calm_state(state: State) -> State:
-  """The same parameters with Adam's empty state."""
+  """Return the same parameters with Adam's empty state."""
   optimizer = optimizers.transformation(Adam(), {}, jnp.zeros(()))
   kept = {name: state[name] for name in ("step", "params", "variables")}
   return kept | {"opt_state": optimizer.init(cast(state["params"], "float32"))}
@@ -261,7 +261,7 @@ def _calm(config: Config) -> Config:
 
 
 def _groups(config: Config, examples: int) -> int:
-  """About so many examples; a multiple of what ghost batch norm normalizes together."""
+  """Return `examples` rounded down to a multiple (at least one) of what ghost batch norm normalizes together."""
   size = getattr(config.model, "virtual_batch_size", None) or 1
   return size * max(1, examples // size)
 

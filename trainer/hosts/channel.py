@@ -1,9 +1,9 @@
 """Messages between the hosts of a job, over one connection from each host to the lead.
 
-Why beside jax's coordination service, which connects the same hosts: that one can be asked nothing before all
-hosts are there, aborts the process where a peer is lost, which it notices by a heartbeat after seconds or
-minutes, and aborts the *healthy* job when somebody starts another on its port. Here the lead knows who is
-missing; the death of a process closes its connection, so it is noticed at once; and what a host has to say
+jax's coordination service connects the same hosts, but it is not enough. It can be asked nothing before all
+hosts are there. It aborts the process where a peer is lost, which it notices by a heartbeat after seconds or
+minutes, and aborts the *healthy* job when somebody starts another on its port. Here the lead knows which host is
+missing. The death of a process closes its connection, so it is noticed at once. A message from one host
 reaches the others while their main threads wait in a collective.
 
 The lead listens on the coordinator's port until all hosts are there. Then it closes the listening socket, whose
@@ -39,12 +39,12 @@ class Channel:
     address: "host:port" of the lead, the same for all hosts.
     index: of this host.
     count: number of hosts, at least 2.
-    hear: called, in a thread of the channel's, with each message that is told to all.
+    hear: called, in a thread of the channel's, with each message to all hosts.
     seconds: how long hosts wait for each other here.
     silence: seconds after which a machine that does not even acknowledge packets counts as lost.
 
   Raises:
-    UserError: if the port is taken, or the hosts were told different things about their number.
+    UserError: if the port is taken, or the hosts were given different numbers of hosts.
     TryAgainError: if hosts do not come in time; it names them.
   """
 
@@ -65,10 +65,10 @@ class Channel:
     threading.Thread(target=self._read, name="channel", daemon=True).start()
 
   def gather(self, name: str, value: Any, seconds: float) -> "concurrent.futures.Future[list[Any]]":
-    """The values of all hosts, in their order, as soon as all have given theirs.
+    """Return the values of all hosts, in their order, as soon as every host has given its value.
 
     All hosts gather the same names in the same order (of each name). If one does not within `seconds` (which may
-    be infinite) after the first, the job ends with 75, and those who are missing are named.
+    be infinite) after the first, the job ends with 75, and the missing hosts are named.
     """
     with self._state:
       self._names[name] += 1
@@ -82,24 +82,24 @@ class Channel:
 
   @property
   def is_waiting(self) -> bool:
-    """Whether this host waits for others, for which there is a limit of its own."""
+    """Return whether this host waits for others, for which there is a limit of its own."""
     return bool(self._waiting)
 
   def tell(self, message: Message) -> None:
-    """Makes all hosts hear a message, this one included; what the lead tells comes in the same order to all."""
+    """Send a message to all hosts, this one included; messages from the lead arrive in the same order everywhere."""
     if self._index == 0:
       self._tell_all(message)
     else:
       self._send(0, {"kind": "tell", "message": message})
 
   def close(self) -> None:
-    """Leaves; nobody takes it for a loss."""
+    """Leave the job; no other host takes it for a loss."""
     self._closing = True
     for peer in self._peers:
       self._send(peer, {"kind": "bye"})
 
   def wait_until_alone(self, seconds: float) -> None:
-    """Of the lead: returns when all others have left, or after `seconds`. With the lead goes jax's service."""
+    """Wait on the lead until all others have left, or for `seconds`. jax's service ends with the lead."""
     deadline = time.monotonic() + seconds
     while self._index == 0 and len(self._left) < self._count - 1 and time.monotonic() < deadline:
       time.sleep(0.01)
@@ -246,12 +246,12 @@ class Channel:
 
 
 def end(code: int, cause: str, host: int) -> Message:
-  """The message that the job is over: everybody leaves with `code`, because of what happened to `host`."""
+  """Return the message that the job is over: every host exits with `code`, because of what happened to `host`."""
   return {"kind": END, "code": code, "cause": cause, "host": host, "time": time.time()}
 
 
 def split(address: str) -> tuple[str, int]:
-  """Host and port of "host:port". Raises UserError."""
+  """Return host and port of "host:port". Raises UserError."""
   host, _, port = address.rpartition(":")
   if not (host and port.isdecimal() and int(port) < 2**16):
     raise UserError(f"the coordinator's address is {address!r}; it must be HOST:PORT")
@@ -259,7 +259,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def open_port(port: int) -> socket.socket:
-  """Listens on a port of this host. Raises UserError where another process does: its job would be aborted by ours."""
+  """Listen on a port of this host. Raises UserError if another process does: ours would abort its job."""
   try:
     # Without SO_REUSEPORT, which jax's service sets, so that two of them would share the port.
     if socket.has_dualstack_ipv6():
@@ -297,7 +297,7 @@ class _Connection:
       self.socket.sendall(data)
 
   def receive(self) -> list[Message] | None:
-    """What has come, when something has; None when nothing will come any more."""
+    """Return what has arrived, once something has; None when nothing more will arrive."""
     try:
       data = self.socket.recv(2**16)
     except OSError:
@@ -314,7 +314,7 @@ def _hosts(indices: list[int]) -> str:
 
 
 def _line(made: socket.socket, seconds: float) -> Message | None:
-  """The first line that comes within `seconds`, if it is a message; reads not a byte more. Raises OSError."""
+  """Return the first line that arrives within `seconds`, if it is a message; read no byte more. Raises OSError."""
   deadline, data = time.monotonic() + seconds, b""
   while not data.endswith(b"\n") and len(data) < 2**16:
     made.settimeout(max(0.001, deadline - time.monotonic()))
@@ -355,7 +355,7 @@ def _say(connections: Iterable[socket.socket], message: Message) -> None:
 
 
 def _is_gone(made: socket.socket) -> bool:
-  """Whether the other end has closed the connection; it says nothing of itself while it waits."""
+  """Return whether the other end has closed the connection; it sends nothing while it waits."""
   made.setblocking(False)
   try:
     return made.recv(1, socket.MSG_PEEK) == b""

@@ -1,4 +1,4 @@
-"""What each host writes for itself in a workdir: `logs/host_i.log`, and `logs/host_i.exit.json` at its end."""
+"""Files that each host writes for itself in a workdir: `logs/host_i.log`, and `logs/host_i.exit.json` at its end."""
 
 import contextlib
 import logging
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from trialbook import files
 
 log = logging.getLogger("trialbook")
-"""What a run has to say for its own log file; on the console a person sees progress instead."""
+"""Messages of a run for its own log file; the console shows progress instead."""
 log.setLevel(logging.INFO)
 log.propagate = False
 log.addHandler(logging.NullHandler())
 
 
 EXITS = "TRIALBOOK_EXITS"
-"""Environment variable: a folder for `host_i.exit.json` as long as there is none in a workdir."""
+"""Environment variable: a folder for `host_i.exit.json` while there is none in a workdir."""
 
 
 def write_exit(path: pathlib.Path, code: int, cause: str, about: int) -> None:
-  """Records that a host leaves with `code`, for a cause that lies with the host `about`."""
+  """Record that a host exits with `code`, for a cause that lies with the host `about`."""
   value = {"format": files.FORMAT, "code": code, "cause": cause, "time": time.time(), "host": about}
   try:
     files.write_json(path, value)
@@ -53,7 +53,7 @@ class HostLog:
     logging.getLogger().addHandler(self._handler)
 
   def end(self, code: int, cause: str, about: int) -> None:
-    """Records the host's end, for a cause that is about a host; only the first one counts."""
+    """Record the host's end, for a cause that is about a host; only the first one counts."""
     with self._lock:
       if self._ended:
         return
@@ -64,7 +64,7 @@ class HostLog:
 
   @contextlib.contextmanager
   def _open(self) -> Iterator[None]:
-    """The file as a part of logging, for what is said after `close` too: a run ends when its files are closed."""
+    """Keep the file in logging inside, also for messages after `close`: a run ends when its files are closed."""
     if not self._closed:
       yield
       return
@@ -76,7 +76,7 @@ class HostLog:
       self._handler.close()
 
   def close(self) -> None:
-    """Takes the file out of logging."""
+    """Take the file out of logging."""
     self._closed = True
     for logger in (log, logging.getLogger()):
       logger.removeHandler(self._handler)

@@ -2,7 +2,7 @@
 
 A job of one process needs none of this: without a coordinator and without a cluster that jax knows, nothing is
 started. What is here goes through our own `Channel` and not through collectives, so it works before the first
-program runs, has a time limit, and names who is missing.
+program runs, has a time limit, and names the missing hosts.
 """
 
 import concurrent.futures
@@ -29,7 +29,7 @@ _SHARED_SECONDS = 30.0
 
 
 class AgreedError(UserError):
-  """A mistake that all hosts have found together, so that none has to be told."""
+  """A mistake that all hosts have found together, so that none has to report it to the others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,11 @@ class Hosts:
 
   @property
   def is_lead(self) -> bool:
-    """Whether this is the host that writes what belongs to all."""
+    """Return whether this is the host that writes what belongs to all."""
     return self.index == 0
 
   def gather(self, name: str, value: Any, seconds: float | None = None) -> "concurrent.futures.Future[list[Any]]":
-    """The values (JSON) of all hosts, in their order; see `Channel.gather`. `seconds` None: `patience`."""
+    """Return the values (JSON) of all hosts, in their order; see `Channel.gather`. `seconds` None: `patience`."""
     if self.channel is not None:
       return self.channel.gather(name, value, self.patience if seconds is None else seconds)
     future: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
@@ -64,19 +64,19 @@ class Hosts:
     return future
 
   def exchange(self, name: str, value: Any, seconds: float | None = None) -> list[Any]:
-    """As `gather`, waiting for the others. Whoever does not come ends the job."""
+    """Gather the values of all hosts and wait for them. A host that does not take part in time ends the job."""
     return self.gather(name, value, seconds).result()
 
   def from_lead(self, name: str, value: Any) -> Any:
-    """The lead's value, for what hosts would otherwise read alone from files that may reach them late."""
+    """Return the lead's value, for what each host would otherwise read from files that may reach it late."""
     return self.exchange(name, value if self.is_lead else None)[0]
 
   def barrier(self, name: str, seconds: float | None = None) -> None:
-    """Returns when all hosts are here."""
+    """Return when all hosts are here."""
     self.exchange(name, None, seconds)
 
   def agree(self, facts: Mapping[str, Any]) -> None:
-    """Compares what must be the same on all hosts with the lead's.
+    """Compare what must be the same on all hosts with the lead's.
 
     Raises:
       AgreedError: on every host, naming each fact that differs and on which host.
@@ -98,7 +98,7 @@ class Hosts:
     raise AgreedError(problems)
 
   def check_shared(self, folder: pathlib.Path) -> None:
-    """Whether all hosts see the same folder, by a file that the lead writes into it or its nearest ancestor.
+    """Check that all hosts see the same folder, by a file that the lead writes into it or its nearest ancestor.
 
     Raises:
       AgreedError: naming the hosts that do not.
@@ -135,7 +135,7 @@ def initialize(
   count: int | None = None,
   index: int | None = None,
 ) -> Hosts:
-  """Joins the other hosts, if there are any. To be called once, before jax is used.
+  """Join the other hosts, if there are any. Call it once, before jax is used.
 
   They are found by the arguments; else by TRIALBOOK_COORDINATOR, _HOST_COUNT and _HOST_INDEX in the environment,
   which `trialbook launch local` sets; else by a cluster that jax detects (Slurm, Open MPI, TPU pods, Kubernetes);
@@ -143,8 +143,8 @@ def initialize(
 
   Args:
     job: how many hosts are expected, and how long they wait.
-    hear: called with the messages that hosts tell to all, see `Channel`.
-    joining: called as soon as this host knows which it is, before it hears anything; and when all are there.
+    hear: called with the messages that are sent to all hosts, see `Channel`.
+    joining: called as soon as this host knows its index, before it receives a message; and when all are there.
     coordinator: address of the lead, "host:port".
     count: number of hosts.
     index: of this host.

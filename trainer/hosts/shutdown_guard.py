@@ -1,10 +1,10 @@
-"""Guards a process while it trains: hears SIGTERM, the end of other hosts, and silence; agrees; and leaves.
+"""A guard of a process while it trains: it receives SIGTERM, watches the other hosts and the time, agrees, and exits.
 
 Three things end a job from outside of its loop, and each must end all hosts alike, within seconds:
 
-- *Preemption*: SIGTERM to any host. All agree on the place in their common sequence of polls up to which the
-  furthest has come, go on to there, save, and leave with 75.
-- *Failure*: an exception on one host, or its death. Its cause reaches all others, who leave with its code while
+- *Preemption*: SIGTERM to any host. All hosts agree on the place in their common sequence of polls that the
+  furthest of them has reached, continue to it, save, and exit with 75.
+- *Failure*: an exception on one host, or its death. Its cause reaches all others, which exit with its code while
   their main threads hang in a collective.
 - *Silence*: no progress for longer than a phase may take. The stacks of all threads are written, and the job
   ends with 75.
@@ -44,7 +44,7 @@ _ANSWER_SECONDS = 1.0
 
 
 class Guard:
-  """Watches over this process inside `with`; before that it knows no other hosts and does nothing.
+  """A watch over this process inside `with`; before that it knows no other hosts and does nothing.
 
   Args:
     job: the limits of each phase.
@@ -84,7 +84,7 @@ class Guard:
 
   @contextlib.contextmanager
   def logging(self, folder: pathlib.Path) -> Iterator[None]:
-    """Inside, log to `folder`/host_i.log, and record how this host ends in host_i.exit.json."""
+    """Log to `folder`/host_i.log inside, and record how this host ends in host_i.exit.json."""
     self._log = HostLog(folder, self.hosts.index)
     try:
       yield
@@ -203,7 +203,7 @@ class Guard:
       self._gate.notify_all()
 
   def _limit(self, phase: Phase | None) -> float:
-    """Seconds without progress that a phase may take."""
+    """Return the seconds without progress that a phase may take."""
     job, several = self._job, self.hosts.count > 1
     match phase:
       case "start-up":
@@ -236,7 +236,7 @@ class Guard:
         return
 
   def _slowest(self) -> tuple[int, str]:
-    """The host that is behind, or does not even answer, and what is to be said of it."""
+    """Return the host that is behind, or does not even answer, and a description of it."""
     mine = self.hosts.index
     if self.hosts.channel is None:
       return mine, f", after {self._passed} steps and batches of this process"
@@ -262,7 +262,7 @@ class Guard:
     return f"the stacks of all threads are in {self._log.path}"
 
   def _announce(self, code: int, cause: str, about: int | None = None, seconds: float = _CLOSING_SECONDS) -> None:
-    """Tells the others; from here on this process has `seconds` to close its files."""
+    """Report the end to the others; from then on this process has `seconds` to close its files."""
     with self._ending:
       if self._announced:
         return
@@ -275,7 +275,10 @@ class Guard:
       timer.start()
 
   def _leave_now(self, code: int, cause: str, about: int | None = None) -> None:
-    """While the main thread may hang. In a thread of its own: the caller's may be the one that hears others leave."""
+    """Exit while the main thread may hang.
+
+    A thread of its own does it, because the caller's may be the one that receives the exits of other hosts.
+    """
 
     def go() -> None:
       self.record(code, cause, about)

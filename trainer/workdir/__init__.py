@@ -1,1 +1,1 @@
-"""The folder of a run: its records, what they say of it, and which run may resume in it."""
+"""The folder of a run: its records, what they say about the run, and which run may resume in it."""

@@ -1,4 +1,4 @@
-"""A workdir that may hold a run already: whether this run may go on in it, from where, and nobody else meanwhile."""
+"""A workdir that may hold a run already: whether this run may resume there, and from where; one process at a time."""
 
 import dataclasses
 import json
@@ -21,11 +21,11 @@ from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
 
 _TOLERANCE = 1e-5
-"""Of statistics of the data: another machine may have computed them to other last bits."""
+"""Relative tolerance for statistics of the data: another machine may have computed other last bits."""
 
 
 def problems(workdir: pathlib.Path, config: Config) -> list[str]:
-  """Why the run of `config` (resolved) may not be made in `workdir`; nothing is left there."""
+  """Return why the run of `config` (resolved) may not be made in `workdir`; nothing is left there."""
   if "://" in os.fspath(workdir) or ":/" in os.fspath(workdir):
     return [
       f"workdir {os.fspath(workdir)} is not a path in a file system; to use an object store, mount it and name the path"
@@ -67,12 +67,12 @@ def lock(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def fingerprints(config: Config, dataset: Dataset) -> dict[str, Fingerprint]:
-  """What the splits hold that a run reads. Raises DataError if they cannot be read."""
+  """Return fingerprints of the splits that a run reads. Raises DataError if they cannot be read."""
   return dataset.fingerprints(("train", "validation", *(("test",) if config.evaluation.test else ())))
 
 
 def check_data(workdir: pathlib.Path, config: Config, dataset: Dataset) -> None:
-  """Raises OtherDataError if the run in `workdir` may not go on with this data: what differs from what it recorded.
+  """Raise OtherDataError, with the differences, if the run in `workdir` may not resume with this data.
 
   A run without a checkpoint starts from the beginning, with any data. Raises DataError if the data cannot be read.
   """
@@ -86,18 +86,21 @@ def check_data(workdir: pathlib.Path, config: Config, dataset: Dataset) -> None:
 
 
 def is_begun(workdir: pathlib.Path) -> bool:
-  """Whether there is a run in `workdir` that would not start from the beginning: it has ended, or has a checkpoint."""
+  """Return whether `workdir` holds a run that would not start from the beginning.
+
+  Such a run has ended, or has a checkpoint.
+  """
   record = files.read_json(workdir / "run.json") or {}
   return record.get("status") in ("complete", "infeasible") or bool(storage.saved_steps(workdir / "checkpoints"))
 
 
 def fork_hint(workdir: pathlib.Path) -> str:
-  """How a run goes on with other data."""
+  """Return how to continue a run with other data, for a message."""
   return f"fork it into a new workdir (--fork={os.fspath(workdir)} --workdir=NEW)"
 
 
 def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) -> list[str]:
-  """Where the data differ from what the run in `workdir`, if there is one, recorded of its own.
+  """Return where the data differ from what the run in `workdir`, if there is one, recorded of its own.
 
   Raises DataError if the data cannot be read.
   """
@@ -139,7 +142,7 @@ def _is_same(name: str, before: Any, now: Any) -> bool:
 
 
 def stored_config(workdir: pathlib.Path) -> Config:
-  """The config of the run in `workdir`.
+  """Return the config of the run in `workdir`.
 
   Raises:
     ConfigError: if there is none, it cannot be read, or a newer version wrote it.
@@ -156,9 +159,11 @@ def stored_config(workdir: pathlib.Path) -> Config:
 
 
 def differences(old: Config, new: Config, kinds: tuple[str, ...], *, layout: bool) -> dict[str, tuple[Any, Any]]:
-  """Path -> (old, new) of the fields that differ, of these kinds, or of the layout on devices (`mesh`) or not.
+  """Return path -> (old, new) of the fields of these kinds that differ.
 
-  The layout changes the program and not what it computes, so a run may go on with another one. None stands for a
+  `layout` says whether the layout on devices (`mesh`) counts.
+
+  The layout changes the program and not what it computes, so a run may resume with another one. None stands for a
   field that is not there.
   """
 
@@ -176,7 +181,7 @@ def differences(old: Config, new: Config, kinds: tuple[str, ...], *, layout: boo
 
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
-  """Whether the run in `workdir` came to its end and `config` (resolved) asks for no more steps."""
+  """Return whether the run in `workdir` is complete and `config` (resolved) asks for no more steps."""
   record = files.read_json(workdir / "run.json") or {}
   if record.get("status") == "complete":
     return record["step"] >= config.max_train_steps

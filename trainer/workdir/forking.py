@@ -11,7 +11,7 @@ from trialbook.trainer.workdir import step_lines
 
 
 def problems(source: pathlib.Path, workdir: pathlib.Path, max_train_steps: int) -> list[str]:
-  """Why no run in `workdir` can be forked from the run in `source`; none if it was, and may go on."""
+  """Return why the run in `source` cannot be forked into `workdir`; [] if it can, or if it was and may resume."""
   if (workdir / "config.json").exists():
     if _is_copied(source, workdir):
       return []
@@ -26,14 +26,14 @@ def problems(source: pathlib.Path, workdir: pathlib.Path, max_train_steps: int) 
 
 
 def check(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
-  """Raises OtherStateError if the newest checkpoint does not fit what this run trains."""
+  """Raise OtherStateError if the newest checkpoint does not fit what this run trains."""
   if not _is_copied(source, workdir):
     newest = storage.saved_steps(source / "checkpoints")[-1]
     storage.check(source / "checkpoints" / str(newest), template, whole=True)
 
 
 def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
-  """Copies the newest checkpoint that is whole, and the metrics up to its step, unless that was done before.
+  """Copy the newest checkpoint that is whole, and the metrics up to its step, unless that was done before.
 
   Raises:
     UserError: if none can be read, or it does not fit what this run trains.
@@ -56,7 +56,7 @@ def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
 
 
 def step(workdir: pathlib.Path) -> int:
-  """The step that the run in a workdir was forked at; 0 if it is no fork."""
+  """Return the step that the run in a workdir was forked at; 0 if it is not a fork."""
   return (files.read_json(workdir / "fork.json") or {}).get("step", 0)
 
 

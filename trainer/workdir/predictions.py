@@ -1,4 +1,4 @@
-"""What a model says of a few fixed examples, saved at each evaluation, to be looked at after the run (PB-67)."""
+"""A model's outputs for a few fixed examples, saved at each evaluation, to be looked at after the run (PB-67)."""
 
 import pathlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from trialbook.trainer.train_step import State
 def predict(
   program: Program, weights: State, settings: Mapping[str, Array], dataset: Dataset, config: Config
 ) -> dict[str, np.ndarray]:
-  """Outputs [N, ...] of the fixed validation examples, with their `ids` in the split and their labels or targets."""
+  """Return outputs [N, ...] of the fixed validation examples, with `ids` in the split and labels or targets."""
   params, variables = program.seen(weights)
   count, batch_size = config.evaluation.predictions, config.evaluation.batch_size
   outputs = []
@@ -31,7 +31,7 @@ def predict(
 
 
 def save(folder: pathlib.Path, step: int, predictions: Mapping[str, np.ndarray]) -> None:
-  """Writes `folder`/STEP.npz, whole or not at all."""
+  """Write `folder`/STEP.npz, whole or not at all."""
   folder.mkdir(exist_ok=True)
   with files.replacing(folder / f"{step}.npz", "wb") as file:
     np.savez(file, **predictions)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Where a run came from: versions, code, command, machine."""
+"""The origin of a run: versions, code, command, machine."""
 
 import hashlib
 import importlib.metadata
@@ -21,13 +21,13 @@ _MAX_DIFF = 1_000_000
 
 
 def versions() -> dict[str, str]:
-  """Of the project, Python, and the libraries that a result may depend on."""
+  """Return the versions of the project, of Python, and of the libraries that a result may depend on."""
   ours = {"trialbook": trialbook.__version__, "python": platform.python_version()}
   return ours | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def code(config: "Config") -> dict[str, str]:
-  """A digest of each file that a run's numbers may depend on: the rooms, and where the user's own classes stand."""
+  """Return a digest of each file that a run's numbers may depend on: the rooms, and the files of the user's classes."""
   package = pathlib.Path(trialbook.__file__).parent
   places = [*package.glob("*.py"), *(path for room in _ROOMS for path in (package / room).rglob("*.py"))]
   files = {str(path.relative_to(package)): path for path in sorted(places)}
@@ -39,7 +39,7 @@ def code(config: "Config") -> dict[str, str]:
 
 
 def describe() -> dict[str, Any]:
-  """Versions, git state of the working directory, command, machine and devices, as JSON values."""
+  """Return versions, git state of the working directory, command, machine and devices, as JSON values."""
   import jax  # Of a study's coordinator only the git state is wanted.
 
   return {
@@ -58,7 +58,7 @@ def describe() -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-  """Commit and uncommitted changes of the repository around the working directory; None outside of one."""
+  """Return commit and uncommitted changes of the repository around the working directory; None outside of one."""
 
   def git(*arguments: str) -> str:
     command = ["git", *arguments]

@@ -61,7 +61,7 @@ class RunRecord:
     }
 
   def begin(self, restored_step: int | None) -> str:
-    """Writes `config.json` and `run.json`, and cuts `metrics.jsonl` back to the restored step.
+    """Write `config.json` and `run.json`, and cut `metrics.jsonl` back to the restored step.
 
     Returns:
       How this process starts, as a line for a person.
@@ -108,14 +108,14 @@ class RunRecord:
     return "starts from the beginning" + ("" if earlier is None else ": no checkpoint had been committed")
 
   def preempted_steps(self, config: Config) -> set[int]:
-    """Where processes before this one were stopped and saved, without a checkpoint being due."""
+    """Return where processes before this one were stopped and saved, without a checkpoint being due."""
     record = files.read_json(self._folder / "run.json") or {}
     steps = {entry["step"] for entry in record.get("earlier", []) if entry.get("status") == "preempted"}
     return {step for step in steps if not checkpoint_due(config, step)}
 
   @contextlib.contextmanager
   def ending(self, recorder: Recorder, *, writes: bool) -> Iterator[None]:
-    """Records how what is inside ended; an infeasible or preempted run ends here, everything else goes on."""
+    """Record how what is inside ended; an infeasible or preempted run ends here, any other error is raised again."""
     status, reason = "failed", None
     try:
       yield

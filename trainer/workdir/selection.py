@@ -1,4 +1,4 @@
-"""Which evaluation of a run was the best one: retrospective selection (PB-20, PB-69), never early stopping."""
+"""The choice of the best evaluation of a run: retrospective selection (PB-20, PB-69), never early stopping."""
 
 import math
 import pathlib
@@ -23,11 +23,11 @@ from trialbook.trainer.tasks import OfSplit
 from trialbook.trainer.train_step import State
 
 BYTE, TOKEN = "bits_per_byte", "bits_per_token"
-"""Names of one metric of a language model: before, and now where a token is no byte."""
+"""Names of one metric of a language model: the earlier one, and the present one if a token is not a byte."""
 
 
 def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
-  """Returns what is wrong with the names of metrics.
+  """Return what is wrong with the names of metrics.
 
   Two metrics have one name, no evaluation writes the one that "best" is about, or its better direction is unknown.
 
@@ -58,7 +58,7 @@ class History:
   Attributes:
     evaluations: step -> values, in order of steps.
     passing: steps whose checkpoint a preemption left, where none was due: they are not selected among, so that the
-      result is that of a run which nobody disturbed.
+      result is that of a run without interruptions.
   """
 
   def __init__(self, selection: Selection):
@@ -70,7 +70,7 @@ class History:
 
   @classmethod
   def read(cls, path: pathlib.Path, selection: Selection) -> "History":
-    """The history that a `metrics.jsonl` tells; an empty one if there is no such file."""
+    """Return the history in a `metrics.jsonl`; an empty one if there is no such file."""
     history = cls(selection)
     for line in files.read_json_lines(path) if path.exists() else []:
       values = {name: files.number(value) for name, value in line.items() if name.startswith(_EVALUATED)}
@@ -83,7 +83,7 @@ class History:
     return history
 
   def ranked(self, steps: Iterable[int] | None = None) -> list[int]:
-    """The evaluated steps (among `steps`) with a finite value, the best first, the earlier one among equals."""
+    """Return the evaluated steps (among `steps`) with a finite value, best first, the earlier one among equals."""
     sign = 1 if self.mode == "min" else -1
     chosen = self.evaluations.keys() if steps is None else set(steps) - self.passing
     values = {
@@ -95,23 +95,23 @@ class History:
 
   @property
   def latest(self) -> dict[str, Any]:
-    """The newest value of everything that was evaluated."""
+    """Return the newest value of everything that was evaluated."""
     return {name: value for values in self.evaluations.values() for name, value in values.items()}
 
   def describe(self, step: int) -> str:
-    """An evaluation as one line for a person."""
+    """Return an evaluation as one line for a person."""
     values = self.evaluations[step]
     shown = [f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float)]
     best = "  (best so far)" if self.ranked()[:1] == [step] else ""
     return f"step {step:,} evaluated: {'  '.join(shown)}{best}"
 
   def add(self, step: int, values: Mapping[str, Any]) -> None:
-    """Takes the evaluation after `step`."""
+    """Add the evaluation after `step`."""
     # Another dictionary, because the thread that saves may be reading the old one.
     self.evaluations = {**self.evaluations, step: values}
 
   def to_keep(self, config: Config) -> Callable[[list[int]], set[int]]:
-    """Which of the steps that have a checkpoint keep it: the latest, and the best.
+    """Return a function that chooses which steps with a checkpoint keep it: the latest, and the best.
 
     What a preemption saved between two evaluations stays until there is something newer.
     """
@@ -124,7 +124,7 @@ class History:
     return chosen
 
   def _sample(self, config: Config, best: Sequence[int], final: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How far the part of the validation set that periodic evaluations saw is from all of it, at the selected step."""
+    """Return how far the part of the validation set that was evaluated is from all of it, at the selected step."""
     seen = self.evaluations[best[0]] if best else {}
     whole, part = (values.get("validation/examples") for values in (final, seen))
     if config.evaluation.validation_examples is None or whole is None or part is None:
@@ -137,7 +137,7 @@ class History:
     return {"examples": part, "of": whole, "skew": skew}
 
   def record(self, config: Config, saved: Sequence[int], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What `best.json` says.
+    """Return what `best.json` records.
 
     Args:
       config: the run's.
@@ -185,9 +185,9 @@ def evaluate_selected(
   state: State,
   guard: Guard,
 ) -> tuple[dict[str, Any], State]:
-  """Evaluates the selected checkpoint as it lies on the disk: on validation again, on test when asked (PB-43).
+  """Evaluate the selected checkpoint as it lies on the disk: on validation again, on test if asked (PB-43).
 
-  Without checkpoints the last state is what can be evaluated, and it is, on test when asked.
+  Without checkpoints the last state is evaluated instead, on test if asked.
 
   Returns:
     What `best.json` says, and the weights that were evaluated.
@@ -214,7 +214,7 @@ def evaluate_selected(
 
 
 def _restore_best(folder: pathlib.Path, saved: Sequence[int], history: History, template: Any) -> tuple[Any, list[int]]:
-  """The best checkpoint that is whole, and the steps of those that may be: itself and worse ones."""
+  """Restore the best checkpoint that is whole; return it, and the steps of those that may be: itself and worse ones."""
   ranked = history.ranked(saved)
   for position, step in enumerate(ranked):
     try:

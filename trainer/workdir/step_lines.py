@@ -11,14 +11,14 @@ from trialbook.files import jsonable, read_json_lines, write_text
 
 
 def cut_lines(path: pathlib.Path, last_step: int) -> None:
-  """Takes away all lines after those of `last_step`, atomically."""
+  """Remove all lines after those of `last_step`, atomically."""
   steps = [line["step"] for line in read_json_lines(path)]
   lines = path.read_text(errors="replace").split("\n")
   write_text(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
 
 
 class StepLines:
-  """Writes `metrics.jsonl`: an object a line, `step` in each, no step twice.
+  """The writer of `metrics.jsonl`: an object a line, `step` in each, no step twice.
 
   The line of step *s* holds the metrics of the update that led to *s* and, where there was one, the evaluation
   after it.
@@ -32,7 +32,7 @@ class StepLines:
     self._template = ", ".join(['{"step": %d', *fields])
 
   def write(self, step: int, row: Iterable[float], extra: Mapping[str, Any]) -> None:
-    """One line: the metrics in the order of the names, then `extra`. Buffered until `flush` or `sync`."""
+    """Write one line: the metrics in the order of the names, then `extra`. Buffered until `flush` or `sync`."""
     row = tuple(row)
     if row and not all(map(math.isfinite, row)):
       extra, row = dict(zip(self._names, row, strict=True)) | dict(extra), ()
@@ -41,7 +41,7 @@ class StepLines:
     self._file.write(f"{line}, {rest}}}\n" if rest else f"{line}}}\n")
 
   def extend_last(self, extra: Mapping[str, Any]) -> None:
-    """Adds to the last line of the file, atomically."""
+    """Add to the last line of the file, atomically."""
     self.close()
     path = pathlib.Path(self._file.name)
     *lines, last, _ = path.read_text().split("\n")
@@ -50,15 +50,15 @@ class StepLines:
     self._file = path.open("a")
 
   def flush(self) -> None:
-    """Hands what is buffered to the operating system."""
+    """Hand what is buffered to the operating system."""
     self._file.flush()
 
   def sync(self) -> None:
-    """Returns when all lines are on the disk."""
+    """Return when all lines are on the disk."""
     self._file.flush()
     os.fsync(self._file.fileno())
 
   def close(self) -> None:
-    """Syncs and closes the file."""
+    """Sync and close the file."""
     self.sync()
     self._file.close()
