@@ -1,4 +1,4 @@
-"""What each command of `trialbook tune` does, once its flags are parsed; each returns its exit code."""
+"""The commands of `trialbook tune`, once their flags are parsed; each function returns its command's exit code."""
 
 import argparse
 import pathlib
@@ -25,7 +25,7 @@ _WATCH_SECONDS = 1.0
 
 
 def run(options: argparse.Namespace) -> int:
-  """`trialbook tune run`."""
+  """Execute `trialbook tune run`."""
   study = load_study(options.study)
   folder = options.dir
   if folder is not None and folder.exists() and not folder.is_dir():
@@ -111,7 +111,7 @@ def _exit_code(results: StudyResults) -> int:
 
 
 def list_(options: argparse.Namespace) -> int:
-  """`trialbook tune list ROOT`."""
+  """Execute `trialbook tune list ROOT`."""
   root = options.root
   if not root.is_dir():
     raise UserError(f"{root}: there is no such folder")
@@ -145,7 +145,7 @@ def ranked_by(results: StudyResults, options: argparse.Namespace) -> StudyResult
 
 
 def status(options: argparse.Namespace) -> int:
-  """`trialbook tune status DIR`."""
+  """Execute `trialbook tune status DIR`."""
   folder = options.dir
   console = tables.console()
   if (folder / "round.json").exists():
@@ -178,7 +178,7 @@ def _status_table(folder: pathlib.Path) -> Table:
 
 
 def best(options: argparse.Namespace) -> int:
-  """`trialbook tune best DIR`."""
+  """Execute `trialbook tune best DIR`."""
   folder = options.dir
   if (folder / "round.json").exists():
     stored, studies = rounds.read_round(folder)
@@ -189,7 +189,7 @@ def best(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-  """`trialbook tune show DIR TRIAL`."""
+  """Execute `trialbook tune show DIR TRIAL`."""
   results = ranked_by(read_results(_study_folder(options)), options)
   trial = next((one for one in results.trials if one.trial == options.trial), None)
   if trial is None:
@@ -199,7 +199,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def rerun(options: argparse.Namespace) -> int:
-  """`trialbook tune rerun DIR TRIAL`."""
+  """Execute `trialbook tune rerun DIR TRIAL`."""
   study, folder = reruns.of_trial(_study_folder(options), options.trial, options.seeds)
   results = run_study(study, folder, workers=options.workers, progress=True)
   tables.show_results(results, None, tables.console())
@@ -215,7 +215,7 @@ def rerun(options: argparse.Namespace) -> int:
 
 
 def trial(options: argparse.Namespace) -> int:
-  """`trialbook tune trial DIR NUMBER`."""
+  """Execute `trialbook tune trial DIR NUMBER`."""
   from trialbook.tuning.execution.trial import guard_for, run_trial
 
   study = options.dir

@@ -19,7 +19,7 @@ class ComparedSetting:
   Attributes:
     label: for people: its value, or `name=value` for each of several hyperparameters; `low to high` for a slice. A
       hyperparameter that does not exist in its trials is left out; `without name` where none does.
-    values: of the scientific hyperparameters that exist, or their slices' bounds; {} where there is none.
+    values: of the scientific hyperparameters that exist, or their slices' bounds; {} if there is none.
     trials: that had them, in order.
   """
 
@@ -29,7 +29,7 @@ class ComparedSetting:
 
   @property
   def named(self) -> str:
-    """The label in a sentence, after the hyperparameter's name if a bare number or truth value needs one."""
+    """Return the label for a sentence, after the hyperparameter's name if a bare number or truth value needs one."""
     if len(self.values) == 1:
       ((name, value),) = self.values.items()
       return self.label if isinstance(value, str) or "=" in self.label else f"{name}={self.label}"

@@ -12,11 +12,11 @@ from trialbook.tuning.results import StudyResults, Trial, read_results
 from trialbook.tuning.rounds import read_round
 
 STUDY = "study"
-"""The hyperparameter that tells the studies apart; a value of it is a study's name, or its folder's."""
+"""The hyperparameter that distinguishes the studies; a value of it is a study's name, or its folder's."""
 
 
 def read_any(folder: str | pathlib.Path) -> StudyResults:
-  """The results of the study in a folder, or of all studies of a round. Raises UserError if there is neither."""
+  """Return the results of the study in a folder, or of all studies of a round. Raise UserError if there is neither."""
   folder = as_path(folder)
   if not _is_round(folder):
     return read_results(folder)
@@ -30,8 +30,8 @@ def read_any(folder: str | pathlib.Path) -> StudyResults:
 
 
 def read_compared(folders: Sequence[str | pathlib.Path]) -> StudyResults:
-  """The studies of some folders and of rounds, two at least, merged. Raises UserError with all that keeps them from
-  comparison."""
+  """Return the studies of some folders and rounds, at least two, merged. Raise UserError with all reasons why they
+  cannot be compared."""
   found: list[StudyResults] = []
   problems = []
   for folder in map(as_path, folders):
@@ -53,7 +53,7 @@ def _is_round(folder: pathlib.Path) -> bool:
 
 
 def _begun(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]:
-  """The record of a round and the studies of it that have begun. Raises UserError if none has."""
+  """Return the record of a round and those of its studies that have begun. Raise UserError if none has."""
   stored, studies = read_round(folder)
   if not studies:
     raise UserError(f"{folder}: no study of this round has begun")
@@ -61,7 +61,7 @@ def _begun(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]
 
 
 def merged(studies: Sequence[StudyResults], *, name: str, goal: str, folder: pathlib.Path) -> StudyResults:
-  """The trials of several studies, numbered anew, as those of one; the first one's objective ranks them.
+  """Return the trials of several studies, numbered anew, as those of one; the first one's objective ranks them.
 
   What was scientific in a study is nuisance here: the studies are compared by the best of each (PB-13).
 
@@ -124,14 +124,14 @@ def merged(studies: Sequence[StudyResults], *, name: str, goal: str, folder: pat
 
 
 def _labels(studies: Sequence[StudyResults]) -> list[str]:
-  """Each study's name, or its folder where two have one name."""
+  """Return each study's name, or its folder if two studies have the same name."""
   names = [results.study.name for results in studies]
   return [name if names.count(name) == 1 else str(results.folder) for name, results in zip(names, studies, strict=True)]
 
 
 def _together(known: Mapping[str, Any] | None, other: Mapping[str, Any], had: Sequence[Any]) -> Mapping[str, Any]:
-  """One hyperparameter of two studies: what holds both, given all values that trials had. Where the scales differ
-  nothing is known of bounds."""
+  """Return the record of a hyperparameter of two studies, with a scale that holds all values that trials had in both.
+  If the scales differ, its bounds are unknown."""
   if known is None or known == other:
     return other
   if known["scale"] == other["scale"] and "min" in known:

@@ -1,4 +1,4 @@
-"""What a trial logged: its curves, and how many examples they were measured on."""
+"""The log of a trial: its curves, and the number of examples that they were measured on."""
 
 import dataclasses
 import functools
@@ -64,7 +64,7 @@ class LogFile:
 
 
 def read_log(folder: pathlib.Path) -> Logged:
-  """What the trial in a folder has logged until now. Raises UserError if its `metrics.jsonl` cannot be read."""
+  """Return what the trial in a folder has logged until now. Raise UserError if its `metrics.jsonl` cannot be read."""
   curves: dict[str, list[tuple[int, float]]] = {}
   class_examples: dict[str, list[int]] = {}
   examples: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What a trial is worth: a number from the curve of one logged metric, chosen before or after it ran (PB-15, PB-20)."""
+"""The value of a trial: a number from the curve of one logged metric, chosen before or after it ran (PB-15, PB-20)."""
 
 import math
 import statistics
@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from trialbook.tuning.study import Objective
 
 SMOOTHED_OVER = 5
-"""Evaluations in the running median of "smoothed": enough to outvote two lucky ones, few enough to follow a decay."""
+"""Evaluations in the running median of "smoothed": enough to outvote two that are good by chance, few enough to follow
+a decay."""
 
 Curve = Sequence[tuple[int, float]]
 """(step, value), in order of steps."""
 
 
 def value_of(objective: Objective, points: Curve) -> tuple[int, float] | None:
-  """The step and the value that a trial is worth; None if it has no finite value.
+  """Return the step and the value of a trial by an objective; None if it has no finite value.
 
   "best" is the best evaluation, the earliest among equals; "last" the last one; "smoothed" the median of the last
   `SMOOTHED_OVER`, at the step of the last. The state before the first step counts only where there is nothing else.
@@ -33,7 +34,7 @@ def value_of(objective: Objective, points: Curve) -> tuple[int, float] | None:
 def uncharacteristic(
   objective: Objective, points: Mapping[str, Curve], class_examples: Mapping[str, Sequence[int]]
 ) -> str | None:
-  """Why a trial that ran to its end is infeasible all the same (PB-21); None if it is not.
+  """Return why a trial that ran to its end is nevertheless infeasible (PB-21); None if it is not.
 
   The rule, which looks at the trial alone and so depends on no other:
 

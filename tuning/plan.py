@@ -1,4 +1,4 @@
-"""From a study to its trials: what each one changes, and which of them share a compiled program (PB-16)."""
+"""The trials that follow from a study: what each one changes, and which of them share a compiled program (PB-16)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PlannedTrial:
 
 
 def trial_config(config: Config, objective: Objective) -> Config:
-  """The config of a study's trials but for their hyperparameters.
+  """Return the config of a study's trials but for their hyperparameters.
 
   A trial selects its checkpoint by the study's objective, unless the config says by what; and it is not exported, which
   takes a second and can be done with the best trial later (`trialbook export`).
@@ -53,7 +53,7 @@ def trial_config(config: Config, objective: Objective) -> Config:
 def plan(
   study: Study, config: Config | None, hyperparameters: Sequence[Hyperparameter], trial: int, values: Mapping[str, Any]
 ) -> PlannedTrial:
-  """What a trial with these values is.
+  """Return the trial with these values.
 
   Args:
     study: that it belongs to.
@@ -75,7 +75,7 @@ def plan(
 
 
 def trial_count(study: Study, hyperparameters: Sequence[Hyperparameter]) -> int:
-  """How many trials a study has, once it is checked."""
+  """Return the number of trials of a study that has been checked."""
   if study.trials is not None:
     return study.trials
   assert not isinstance(study.search, BayesianOptimization)
@@ -102,7 +102,7 @@ class Balance:
 
 
 def balance(hyperparameters: Sequence[Hyperparameter], trials: Sequence[Mapping[str, Any]]) -> Balance:
-  """How wide and how dense a study's trials (their values) are."""
+  """Return how wide and how dense a study's trials (their values) are."""
   listed = [one.name for one in hyperparameters if one.role == "scientific" and hasattr(one.scale, "values")]
   combinations = {tuple(repr(values.get(name)) for name in listed) for values in trials}
   nuisance = [one for one in hyperparameters if one.name not in listed and not isinstance(one.scale, OneOf)]

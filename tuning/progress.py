@@ -10,7 +10,7 @@ from trialbook.tuning.records import CRASHED, FINAL, TrialRecord
 
 
 class StudyProgress:
-  """Prints the progress of a study to standard error.
+  """The progress of a study, printed to standard error.
 
   Args:
     total: trials of the study.

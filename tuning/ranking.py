@@ -1,4 +1,4 @@
-"""Rank the trials of a study by another objective than its own."""
+"""The ranking of a study's trials by another objective than its own."""
 
 from trialbook.errors import UserError
 from trialbook.metric_names import Mode, better

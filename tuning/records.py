@@ -1,7 +1,7 @@
 """A study's directory: what it is (`study.json`), its trials (`trials/0007/trial.json`), and the table of them.
 
-Who holds a trial writes its record: the coordinator until it is started and after its process was lost, in between the
-process that runs it. A trial's folder is its run's workdir too.
+The holder of a trial writes its record: the coordinator until it is started and after its process was lost, and in
+between the process that runs it. A trial's folder is its run's workdir too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 State = Literal["pending", "running", "complete", "infeasible", "failed", "stopped"]
 FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")
-"""States that a trial does not leave by itself."""
+"""States that a trial leaves only if it is run again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class TrialRecord:
 
   @property
   def crashes(self) -> int:
-    """How many attempts, the last ones in a row, crashed without having come further than the one before."""
+    """Return how many attempts, the last ones in a row, crashed without having got further than the one before."""
     count, before = 0, None
     for attempt in self.attempts:
       came_to = attempt.get("checkpoint")
@@ -68,16 +68,16 @@ class TrialRecord:
 
 
 CRASHED = "crashed"
-"""How the `end` of an attempt begins that counts against `max_attempts`."""
+"""Beginning of the `end` of an attempt that counts against `max_attempts`."""
 
 
 def trial_folder(study: pathlib.Path, trial: int) -> pathlib.Path:
-  """Where a trial's record and run are."""
+  """Return where a trial's record and run are."""
   return study / "trials" / f"{trial:04d}"
 
 
 def read_trial(folder: pathlib.Path) -> TrialRecord | None:
-  """The record in a trial's folder; None if there is none. Raises UserError if it cannot be read."""
+  """Return the record in a trial's folder; None if there is none. Raise UserError if it cannot be read."""
   path = folder / "trial.json"
   stored = files.read_json(path)
   if stored is None:
@@ -92,18 +92,18 @@ def read_trial(folder: pathlib.Path) -> TrialRecord | None:
 
 
 def write_trial(folder: pathlib.Path, record: TrialRecord) -> None:
-  """Replaces a trial's record, atomically."""
+  """Replace a trial's record, atomically."""
   folder.mkdir(parents=True, exist_ok=True)
   files.write_json(folder / "trial.json", trial_json(record))
 
 
 def trial_json(record: TrialRecord) -> dict[str, Any]:
-  """What `trial.json` holds."""
+  """Return the contents of `trial.json`."""
   return {"format": files.FORMAT, **dataclasses.asdict(record)}
 
 
 def read_trials(study: pathlib.Path) -> dict[int, TrialRecord]:
-  """The records of all trials that were started or ended, by number."""
+  """Return the records of all trials that were started or ended, by number."""
   found = {}
   folders = sorted((study / "trials").iterdir()) if (study / "trials").is_dir() else []
   for folder in folders:
@@ -114,7 +114,7 @@ def read_trials(study: pathlib.Path) -> dict[int, TrialRecord]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyRecord:
-  """What `study.json` holds.
+  """The contents of `study.json`.
 
   Attributes:
     name: of the study.
@@ -164,7 +164,7 @@ _MAY_CHANGE = ("trials", "max_attempts", "goal", "command", "commit", "diff", "c
 def describe(
   study: Study, config: Config | None, hyperparameters: Mapping[str, Mapping[str, Any]], trials: int, command: str
 ) -> StudyRecord:
-  """The record of a new study; `config` is that of its trials but for their hyperparameters."""
+  """Return the record of a new study; `config` is that of its trials but for their hyperparameters."""
   git = provenance.git_state() or {}
   return StudyRecord(
     name=study.name,
@@ -187,7 +187,7 @@ def describe(
 
 
 def read_study(folder: pathlib.Path) -> StudyRecord:
-  """The study in a folder.
+  """Return the record of the study in a folder.
 
   Raises:
     UserError: if there is none, or it cannot be read.
@@ -221,7 +221,7 @@ def _config(stored: Mapping[str, Any]) -> Config:
 
 
 def write_study(folder: pathlib.Path, record: StudyRecord) -> None:
-  """Replaces `study.json`, atomically."""
+  """Replace `study.json`, atomically."""
   folder.mkdir(parents=True, exist_ok=True)
   stored = {name: getattr(record, name) for name in record.__dataclass_fields__}
   stored |= {
@@ -234,7 +234,7 @@ def write_study(folder: pathlib.Path, record: StudyRecord) -> None:
 
 
 def differences(old: StudyRecord, new: StudyRecord) -> list[str]:
-  """What makes two records those of different studies, in words; [] if nothing does."""
+  """Return what makes two records those of different studies, in words; [] if nothing does."""
 
   def plain(record: StudyRecord) -> dict[str, Any]:
     found = {name: getattr(record, name) for name in record.__dataclass_fields__ if name not in _MAY_CHANGE}
@@ -256,7 +256,7 @@ def study_lock(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _check_types(record: TrialRecord) -> None:
-  """Raises ValueError for a record that somebody else wrote."""
+  """Raise ValueError for a record of wrong types, as somebody else may have written it."""
   kinds = {"trial": int, "state": str, "values": dict, "changes": dict, "attempts": tuple, "summary": dict}
   for name, kind in kinds.items():
     if not isinstance(value := getattr(record, name), kind):

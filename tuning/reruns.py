@@ -1,4 +1,4 @@
-"""One trial again with other seeds: how much its result varies by itself (PB-41)."""
+"""One trial again with other seeds: how much its result varies without any change (PB-41)."""
 
 import dataclasses
 import pathlib
@@ -12,11 +12,11 @@ from trialbook.tuning.space.scales import Integer
 from trialbook.tuning.study import Study
 
 MOST_SEEDS = 1000
-"""For one trial."""
+"""Most seeds for one trial."""
 
 
 def of_trial(folder: pathlib.Path, trial: int, seeds: int) -> tuple[Study, pathlib.Path]:
-  """The study of a trial's config with `seeds` other seeds, and its folder inside that of the trial's study.
+  """Return the study of a trial's config with `seeds` other seeds, and its folder inside that of the trial's study.
 
   Raises:
     UserError: if there is no such trial, or its study is one of a function, which knows no seed, or was imported.
@@ -52,10 +52,10 @@ def of_trial(folder: pathlib.Path, trial: int, seeds: int) -> tuple[Study, pathl
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-  """How the objective varies over seeds.
+  """The spread of the objective over seeds.
 
   Attributes:
-    values: of each seed that came to an end.
+    values: of each seed whose trial ended.
     mean: of them.
     deviation: their standard deviation, by n - 1; None for fewer than two.
   """
@@ -66,7 +66,7 @@ class Spread:
 
 
 def spread(results: StudyResults) -> Spread | None:
-  """Over the trials that have a value; None if there is none."""
+  """Return the spread over the trials that have a value; None if there is none."""
   values = tuple(trial.objective for trial in results.trials if trial.objective is not None)
   if not values:
     return None

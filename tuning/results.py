@@ -1,4 +1,4 @@
-"""What a study came to: a row for each trial, and its curves; ranked by the study's objective or another one."""
+"""The results of a study: a row for each trial, and its curves; ranked by the study's objective or another one."""
 
 import bisect
 import csv
@@ -23,7 +23,8 @@ from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Objective
 
 SAME_LENGTH = 0.05
-"""By which trainings may differ in the last step that they logged and be of one length: an evaluation of twenty."""
+"""Share by which trainings of the same length may differ in the last step that they logged: one evaluation of
+twenty."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,11 +70,13 @@ class Trial:
 
   @property
   def curves(self) -> Mapping[str, Curve]:
-    """All that it logged: metric -> (step, value), in order of steps. Read from its workdir when first asked for."""
+    """Return all that it logged: metric -> (step, value), in order of steps. Read from its workdir at the first
+    call."""
     return self.log.curves
 
   def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric, [evaluations] each, without those that are not finite; empty if not logged."""
+    """Return steps and values of a metric, [evaluations] each, without those that are not finite; empty if not
+    logged."""
     if metric not in self._arrays:
       points = np.array(self.curves.get(metric, ()), float).reshape(-1, 2)
       points = points[np.isfinite(points[:, 1])]
@@ -82,11 +85,11 @@ class Trial:
 
   @functools.cached_property
   def last_step(self) -> int:
-    """Up to which it logged something; 0 if nothing."""
+    """Return the last step at which it logged something; 0 if it logged nothing."""
     return max((points[-1][0] for points in self.curves.values() if points), default=0)
 
   def by(self, objective: Objective) -> "Trial":
-    """The same trial, worth what another objective makes of it."""
+    """Return the same trial with its value by another objective."""
     state, reason = self.recorded
     worth = None
     if state == "complete":
@@ -118,7 +121,7 @@ class StudyResults:
 
   @classmethod
   def of(cls, folder: pathlib.Path, study: StudyRecord, trials: Iterable[TrialRecord]) -> "StudyResults":
-    """By the study's own objective, from the records alone."""
+    """Return the results by the study's own objective, from the records alone."""
     found = []
     for record in trials:
       state, reason = record.state, record.reason
@@ -148,7 +151,7 @@ class StudyResults:
     return cls(folder=folder, study=study, objective=study.objective, trials=tuple(found))
 
   def by(self, objective: Objective) -> "StudyResults":
-    """The same trials by another objective, from what they logged; nothing is run again (PB-15).
+    """Return the same trials by another objective, from what they logged; nothing is run again (PB-15).
 
     Raises:
       UserError: if no trial logged such a metric.
@@ -166,17 +169,17 @@ class StudyResults:
 
   @functools.cached_property
   def metrics(self) -> list[str]:
-    """Names of all metrics that any trial logged, in order of the alphabet."""
+    """Return the names of all metrics that any trial logged, in alphabetical order."""
     return sorted({name for trial in self.trials for name in trial.curves})
 
   @functools.cached_property
   def space(self) -> dict[str, Hyperparameter]:
-    """The hyperparameters by name; those of studies made elsewhere may have an `inferred` scale."""
+    """Return the hyperparameters by name; those of studies made elsewhere may have an `inferred` scale."""
     return {name: Hyperparameter.from_json(name, stored) for name, stored in self.study.hyperparameters.items()}
 
   @functools.cached_property
   def varied(self) -> list[Hyperparameter]:
-    """The hyperparameters, scientific ones first, that have two values at least among the trials; no seeds."""
+    """Return the hyperparameters, scientific ones first, that have at least two values among the trials; no seeds."""
     found = []
     for one in self.space.values():
       values = {_hashable(trial.values[one.name]) for trial in self.trials if one.name in trial.values}
@@ -186,7 +189,7 @@ class StudyResults:
 
   @functools.cached_property
   def points(self) -> list[tuple[Trial, ...]]:
-    """The trials, those of equal values but for the seed together: retrains of one point (PB-40)."""
+    """Return the trials, those of equal values but for the seed together: retrains of one point (PB-40)."""
     seeds = {one.name for one in self.space.values() if one.path == "seed"}
     found: dict[Any, list[Trial]] = {}
     for trial in self.trials:
@@ -196,14 +199,15 @@ class StudyResults:
 
   @functools.cached_property
   def steps(self) -> int | None:
-    """Of a whole training: by the config, or else the last step that any trial logged; None if none did."""
+    """Return the steps of a whole training by the config, or else the last step that any trial logged; None if none
+    did."""
     if self.study.config is not None:
       return self.study.config.max_train_steps
     return max((trial.last_step for trial in self.trials), default=0) or None
 
   def length(self, trial: Trial) -> int | None:
-    """Steps of a whole training of a trial: as it or the config says, or else what most complete trials ran, or the
-    trial itself if that is more; None if nothing tells."""
+    """Return the steps of a whole training of a trial: as it or the config says, or else what most complete trials ran,
+    or the trial itself if that is more; None if unknown."""
     own = trial.changes.get("max_train_steps")
     if isinstance(own, int | float) and own >= 1:
       return int(own)
@@ -213,34 +217,35 @@ class StudyResults:
 
   @functools.cached_property
   def _usual_length(self) -> int:
-    """The last step of which most complete trials are at most `SAME_LENGTH` short; the longest among equals."""
+    """Return the last step of which most complete trials are at most `SAME_LENGTH` short; the longest among equals."""
     last = sorted(trial.last_step for trial in self.trials if trial.state == "complete")
     near = [at + 1 - bisect.bisect_left(last, (1 - SAME_LENGTH) * step) for at, step in enumerate(last)]
     return max(zip(near, last, strict=True), default=(0, 0))[1]
 
   def training_metric(self, metric: str) -> str | None:
-    """The metric of training examples that goes with one of another split, of the fixed part where there is one."""
+    """Return the metric of training examples that corresponds to one of another split, of the fixed part if there is
+    one."""
     last = metric.rpartition("/")[2]
     return next((name for name in (f"train_subset/{last}", f"train/{last}") if name in self.metrics), None)
 
   @property
   def ranked(self) -> list[Trial]:
-    """The trials that have a value, the best first, the earlier one among equals."""
+    """Return the trials that have a value, the best first, the earlier one among equals."""
     valued = [trial for trial in self.trials if trial.objective is not None]
     return sorted(valued, key=lambda trial: (self.objective.sign * (trial.objective or 0.0), trial.trial))
 
   @property
   def best(self) -> Trial | None:
-    """The first of `ranked`."""
+    """Return the first of `ranked`."""
     return next(iter(self.ranked), None)
 
   def count(self, state: str) -> int:
-    """How many trials are in a state; of "pending", also those that were not handed out."""
+    """Return how many trials are in a state; for "pending", also those that were not handed out."""
     among = sum(trial.state == state for trial in self.trials)
     return among + (self.study.trials - len(self.trials) if state == "pending" else 0)
 
   def rows(self) -> list[dict[str, Any]]:
-    """A tidy table: one row a trial, one column a hyperparameter; None where it does not exist in a trial."""
+    """Return a tidy table: one row a trial, one column a hyperparameter; None if it does not exist in a trial."""
     return [
       {
         "trial": trial.trial,
@@ -257,7 +262,7 @@ class StudyResults:
     ]
 
   def curve_rows(self, *metrics: str) -> list[dict[str, Any]]:
-    """A tidy table of curves: `trial`, `step`, `metric`, `value`; of all metrics if none is named."""
+    """Return a tidy table of curves: `trial`, `step`, `metric`, `value`; of all metrics if none is named."""
     return [
       {"trial": trial.trial, "step": step, "metric": metric, "value": value}
       for trial in self.trials
@@ -267,7 +272,7 @@ class StudyResults:
     ]
 
   def csv(self) -> str:
-    """`rows` as CSV."""
+    """Return `rows` as CSV."""
     rows, text = self.rows(), io.StringIO()
     if rows:
       writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -277,7 +282,8 @@ class StudyResults:
 
 
 def read_results(folder: str | pathlib.Path) -> StudyResults:
-  """The results of the study in a folder, whether it is still running or not. Raises UserError if there is none."""
+  """Return the results of the study in a folder, whether it is still running or not. Raise UserError if there is
+  none."""
   folder = as_path(folder)
   found = StudyResults.of(folder, records.read_study(folder), records.read_trials(folder).values())
   again = {}
@@ -289,5 +295,5 @@ def read_results(folder: str | pathlib.Path) -> StudyResults:
 
 
 def _hashable(value: Any) -> Any:
-  """1 and True are equal in Python, and two values of a hyperparameter."""
+  """Return a key for a value: 1 and True are equal in Python, but are two values of a hyperparameter."""
   return isinstance(value, bool), tuple(value) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ _STRENGTHS = (
 
 
 def warnings(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
-  """What makes the conclusions of a study doubtful: each with the reason, and what to do instead."""
+  """Yield what makes the conclusions of a study doubtful: each with the reason, and what to do instead."""
   if wrong := contradiction(study.objective.metric, study.objective.mode):
     yield f"objective: {wrong}"
   if study.config is None:
@@ -60,7 +60,8 @@ def warnings(study: Study, hyperparameters: Sequence[Hyperparameter]) -> Iterato
 
 
 def _about_the_optimizer(hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
-  """Whether what is compared is compared at its best: the learning rate, and some more, has to be tuned for it."""
+  """Yield a warning unless what is compared is compared at its best: the learning rate, and some more, has to be tuned
+  for it."""
   scientific = [one for one in hyperparameters if one.role == "scientific" and one.path != "seed"]
   if not scientific:
     return

@@ -15,7 +15,7 @@ from trialbook.tuning.study import Round, Study
 
 
 def problems(round_: Round, trials: int | None = None) -> list[str]:
-  """What is wrong with a round and its studies; `trials` is each one's number instead of its own."""
+  """Return what is wrong with a round and its studies; `trials` is each one's number instead of its own."""
   found = []
   if not isinstance(round_.studies, tuple | list) or not all(isinstance(study, Study) for study in round_.studies):
     return [f"round {round_.name}: studies should be a tuple of trialbook.Study"]
@@ -36,7 +36,7 @@ def problems(round_: Round, trials: int | None = None) -> list[str]:
 
 
 def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapping[str, StudyResults]:
-  """Runs the studies of a round, each in a folder of its name; `options` are those of `run_study`.
+  """Run the studies of a round, each in a folder of its name; `options` are those of `run_study`.
 
   Returns:
     the results by the study's name.
@@ -74,7 +74,8 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
 
 
 def read_round(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]:
-  """A round's record, and the results of those of its studies that were begun. Raises UserError if there is none."""
+  """Return a round's record, and the results of those of its studies that were begun. Raise UserError if there is
+  none."""
   stored = files.read_json(folder / "round.json")
   if stored is None:
     raise UserError(f"{folder} holds no round: there is no round.json")

@@ -30,7 +30,7 @@ Value = Literal["best", "last", "smoothed"]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What a study ranks its trials by (PB-15, PB-20).
+  """The value that a study ranks its trials by (PB-15, PB-20).
 
   Attributes:
     metric: as it is logged, for example "validation/error".
@@ -45,17 +45,17 @@ class Objective:
 
   @property
   def sign(self) -> int:
-    """Times which a smaller value is a better one."""
+    """Return +1 to minimize, -1 to maximize; `sign * value` is always minimized."""
     return 1 if self.mode == "min" else -1
 
 
 def Minimize(metric: str, value: Value = "best") -> Objective:
-  """Smaller is better."""
+  """Return an objective of which smaller is better."""
   return Objective(metric, "min", value)
 
 
 def Maximize(metric: str, value: Value = "best") -> Objective:
-  """Larger is better."""
+  """Return an objective of which larger is better."""
   return Objective(metric, "max", value)
 
 
@@ -77,7 +77,7 @@ class Study:
     search: where the trials' values come from.
     cores_per_trial: CPU cores of each worker; the same number gives the same bits.
     devices_per_trial: devices that each trial trains on.
-    max_attempts: after so many crashes a trial has failed.
+    max_attempts: number of crashes after which a trial has failed.
   """
 
   name: str
@@ -110,7 +110,7 @@ class Round:
 
 
 def by_scientific_value(study: Study) -> Round:
-  """One study for each value of the one scientific hyperparameter of `study`, each with all of its trials.
+  """Return one study for each value of the one scientific hyperparameter of `study`, each with all of its trials.
 
   Raises:
     ConfigError: if it has not exactly one, and that a `OneOf` or a `Discrete`.
@@ -129,7 +129,7 @@ def by_scientific_value(study: Study) -> Round:
 
 
 TRIAL_COLUMNS = ("trial", "state", "step", "seconds", "training_seconds", "attempts", "reason")
-"""What a table of trials tells beside the objective and the hyperparameters."""
+"""Columns of a table of trials beside the objective and the hyperparameters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +146,13 @@ class Checked:
 
 
 _TRIED_POINTS = 64
-"""Of the space, to see whether the config accepts any: where it accepts one in ten, one of these with 99.9 %."""
+"""Points of the space that are tried to see whether the config accepts any. If it accepts one in ten, one of these is
+accepted with 99.9 %."""
 
 
 def check(study: Study) -> Checked:
-  """Flattens a study's spaces and finds everything that is wrong with it, without touching a device or a file."""
+  """Check a study: flatten its spaces and find everything that is wrong with it, without touching a device or a
+  file."""
   wrong_types = list(_type_problems(study))
   if wrong_types:
     return Checked((), [f"study {study.name}: {problem}" for problem in wrong_types])
@@ -180,7 +182,7 @@ def check(study: Study) -> Checked:
 
 
 def _type_problems(study: Study) -> Iterator[str]:
-  """What nothing else can be checked with."""
+  """Yield wrong types, with which nothing else can be checked."""
   expected = (
     ("objective", Objective, "an objective, for example Minimize('validation/error')"),
     ("search", Search, "a search, for example Halton(seed=0)"),
@@ -239,7 +241,7 @@ def _function_problems(function: str) -> Iterator[str]:
 
 
 def _never_called(function: str, hyperparameters: list[Hyperparameter]) -> Iterator[str]:
-  """Yields why a function does not take the hyperparameters of some trials as keyword arguments."""
+  """Yield why a function does not take the hyperparameters of some trials as keyword arguments."""
   try:
     signature = inspect.signature(import_attribute("function", function))
   except (TypeError, ValueError):
@@ -278,7 +280,7 @@ def _objective_problems(objective: Objective, config: Config | None) -> Iterator
 
 
 def _never_accepted(config: Config, hyperparameters: list[Hyperparameter]) -> Iterator[str]:
-  """Parts of the space at no point of which there can be a run, for what other fields are."""
+  """Yield parts of the space at no point of which there can be a run, because of other fields."""
   # By the condition under which hyperparameters exist.
   left = dict.fromkeys((one.parent for one in hyperparameters), "")
   conditions = {one.name: one.parent for one in hyperparameters}

@@ -8,7 +8,7 @@ from trialbook.tuning.study import Round, Study
 
 
 def load_study(path: str | pathlib.Path) -> Study | Round:
-  """What the file's `get_study()` returns.
+  """Return what the file's `get_study()` returns.
 
   Raises:
     ConfigError: if the file is missing, does not run, has no `get_study`, or returns something else.

@@ -24,20 +24,20 @@ _WIDTH = 130
 
 
 def console(stream: IO[str] | None = None) -> Console:
-  """Where tables are printed; a file or a pipe has room for long lines."""
+  """Return the console where tables are printed; a file or a pipe has room for long lines."""
   made = Console(file=stream, highlight=False, markup=False)
   return made if made.is_terminal else Console(file=stream, highlight=False, markup=False, width=_WIDTH)
 
 
 def number(value: Any) -> str:
-  """A value as people read it: four digits of a float."""
+  """Return a value as people read it: four digits of a float."""
   if value is None:
     return ""
   return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def ranked(results: StudyResults, limit: int | None = None) -> Table:
-  """The trials with a value, the best first, and then the others."""
+  """Return the trials with a value, the best first, and then the others."""
   others = [trial for trial in results.trials if trial.objective is None]
   trials = [*results.ranked, *others]
   table = empty("trial", "state", results.objective.metric, "at step", "hyperparameters", "seconds")
@@ -53,7 +53,7 @@ def ranked(results: StudyResults, limit: int | None = None) -> Table:
 
 
 def values_text(values: Mapping[str, Any], hyperparameters: Mapping[str, Mapping[str, Any]]) -> str:
-  """A trial's values in a line, each under the last part of its name where that tells it from the others."""
+  """Return a trial's values in a line, each under the last part of its name if that separates it from the others."""
   short = {name: _short(name, hyperparameters) for name in values}
   names = list(short.values())
   parts = []
@@ -73,7 +73,7 @@ def _short(name: str, hyperparameters: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def planned(trials: Sequence[PlannedTrial], hyperparameters: Sequence[Hyperparameter]) -> Table:
-  """The trials before they are run, with the program that each uses."""
+  """Return the trials before they are run, with the program that each uses."""
   groups = list(dict.fromkeys(trial.group for trial in trials if trial.refusal is None))
   known = {one.name: one.as_json() for one in hyperparameters}
   table = empty("trial", "program", "hyperparameters")
@@ -84,7 +84,7 @@ def planned(trials: Sequence[PlannedTrial], hyperparameters: Sequence[Hyperparam
 
 
 def balance(of: Balance, trials: Sequence[PlannedTrial], hyperparameters: Sequence[Hyperparameter]) -> list[str]:
-  """How wide and how dense a study is (PB-16), in lines."""
+  """Return how wide and how dense a study is (PB-16), in lines."""
   groups = {trial.group for trial in trials if trial.refusal is None}
   by_role = {role: [one.name for one in hyperparameters if one.role == role] for role in ("scientific", "nuisance")}
   lines = [f"{role}: {', '.join(names) or 'none'}" for role, names in by_role.items()]
@@ -108,7 +108,7 @@ def estimate(cost: Cost, steps: int, evaluations: int, trials: int, programs: in
 
 
 def running(results: StudyResults) -> Table:
-  """The trials that are running, with how far they are, and the last ones that ended."""
+  """Return the trials that are running, with how far they are, and the last ones that ended."""
   record = results.study
   steps = None if record.config is None else record.config.max_train_steps
   table = empty("trial", "state", "step", f"best {results.objective.metric}", "time left")
@@ -126,14 +126,14 @@ def running(results: StudyResults) -> Table:
 
 
 def states(results: StudyResults) -> str:
-  """How many trials are in which state."""
+  """Return how many trials are in which state."""
   names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
   counts = [f"{count} {name}" for name in names if (count := results.count(name))]
   return ", ".join(counts) or "no trials"
 
 
 def command(trial: Trial) -> str | None:
-  """The command that trains a trial again by hand; None where it is no training."""
+  """Return the command that trains a trial again by hand; None if it is not a training."""
   config = trial.folder / "config.json"
   if not config.exists():
     return None
@@ -141,7 +141,7 @@ def command(trial: Trial) -> str | None:
 
 
 def show_results(results: StudyResults, limit: int | None, console: Console) -> None:
-  """The ranked trials, at most so many, and where everything is."""
+  """Print the ranked trials, up to a limit, and where everything is."""
   console.print(f"{results.study.name}: {results.study.goal}")
   console.print(ranked(results, limit))
   console.print(states(results))
@@ -151,7 +151,7 @@ def show_results(results: StudyResults, limit: int | None, console: Console) -> 
 
 
 def show_best(results: StudyResults, console: Console) -> None:
-  """The best trial, and its command."""
+  """Print the best trial, and its command."""
   best = results.best
   if best is None:
     console.print("no trial has a value yet")
@@ -162,7 +162,7 @@ def show_best(results: StudyResults, console: Console) -> None:
 
 
 def show(results: StudyResults, trial: Trial, console: Console) -> None:
-  """Everything about one trial."""
+  """Print everything about one trial."""
   console.print(
     f"{results.study.name}, trial {trial.trial}: {trial.state}" + (f": {trial.reason}" if trial.reason else "")
   )
@@ -178,7 +178,7 @@ def show(results: StudyResults, trial: Trial, console: Console) -> None:
 
 
 def empty(*columns: str) -> Table:
-  """A table without rows; columns of words stand left, those of numbers right."""
+  """Return a table without rows; columns of words are left-aligned, those of numbers right-aligned."""
   table = Table(box=rich.box.SIMPLE_HEAD)
   for column in columns:
     left = column in ("state", "hyperparameter", "hyperparameters", "study", "folder")

@@ -16,12 +16,13 @@ COLUMNS = ("study", "config", "goal", "trials", "best", "reproduce")
 
 
 def write_trials(folder: pathlib.Path, results: StudyResults) -> None:
-  """Writes the study's `trials.csv`."""
+  """Write the study's `trials.csv`."""
   files.write_text(folder / "trials.csv", results.csv())
 
 
 def studies(root: pathlib.Path) -> list[StudyResults]:
-  """The studies in the folders below a root, rounds included, in order of their creation; others are passed over."""
+  """Return the studies in the folders below a root, rounds included, in order of their creation; others are passed
+  over."""
   found = []
   for path in sorted([*root.glob("*/study.json"), *root.glob("*/*/study.json")]):
     with contextlib.suppress(UserError):
@@ -30,7 +31,8 @@ def studies(root: pathlib.Path) -> list[StudyResults]:
 
 
 def rows(root: pathlib.Path) -> list[dict[str, str]]:
-  """The playbook's six columns for each study: name, link to the config, description, trials, best, reproduction."""
+  """Return the playbook's six columns for each study: name, link to the config, description, trials, best,
+  reproduction."""
   return [
     {
       "study": _full_name(results),
@@ -45,13 +47,13 @@ def rows(root: pathlib.Path) -> list[dict[str, str]]:
 
 
 def _full_name(results: StudyResults) -> str:
-  """A study of a round has the round's name before its own."""
+  """Return the name of a study; that of a study of a round follows the round's name."""
   round_ = files.read_json(results.folder.parent / "round.json")
   return results.study.name if round_ is None else f"{round_.get('name')}/{results.study.name}"
 
 
 def best_text(results: StudyResults) -> str:
-  """The best value of a study in words."""
+  """Return the best value of a study in words."""
   best = results.best
   if best is None:
     return "none yet"
@@ -59,7 +61,7 @@ def best_text(results: StudyResults) -> str:
 
 
 def reproduction(results: StudyResults) -> str:
-  """The command that ran a study, with the state of the code that it ran on."""
+  """Return the command that ran a study, with the state of the code that it ran on."""
   study = results.study
   commit = f"git checkout {study.commit[:12]}; " if study.commit else ""
   changes = f"git apply {shlex.quote(str(results.folder / 'study.diff'))}; " if study.diff else ""
@@ -67,7 +69,7 @@ def reproduction(results: StudyResults) -> str:
 
 
 def update(root: pathlib.Path) -> None:
-  """Rewrites `studies.csv` and `studies.md` in a root; one that is not ours to write to is left as it is."""
+  """Rewrite `studies.csv` and `studies.md` in a root; a file that is not ours to write is left as it is."""
   if not os.access(root, os.W_OK):
     return
   table = rows(root)

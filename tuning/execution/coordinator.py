@@ -1,4 +1,4 @@
-"""The coordinator of a study: plans its trials, has them run, and keeps its records; killed, it goes on later."""
+"""The coordinator of a study: plans its trials, has them run, and keeps its records; after a kill it resumes."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ class PlannedStudy:
   trials: int
 
   def plan(self, trial: int, values: Mapping[str, Any]) -> PlannedTrial:
-    """The trial with these values."""
+    """Return the trial with these values."""
     return plan(self.study, self.config, self.hyperparameters, trial, values)
 
   def points(self, start: int, stop: int) -> list[PlannedTrial]:
-    """Trials `start` to `stop` of a search that does not depend on results."""
+    """Return trials `start` to `stop` of a search that does not depend on results."""
     search = self.study.search
     assert not isinstance(search, BayesianOptimization)
     points = search.points(self.hyperparameters, start, stop)
     return [self.plan(trial, values) for trial, values in enumerate(points, start=start)]
 
   def preview(self) -> list[PlannedTrial]:
-    """All trials; of a search that depends on results, those of the sequence that it begins with, in their place."""
+    """Return all trials. If the search depends on results, return those of the sequence that it begins with instead."""
     search = self.study.search
     if isinstance(search, BayesianOptimization):
       search = Halton(seed=search.seed)
@@ -76,7 +76,7 @@ class PlannedStudy:
     return [self.plan(trial, values) for trial, values in enumerate(points)]
 
   def measured_estimate(self, trials: Sequence[PlannedTrial], workers: int) -> str | None:
-    """How long the study takes, by a few steps that a worker makes now; None for a function."""
+    """Return how long the study takes, estimated from a few steps that a worker makes now; None for a function."""
     if self.config is None:
       return None
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -97,7 +97,7 @@ class PlannedStudy:
 
 
 def prepare(study: Study, trials: int | None = None) -> PlannedStudy:
-  """Checks a study; `trials` says how many instead of the study's own number.
+  """Check a study; `trials` replaces the study's own number of trials.
 
   Raises:
     UserError: with all that is wrong.
@@ -126,16 +126,16 @@ def run_study(
   progress: bool = False,
   executor: MakeExecutor | None = None,
 ) -> StudyResults:
-  """Runs a study's trials, or those that are left of them; everything is recorded in `folder`.
+  """Run a study's trials, or those that are left; everything is recorded in `folder`.
 
-  The same call goes on with a study that was stopped or killed. Trials that have ended are not run again.
+  If a study was stopped or killed, the same call resumes it. Trials that have ended are not run again.
 
   Args:
     study: the study.
     folder: holds no study yet, or this one.
     workers: processes on this machine, each with the study's cores and devices.
     trials: how many there are to be, instead of the study's own number; more extend a study.
-    retry_failed: whether trials that failed are tried again.
+    retry_failed: if true, trials that failed are tried again.
     progress: whether it is printed to standard error.
     executor: makes what runs the trials, instead of workers on this machine.
 
@@ -165,7 +165,7 @@ def run_study(
 
 
 def check_folder(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | None:
-  """The study that a folder holds, if its trials are this one's. Raises UserError if they are another's."""
+  """Return the study that a folder holds, if its trials are this one's. Raise UserError if they are another's."""
   if not (folder / "study.json").exists():
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
       raise UserError(f"{folder} is not empty and holds no study: name another folder")
@@ -182,7 +182,7 @@ def check_folder(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | N
 
 
 def _came_to_something(folder: pathlib.Path, record: TrialRecord) -> bool:
-  """Whether a trial was run, and there is something to lose."""
+  """Return whether a trial was run and there is something to lose."""
   return bool(record.attempts) and (record.state in FINAL or newest_step(trial_folder(folder, record.trial)) >= 0)
 
 
@@ -193,7 +193,7 @@ def _record(planned: PlannedStudy) -> StudyRecord:
 
 
 class Coordinator:
-  """Has the trials of one study run; see `run_study`."""
+  """The run of the trials of one study; see `run_study`."""
 
   def __init__(
     self,
@@ -256,7 +256,7 @@ class Coordinator:
     return isinstance(self._planned.study.search, BayesianOptimization)
 
   def run(self) -> None:
-    """Until no trial is left. Raises StudyError, and KeyboardInterrupt."""
+    """Run until no trial is left. Raise StudyError, and KeyboardInterrupt."""
     self._progress.begin(self._folder, list(self._trials.values()), self._planned.study.objective.sign)
     self._tables(at_once=True)
     try:
@@ -324,7 +324,7 @@ class Coordinator:
       self._progress.ended(self._trials[planned.trial])
 
   def _ask(self) -> None:
-    """Of a search that looks at results: one trial more, while there are workers for it."""
+    """Ask a search that looks at results for one more trial, while workers are free for it."""
     search = self._planned.study.search
     if not isinstance(search, BayesianOptimization):
       return
@@ -381,7 +381,7 @@ class Coordinator:
     self._trials[record.trial] = record
 
   def _tables(self, *, at_once: bool = False) -> None:
-    """Rewrites the tables that people read, now and then."""
+    """Rewrite the tables that people read, now and then."""
     if not at_once and time.monotonic() < self._tables_due:
       return
     self._tables_due = time.monotonic() + _TABLES_EVERY_SECONDS

@@ -1,4 +1,4 @@
-"""What runs a study's trials: workers on this machine, or jobs of a cluster."""
+"""The interface of whatever runs a study's trials: workers on this machine, or jobs of a cluster."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -8,7 +8,7 @@ from trialbook.tuning.plan import PlannedTrial
 
 
 class InterruptedStudyError(Exception):
-  """Ctrl-C or SIGTERM came to the coordinator."""
+  """The coordinator received Ctrl-C or SIGTERM."""
 
 
 class Ended(NamedTuple):
@@ -17,7 +17,7 @@ class Ended(NamedTuple):
   Attributes:
     trial: its number.
     lost: what happened to its process; None: its record says how it ended.
-    stopped: whether it was asked to leave.
+    stopped: whether it was asked to exit.
     problems: of the study: no other trial can be run either.
   """
 
@@ -28,7 +28,7 @@ class Ended(NamedTuple):
 
 
 class Executor(Protocol):
-  """Starts trials and tells when they end.
+  """An object that starts trials and reports when they end.
 
   Attributes:
     name: for records.
@@ -45,29 +45,30 @@ class Executor(Protocol):
   def __exit__(self, *_: object) -> None: ...
 
   def adopt(self, unfinished: Sequence[int]) -> set[int]:
-    """Which of the trials that an earlier coordinator started are still being run; `wait` will tell of them."""
+    """Return which of the trials that an earlier coordinator started are still running; `wait` will report their
+    ends."""
     ...
 
   def prepare(self, wanted: int) -> None:
-    """There will be so many trials: what takes time to start may start."""
+    """Start what takes time to start, given the number of trials to come."""
     ...
 
   def measure(self, planned: PlannedTrial) -> Cost | None:
-    """What a few steps of a trial take; None where that is not known."""
+    """Return how long a few steps of a trial take; None if that is not known."""
     ...
 
   def choose(self, pending: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, str]]:
-    """Which of the trials, in order of their numbers, to start now, and the name of where."""
+    """Return which of the trials, in order of their numbers, to start now, each with the name of the place."""
     ...
 
   def start(self, chosen: Sequence[tuple[PlannedTrial, str]]) -> None:
-    """Starts them; their records say that they run."""
+    """Start the trials; their records say that they run."""
     ...
 
   def wait(self, seconds: float) -> list[Ended]:
-    """What ended, soon after something does, or [] when `seconds` are over. Raises InterruptedStudyError."""
+    """Return what ended, soon after something does; [] if `seconds` are over. Raise InterruptedStudyError."""
     ...
 
   def stop(self) -> list[Ended]:
-    """Has all trials save and leave; returns when they have."""
+    """Have all trials save and exit; return when they have."""
     ...

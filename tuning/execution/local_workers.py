@@ -34,17 +34,17 @@ class _Message(NamedTuple):
 
 
 class LocalWorkers:
-  """Starts worker processes, gives them trials, and notices when one is lost.
+  """Worker processes: starts them, gives them trials, and notices when one is lost.
 
   Args:
     study: its folder.
     count: how many workers.
-    cores: of each; they take turns on the cores of this machine where there are too few.
+    cores: of each; if this machine has too few, they take turns.
     devices: of each.
     events: where signals to this process appear.
 
   Raises:
-    UserError: if the machine has not so many cores or devices.
+    UserError: if the machine does not have that many cores or devices.
   """
 
   name = "local"
@@ -67,7 +67,7 @@ class LocalWorkers:
       worker.close()
 
   def adopt(self, unfinished: Sequence[int]) -> set[int]:
-    """None: workers die with their coordinator.
+    """Return the empty set: workers die with their coordinator.
 
     Raises:
       UserError: if jobs of a cluster run some of them.
@@ -86,7 +86,7 @@ class LocalWorkers:
     return set()
 
   def prepare(self, wanted: int) -> None:
-    """Starts workers, as many as there are trials for, before they are given any."""
+    """Start workers, as many as there are trials for, before they are given any."""
     for index in range(min(wanted, self.count)):
       if index not in self._workers:
         self._workers[index] = self._new(index)
@@ -96,7 +96,7 @@ class LocalWorkers:
     return _Worker(index, self._study, self._environments[index], self._events, before)
 
   def measure(self, planned: PlannedTrial) -> Cost | None:
-    """Times a few steps of a trial on the first worker, which keeps its program. Raises StudyError."""
+    """Measure a few steps of a trial on the first worker, which keeps its program. Raise StudyError."""
     self.prepare(1)
     self._workers[0].send({"measure": dict(planned.changes)})
     while True:
@@ -117,7 +117,7 @@ class LocalWorkers:
         self._heard(event)
 
   def choose(self, pending: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, str]]:
-    """Which trials to start now, and where: for each idle worker one, of a program that it has if there is such."""
+    """Return which trials to start now, and where: one for each idle worker, if possible of a program that it has."""
     left, chosen = list(pending), []
     for index in range(self.count):
       worker = self._workers.get(index)
@@ -133,7 +133,7 @@ class LocalWorkers:
     return chosen
 
   def start(self, chosen: Sequence[tuple[PlannedTrial, str]]) -> None:
-    """Gives the trials to their workers."""
+    """Give the trials to their workers."""
     for planned, where in chosen:
       index = int(where.rpartition(" ")[2])
       if index not in self._workers:
@@ -142,7 +142,7 @@ class LocalWorkers:
       self._workers[index].send({"trial": planned.trial})
 
   def wait(self, seconds: float) -> list[Ended]:
-    """What ended, once something does or `seconds` are over. Raises InterruptedStudyError after a signal."""
+    """Return what ended, once something does or `seconds` are over. Raise InterruptedStudyError after a signal."""
     try:
       event = self._events.get(timeout=seconds)
     except queue.Empty:
@@ -156,7 +156,7 @@ class LocalWorkers:
     return self._heard(event)
 
   def stop(self) -> list[Ended]:
-    """Asks all workers to save and leave, and waits for them; another signal, or too long a time, kills them."""
+    """Ask all workers to save and exit, and wait for them. Another signal, or too long a wait, kills them."""
     self._stopping = True
     ended: list[Ended] = []
     busy = [worker for worker in self._workers.values() if worker.trial is not None]
@@ -207,7 +207,7 @@ class LocalWorkers:
 
 
 class _Worker:
-  """One process, and what it is doing; workers of its index before it had so many programs."""
+  """One process, and what it is doing. `programs_before`: programs that earlier workers of its index compiled."""
 
   def __init__(
     self,
@@ -233,12 +233,12 @@ class _Worker:
     threading.Thread(target=_listen, args=(self, self._talk, events), daemon=True).start()
 
   def send(self, task: Mapping[str, Any]) -> None:
-    """Gives it something to do; one that is gone is noticed elsewhere."""
+    """Send a task to the process; one that is gone is noticed elsewhere."""
     with contextlib.suppress(OSError):
       self._talk.send(task)
 
   def close(self) -> None:
-    """Ends it, and all of its processes."""
+    """End the process and all of its children."""
     self.process.close()
     self._closing.close()
 
@@ -270,7 +270,7 @@ def _environment(index: int, count: int, cores: int, devices: int) -> dict[str, 
 
 
 def _gpus() -> list[str]:
-  """Indices or ids of the NVIDIA GPUs that this process may use."""
+  """Return indices or ids of the NVIDIA GPUs that this process may use."""
   named = os.environ.get("CUDA_VISIBLE_DEVICES")
   if named is not None:
     # Behind a name that is none, CUDA sees nothing.

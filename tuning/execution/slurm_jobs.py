@@ -29,10 +29,10 @@ _LONGEST_ARRAY = 1_000
 
 
 def parse_options(assignments: Iterable[str], study: Study) -> slurm.SlurmOptions:
-  """`["minutes=30", "hosts=2"]` as options of the jobs; their cores are the study's.
+  """Return `["minutes=30", "hosts=2"]` as options of the jobs; their cores are the study's.
 
   Raises:
-    UserError: for what is no such option, or has no such value.
+    UserError: if an option does not exist, or cannot have its value.
   """
   fields = {field.name: field.default for field in dataclasses.fields(slurm.SlurmOptions)}
   known = [name for name in fields if name != "cores"]  # Those are the study's, and the same bits hang on them.
@@ -59,9 +59,9 @@ def parse_options(assignments: Iterable[str], study: Study) -> slurm.SlurmOption
 
 
 class SlurmJobs:
-  """Submits trials as job arrays, and watches the cluster and the trials' records.
+  """Trials as job arrays: submits them, and watches the cluster and the trials' records.
 
-  A job that its node took down, or that was preempted, comes back under its number and goes on from its checkpoint.
+  A job whose node failed, or that was preempted, comes back under its number and resumes from its checkpoint.
   Jobs outlive the coordinator: which job has which trial is in `slurm.json`, and the next coordinator finds them there.
 
   Args:
@@ -86,7 +86,7 @@ class SlurmJobs:
     pass  # Jobs go on without a coordinator.
 
   def adopt(self, unfinished: Sequence[int]) -> set[int]:
-    """Those whose jobs wait or run."""
+    """Return the trials whose jobs wait or run."""
     stored = (files.read_json(self._study / "slurm.json") or {}).get("jobs", {})
     jobs = {trial: stored[str(trial)] for trial in unfinished if str(trial) in stored}
     states = self._states(jobs.values(), patiently=True)
@@ -94,18 +94,18 @@ class SlurmJobs:
     return set(self._jobs)
 
   def prepare(self, wanted: int) -> None:
-    """Nothing can be started before it has a trial."""
+    """Do nothing: nothing can be started before it has a trial."""
 
   def measure(self, planned: PlannedTrial) -> Cost | None:
-    """Unknown: the coordinator has not the devices of a job."""
+    """Return None: the coordinator does not have the devices of a job."""
     return None
 
   def choose(self, pending: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, str]]:
-    """All: Slurm knows when there is room."""
+    """Return all trials: Slurm knows when there is room."""
     return [(planned, "slurm") for planned in pending]
 
   def start(self, chosen: Sequence[tuple[PlannedTrial, str]]) -> None:
-    """Submits them, as one array where it is not too long for one."""
+    """Submit the trials, as one array unless they are too many for one."""
     for batch in (chosen[first : first + _LONGEST_ARRAY] for first in range(0, len(chosen), _LONGEST_ARRAY)):
       self._submit([planned.trial for planned, _ in batch])
 
@@ -124,7 +124,7 @@ class SlurmJobs:
     files.write_json(self._study / "slurm.json", stored)
 
   def wait(self, seconds: float) -> list[Ended]:
-    """Asks the cluster now and then. Raises InterruptedStudyError after a signal."""
+    """Ask the cluster now and then; return what ended. Raise InterruptedStudyError after a signal."""
     self._pause(max(0.0, min(seconds, self._due - time.monotonic())))
     if time.monotonic() < self._due:
       return []
@@ -132,7 +132,7 @@ class SlurmJobs:
     return self._ended(self._states(self._jobs.values()))
 
   def stop(self) -> list[Ended]:
-    """Cancels all jobs, which save, and returns when they are over."""
+    """Cancel all jobs, which save, and return when they are over."""
     deadline = time.monotonic() + _LEAVING_SECONDS
     ended: list[Ended] = []
     is_cancelled = False
@@ -157,7 +157,7 @@ class SlurmJobs:
       raise InterruptedStudyError
 
   def _states(self, jobs: Iterable[str], *, patiently: bool = False) -> dict[str, slurm.JobState]:
-    """What the cluster says; {} while it does not answer, unless there is the patience to wait until it does."""
+    """Return what the cluster says; {} if it does not answer, unless there is the patience to wait until it does."""
     wanted = list(jobs)
     while wanted:
       try:

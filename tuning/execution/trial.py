@@ -43,20 +43,21 @@ _OTHER_DATA = "bring back the data that it began with, or begin a new study in a
 def run_trial(
   study: pathlib.Path, folder: pathlib.Path, programs: Programs | None = None, guard: Guard | None = None
 ) -> TrialRecord:
-  """Runs the trial of a folder to its end, or goes on with it; one that has ended is left as it is.
+  """Run the trial of a folder to its end, or resume it; a trial that has ended is left as it is.
 
   Args:
     study: the study's folder.
     folder: the trial's, with the record of a trial that was handed out.
     programs: compiled programs of earlier trials.
-    guard: hears SIGTERM, upon which the trial is stopped where it can go on, and other hosts; None: nobody does.
+    guard: receives SIGTERM, upon which the trial is stopped where it can resume, and signals of other hosts; None:
+      there is no guard.
 
   Returns:
     The record, as it is written: complete, infeasible, stopped; or pending or failed, after a crash.
 
   Raises:
-    StudyError: if no trial of this study could be run, for what its config or its function is; or its data are
-      not those of its other trials; or the disk is full.
+    StudyError: if no trial of this study could be run because of its config or its function; if its data are not those
+      of its other trials; or if the disk is full.
   """
   guard = Guard() if guard is None else guard
   of = read_study(study)
@@ -100,13 +101,13 @@ def run_trial(
 
 
 def guard_for(study: pathlib.Path) -> Guard:
-  """A guard with the limits that the study's config sets for a run."""
+  """Return a guard with the limits that the study's config sets for a run."""
   config = read_study(study).config
   return Guard(None if config is None else config.job)
 
 
 def _take_over(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
-  """Locks a trial, waiting for a process that is being killed, or that a cluster's requeue has left behind, to be gone.
+  """Lock a trial; wait until a process that is being killed, or that a cluster's requeue has left behind, is gone.
 
   Raises:
     TryAgainError: if it stays.
@@ -128,7 +129,7 @@ def _take_over(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def _full_disk_ends_the_study(folder: pathlib.Path) -> Iterator[None]:
-  """Makes a disk that is full or gone, whoever meets it, a StudyError: another trial would meet it too."""
+  """Raise StudyError in place of any error for a disk that is full or gone: another trial would meet it too."""
   try:
     yield
   except OSError:
@@ -140,9 +141,9 @@ def _full_disk_ends_the_study(folder: pathlib.Path) -> Iterator[None]:
 
 
 def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs) -> Cost | None:
-  """Times a few steps of a trial in a folder that is removed; the program stays for the trial itself.
+  """Measure a few steps of a trial in a folder that is then removed; the program stays for the trial itself.
 
-  None where these values cannot be run, which the trial will tell.
+  The result is None if these values cannot be run, which the trial will report.
 
   Raises:
     StudyError: if no trial of this study could be run.
@@ -165,7 +166,8 @@ def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs)
 
 
 def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) -> dict[str, Any]:
-  """The `run.json` of a few steps with a trial's changes, which share its program and need the study's objective."""
+  """Return the `run.json` of a few steps with a trial's changes, which share its program and need the study's
+  objective."""
   assert of.config is not None
   config = of.config.override(trial)
   steps = min(_MEASURED_STEPS, config.max_train_steps)
@@ -226,7 +228,8 @@ def _train(
 
 
 def _first_on_the_same_data(study: pathlib.Path, record: TrialRecord) -> pathlib.Path | None:
-  """The folder of the first other trial that keeps what it learned, and does not choose other data by its values."""
+  """Return the folder of the first other trial that keeps what it learned, and whose values do not choose other
+  data."""
 
   def data(trial: TrialRecord) -> dict[str, Any]:
     return {
@@ -244,7 +247,7 @@ def _first_on_the_same_data(study: pathlib.Path, record: TrialRecord) -> pathlib
 
 
 def _write_if_possible(folder: pathlib.Path, record: TrialRecord) -> None:
-  """As `write_trial`; on a full disk the record stays as it was, which also leads to another attempt."""
+  """Write the record as `write_trial` does; on a full disk it stays as it was, which also leads to another attempt."""
   try:
     write_trial(folder, record)
   except OSError:
@@ -252,7 +255,7 @@ def _write_if_possible(folder: pathlib.Path, record: TrialRecord) -> None:
 
 
 def _raise_if_the_studys(of: StudyRecord, error: ConfigError) -> None:
-  """Raises StudyError if the study's own config, without a trial's values, has one of the same problems."""
+  """Raise StudyError if the study's own config, without a trial's values, has one of the same problems."""
   try:
     _few_steps(of, {}, Programs())
   except UserError as own:
@@ -265,7 +268,7 @@ def _raise_if_the_studys(of: StudyRecord, error: ConfigError) -> None:
 
 
 def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRecord:
-  """Calls the study's function, and writes what it returns, or yields one after the other, as a run's metrics."""
+  """Call the study's function, and write what it returns, or yields one after the other, as a run's metrics."""
   assert of.function is not None
   function = import_attribute("function", of.function)
   shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -297,7 +300,7 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path) -> TrialRe
 
 
 def _results(name: str, returned: Any) -> Iterator[dict[str, float]]:
-  """What a function returned, or returns one after the other, as numbers by metric. Raises StudyError."""
+  """Yield what a function returned, or yields one after the other, as numbers by metric. Raise StudyError."""
   wanted = "it should return a mapping from metrics to numbers, or yield such mappings"
   if isinstance(returned, Mapping):
     returned = iter([returned])
@@ -313,7 +316,7 @@ def _results(name: str, returned: Any) -> Iterator[dict[str, float]]:
 
 
 def _summary(objective: Objective, result: RunResult, folder: pathlib.Path) -> dict[str, Any]:
-  """Numbers of all processes that worked on a run."""
+  """Return numbers of all processes that worked on a run."""
   run = files.read_json(folder / "run.json") or {}
   processes = [*run.get("earlier", []), run]
   times = [process.get("times", {}) for process in processes]

@@ -1,4 +1,4 @@
-"""What becomes of a trial's record when it is started, interrupted, refused or has crashed.
+"""The records of a trial that was started, interrupted or refused, or that has crashed.
 
 The coordinator of a study writes these without running a trial, so nothing here imports jax.
 """
@@ -13,12 +13,12 @@ from trialbook.tuning.records import CRASHED, State, TrialRecord
 
 
 class StudyError(UserError):
-  """What is wrong is the study's and not a trial's: no trial of it can be run."""
+  """A problem of the study and not of a trial: no trial of it can be run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a few steps took.
+  """The time that a few steps took.
 
   Attributes:
     step_seconds: one training step, its data included.
@@ -32,7 +32,7 @@ class Cost:
 
 
 def crashed(folder: pathlib.Path, record: TrialRecord, cause: str, max_attempts: int) -> TrialRecord:
-  """The record after an attempt that ended for no known reason: to be tried again, or failed."""
+  """Return the record after an attempt that ended for no known reason: to be tried again, or failed."""
   record = ended(record, "pending", None, f"{CRASHED}: {cause}", newest_step(folder))
   if record.crashes >= max_attempts:
     return dataclasses.replace(record, state="failed", reason=f"crashed {record.crashes} times; the last: {cause}")
@@ -40,18 +40,18 @@ def crashed(folder: pathlib.Path, record: TrialRecord, cause: str, max_attempts:
 
 
 def interrupted(record: TrialRecord, cause: str) -> TrialRecord:
-  """The record of a trial whose process was taken away: it goes on later, and nothing counts against it."""
+  """Return the record of a trial whose process was taken away: it resumes later, and nothing counts against it."""
   return ended(record, "stopped", cause, f"interrupted: {cause}")
 
 
 def started(record: TrialRecord, worker: str) -> TrialRecord:
-  """The record of a trial that is handed to a worker."""
+  """Return the record of a trial that is handed to a worker."""
   attempt = {"worker": worker, "started": time.time(), "finished": None, "end": None, "checkpoint": None}
   return dataclasses.replace(record, state="running", reason=None, attempts=(*record.attempts, attempt))
 
 
 def refused(record: TrialRecord, reason: str) -> TrialRecord:
-  """The record of a trial that needs not be started: its values can be in no run."""
+  """Return the record of a trial that is not started because no run can have its values."""
   return dataclasses.replace(record, state="infeasible", reason=f"refused: {reason}")
 
 

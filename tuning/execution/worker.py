@@ -15,14 +15,14 @@ sys.path[:] = json.loads(os.environ.pop("TRIALBOOK_PATH"))
 from trialbook.tuning.execution.worker import main
 sys.exit(main())
 """
-"""What the process runs, with the study's folder and the descriptor as arguments.
+"""The program of the process; the study's folder and the descriptor are its arguments.
 
 It imports what its coordinator would, from the same places.
 """
 
 
 def main() -> int:
-  """Runs what it is told to until the coordinator closes the connection."""
+  """Run the tasks that the coordinator sends until it closes the connection."""
   study, talk = pathlib.Path(sys.argv[1]), Connection(int(sys.argv[2]))
   if cores := os.environ.get("TRIALBOOK_CORES"):
     # Before anything counts them: XLA cuts reductions by the number of cores that it sees.

@@ -30,7 +30,8 @@ QUESTIONS = (
 
 
 def findings(results: StudyResults) -> list[Finding]:
-  """All that the checklist says of a study, by its objective; the gravest first, in the order of `QUESTIONS` within."""
+  """Return the findings on a study, by its objective: the gravest first, and in the order of `QUESTIONS` among
+  equals."""
   found = [
     one
     for question in QUESTIONS

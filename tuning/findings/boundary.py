@@ -1,4 +1,4 @@
-"""Whether the best points lie at an edge of the space (PB-23), or right below an instability (PB-80).
+"""Best points at an edge of the space (PB-23), or right below an instability (PB-80).
 
 The playbook: a search space is suspicious if the best points sit near its boundary; expand it there. If everything
 above a learning rate is infeasible and the best sit right below, it is not the space but training that limits: mend the
@@ -42,11 +42,11 @@ _finding = finding_of("PB-23", "boundary")
 SHOWN = 3
 """Sides whose tests are named in one finding, the first ones: a reader sees what is asked."""
 BEYOND, MOST_STEP = 0.1, 0.5
-"""A side is moved out to the fitted optimum and that share of the scale beyond; more than a half is guessed."""
+"""Share of the scale beyond the fitted optimum to which a side is moved out; more than a half would be guessed."""
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """For each side at which the best points lie: by how much to expand it, or that training is unstable beyond."""
+  """Return for each side at which the best points lie by how much to expand it, or that training is unstable beyond."""
   found = _untestable(results)
   axes = testable(results)
   if not axes:
@@ -91,7 +91,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def _untestable(results: StudyResults) -> list[Finding]:
-  """The numeric hyperparameters that have no edge, or none that is known."""
+  """Return a finding on the numeric hyperparameters that have no edge, or no known edge."""
   axes = [one for one in searched(results) if is_numeric(one)]
   found = []
   if unknown := [one.name for one in axes if one.inferred]:
@@ -137,7 +137,7 @@ def _test(side: Side, note: str = "") -> str:
 
 
 def _room(side: Side, results: StudyResults) -> Scale | None:
-  """The scale that goes further on this side; None where nothing lies beyond, or the config takes none of it."""
+  """Return the scale that goes further on this side; None if nothing lies beyond, or the config accepts none of it."""
   beyond = 0.0 if side.optimum is None else side.optimum - 1 if side.upper else -side.optimum
   scale = expanded(side.one, side.upper, min(max(beyond + BEYOND, LEAST_STEP), MOST_STEP))
   if scale is None or not allowed(side.one, bound_of(scale, side.upper), side.points[0], results):
@@ -146,7 +146,7 @@ def _room(side: Side, results: StudyResults) -> Scale | None:
 
 
 def _often_infeasible(side: Side, points: Sequence[TriedPoint]) -> bool:
-  """Whether points are infeasible more often on this side: no place to expand to."""
+  """Return whether points are infeasible more often on this side, so that it should not be expanded."""
   cut = separation(side.one, points, [not point.retrains for point in points])
   return cut is not None and cut.above == side.upper and cut.p < LEVEL
 
@@ -194,7 +194,7 @@ def _unstable(side: Side) -> Finding:
 
 
 def _unsure(sides: Sequence[Side], level: float) -> Finding:
-  """For sides of which the test could not have told, or does not yet."""
+  """Return the finding on sides whose test has too few points to decide."""
   names = list(dict.fromkeys(side.one.name for side in sides))
   more = max(side.more or 0 for side in sides)
   count = max(len(side.points) for side in sides)
@@ -219,7 +219,7 @@ def _unsure(sides: Sequence[Side], level: float) -> Finding:
 
 
 def _expand(side: Side, scale: Scale | None) -> Finding:
-  """By how much to move an edge: to this scale, or that nothing lies beyond."""
+  """Return the finding that an edge should move to this scale, or that nothing lies beyond it."""
   one = side.one
   bound = bound_of(one.scale, side.upper)
   test = _test(side, ", tested on all sides")

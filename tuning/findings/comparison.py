@@ -1,4 +1,4 @@
-"""Which compared setting is best, and whether that is more than chance (PB-13, PB-30).
+"""The best compared setting, tested against chance (PB-13, PB-30).
 
 The playbook compares settings by the best trial of each over the nuisance hyperparameters, at equal budgets. The best
 of a few trials is a noisy number. Drawing k of them again and again (`statistics.best_of_k`) shows how noisy, but never
@@ -9,7 +9,7 @@ assumption, which noise and many dimensions break. A winner is therefore also te
 settings' points are permuted at random (`statistics.permutation_test`), and the observed difference must be rare among
 the permutations. The trials' own noise is in all of them.
 
-Of several scientific hyperparameters each is looked at by itself, over all values of the others, as the points of one
+Of several scientific hyperparameters each is looked at on its own, over all values of the others, as the points of one
 combination are few. One setting may have had more of the others' better values than another. The intervals do not know
 of that, but the permutation test does, and a winner needs both.
 """
@@ -36,15 +36,17 @@ from trialbook.tuning.results import StudyResults
 _finding = finding_of("PB-30", "comparison")
 
 EFFORT = 2.0
-"""Times as many trials: random sampling of 48 over two settings does that in one study of fifty."""
+"""Least ratio of the numbers of points for unequal effort: random sampling of 48 over two settings reaches it in one
+study of fifty."""
 EFFORT_LEAST = 4
-"""More points, too: of fewer, twice as many are a setting that has just begun, or one point against two."""
+"""Least difference of the numbers of points for unequal effort: with fewer, a setting with twice as many points has
+just begun, or has two points against one."""
 EFFORT_LEVEL = 0.01
-"""Of the test that unequal feasible shares are not chance."""
+"""Level of the test that unequal feasible shares are not chance."""
 MOST_TIMES = 10.0
-"""As many trials as there are: what would take more is not worth settling."""
+"""Most trials that are proposed, as a multiple of those run: a difference that takes more is not worth settling."""
 ENOUGH = f"{LEAST} points with a value"
-"""Of each setting, for a comparison."""
+"""The least that a comparison needs of each setting, in words."""
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -184,7 +186,7 @@ def _verdict(results: StudyResults, field: list[Contender], axis: Axis) -> Findi
 
 
 def _best_point(winner: Contender, equal: Sequence[str], results: StudyResults) -> str:
-  """Who has the best point, in words."""
+  """Return the settings with the best point, in words."""
   retrains = len(winner.points[0].retrains)
   value = f"{results.objective.sign * winner.costs[0]:.4g}"
   if len(equal) > 1:
@@ -193,7 +195,7 @@ def _best_point(winner: Contender, equal: Sequence[str], results: StudyResults) 
 
 
 def _few(few: Sequence[Contender], count: int) -> str:
-  """Which of so many settings have too few points, in words."""
+  """Return which of the `count` settings have too few points, in words."""
   if len(few) == 1:
     return f"{few[0].named} has fewer than {ENOUGH}"
   if len(few) == count:
@@ -202,7 +204,7 @@ def _few(few: Sequence[Contender], count: int) -> str:
 
 
 def _crossed(axis: Axis, others: Sequence[str]) -> str:
-  """What tells them apart."""
+  """Return the action that separates the effects of these hyperparameters."""
   return f"Run each value of {axis.name} with the same values of {listed(others)}, or draw them independently."
 
 
@@ -218,7 +220,7 @@ def _chance(lead: Difference, axis: Axis) -> str:
 
 
 def _summary(one: Contender, results: StudyResults) -> dict[str, Any]:
-  """The best of a setting, and the quartiles of the best of half of its points."""
+  """Return the best of a setting, and the quartiles of the best of half of its points."""
   sign = results.objective.sign
   if not one.costs:
     return {"points": one.total, "feasible": 0}
@@ -240,12 +242,12 @@ def _sentence(field: list[Contender], results: StudyResults) -> str:
 
 
 def _trials(field: list[Contender]) -> tuple[int, ...]:
-  """The best trial of the best point of each."""
+  """Return the best trial of the best point of each."""
   return tuple(one.best.trial for one in field if one.best is not None)
 
 
 def _effort(field: list[Contender], axis: Axis) -> list[Finding]:
-  """Settings that were tuned less than others, by trials or by feasible ones."""
+  """Return a finding on settings that were tuned less than others, by trials or by feasible ones."""
   most, least = max(field, key=lambda one: one.total), min(field, key=lambda one: one.total)
   if least.total == 0:
     return []

@@ -1,4 +1,4 @@
-"""Did training last long enough, or too long, and does its loss rise (PB-28)?
+"""The length of training: too short or too long (PB-28), and whether its loss rises.
 
 The playbook ("Examining the training curves"): if the best trials still improve at the end, the study is bound by
 compute; if they were saturated long before, fewer steps will do; a training loss that rises is probably a bug.
@@ -23,17 +23,18 @@ from trialbook.tuning.results import StudyResults, Trial
 _finding = finding_of("PB-28", "convergence")
 
 MORE_STEPS = 0.2
-"""Share of steps, in addition, of which the gain is foreseen: what a next study may add without much thought, and not
-further from what was seen than that."""
+"""Share of steps in addition whose gain is predicted: what a next study may easily add, and not further beyond the data
+than that."""
 STEADY = 0.1
-"""Of all that the metric improved since its first evaluation, that must still be gained to be more than a decay makes:
-one that takes the whole training, in a line, had to have made half of all the improvement, and learning no more."""
+"""Share of the improvement since the first evaluation that must still be gained for a decay not to explain it: a linear
+decay over the whole training would have had to make half of all the improvement, and learning no more."""
 MANY = 3
-"""Times 2% of the distance from perfection that such a gain must be: plainly more than what is just relevant."""
+"""Multiple of 2% of the distance from perfection that such a gain must reach: plainly more than what is just
+relevant."""
 FIRST = 0.05
 """Share of the steps by which the first evaluation must be, for the improvement since then to be about all."""
 CONSTANT = 0.9
-"""Of the largest learning rate of a training: from there on down it decays."""
+"""Share of the largest learning rate of a training below which it decays."""
 LEARNING_RATES = ("learning_rate", "lr")
 """Last parts of the names under which a learning rate is logged."""
 
@@ -64,10 +65,13 @@ class Ends:
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-28. Still improving: of the best few trials the mean gain of 20% more steps is relevant
-  (`relevance.RELEVANT`) at the lower end of its interval; a warning only where a decay of the learning rate did not
-  make it, since a decay that takes longer need not gain more. Neither that nor saturated: ok if the gain is less than
-  relevant at the upper end too, and half of the steps would lose something. See `saturation` and `rising_loss`."""
+  """Return the finding on whether the best trials still improve, are saturated, or have a rising loss (PB-28).
+
+  Still improving: the mean gain of the best few trials from 20% more steps is relevant (`relevance.RELEVANT`) at the
+  lower end of its interval. That is a warning only if a decay of the learning rate did not make the gain, since a
+  longer decay need not gain more. Neither still improving nor saturated: ok if the gain is less than relevant at the
+  upper end too, and half of the steps would lose something. See `saturation` and `rising_loss`.
+  """
   ran = learning_curves(results)
   wrong = rising_loss.rising(results)
   rises = [rising_loss.finding(results, wrong)] if wrong else []
@@ -97,7 +101,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def ends(results: StudyResults, ran: LearningCurves) -> Ends:
-  """What the ends of the best trials say."""
+  """Return what the ends of the best trials show."""
   trials, means = [one.trial for one in ran.best], tenths(ran.best)
   count = len(trials)
   # Of the mean over the trials, in one tenth.
@@ -116,9 +120,12 @@ def ends(results: StudyResults, ran: LearningCurves) -> Ends:
 
 
 def _is_steady(results: StudyResults, best: Sequence[Trial], tenths: np.ndarray, gain: float, level: float) -> bool:
-  """Whether a gain is one that no usual decay of the learning rate makes: large (`MANY`), a large part of all the
-  improvement (`STEADY`), and none that began late: each fifth after the second was better than the one before it by as
-  much as the next will be. A decay to the end that bends, such as a cosine, leaves hardly any gain to be foreseen."""
+  """Return whether a gain is one that no usual decay of the learning rate makes.
+
+  Such a gain is large (`MANY`), a large part of all the improvement (`STEADY`), and did not begin late: each fifth
+  after the second was better than the one before it by as much as the next will be. A decay to the end that bends, such
+  as a cosine, leaves hardly any gain to be predicted.
+  """
   curves = [trial.curve(results.objective.metric) for trial in best]
   if any(steps[0] > FIRST * steps[-1] for steps, _ in curves):
     return False
@@ -131,7 +138,7 @@ def _is_steady(results: StudyResults, best: Sequence[Trial], tenths: np.ndarray,
 def _schedule(
   results: StudyResults, best: Sequence[Trial], tenths: np.ndarray, error: float, level: float
 ) -> str | None:
-  """Whether the gain at the end is that of a decay, see `Ends`; by the trial that begins to decay first."""
+  """Return what may explain the gain at the end, as `Ends.schedule` has it; by the trial that begins to decay first."""
   starts = [_decay(trial) for trial in best]
   if any(start is None for start in starts):
     return None
@@ -145,8 +152,8 @@ def _schedule(
 
 
 def _decay(trial: Trial) -> float | None:
-  """The share of the training at which the learning rate falls below `CONSTANT` of its largest for good, 1 if it does
-  not; None if it was not logged."""
+  """Return the share of the training at which the learning rate falls below `CONSTANT` of its largest for good, 1 if it
+  does not; None if it was not logged."""
   for name in trial.curves:
     if name.rpartition("/")[2] in LEARNING_RATES:
       steps, rates = trial.curve(name)
@@ -157,12 +164,12 @@ def _decay(trial: Trial) -> float | None:
 
 
 def _gain(tenths: np.ndarray, twentieths: np.ndarray | None, error: float) -> tuple[float, float]:
-  """What two more tenths would gain, and its standard error; `error` is that of one tenth.
+  """Return the gain from two more tenths, and its standard error; `error` is that of one tenth.
 
-  Each further tenth gains r times what the one before did, where r is what the last gain was of the one before it; from
-  0 to 1: what speeds up, as errors do when the learning rate decays, is not foreseen to go on so. Where the last two
-  twentieths are certainly closer than that, the curve has become flat, as at the end of a decay, and they count;
-  None: they are not looked at.
+  Each further tenth gains r times what the one before did, where r is what the last gain was of the one before it,
+  limited to 0 to 1. What speeds up, as errors do when the learning rate decays, is not predicted to continue so. Where
+  the last two twentieths are certainly closer than that, the curve has become flat, as at the end of a decay, and they
+  count. If `twentieths` is None, they are not looked at.
   """
   last, before = float(tenths[8] - tenths[9]), float(tenths[7] - tenths[8])
   end = last if twentieths is None else 2 * float(twentieths[18] - twentieths[19])
@@ -174,9 +181,11 @@ def _gain(tenths: np.ndarray, twentieths: np.ndarray | None, error: float) -> tu
 
 
 def _most(tenths: np.ndarray, half_width: float) -> float:
-  """What two more tenths gain at most if no tenth gains more than the one before, however much it slows down, which is
-  known worse: as much as the last fifth did, or twice as much as the last tenth. `half_width` is that of
-  the interval of one tenth."""
+  """Return the most that two more tenths gain if no tenth gains more than the one before.
+
+  How much the gain slows down is known less well, so any slowdown counts: as much as the last fifth gained, or twice as
+  much as the last tenth. `half_width` is that of the interval of one tenth.
+  """
   fifth = tenths[6:8].mean() - tenths[8:].mean() + half_width
   tenth = 2 * (tenths[8] - tenths[9] + math.sqrt(2) * half_width)
   return float(min(fifth, tenth))
@@ -242,7 +251,7 @@ def _gains(seen: Ends) -> str:
 
 
 def _unforeseen(results: StudyResults, seen: Ends, fewer: saturation.Fewer) -> Finding:
-  """Where a relevant gain is neither certain nor excluded."""
+  """Return the finding that a relevant gain is neither certain nor excluded."""
   longer = math.ceil((1 + MORE_STEPS) * (results.length(seen.trials[0]) or 1))
   constant = seen.schedule == "constant"
   return _finding(
@@ -272,7 +281,7 @@ def _foreseen(seen: Ends) -> str:
 
 
 def _enough(results: StudyResults, seen: Ends, fewer: saturation.Fewer) -> Finding:
-  """Where neither more steps gain nor half of them lose nothing, be it by little."""
+  """Return the finding that more steps gain nothing, and that half of them lose something, though it may be little."""
   return _finding(
     severity="ok",
     title=f"{_gains(seen)}, and half as many {_loses(seen, fewer)}",

@@ -1,4 +1,4 @@
-"""Whether enough points were tried (PB-24).
+"""The number of points that were tried, and whether it is enough (PB-24).
 
 The playbook: look at how many points lie in the good region; with few, a study can miss the best by chance. Here a
 point is good if it lies within `GOOD` of the way from the best to the median point, or within `NOISE_TIMES` standard
@@ -22,7 +22,7 @@ from trialbook.tuning.results import StudyResults
 _finding = finding_of("PB-24", "density", plot="best_of_k")
 
 GOOD = 0.5
-"""Of the way from the best to the median point. In a smooth valley of 3 dimensions about a sixth are."""
+"""Share of the way from the best to the median point. In a smooth valley of 3 dimensions about a sixth are good."""
 ALONE = 1
 """Good points that may be found by chance: half of the study would have missed them every other time."""
 WANTED = 4
@@ -37,7 +37,7 @@ NOISE_TIMES = 2.0
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """How many points are good, how many there are for each dimension, and how many more it takes."""
+  """Return how many points are good, how many there are for each dimension, and how many more are needed."""
   points = points_of(results)
   found = feasible(points)
   count, total = len(found), len(points)

@@ -1,4 +1,4 @@
-"""What an analysis of a study says."""
+"""A finding: one thing that an analysis of a study says."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from trialbook.tuning.space.scales import scale_from_json
 
 Severity = Literal["ok", "note", "warning", "problem", "cannot_tell"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note", "cannot_tell", "ok")
-"""In the order in which a reader wants them."""
+"""The severities in the order in which a reader wants them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,12 +48,13 @@ class Finding:
   plot: str | None = None
 
   def as_json(self) -> dict[str, Any]:
-    """All fields, for records."""
+    """Return all fields, for records."""
     return dataclasses.asdict(self)
 
   @property
   def paste(self) -> str | None:
-    """The changed space as lines of a study file, or the changes of the config as flags; None if there are none."""
+    """Return the changed space as lines of a study file, or the changes of the config as flags; None if there are
+    none."""
     if self.space:
       return "\n".join(f'"{name}": {scale_from_json(stored)!r},' for name, stored in self.space.items())
     if self.changes:

@@ -1,4 +1,4 @@
-"""What the conclusions hold for: the hyperparameters that were not varied (PB-10).
+"""The hyperparameters that were not varied, for whose values alone the conclusions hold (PB-10).
 
 The playbook: fixed hyperparameters are caveats on a study's conclusions. Nothing is tested here; those that change most
 what other values are best are named first, in the order of `CONSEQUENTIAL`.
@@ -29,11 +29,11 @@ CONSEQUENTIAL = (
 )
 """Fields, or groups of them, with which the best values of others move, those that move them most first."""
 NAMED = 6
-"""In the title's sentence: what a reader takes in; `numbers` has all."""
+"""Number of names in the title's sentence, few enough to read; `numbers` has all."""
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """One note that names what was held fixed."""
+  """Return one note that names what was held fixed."""
   fixed: dict[str, Any] = {}
   config = results.study.config
   varied = {one.path for one in results.varied}
@@ -74,7 +74,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def _rank(path: str) -> int | None:
-  """Of the first entry of `CONSEQUENTIAL` that a path is, or is in."""
+  """Return the index of the first entry of `CONSEQUENTIAL` that a path is, or is in; None if there is none."""
   for position, entry in enumerate(CONSEQUENTIAL):
     if path == entry or path.startswith(entry if entry.endswith(".") else f"{entry}."):
       return position

@@ -22,22 +22,22 @@ _outlier_finding = finding_of("PB-81", "gradient_norm")
 _clipping_finding = finding_of("PB-83", "gradient_norm")
 
 METRIC, CLIPPED = "grad_norm", "clip_fraction"
-"""As runs log them; the norm before it is clipped."""
+"""The metrics as runs log them; the norm is the one before clipping."""
 NEIGHBOURS = 15
-"""Logged norms whose median an outlier is held against: wide beside a spike, narrow beside warmup and decay."""
+"""Logged norms whose median an outlier is compared with: wide beside a spike, narrow beside warmup and decay."""
 LEAST = 2 * NEIGHBOURS
 """Logged norms of a trial: of fewer, a neighbourhood would be the whole training."""
 MOST_TRIALS = 300
-"""That are looked at, the best: what they do not show is rare."""
+"""Number of trials that are looked at, the best: what they do not show is rare."""
 DEVIATIONS = 5.0
 """Robust standard deviations of the logarithm beyond which a norm is an outlier: normal noise is there once in three
 million norms, heavier-tailed noise seldom."""
 FACTOR = 3.0
-"""Beside its neighbours that an outlier must reach as well: an update that is less than that larger does no harm."""
+"""Multiple of its neighbours that an outlier must reach as well: a smaller update does no harm."""
 RECURRENT = 2
 """Outliers in a trial, that is: one may be a single bad batch."""
 FREQUENT, LEAST_TRIALS = 0.1, 2
-"""Share and number of the complete trials with outliers from which on they are told."""
+"""Share and number of the complete trials with outliers from which they are reported."""
 MANY, TOP = 0.25, 0.25
 """Share of the complete trials with outliers from which on they are the study's fault; and so they are if one of the
 best trials, by this share, has them. Else they are those of some bad values."""
@@ -67,8 +67,11 @@ class Outliers:
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-81, PB-83. Outliers: `DEVIATIONS` and `FACTOR` above the median of `NEIGHBOURS`, on a log scale, `RECURRENT` of
-  them in a trial, in `FREQUENT` of the complete trials. Clipping: the mean share of clipped updates of a trial."""
+  """Return the findings on outliers and on clipping (PB-81, PB-83).
+
+  Outliers: `DEVIATIONS` and `FACTOR` above the median of `NEIGHBOURS`, on a log scale, `RECURRENT` of them in a trial,
+  in `FREQUENT` of the complete trials. Clipping: the mean share of clipped updates of a trial.
+  """
   found = []
   seen = looked_at(results, METRIC)
   if not seen:
@@ -88,13 +91,14 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def looked_at(results: StudyResults, metric: str, until: float = 1.0) -> list[Outliers]:
-  """`outliers_of` the complete trials that logged it, the best first, and not more than `MOST_TRIALS`."""
+  """Return `outliers_of` the complete trials that logged the metric, the best first, at most `MOST_TRIALS`."""
   seen = (outliers_of(trial, metric, until) for trial in complete(results)[:MOST_TRIALS])
   return [one for one in seen if one is not None]
 
 
 def outliers_of(trial: Trial, metric: str, until: float = 1.0) -> Outliers | None:
-  """Of a positive metric, in the first share of the training; None if it was not logged often enough."""
+  """Return the outliers of a positive metric in the share `until` of the training; None if it was not logged often
+  enough."""
   steps, values = trial.curve(metric)
   wanted = (values > 0) & (steps <= until * trial.last_step)
   steps, values = steps[wanted], values[wanted]
@@ -114,19 +118,20 @@ def outliers_of(trial: Trial, metric: str, until: float = 1.0) -> Outliers | Non
 
 
 def recurrent(seen: Sequence[Outliers]) -> list[Outliers]:
-  """Those with more than a single bad batch; [] if they are too few of the trials to be the study's."""
+  """Return those with more than a single bad batch; [] if they are too few of the trials to be the study's."""
   hit = [one for one in seen if len(one.steps) >= RECURRENT]
   return hit if len(hit) >= max(FREQUENT * len(seen), LEAST_TRIALS) else []
 
 
 def is_grave(hit: Sequence[Outliers], seen: Sequence[Outliers]) -> bool:
-  """Whether outliers, of recurrent ones among those seen (the best trial first), are more than those of bad values."""
+  """Return whether outliers are more than those of bad values, given the recurrent ones and all, the best trial
+  first."""
   best = {one.trial.trial for one in seen[: math.ceil(TOP * len(seen))]}
   return len(hit) >= MANY * len(seen) or any(one.trial.trial in best for one in hit)
 
 
 def clip_threshold(results: StudyResults) -> float | None:
-  """The 90th percentile of the norms of the best trial, with two digits; None if they were not logged."""
+  """Return the 90th percentile of the norms of the best trial, with two digits; None if they were not logged."""
   for trial in complete(results):
     _, norms = trial.curve(METRIC)
     if len(norms) >= LEAST:

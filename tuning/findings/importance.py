@@ -1,4 +1,4 @@
-"""Which hyperparameters matter (PB-32).
+"""The hyperparameters that matter (PB-32).
 
 The playbook: which hyperparameters the objective is sensitive to, which interact and must be tuned together again,
 which do not matter and can be fixed, which features do not help and can be removed. Here from a quadratic through the
@@ -27,25 +27,26 @@ from trialbook.tuning.space.scales import Hyperparameter
 _finding = finding_of("PB-32", "importance")
 
 EXPLAINED = 0.3
-"""Of the variance of points left out, by the fit: under that, what is left unexplained is more than what is known."""
+"""Share of the variance of points left out that the fit must explain: below it, more is unexplained than explained."""
 INSENSITIVE = 0.2
-"""Of the way from the best to the median point, less than half of what counts as good (PB-24): a hyperparameter with a
-smaller span moves few trials into the good region or out of it, and matters less than the others."""
+"""Share of the way from the best to the median point, less than half of what counts as good (PB-24): a hyperparameter
+with a smaller span moves few trials into the good region or out of it, and matters less than the others."""
 LESSER = 0.08
-"""Of the span of the hyperparameter that matters most: one with a smaller span has less than 1% of its variance. The
-others come first. With 0.1, up to 1 in 20 healthy studies has one that is not idle; with 0.08 it is 1 in 50."""
+"""Share of the span of the hyperparameter that matters most: one with a smaller span has less than 1% of its variance.
+The others come first. With 0.1, up to 1 in 20 healthy studies has one that is not idle; with 0.08 it is 1 in 50."""
 NOISE_TIMES = 2.0
 """Standard deviations of the noise: a smaller span, or lead, is not seen in one trial."""
 CONFIDENCE = 0.9
-"""That a span is below what matters: fixing one that matters a little costs less than to search one dimension more."""
+"""Confidence that a span is below what matters: fixing one that matters a little costs less than to search one
+dimension more."""
 INTERACTS = 0.05
-"""Of the variance, the share of a pair: less is not worth tuning two together."""
+"""Share of the variance of a pair: less is not worth tuning two together."""
 ON_OFF = ((True, False), ("on", "off"))
 """Values of a feature that is there or not."""
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """The shares of the hyperparameters; then what interacts, what can be fixed and what can be removed."""
+  """Return findings on the shares of the hyperparameters; then on what interacts, can be fixed and can be removed."""
   points, axes = points_of(results), searched(results)
   if not axes:
     return [_finding("ok", "No hyperparameter is varied", "There is nothing to compare.")]
@@ -101,7 +102,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def _shares(surface: ResponseSurface, draws: np.ndarray) -> dict[str, tuple[float, float, float]]:
-  """Total Sobol index of each hyperparameter: the estimate, and its 2.5% and 97.5%."""
+  """Return the total Sobol index of each hyperparameter: the estimate, and its 2.5% and 97.5% quantiles."""
   names = {name for column in surface.columns for name in column.names}
   found = {}
   estimate, drawn = surface.variances(surface.coefficients[None]), surface.variances(draws)
@@ -204,7 +205,7 @@ def _insensitive(
 
 
 def _features(results: StudyResults, surface: ResponseSurface, axes: list[Hyperparameter]) -> list[Finding]:
-  """Features that are no better than nothing."""
+  """Return a finding on features that are no better than nothing."""
   found = []
   points = feasible(points_of(results))
   noise = noise_of(results)

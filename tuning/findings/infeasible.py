@@ -1,4 +1,4 @@
-"""Which trials gave nothing, and where in the space (PB-21).
+"""Trials that gave no value, and where in the space they lie (PB-21).
 
 The playbook: infeasible trials are points of the space to avoid; where they are many, the space should exclude that
 region, or there is a bug. Here: the share with Wilson's interval; then, for each hyperparameter, the cut of its scale
@@ -20,24 +20,25 @@ from trialbook.tuning.results import StudyResults
 _finding = finding_of("PB-21", "infeasible")
 
 WARNING_SHARE = 0.2
-"""Of the trials: a fifth of the budget bought nothing but the knowledge of where not to look."""
+"""Share of the trials: a fifth of the budget bought nothing but the knowledge of where not to look."""
 CERTAIN_SHARE = 0.08
-"""What the interval of the share must exceed for a warning: 2 of 8 trials may be chance."""
+"""Share that the interval must exceed for a warning: 2 of 8 trials may be chance."""
 PROBLEM_SHARE = 0.5
-"""More is lost than is learnt."""
+"""Share of the trials from which more is lost than is learnt."""
 LEVEL = 0.01
-"""Of the test, over all cuts: a region to cut off is a claim about trials that will never be run."""
+"""Level of the test, over all cuts: a region to cut off is a claim about trials that will never be run."""
 TELLING = 5
 """Infeasible and feasible trials each, for "nothing separates them": fewer pass the test in no space."""
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """Infeasible trials: how many, where, and whether the space explains them; and those that failed."""
+  """Return findings on infeasible trials (how many, where, whether the space explains them) and on those that
+  failed."""
   return [*_infeasible(results), *_failed(results)]
 
 
 def _failed(results: StudyResults) -> list[Finding]:
-  """Trials that crashed: what they would have come to is not known, so they are no part of any other finding."""
+  """Return a finding on trials that crashed: their results are unknown, so they are not part of any other finding."""
   failed = [trial for trial in results.trials if trial.state == "failed"]
   if not failed:
     return []
@@ -139,7 +140,7 @@ def _infeasible(results: StudyResults) -> list[Finding]:
 
 
 def _limits(results: StudyResults, cut: Separation) -> bool:
-  """Whether it is an instability that the best points lie beside, as PB-80 says."""
+  """Return whether the cut is an instability that the best points lie beside, as PB-80 says."""
   if not (is_learning_rate(cut.one) and cut.above):
     return False
   sides = [side for side in tested(results) if side.one.name == cut.one.name and side.upper]
@@ -147,6 +148,6 @@ def _limits(results: StudyResults, cut: Separation) -> bool:
 
 
 def _reasons(trials) -> str:
-  """The most frequent ones; a step or a value in them differs from trial to trial."""
+  """Return the most frequent reasons, without the step or the value, which differ from trial to trial."""
   counts = collections.Counter((trial.reason or "none given").partition(" at step")[0] for trial in trials)
   return "; ".join(f"{reason} ({count})" for reason, count in counts.most_common(3))

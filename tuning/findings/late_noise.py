@@ -24,7 +24,7 @@ _finding = finding_of("PB-27", "late_noise")
 LATE = 0.2
 """Share of a training that is late: in most schedules the learning rate is small then."""
 LEAST_LATE = 8
-"""Evaluations that are looked at, if they are not more than half: fewer tell a standard deviation to no better than a
+"""Evaluations that are looked at, if they are not more than half: fewer give a standard deviation to no better than a
 third."""
 TOP, LEAST_TOP = 0.25, 4
 """Share of the trials among which the choice is made, and how many these are at least."""
@@ -32,8 +32,8 @@ RIGHT = 0.75
 """Share of pairs of the best trials that one evaluation of each puts in the right order, under which ranking is chance:
 half way from a coin's toss to certainty. There, noise varies as much as the trials do."""
 LARGE = 5.0
-"""Relevant differences (`relevance.RELEVANT`) in the part of the noise that validation examples do not explain, from
-which it is a fault by itself: a tenth of the error. The best of dozens of evaluations flatters a trial by twice that,
+"""Relevant differences (`relevance.RELEVANT`) in the part of the noise that validation examples do not explain, above
+which it is a fault of its own: a tenth of the error. The best of dozens of evaluations flatters a trial by twice that,
 which is more than most changes gain."""
 EXPLAINED = 0.5
 """Share of the variance from which on the draw of validation examples counts as its cause: most of it."""
@@ -43,7 +43,7 @@ AVERAGED = 0.995
 
 @dataclasses.dataclass(frozen=True)
 class LateNoise:
-  """What is known of the end of the best trials' curves.
+  """The noise at the end of the best trials' curves.
 
   Attributes:
     trials: that were looked at, the best first.
@@ -70,14 +70,17 @@ class LateNoise:
 
   @property
   def explained(self) -> float:
-    """The share of the variance that the draw of validation examples explains; 0 if not known."""
+    """Return the share of the variance that the draw of validation examples explains; 0 if not known."""
     return min((self.sampling or 0.0) ** 2 / self.deviation**2, 1.0) if self.deviation > 0 else 0.0
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-27. A warning where the noise at the end is relevant (`relevance.RELEVANT`) and so large beside the
-  differences of the best trials that one evaluation each orders fewer than `RIGHT` of their pairs rightly, or `LARGE`
-  by itself; at the end of its interval that speaks for the study."""
+  """Return the finding on the noise at the end (PB-27).
+
+  It is a warning if the noise is relevant (`relevance.RELEVANT`), and either so large beside the differences of the
+  best trials that one evaluation each orders fewer than `RIGHT` of their pairs correctly, or larger than `LARGE` alone.
+  Both are judged at the end of its interval that is in the study's favour.
+  """
   seen = measured(results)
   if seen is None:
     return [
@@ -135,7 +138,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def measured(results: StudyResults) -> LateNoise | None:
-  """The noise at the end of the best trials; None for too few trials or evaluations."""
+  """Return the noise at the end of the best trials; None if there are too few trials or evaluations."""
   trials = complete(results)
   ends = [
     (trial, end) for trial in trials[: max(math.ceil(TOP * len(trials)), LEAST_TOP)] if (end := _end(results, trial))
@@ -171,19 +174,20 @@ def measured(results: StudyResults) -> LateNoise | None:
 
 
 def is_order_chance(results: StudyResults, seen: LateNoise) -> bool:
-  """Whether the noise decides which of the best trials is best, and matters."""
+  """Return whether the noise decides which of the best trials is best, and matters."""
   return seen.right_at_most < RIGHT and seen.low > relevant(results, seen.level)
 
 
 def is_large(results: StudyResults, seen: LateNoise) -> bool:
-  """Whether the noise that validation examples do not explain is a fault whatever the trials' differences are."""
+  """Return whether the noise that validation examples do not explain is a fault, whatever the trials' differences
+  are."""
   unexplained = math.sqrt(max(seen.low**2 - (seen.sampling or 0.0) ** 2, 0.0))
   return unexplained > LARGE * of_perfection(results, seen.level)
 
 
 @dataclasses.dataclass(frozen=True)
 class _End:
-  """Of one curve: the noise around a parabola, the mean, and of how many evaluations."""
+  """The end of one curve: the noise around a parabola, the mean, and the number of evaluations."""
 
   noise: float
   level: float
@@ -199,7 +203,7 @@ def _end(results: StudyResults, trial: Trial) -> _End | None:
 
 
 def _right(spread: float, noise: float) -> float:
-  """The share of pairs in the right order: of normal levels and normal noise."""
+  """Return the share of pairs in the right order, for normal levels and normal noise."""
   return 0.5 + math.atan2(spread, noise) / math.pi
 
 

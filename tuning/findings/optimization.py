@@ -16,15 +16,15 @@ from trialbook.tuning.space.scales import Linear, Log
 _finding = finding_of("PB-33", "optimization")
 
 ABOVE = 0.25
-"""Of the range of learning rates, on its scale, that is "right above" the best: a decade in a space of four."""
+"""Share of the range of learning rates, on its scale, that is "right above" the best: a decade in a space of four."""
 DIVERGES = 0.5
 """Share of the trials there that are infeasible, from which on stability limits the learning rate: most of them."""
 AT_LEAST = 0.25
-"""The lower end of that share's interval, so that two unlucky trials are no sign."""
+"""The lower end of that share's interval, so that two trials that fail by chance are not a sign."""
 EARLY = 0.2
 """Share of a training that is early: warmup is at most half of it (PB-82)."""
 NOISY_END = "a noisy end"
-"""The sign that has remedies of its own, since it is no instability."""
+"""The sign that has remedies of its own, since it is not an instability."""
 REMEDIES = (
   "learning rate warmup (early instability)",
   "gradient clipping (early and mid-training)",
@@ -45,8 +45,11 @@ class Sign:
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-33. A list of what `gradient_norm`, `convergence` and `late_noise` see, of infeasible trials right above the
-  best learning rate, and of early spikes of the training loss; a warning if there is any."""
+  """Return the finding that lists all signs of optimization problems (PB-33).
+
+  The signs are what `gradient_norm`, `convergence` and `late_noise` see, infeasible trials right above the best
+  learning rate, and early spikes of the training loss. It is a warning if there is any.
+  """
   trials = complete(results)
   if not trials:
     return [
@@ -101,7 +104,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def _cliff(results: StudyResults) -> Sign | str | None:
-  """Infeasible trials right above the best learning rate (PB-80)."""
+  """Return infeasible trials right above the best learning rate (PB-80) as a sign."""
   best = complete(results)[0]
   fine = []
   for one in results.varied:
@@ -172,7 +175,7 @@ def _rising(results: StudyResults) -> Sign | str | None:
 
 
 def _noise(results: StudyResults) -> Sign | str | None:
-  """Only of what more validation examples would not mend."""
+  """Return late noise as a sign, unless more validation examples would remove it."""
   seen = late_noise.measured(results)
   if seen is None:
     return None

@@ -1,4 +1,4 @@
-"""Problematic overfitting (PB-26): does validation get worse at some point of training?
+"""Problematic overfitting (PB-26): validation that gets worse at some point of training.
 
 The playbook ("Examining the training curves"): look for it in all trials, and for certain in the best trial of each
 setting that is compared; if it is there, regularize before settings are compared, unless regularization is compared.
@@ -34,13 +34,13 @@ CERTAIN = 0.01
 MANY = 0.5
 """Share of the trials behind the best from which the best one may be best for not overfitting: most of them."""
 LEAST_EVALUATIONS = 12
-"""Of a curve: fewer leave no line behind the best of their running mean."""
+"""Fewest evaluations of a curve: fewer leave no line behind the best of their running mean."""
 PLACES = 0.05
-"""Largest p, divided by the number of hyperparameters, of a place where trials overfit: it is said beside what was
-found with certainty, and only tells where to look."""
+"""Largest p, divided by the number of hyperparameters, of a place where trials overfit. It is said beside what was
+found with certainty, and only shows where to look."""
 LEAST_OF_A_KIND = 3
-"""Points that overfit, and that do not, by whose ranks a place is told: of fewer, the normal approximation of the test
-does not hold."""
+"""Points that overfit, and that do not, by whose ranks a place is found: with fewer, the normal approximation of the
+test does not hold."""
 REGULARIZERS = (
   *("weight_decay", "dropout", "smoothing", "mixup", "cutmix", "augment", "erasing", "crop", "flip"),
   *("stochastic_depth", "regulariz", "l2"),
@@ -49,8 +49,11 @@ REGULARIZERS = (
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-26. A trial overfits where, after the best of the running mean of its curve, a line through the rest rises by a
-  relevant amount (`relevance.RELEVANT`), and by more than its noise explains at level `CERTAIN`, after Bonferroni."""
+  """Return findings on trials that overfit (PB-26).
+
+  A trial overfits if, after the best of the running mean of its curve, a line through the rest rises by a relevant
+  amount (`relevance.RELEVANT`), and by more than its noise explains at level `CERTAIN`, after Bonferroni.
+  """
   metric = results.objective.metric
   trials = [trial for trial in complete(results) if len(costs(results, trial)[0]) >= LEAST_EVALUATIONS]
   if metric.startswith("train"):
@@ -90,7 +93,7 @@ def _overfits(margin: float, rise: Rise | None, looked_at: int) -> bool:
 
 
 def _exempt(results: StudyResults) -> list[str]:
-  """Names of scientific hyperparameters that are a regularization strength."""
+  """Return the names of scientific hyperparameters that are a regularization strength."""
   return [
     one.name
     for one in results.varied
@@ -144,7 +147,8 @@ def _of_others(results: StudyResults, trials: Sequence[Trial], others: Sequence[
 
 
 def _places(results: StudyResults, trials: Sequence[Trial], those: set[int]) -> list[str]:
-  """Where those trials are among all, in words: hyperparameters by which their ranks differ (Mann and Whitney, 1947).
+  """Return where those trials are among all, in words: hyperparameters by which their ranks differ (Mann and Whitney,
+  1947).
 
   Retrains of a point are one, of the kind that most of them are: they say nothing of other values.
   """
@@ -175,7 +179,7 @@ def _units(one: Hyperparameter, trials: Sequence[Trial]) -> np.ndarray:
 def _selection(
   results: StudyResults, trials: Sequence[Trial], others: Sequence[Trial], found: Sequence[Finding]
 ) -> Finding | None:
-  """Whether the best trial may be best because it regularizes by accident, for example by a small learning rate."""
+  """Return a finding if the best trial may be best because it regularizes by accident, as by a small learning rate."""
   low, high = share_interval(len(others), max(len(trials) - 1, 1))
   if low <= MANY or any(one.trials == (trials[0].trial,) for one in found):
     return None
@@ -199,7 +203,8 @@ def _selection(
 
 
 def _calibration(results: StudyResults, best: Trial, shared: float) -> Finding | None:
-  """Loss that rises while the error does not is confidence, not error: common, and no fault by the playbook."""
+  """Return a finding on loss that rises while the error does not. That is overconfidence: common, and not a fault by
+  the playbook."""
   split, _, last = results.objective.metric.rpartition("/")
   if last == "loss":
     return None

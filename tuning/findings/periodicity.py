@@ -26,39 +26,39 @@ _finding = finding_of("PB-29", "periodicity")
 START = 0.2
 """Share of the evaluations that is left out: there the curve falls steeply, and hides all else."""
 LEAST = 24
-"""Evaluations after the start: of fewer, the spectrum has too few frequencies to tell one from the others."""
+"""Evaluations after the start: of fewer, the spectrum has too few frequencies to separate one from the others."""
 MOST_TRIALS = 100
-"""That are looked at, the best: what a period explains is known to 0.02 then."""
+"""Number of trials that are looked at, the best: what a period explains is known to 0.02 then."""
 DEGREE = 4
-"""Of the polynomial that takes away most of the course of the training, and what a running median leaves of it: slower
-than any period that is looked for."""
+"""Degree of the polynomial that removes most of the course of the training, and what a running median leaves of it:
+slower than any period that is looked for."""
 LEAST_TURNS = 3
-"""Of a period in what is looked at of a curve: fewer are a course, not a period."""
+"""Fewest turns of a period in what is looked at of a curve: fewer are a trend, not a period."""
 COVERED = 0.8
 """Share of the usual evaluations that a trial must have to be looked at: what is missing is interpolated."""
 HARMONICS = 3
 """Sines of a wave, of once, twice and three times its frequency: with them most of a saw and of a spike is seen too."""
 FUNDAMENTAL = 0.5
-"""Of the power of each harmonic, which the first must have at least: twice the period of a sine is not its period."""
+"""Least share of the power of each harmonic that the first must have: twice the period of a sine is not its period."""
 FINE = 8
-"""Frequencies that are looked at, for each that a curve can tell apart: a wave between two of these is not missed."""
+"""Frequencies that are looked at, for each that a curve can separate: a wave between two of these is not missed."""
 VISIBLE = 0.15
 """Share of the variance from evaluation to evaluation, in the mean of the trials, that a wave must explain to matter.
-The amplitude of a sine is 0.6 standard deviations of the noise then, and nobody sees less in a curve. It is also above
-what noise and the bends of healthy curves come to in some dozens of trials, which is up to 0.13."""
+The amplitude of a sine is 0.6 standard deviations of the noise then, and a smaller one is not visible in a curve. It is
+also above what noise and the bends of healthy curves explain in some dozens of trials, which is up to 0.13."""
 LEFT = 0.02
-"""Share that noise may have at a frequency beyond what the correlation of neighbours tells: no noise is as simple as
+"""Share that noise may have at a frequency beyond what the correlation of neighbours predicts: no noise is as simple as
 that, and many trials would make each difference certain."""
 HALF_WIDTH = 0.3
-"""Turns in the evaluations that are looked at, to both sides, of the 95% interval of a frequency. Measured: it holds
-the true one of 97% or more of planted sines and saws that are warned of, at amplitudes from one to ten standard
-deviations of the noise, in 4 trials and in 20."""
+"""Half-width of the 95% interval of a frequency, in turns in the evaluations that are looked at. Measured: it holds the
+true one of 97% or more of planted sines and saws that are warned of, at amplitudes from one to ten standard deviations
+of the noise, in 4 trials and in 20."""
 CERTAIN = 0.01
 """Largest p of a share that is called a period, after correction for the number of frequencies."""
 
 
 class _Wave(NamedTuple):
-  """That explains the most.
+  """The wave that explains the most.
 
   Attributes:
     frequency: in turns for each evaluation.
@@ -74,8 +74,8 @@ class _Wave(NamedTuple):
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-29. The wave, a sine and its harmonics, that explains the most of what the trials vary by from evaluation to
-  evaluation: a warning if that is enough to be seen, and more than noise has by chance."""
+  """Return the finding on the wave, a sine and its harmonics, that explains the most of what the trials vary by from
+  evaluation to evaluation (PB-29). It is a warning if that is enough to be seen, and more than noise has by chance."""
   metric = results.objective.metric
   trials, distance, values = _evaluated(results)
   if not trials:
@@ -151,8 +151,8 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def _evaluated(results: StudyResults) -> tuple[list[Trial], float, np.ndarray]:
-  """Trials with enough evaluations, the distance of these in steps, and what two ways leave of their values without the
-  course of the training [2, trials, evaluations], at steps that all have in common, at equal distances."""
+  """Return the trials with enough evaluations, the distance of these in steps, and what two ways leave of their values
+  without the course of the training [2, trials, evaluations], at steps that all have in common, at equal distances."""
   curves = ((trial, *costs(results, trial)) for trial in complete(results))
   curves = [one for one in curves if len(one[1]) * (1 - START) >= LEAST]
   distance = float(np.median([np.median(np.diff(steps)) for _, steps, _ in curves])) if curves else 0.0
@@ -182,8 +182,10 @@ def _evaluated(results: StudyResults) -> tuple[list[Trial], float, np.ndarray]:
 
 
 def _without_median(values: np.ndarray) -> np.ndarray:
-  """Values [evaluations] less the median of their neighbours over one turn of the slowest period, which follows what
-  falls, and no period; a second time, since the first leaves noise in it."""
+  """Return values [evaluations] less the median of their neighbours over one turn of the slowest period.
+
+  The median follows what falls, and no period. It is taken a second time, since the first leaves noise in it.
+  """
   course = values
   for _ in range(2):
     course = ndimage.median_filter(course, len(values) // LEAST_TURNS | 1, mode="nearest")
@@ -191,7 +193,7 @@ def _without_median(values: np.ndarray) -> np.ndarray:
 
 
 def _strongest(values: np.ndarray) -> _Wave:
-  """The wave in values [2, trials, evaluations], which have a mean of 0 and a variance of 1 in each trial.
+  """Return the wave in values [2, trials, evaluations], which have a mean of 0 and a variance of 1 in each trial.
 
   Its share is the smaller of both. Whether it is more than noise is tested in the second by the F distribution, for the
   effective number of trials: those that share the order of the data share noise, and count as fewer.
@@ -221,7 +223,8 @@ def _strongest(values: np.ndarray) -> _Wave:
 
 
 def _shares(values: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """What waves explain of values [trials, evaluations], in the mean, beyond what they explain of noise, and the latter.
+  """Return what waves explain of values [trials, evaluations], in the mean, beyond what they explain of noise, and the
+  latter.
 
   A wave has frequencies `turns` [harmonics, waves] in `FINE` times the evaluations, 0: none. It explains the sum of the
   spectrum there; -inf if another one explains that better. What it leaves is taken for noise with correlated

@@ -22,21 +22,25 @@ from trialbook.tuning.results import StudyResults, Trial
 BEST = 5
 """Trials, the best few, in one of which a rise is grave."""
 RISES = 0.05
-"""Of the lowest training loss, that a rise must reach: less is the sway of regularization and of batches."""
+"""Share of the lowest training loss that a rise must reach: regularization and batches make it vary by less."""
 RISES_OF_FALL = 0.01
-"""Of what the loss fell since the first evaluation, that a rise must reach: a loss that is nearly 0 wavers by much of
+"""Share of the loss's fall since the first evaluation that a rise must reach: a loss that is nearly 0 varies by much of
 itself."""
 CERTAIN = 0.01
 """Largest p of a rise, divided by the number of trials."""
 FREQUENT = 0.1
 """Share of the trials with a rising loss from which it is the study's problem and not that of some bad values."""
 POINTS = 200
-"""To which a training loss that was logged at every step is thinned by medians: single spikes are no rise."""
+"""Number of points to which a training loss that was logged at every step is thinned by medians: single spikes are not
+a rise."""
 
 
 def rising(results: StudyResults) -> list[tuple[Trial, Rise]]:
-  """The complete trials whose training loss rises after the best of its running mean, with certainty `CERTAIN` over all
-  of them, by `RISES` of its lowest and `RISES_OF_FALL` of its fall; the best trial first."""
+  """Return the complete trials whose training loss rises after the best of its running mean, the best trial first.
+
+  A loss rises if it does so with certainty `CERTAIN` over all trials, by `RISES` of its lowest and by `RISES_OF_FALL`
+  of its fall.
+  """
   curves = [(trial, *thinned(*training_losses(results, trial), POINTS)) for trial in complete(results)]
   shared = correlation((steps, losses) for _, steps, losses in curves)
   found = []
@@ -51,14 +55,14 @@ def rising(results: StudyResults) -> list[tuple[Trial, Rise]]:
 
 
 def is_grave(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> bool:
-  """Whether rising training losses are more than those of some bad values."""
+  """Return whether rising training losses are more than those of some bad values."""
   trials = complete(results)
   best = {trial.trial for trial in trials[:BEST]}
   return len(wrong) >= FREQUENT * len(trials) or any(trial.trial in best for trial, _ in wrong)
 
 
 def finding(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Finding:
-  """Of `convergence`, what `rising` found; `wrong` is not empty."""
+  """Return the finding of `convergence` on what `rising` found; `wrong` is not empty."""
   trials = complete(results)
   best = {trial.trial for trial in trials[:BEST]}
   first, rise = wrong[0]

@@ -1,4 +1,4 @@
-"""Were the best trials saturated long before their end (PB-28)? Asked for `convergence`.
+"""Saturation of the best trials long before their end (PB-28), for `convergence`.
 
 The playbook ("Examining the training curves"): then fewer steps will do, and the compute pays for more trials.
 """
@@ -23,17 +23,17 @@ ENOUGH = (3, 4, 5)
 """Tenths of the steps by which saturation counts as long before the end: half of the compute at least is wasted.
 Whether the last of them would do is answered in any case."""
 MOST_TIMES = 20
-"""As many evaluations that are proposed: more than these nobody makes."""
+"""Most evaluations that are proposed, as a multiple of those made: more is not practical."""
 ONE_SIDED = 1.645
 """Standard errors of a normal distribution that are not exceeded in 95%, on one side."""
 AGAINST = 2.576
-"""The same in 99.5%: of the best few alone, which count against the mean of more if they are worse at half of the steps
-by as much."""
+"""Standard errors not exceeded in 99.5%, on one side: the best few alone count against the mean of more if they are
+worse at half of the steps by as much."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fewer:
-  """What fewer steps would lose.
+  """The loss from fewer steps.
 
   Attributes:
     trials: over which the curves are averaged, the best first.
@@ -50,13 +50,16 @@ class Fewer:
 
   @property
   def numbers(self) -> dict[str, float]:
-    """Of a finding: what half of the steps lose, and by how many trials."""
+    """Return the numbers of a finding: what half of the steps lose, and over how many trials."""
     return {"half_low": self.half[0], "half_high": self.half[1], "averaged": len(self.trials)}
 
 
 def fewer(ran: LearningCurves, margin: float) -> Fewer:
-  """Saturated: in the mean of the good trials, a fifth of the curve in the first half is at the upper end worse than
-  the last fifth by less than `margin`; of the best few alone where these are certainly worse at half of the steps."""
+  """Return what fewer steps would lose.
+
+  Saturated: in the mean of the good trials, a fifth of the curve in the first half is at the upper end worse than the
+  last fifth by less than `margin`; in that of the best few alone if these are certainly worse at half of the steps.
+  """
   few, few_error = _lost(ran.best, ran.noise_correlation)
   averaged = ran.best if few[-1] >= max(margin, AGAINST * few_error) else ran.good
   lost, error = _lost(averaged, ran.noise_correlation)
@@ -72,8 +75,8 @@ def fewer(ran: LearningCurves, margin: float) -> Fewer:
 
 
 def _lost(several: Sequence[LearningCurve], shared: float) -> tuple[np.ndarray, float]:
-  """What fifths of the mean curve that end at each of `ENOUGH` are worse than the last fifth: [3]; their
-  standard error, with noise as before half of the steps, and the effective number of trials."""
+  """Return by how much the fifths of the mean curve that end at each of `ENOUGH` are worse than the last fifth: [3];
+  their standard error, with noise as before half of the steps, and the effective number of trials."""
   means, count = tenths(several), len(several)
   lost = np.array([means[end - 2 : end].mean() for end in ENOUGH]) - means[8:].mean()
   # A fifth held against another: twice as many evaluations in each.
@@ -82,7 +85,10 @@ def _lost(several: Sequence[LearningCurve], shared: float) -> tuple[np.ndarray, 
 
 
 def finding(results: StudyResults, seen: Fewer, level: float, margin: float) -> Finding:
-  """That it is saturated: `seen.saturated` and `seen.lost` are not None. `level`: at the end; `margin`: relevant."""
+  """Return the finding of saturation.
+
+  `seen.saturated` and `seen.lost` are not None. `level` is the level at the end, `margin` a relevant difference.
+  """
   assert seen.saturated is not None
   assert seen.lost is not None
   metric, steps = results.objective.metric, results.length(seen.trials[0])
@@ -112,7 +118,7 @@ def finding(results: StudyResults, seen: Fewer, level: float, margin: float) -> 
 
 
 def unsure(results: StudyResults, seen: Fewer, margin: float) -> Finding:
-  """That half of the steps may lose nothing, or what is relevant."""
+  """Return the finding that half of the steps may lose nothing, or a relevant amount."""
   least, most = seen.half
   # What half of the steps lose must be known to within what is relevant.
   times = ((most - least) / margin) ** 2 if margin > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Which step retrospective selection finds (PB-61): were the trainings too long, or too short?
+"""The step that retrospective selection finds (PB-61), which shows trainings that are too long or too short.
 
 The playbook ("Deciding how long to train"): if the best step is always in the first tenth of the training, the number
 of steps is far too large; if it is consistently in the last quarter, train longer and tune the decay again.
@@ -23,19 +23,23 @@ LATE = 0.75
 MOST = 0.5
 """Share of the trials that must at least be early, with 95% certainty: most of them."""
 ALWAYS = 0.9
-"""Share from which it is all of them, but for bad luck: then trainings are far too long."""
+"""Share from which it is all of them, but for chance: then trainings are far too long."""
 CONSISTENTLY = 0.8
 """Share of the trials that must at least be late, with 95% certainty: also where nothing is wrong most are, since noise
 decides on a flat end of which the last quarter is a large part."""
 MOST_TIMES = 10
-"""As many trials that are proposed: more nobody runs for this."""
+"""Most trials that are proposed, as a multiple of those run: more would not be worth it."""
 EVALUATIONS = 10
-"""In a curve: with fewer, the first tenth of the steps has none."""
+"""Fewest evaluations in a curve: with fewer, the first tenth of the steps has none."""
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """PB-61. The best evaluation of every complete trial, as a share of the trial's steps; the share of trials that are
-  early or late with its interval (Clopper and Pearson). Late ones are a note at most."""
+  """Return the finding on the step of the best evaluation of every complete trial, as a share of the trial's steps
+  (PB-61).
+
+  It has the share of trials that are early or late with its interval (Clopper and Pearson). Late ones are a note at
+  most.
+  """
   selected = shares(results)
   if not selected:
     return [
@@ -137,7 +141,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def _would_tell(late: int, trials: int) -> int | None:
-  """How many trials, as large a share of which is late, would tell whether that is consistent; None if many more."""
+  """Return how many trials would show whether lateness is consistent, if the same share is late; None if many more."""
   for more in range(trials + 1, MOST_TIMES * trials + 1):
     low, high = share_interval(round(late / trials * more), more)
     if low > CONSISTENTLY or high < CONSISTENTLY:
@@ -146,7 +150,8 @@ def _would_tell(late: int, trials: int) -> int | None:
 
 
 def shares(results: StudyResults) -> list[tuple[Trial, float]]:
-  """The complete trials with enough evaluations, and the step of the best one as a share of the trial's own steps."""
+  """Return the complete trials with enough evaluations, and the step of the best one as a share of the trial's own
+  steps."""
   best = dataclasses.replace(results.objective, value="best")
   found = []
   for trial in complete(results):

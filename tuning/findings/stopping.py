@@ -20,7 +20,7 @@ _NOTHING = np.zeros(1)
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """What doubling the trials is expected to gain, against noise."""
+  """Return the finding on what doubling the trials is expected to gain, compared with noise."""
   points = points_of(results)
   costs = [point.cost for point in feasible(points)]
   if len(costs) < LEAST:

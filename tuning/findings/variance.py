@@ -1,9 +1,9 @@
-"""How much of a difference is noise: three variances, kept apart (PB-40, PB-41).
+"""The noise in a difference: three variances, kept apart (PB-40, PB-41).
 
 The playbook: trial variance (the same point with another seed), study variance (another search of the same space), and
 data-sampling variance (another validation set). The first needs retrains: points that the study has several times, or
 `trialbook tune rerun`. The second is a bootstrap of the best of all trials, in closed form. The third is the standard
-error of a share. Two trials are not told apart if they differ by less than `TOLD_APART` standard errors of it.
+error of a share. Two trials cannot be distinguished if they differ by less than `TOLD_APART` standard errors of it.
 """
 
 import math
@@ -28,7 +28,8 @@ ENOUGH = 4
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """The variances that are known and how to learn the others; which of the best trials are not told apart."""
+  """Return findings on the variances that are known and how to learn the others, and on the best trials that noise
+  cannot order."""
   points = points_of(results)
   ranked = feasible(points)
   if not ranked:
@@ -135,5 +136,5 @@ def _apart(results: StudyResults, infeasible: int) -> list[Finding]:
 
 
 def _count(point, seeds) -> int:
-  """Retrains average the noise out, if it is that of seeds."""
+  """Return the number of retrains that average the noise out; 1 unless the noise is that of seeds."""
   return len(point.retrains) if seeds is not None and seeds.is_usable else 1

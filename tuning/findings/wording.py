@@ -1,4 +1,4 @@
-"""How findings put numbers, names and trials into words."""
+"""Numbers, names and trials in the words of findings."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, ReverseLog
 
 SMALLEST_P = 1e-6
-"""Smallest p-value that is written out: the noise is not known well enough to tell smaller ones from it."""
+"""Smallest p-value that is written out: the noise is not known well enough to distinguish smaller ones from it."""
 NAMED = 4
 """Settings in a sentence: what a reader takes in; `numbers` has all."""
 

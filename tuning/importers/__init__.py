@@ -10,4 +10,4 @@ A kind of source is a module with `read(source, options) -> list[SourceStudy]`, 
 from collections.abc import Mapping
 
 KINDS: Mapping[str, str] = {"algoperf": "algoperf", "optuna": "optuna_storage", "csv": "trial_tables"}
-"""What can be imported, and the module that reads it."""
+"""The kinds of source that can be imported, each with the module that reads it."""

@@ -28,7 +28,8 @@ TARGETS: Mapping[str, Objective] = {
   "mnist": Maximize("validation/accuracy"),
   "cifar": Maximize("validation/accuracy"),
 }
-"""How names of workloads begin, and the metric whose target AlgoPerf times the way to (Dahl et al., 2023, table 1)."""
+"""Beginnings of names of workloads, each with the metric for whose target AlgoPerf measures the time (Dahl et al.,
+2023, table 1)."""
 
 _TIMES = (
   "score",
@@ -38,19 +39,19 @@ _TIMES = (
   "accumulated_logging_time",
   "preemption_count",
 )
-"""Columns that are no metrics: seconds since the trial began, and how often it was interrupted."""
+"""Columns that are not metrics: seconds since the trial began, and how often it was interrupted."""
 
 _EVALUATED = re.compile(r"(train|validation|test)/.+")
 
 
 def read(source: str, options: Options) -> list[SourceStudy]:
-  """One study for each workload of each submission.
+  """Return one study for each workload of each submission.
 
   The training metrics of evaluations become `train_subset/...`, as ours are called that are measured on a fixed part of
   the training set, and `loss` becomes `train/loss`. A trial without a file is imported with what there is.
 
   Raises:
-    UserError: if there is no such tree, or a file cannot be read; with all that is wrong.
+    UserError: with all that is wrong, if there is no such tree or a file cannot be read.
   """
   root = as_path(source)
   if not root.is_dir():
@@ -143,10 +144,10 @@ def _trial(path: pathlib.Path, submission: pathlib.Path, problems: list[str], no
 def _read_csv(
   path: pathlib.Path, curves: dict[str, dict[int, float]], times: dict[str, float], problems: list[str]
 ) -> list[int]:
-  """Adds what a file measured to the curves; the later one of two values of a metric at a step counts.
+  """Add what a file measured to the curves; the later one of two values of a metric at a step counts.
 
-  An empty cell is no value. But the writer of evaluations leaves NaN empty too: where an evaluation has no value of a
-  metric that others of the trial have, but has other ones, it was NaN.
+  An empty cell is not a value. But the writer of evaluations leaves NaN empty too: where an evaluation has no value of
+  a metric that others of the trial have, but has other ones, it was NaN.
 
   Returns:
     the numbers of the lines that lack cells at their end.

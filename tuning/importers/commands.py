@@ -13,7 +13,7 @@ from trialbook.tuning.results import read_results
 
 
 def import_(options: argparse.Namespace) -> int:
-  """`trialbook tune import KIND SOURCE DIR`."""
+  """Execute `trialbook tune import KIND SOURCE DIR`."""
   folders = import_study(
     options.kind,
     options.source,

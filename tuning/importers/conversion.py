@@ -1,4 +1,4 @@
-"""From a study as its source has it to our records: names of metrics, objective, scales, states, values of trials."""
+"""Conversion of a study of a source to our records: names of metrics, objective, scales, states, values of trials."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import TRIAL_COLUMNS, Objective
 
 DEFAULTS = ("validation/error", "validation/loss", "validation/accuracy")
-"""What a study is ranked by if nothing says so: the first of these that was logged."""
+"""Metrics by which a study is ranked if nothing names one: the first of these that was logged."""
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -38,7 +38,7 @@ class Converted:
 
 
 def convert(study: SourceStudy, options: Options, command: str) -> Converted:
-  """A study of a source in our records.
+  """Return a study of a source in our records.
 
   Raises:
     UserError: with all that is wrong with what the user chose.
@@ -84,7 +84,7 @@ def convert(study: SourceStudy, options: Options, command: str) -> Converted:
 
 
 def _kept(name: str, points: Mapping[int, float]) -> list[tuple[int, float]]:
-  """What can be written of a curve, in order of steps."""
+  """Return the values of a curve that can be written, in order of steps."""
   if not _usable(name):
     return []
   if _counts_examples(name):
@@ -128,7 +128,7 @@ def _objective(study: SourceStudy, names: Mapping[str, str], options: Options) -
 def _hyperparameters(
   study: SourceStudy, taken: set[str]
 ) -> tuple[list[SourceTrial], list[Hyperparameter], Iterable[str]]:
-  """The trials and the hyperparameters, none of which has the name of another column of our tables."""
+  """Return the trials and the hyperparameters, none of which has the name of another column of our tables."""
   own = {name: f"hyperparameter.{name}" if name in taken else name for trial in study.trials for name in trial.values}
   values: dict[str, list[Any]] = {name: [] for name in own}
   for trial in study.trials:
@@ -159,7 +159,7 @@ def _hyperparameters(
 
 
 def _trial(number: int, trial: SourceTrial, curves: Curves, objective: Objective) -> TrialRecord:
-  """Its record, with the numbers in the summary that a trial of ours would have."""
+  """Return a trial's record, with the numbers in the summary that a trial of ours would have."""
   points = curves.get(objective.metric, [])
   state, reason = (trial.state, trial.reason) if trial.state is not None else state_of(objective, curves)
   worth = value_of(objective, points)
@@ -186,7 +186,7 @@ def _trial(number: int, trial: SourceTrial, curves: Curves, objective: Objective
 
 
 def state_of(objective: Objective, curves: Curves) -> tuple[State, str | None]:
-  """The state of a trial of which only curves are known, and the reason.
+  """Return the state of a trial of which only curves are known, and the reason.
 
   Failed if it logged nothing; infeasible if the objective's metric or the training loss is not finite at its end, as a
   training of ours would have ended there (PB-21); else complete.

@@ -1,4 +1,4 @@
-"""The `study.json` of a study as tables: what somebody wrote down of it by hand. Of its `hyperparameters` alone, a file
+"""The `study.json` of a study as tables: what a user wrote down of it by hand. Of its `hyperparameters` alone, a file
 that is given with another source.
 
   {"name": "rates", "goal": "Which rate?", "objective": {"metric": "validation/error", "mode": "min"},
@@ -7,7 +7,7 @@ that is given with another source.
      "optimizer": {"role": "scientific", "values": ["adam", "nesterov"]},
      "beta": {"scale": "reverse_log", "parent": {"name": "optimizer", "value": "adam"}}}}
 
-Everything may be left out: a role is then nuisance, a scale is told by `values` or by the bounds and values of the
+Everything may be left out: a role is then nuisance, a scale follows from `values`, or from the bounds and values of the
 trials (see `inferred`), bounds are those of the trials, and the parent is none.
 """
 
@@ -34,7 +34,7 @@ _FIELDS = ("role", "scale", "min", "max", "values", "parent", "path", "inferred"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:
-  """What a `study.json` says.
+  """The contents of a `study.json`.
 
   Attributes:
     path: of the file.
@@ -51,12 +51,12 @@ class Declared:
   stored: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
   def is_chosen(self, name: str) -> bool:
-    """Whether a hyperparameter is said to have one of some values that are not all numbers."""
+    """Return whether a hyperparameter is declared to have one of some values that are not all numbers."""
     fields = self.stored.get(name, {})
     return fields.get("scale") == "categorical" or ("values" in fields and not self.is_numeric(name))
 
   def is_numeric(self, name: str) -> bool:
-    """Whether a hyperparameter is said to be a number."""
+    """Return whether a hyperparameter is declared to be a number."""
     fields = self.stored.get(name, {})
     values = fields.get("values", ())
     if "scale" in fields:
@@ -64,14 +64,14 @@ class Declared:
     return "min" in fields or "max" in fields or (bool(values) and all(map(_is_number, values)))
 
   def value(self, name: str, cell: Any) -> Any:
-    """A cell as the declared value that is written so; else as it is."""
+    """Return a cell as the declared value that is written so; otherwise as it is."""
     known = {_written(value): plain(value) for value in self.stored.get(name, {}).get("values", ())}
     return known.get(_written(cell), plain(cell))
 
   def hyperparameters(
     self, values: Mapping[str, Mapping[str, Any]], has_trials: bool, problems: list[str]
   ) -> dict[str, Hyperparameter]:
-    """The declared hyperparameters, given each column's values by trial; adds to `problems`."""
+    """Return the declared hyperparameters, given each column's values by trial; add to `problems`."""
     found = {}
     for name, fields in self.stored.items():
       here = f"{self.path}, hyperparameters.{name}"
@@ -138,11 +138,11 @@ class Declared:
 
 
 def declared_in(path: pathlib.Path, studies: Sequence[SourceStudy]) -> list[SourceStudy]:
-  """The studies with the roles, scales and bounds of hyperparameters that a file says; each hyperparameter has to be in
-  one study at least.
+  """Return the studies with the roles, scales and bounds of hyperparameters that a file declares; each hyperparameter
+  must be in at least one study.
 
   Raises:
-    UserError: if there is no such file, it says something else, or what trials contradict.
+    UserError: if there is no such file, or it says something else or contradicts the trials.
   """
   if not path.is_file():
     raise UserError(f"{path}: there is no such file")
@@ -166,7 +166,7 @@ def declared_in(path: pathlib.Path, studies: Sequence[SourceStudy]) -> list[Sour
 
 
 def _columns(study: SourceStudy) -> dict[str, dict[str, Any]]:
-  """The values of each hyperparameter, by trial."""
+  """Return the values of each hyperparameter, by trial."""
   values: dict[str, dict[str, Any]] = {}
   for trial in study.trials:
     for name, value in trial.values.items():
@@ -175,7 +175,7 @@ def _columns(study: SourceStudy) -> dict[str, dict[str, Any]]:
 
 
 def read_declared(path: pathlib.Path, problems: list[str]) -> Declared:
-  """What a file says; nothing if there is none. Adds to `problems` what is wrong with it."""
+  """Return what a file declares; nothing if there is none. Add to `problems` what is wrong with it."""
   try:
     stored = files.read_json(path) or {}
   except UserError as error:
@@ -228,7 +228,7 @@ def _objective(path: pathlib.Path, stored: Any, problems: list[str]) -> Objectiv
 
 
 def _wrong_fields(fields: Any) -> list[str]:
-  """What is wrong with the declaration of one hyperparameter, for itself."""
+  """Return what is wrong with the declaration of one hyperparameter, on its own."""
   if not isinstance(fields, dict):
     return [': should be an object, for example {"role": "nuisance", "scale": "log", "min": 1e-4, "max": 0.1}']
   wrong = [f".{key}: unknown key{nearest(key, _FIELDS)}" for key in fields if key not in _FIELDS]

@@ -1,4 +1,4 @@
-"""From a source to study folders: the one function of this room."""
+"""The import of a source into study folders: the one function of this package."""
 
 import dataclasses
 import importlib
@@ -30,7 +30,7 @@ def import_study(
   space: str | pathlib.Path | None = None,
   command: str | None = None,
 ) -> list[pathlib.Path]:
-  """Imports what a source holds; a source of several studies gives each a folder inside `directory`.
+  """Import what a source holds; each study of a source of several gets a folder inside `directory`.
 
   Trials are numbered from 0 in the source's order; what each is called there is in its `trial.json`, `summary.source`.
   Of a metric that was logged twice at one step the later value counts. Step 0 is the state before the first update.
@@ -93,7 +93,7 @@ def import_study(
 
 
 def _apart(studies: list[SourceStudy]) -> list[SourceStudy]:
-  """The studies, the later of two that would have one folder in a numbered one."""
+  """Return the studies; if two would have the same folder, the later one gets a numbered one."""
   taken: set[str] = set()
   found = []
   for study in studies:

@@ -12,14 +12,14 @@ MOST_CATEGORIES = 50
 """Different texts in a column; one with more holds notes, not a hyperparameter."""
 
 SEEDS = ("seed", "random_seed", "rng_seed")
-"""Names of what only tells retrains of a point apart (PB-40)."""
+"""Names of columns that only separate retrains of a point (PB-40)."""
 
 
 def hyperparameter(name: str, values: Iterable[Any], role: Role = "nuisance") -> Hyperparameter | None:
-  """A hyperparameter that had these values, with a scale by the first of these rules that fits:
+  """Return a hyperparameter that had these values, with a scale by the first of these rules that fits:
 
   1. one value only: it is fixed;
-  2. a value that is no number: categorical; None if there are more than `MOST_CATEGORIES` of them;
+  2. a value that is not a number: categorical; None if there are more than `MOST_CATEGORIES` of them;
   3. whole numbers: integer, logarithmic if all are positive and they span more than a decade;
   4. positive numbers that span more than a decade: log;
   5. numbers from 0.5 to less than 1 whose distances from 1 span more than a decade: reverse-log;
@@ -39,7 +39,7 @@ def hyperparameter(name: str, values: Iterable[Any], role: Role = "nuisance") ->
 
 
 def path_of(name: str) -> str:
-  """The field that a hyperparameter sets: by any of its names, the seed's is `seed`."""
+  """Return the field that a hyperparameter sets; for any of the seed's names it is `seed`."""
   return "seed" if name.lower() in SEEDS else name
 
 

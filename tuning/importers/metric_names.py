@@ -1,4 +1,4 @@
-"""Names of metrics: well-known ones of other programs as ours, `split/name`."""
+"""Names of metrics: those known from other programs as ours, `split/name`."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -24,8 +24,10 @@ _WHOLE = {
 
 
 def ours(name: str) -> str:
-  """Our name of a metric: `val_loss`, `valid/loss`, `eval.loss`, `validation-loss` are `validation/loss`, `lr` is
-  `learning_rate`, `loss` is `train/loss`; a name that is not known stays as it is.
+  """Return our name of a metric.
+
+  `val_loss`, `valid/loss`, `eval.loss`, `validation-loss` are `validation/loss`, `lr` is `learning_rate`, `loss` is
+  `train/loss`; a name that is not known stays as it is.
 
   `eval_...` is taken for the validation set, as most programs have it.
   """
@@ -40,7 +42,7 @@ def ours(name: str) -> str:
 
 
 def mapping(names: Collection[str], known: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-  """Our name for each metric of a source.
+  """Return our name for each metric of a source.
 
   What the user gave comes first, then what the importer knows, then `ours`. Where two metrics would get one name, the
   one that had it keeps it, and the other keeps its own too.
@@ -70,7 +72,7 @@ def mapping(names: Collection[str], known: Mapping[str, str], given: Mapping[str
 
 
 def parse_renames(texts: Iterable[str]) -> dict[str, str]:
-  """`["METRIC=NAME", ...]` as a mapping. Raises UserError."""
+  """Return `["METRIC=NAME", ...]` as a mapping. Raise UserError if an entry is wrong."""
   found: dict[str, str] = {}
   problems = []
   for text in texts:
@@ -85,6 +87,6 @@ def parse_renames(texts: Iterable[str]) -> dict[str, str]:
 
 
 def unknown(given: Mapping[str, str], names: Iterable[str]) -> list[str]:
-  """What is wrong with renamings of metrics that no trial of a source logged."""
+  """Return what is wrong with renamings of metrics that no trial of a source logged."""
   names = set(names)
   return [f"rename: {name!r} was logged by no trial{nearest(name, names)}" for name in given if name not in names]

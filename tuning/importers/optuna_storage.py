@@ -34,10 +34,10 @@ if TYPE_CHECKING:
   import optuna
 
 METRIC = "objective"
-"""What a value is called whose study gave it no name."""
+"""Name of a value to which its study gave none."""
 
 INTERMEDIATE = "intermediate"
-"""What reported values are called where they are not what the returned one is made of."""
+"""Name of reported values if the returned value does not come from them."""
 LONGEST_NAME = 100
 """Characters of a folder's name that are taken of a study's: file systems take 255 bytes."""
 
@@ -51,7 +51,7 @@ _STATES: dict[str, State] = {
 
 
 def read(source: str, options: Options) -> list[SourceStudy]:
-  """The studies of a storage, or the one that `options.study` names.
+  """Return the studies of a storage, or the one that `options.study` names.
 
   Scales and bounds are those of the distributions; where they changed during the study, the widest.
 
@@ -98,7 +98,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> "Iterator[optuna.storages.BaseStorage]":
-  """The storage in a file, which is not written to."""
+  """Yield the storage in a file, which is not written to."""
   from optuna.exceptions import OptunaError
   from optuna.storages import JournalStorage, RDBStorage
   from optuna.storages.journal import JournalFileBackend
@@ -156,13 +156,13 @@ def _study(study: "optuna.Study", path: pathlib.Path, options: Options, several:
 
 
 def _metrics(study: "optuna.Study") -> list[str]:
-  """A name for each objective."""
+  """Return a name for each objective."""
   count = len(study.directions)
   return list(study.metric_names or ([METRIC] if count == 1 else [f"{METRIC}_{index}" for index in range(count)]))
 
 
 def _chosen(study: str, metrics: Sequence[str], options: Options) -> tuple[int, bool]:
-  """The index of the objective to rank by, and whether the user asked for it."""
+  """Return the index of the objective to rank by, and whether the user asked for it."""
   asked = options.objective
   known = [*metrics, *map(metric_names.ours, metrics), *(options.rename.get(name, name) for name in metrics)]
   if asked in known:
@@ -179,7 +179,7 @@ def _chosen(study: str, metrics: Sequence[str], options: Options) -> tuple[int, 
 def _joined(
   objective: Objective, chosen: int, trials: "Sequence[optuna.trial.FrozenTrial]", reported: Sequence[dict[int, float]]
 ) -> tuple[Objective, bool]:
-  """The objective, and whether what trials reported is its curve."""
+  """Return the objective, and whether what trials reported is its curve."""
   pairs = [
     (trial.values[chosen], list(curve.items()))
     for trial, curve in zip(trials, reported, strict=True)
@@ -249,7 +249,7 @@ def _hyperparameters(trials: "Sequence[optuna.trial.FrozenTrial]") -> dict[str, 
 
 
 def _scale(distributions: Sequence[Any], values: Sequence[Any]) -> Scale | OneOf | None:
-  """The widest of a parameter's distributions, which also holds values that were enqueued from outside of it.
+  """Return the widest of a parameter's distributions, which also holds values that were enqueued from outside of it.
 
   None if they are of several kinds.
   """

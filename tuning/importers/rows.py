@@ -12,7 +12,7 @@ from trialbook.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """What a file of a table holds.
+  """The contents of a table's file.
 
   Attributes:
     path: of the file.
@@ -26,13 +26,13 @@ class Rows:
   rows: Iterable[tuple[int, Sequence[Any]]]
 
   def at(self, number: int) -> str:
-    """Where a row is."""
+    """Return where a row is."""
     return f"{self.path}, {'line' if self.path.suffix == '.csv' else 'row'} {number}"
 
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[Rows]:
-  """The rows of a file, while it is open.
+  """Yield the rows of a file, while it is open.
 
   Raises:
     UserError: if it cannot be read, also while the rows are; or a row has another number of cells than the header.

@@ -13,7 +13,7 @@ from trialbook.tuning.study import Objective
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """What the user says about an import.
+  """The user's choices for an import.
 
   Attributes:
     rename: metric as the source calls it -> metric as the study is to call it.
@@ -42,7 +42,7 @@ class SourceTrial:
     source: what it is called there.
     values: of its hyperparameters, by name; those that do not exist in it are absent.
     curves: metric, as it is called there -> step -> value; what is not finite is kept.
-    state: None: to be told from the curves.
+    state: None if it is to be derived from the curves.
     reason: of the state.
     seconds: that it took; None: unknown.
     training_seconds: of these, in training and evaluation; None: unknown.
@@ -91,7 +91,8 @@ class SourceStudy:
 
 
 def plain(value: Any) -> Any:
-  """A hyperparameter's value as records can hold it: a finite number, a bool, None, a tuple of such, else its text."""
+  """Return a hyperparameter's value as records can hold it: a finite number, a bool, None, a tuple of such, else its
+  text."""
   if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
     return value
   if isinstance(value, list | tuple):

@@ -2,7 +2,7 @@
 
 - `trials.csv`: a row for each trial. Column `trial` (its name); then, if there are, `state` (complete, infeasible,
   failed, stopped, running or pending), `reason`, `seconds`, `training_seconds`; every other column is a hyperparameter.
-  An empty cell: it does not exist in this trial. Without `state`, or where it is empty, the curves tell it: see
+  An empty cell: it does not exist in this trial. Without `state`, or where it is empty, it follows from the curves: see
   `conversion.state_of`. Columns `step` and `attempts`, and those with the name of a metric, are passed over: a
   `trials.csv` of ours can be imported.
 - `curves.csv`: columns `trial`, `step`, `metric`, `value`; an empty value is NaN. Step 0 is the state before training.
@@ -29,7 +29,7 @@ from trialbook.tuning.records import State
 from trialbook.tuning.study import TRIAL_COLUMNS
 
 TOLD = 20
-"""Problems of one file that are told; of the others, how many there are."""
+"""Problems of one file that are reported; of the others, only their number is."""
 LARGEST_STEP = 2**53
 """Whole numbers up to there are exact also as floats, which tables may give."""
 
@@ -52,7 +52,7 @@ _STATES: dict[str, State] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-  """Of `trials.csv`: where it is, and the cells of its hyperparameters."""
+  """A row of `trials.csv`: where it is, and the cells of its hyperparameters."""
 
   number: int
   state: State | None
@@ -63,7 +63,7 @@ class _Row:
 
 
 def read(source: str, options: Options) -> list[SourceStudy]:
-  """The study in a folder of tables.
+  """Return the study in a folder of tables.
 
   Raises:
     UserError: with all that is wrong with its files: what, in which line and column, and what would be right.
@@ -128,7 +128,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
 
 
 def number(cell: Any) -> float | None:
-  """A cell as a number; None if it is none."""
+  """Return a cell as a number; None if it is not one."""
   if isinstance(cell, bool):
     return None
   try:
@@ -158,7 +158,7 @@ def _missing(table: Rows, wanted: Sequence[str], problems: list[str]) -> bool:
 
 
 def _label(cell: Any) -> str:
-  """A trial's name; 7 and 7.0, which pandas makes of it, are one."""
+  """Return a trial's name; 7 and 7.0, which pandas makes of it, are the same."""
   text = "" if cell is None else str(cell).strip()
   return text[:-2] if text.endswith(".0") and text[:-2].isdecimal() else text
 
@@ -201,7 +201,7 @@ def _read_trials(table: Rows, problems: list[str]) -> dict[str, _Row]:
 
 
 def _read_curves(table: Rows, trials: set[str] | None, problems: list[str]) -> dict[str, dict[str, dict[int, float]]]:
-  """trial -> metric -> step -> value; the names of the trials are None where they are not known."""
+  """Return trial -> metric -> step -> value; the names of the trials are None if they are not known."""
   found: dict[str, dict[str, dict[int, float]]] = {}
   if _missing(table, ["trial", "step", "metric", "value"], problems):
     return found
@@ -242,7 +242,10 @@ def _read_curves(table: Rows, trials: set[str] | None, problems: list[str]) -> d
 
 
 def _step_and_value(step: Any, value: Any) -> tuple[str, int, float]:
-  """What is wrong with a step or a value that is no plain number; or both: 300.0 is a step too, and nothing is NaN."""
+  """Return what is wrong with a step or a value that is not a plain number, "" if nothing, and both as numbers.
+
+  300.0 is a step too, and an empty value is NaN.
+  """
   at = number(step)
   if at is None or not at.is_integer():
     return f"column step: {step!r} should be a whole number from 0 on", 0, 0.0
@@ -253,7 +256,7 @@ def _step_and_value(step: Any, value: Any) -> tuple[str, int, float]:
 
 
 def _values(name: str, cells: dict[str, Any], declared: Declared, at: Any, problems: list[str]) -> dict[str, Any]:
-  """A column's values by trial, those that exist, of the type that all of them have."""
+  """Return a column's values by trial, those that exist, of the type that all of them have."""
   cells = {trial: cell.strip() if isinstance(cell, str) else cell for trial, cell in cells.items()}
   cells = {trial: cell for trial, cell in cells.items() if not _is_empty(cell)}
   if declared.is_chosen(name) and "values" in declared.stored[name]:

@@ -1,4 +1,4 @@
-"""Writes imported studies as study directories, all of them or nothing."""
+"""Writing of imported studies as study directories: all of them or none."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ _OURS = ("study.json", "trials", "trials.csv")
 
 
 def refusals(directory: pathlib.Path, studies: Sequence[Converted]) -> list[str]:
-  """Why studies cannot be written to where they belong: what is there would be lost."""
+  """Return why studies cannot be written to their places: what is there would be lost."""
   found = []
   for path in dict.fromkeys((directory, *(directory / study.place for study in studies))):
     if path.exists() and not path.is_dir():
@@ -35,7 +35,7 @@ def refusals(directory: pathlib.Path, studies: Sequence[Converted]) -> list[str]
 
 
 def write(directory: pathlib.Path, studies: Sequence[Converted]) -> list[pathlib.Path]:
-  """Writes each study to its place in a folder; an earlier import of the same source is replaced.
+  """Write each study to its place in a folder; an earlier import of the same source is replaced.
 
   They are written beside the folder first, and renamed when all are whole. Files that are not of a study, such as a
   report, stay where they are.
@@ -44,7 +44,7 @@ def write(directory: pathlib.Path, studies: Sequence[Converted]) -> list[pathlib
     the studies' folders.
 
   Raises:
-    UserError: see `refusals`; or the disk is full. Nothing was written.
+    UserError: see `refusals`; or if the disk is full. Nothing was written.
   """
   if found := refusals(directory, studies):
     raise UserError(found)

@@ -9,7 +9,7 @@ from trialbook.tuning.results import StudyResults
 
 
 class Answer(TypedDict):
-  """What the top of a report says.
+  """The text at the top of a report.
 
   Attributes:
     sentence: what was found.
@@ -23,7 +23,8 @@ class Answer(TypedDict):
 
 
 def answer(results: StudyResults, findings: Sequence[Finding]) -> Answer:
-  """Of a study with its findings, the gravest first as `trialbook.tuning.findings.findings` gives them."""
+  """Return the answer of a study, given its findings with the gravest first, as `trialbook.tuning.findings.findings`
+  gives them."""
   best = results.best
   if best is None:
     sentence = "No trial has a value yet." if results.trials else "No trial has begun."

@@ -13,7 +13,7 @@ _SMALLEST, _LARGEST = math.log(sys.float_info.min), math.log(sys.float_info.max)
 
 
 def x_axis(field: str, one: Hyperparameter, name: str) -> alt.X:
-  """That of a hyperparameter, on its own scale, from one bound to the other and a little more."""
+  """Return the x axis of a hyperparameter, on its own scale, a little wider than its bounds."""
   match one.scale:
     case Log() | Integer(log=True):
       return alt.X(
@@ -32,7 +32,7 @@ def x_axis(field: str, one: Hyperparameter, name: str) -> alt.X:
 
 
 def _domain(one: Hyperparameter) -> list[float]:
-  """A little wider than the bounds, on the hyperparameter's own scale."""
+  """Return limits a little wider than the bounds, on the hyperparameter's own scale."""
   low, high = sorted((_number(one, one.scale.min), _number(one, one.scale.max)))  # type: ignore[attr-defined]
   if isinstance(one.scale, Log | ReverseLog) or (isinstance(one.scale, Integer) and one.scale.log):
     room = _MARGIN * (math.log(high) - math.log(low))
@@ -47,12 +47,12 @@ def _number(one: Hyperparameter, value: float) -> float:
 
 
 def is_sliced(one: Hyperparameter) -> bool:
-  """Whether its values are quantities of which a slice of the axis can be taken."""
+  """Return whether its values are quantities of which a slice of the axis can be taken."""
   return isinstance(one.scale, Quantity)
 
 
 def drawn(one: Hyperparameter, value: Any) -> Any:
-  """What a plot's axis shows for a value of a hyperparameter: a number, or a label where it is no quantity."""
+  """Return what a plot's axis shows for a value of a hyperparameter: a number, or a label if it is not a quantity."""
   if is_sliced(one):
     return _number(one, value)
   return _label(value)
@@ -63,7 +63,7 @@ def _label(value: Any) -> str:
 
 
 def y_axis(field: str, scale: Literal["linear", "log"] = "linear", title: str | None = None) -> alt.Y:
-  """That of a number of trials or curves, whose scale the page may switch."""
+  """Return the y axis of a number of trials or curves, whose scale the page may switch."""
   # Its title is the objective's, which the page sets.
   title = field if title is None else title
   return alt.Y(
@@ -72,15 +72,15 @@ def y_axis(field: str, scale: Literal["linear", "log"] = "linear", title: str | 
 
 
 def few_labels() -> alt.Axis:
-  """Of a quantity in a narrow plot."""
+  """Return the axis of a quantity in a narrow plot."""
   return alt.Axis(format="~g", labelOverlap=True, tickCount=5, grid=False)
 
 
 def banded(angle: int = 0) -> alt.Axis:
-  """Of values that stand beside each other."""
+  """Return the axis of values that stand beside each other."""
   return alt.Axis(labelAngle=angle, labelOverlap=False, labelLimit=130)
 
 
 def ink() -> Any:
-  """The colour of text, which the page sets by its scheme."""
+  """Return the colour of text, which the page sets by its scheme."""
   return alt.value(alt.ExprRef("ink"))

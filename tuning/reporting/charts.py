@@ -1,4 +1,4 @@
-"""Which plots a study has."""
+"""The list of the plots that a study has."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ from trialbook.tuning.reporting.plot import Plot
 from trialbook.tuning.results import StudyResults
 
 SHOWN = 5
-"""Trials whose curves are drawn from the start: as many as people tell apart by colour (PB-25)."""
+"""Trials whose curves are drawn from the start: as many as people can distinguish by colour (PB-25)."""
 TOLD_APART = 8
 """Settings that have a colour each; where there are more, none has."""
 _OWN_NAMES = ("constructor", "__proto__", "hasOwnProperty", "isPrototypeOf", "toString", "toLocaleString", "valueOf")
 
 
 def plots(results: StudyResults, names: Sequence[str], settings: Sequence[str]) -> list[Plot]:
-  """All plots that a study has something for.
+  """Return all plots that a study has something for.
 
   Args:
     results: of the study.
-    names: of `results.varied`, as short as they tell them apart.
+    names: of `results.varied`, as short as they are still distinct.
     settings: what is compared, by label; a single one: nothing is.
   """
   # Vega takes titles for keys of objects, and `constructor` is one of JavaScript's own; with a space of no width it is

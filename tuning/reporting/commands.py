@@ -18,7 +18,7 @@ from trialbook.tuning.results import StudyResults
 
 
 def report_(options: argparse.Namespace) -> int:
-  """`trialbook tune report DIR`."""
+  """Execute `trialbook tune report DIR`."""
   results = ranked_by(read_any(options.dir), options)
   path = report(results, options.output, format=options.format)
   if str(path) == "-":
@@ -32,7 +32,7 @@ def report_(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-  """`trialbook tune compare DIR DIR ...`: a table, the findings on it, and a report where one is asked for."""
+  """Execute `trialbook tune compare DIR DIR ...`: print a table and the findings on it, and write a report if asked."""
   from trialbook.tuning.findings import (
     comparison,  # Its statistics take a second to import, which no other command waits for.
   )
@@ -51,7 +51,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def index(options: argparse.Namespace) -> int:
-  """`trialbook tune index ROOT`."""
+  """Execute `trialbook tune index ROOT`."""
   root = options.root
   if not root.is_dir():
     raise UserError(f"{root}: there is no such folder")

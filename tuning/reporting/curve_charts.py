@@ -7,7 +7,8 @@ from trialbook.tuning.reporting.plot import BLUE, RED, Plot, spec, table
 
 
 def curves() -> Plot:
-  """The objective's metric and the same on training examples, of the best trials and the selected one (PB-25)."""
+  """Return the plot of the objective's metric and the same on training examples, of the best trials and the selected
+  one (PB-25)."""
   base = table("curves")
   x = alt.X("step:Q", axis=alt.Axis(format="~s", tickCount=6))
   colour = alt.Color("trial:N", legend=alt.Legend(orient="top", title="trial"), sort=alt.EncodingSortField("place"))
@@ -47,7 +48,7 @@ def curves() -> Plot:
 
 
 def gradient_norm() -> Plot:
-  """The norm against the step (PB-81)."""
+  """Return the plot of the norm against the step (PB-81)."""
   layer = (
     table("grad_norm")
     .mark_line(strokeWidth=1.2)
@@ -72,7 +73,7 @@ def gradient_norm() -> Plot:
 
 
 def gradient_histogram() -> Plot:
-  """Histogram of the norms of all logged steps (PB-81, PB-83)."""
+  """Return the histogram of the norms of all logged steps (PB-81, PB-83)."""
   base = table("grad_histogram")
   layers = [
     base.mark_rect(opacity=0.75).encode(

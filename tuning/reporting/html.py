@@ -17,7 +17,7 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def html(data: Mapping[str, Any], banner: str | None = None) -> str:
-  """The page of `reporting.page_data.page_data`; `banner` stands on top, where something is to be said first.
+  """Return the page of `reporting.page_data.page_data`; `banner` stands on top, if something is to be said first.
 
   Nothing of a study can run as script: its texts are in JSON, in which no tag can begin, and the page sets them as
   text; and a browser runs only the scripts whose hashes the page's policy names.
@@ -39,14 +39,15 @@ def html(data: Mapping[str, Any], banner: str | None = None) -> str:
 
 
 def embedded(value: Any) -> str:
-  """JSON that may stand inside of a script element: no tag, comment or line that is none of JavaScript's in it."""
+  """Return JSON that may stand inside a script element: it contains no tag and no comment of HTML, and no line break
+  that JavaScript forbids."""
   text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
   return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @functools.cache
 def libraries() -> str:
-  """Vega, Vega-Lite and Vega-Embed, 0.9 MB."""
+  """Return the code of Vega, Vega-Lite and Vega-Embed, 0.9 MB."""
   return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
 
 

@@ -12,7 +12,7 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def write_index(root: pathlib.Path) -> pathlib.Path:
-  """Writes `studies.html` in a root, and returns where."""
+  """Write `studies.html` in a root, and return where."""
   studies = []
   for row in tracking.rows(root):
     folder = pathlib.PurePosixPath(row["config"]).parent

@@ -15,7 +15,7 @@ ROWS = 20
 
 
 def markdown(results: StudyResults, findings: Sequence[Finding], banner: str | None = None) -> str:
-  """What the page says, without its plots."""
+  """Return what the page says, without its plots."""
   said = answer(results, findings)
   lines = [
     f"# {_text(results.study.goal or results.study.name)}",
@@ -67,5 +67,6 @@ def _table(results: StudyResults) -> list[str]:
 
 
 def _text(value: str) -> str:
-  """Users' text on one line that means itself in Markdown; an underscore within a word does."""
+  """Return users' text on one line, escaped so that Markdown shows it unchanged; an underscore within a word needs no
+  escape."""
   return re.sub(r"([\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(value).split()))

@@ -23,17 +23,17 @@ from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.study import Objective
 
 FORMAT = 1
-"""Of this JSON."""
+"""Version of this JSON."""
 CURVE_POINTS = 25_000
-"""Of all curves of a page: about 0.4 megabytes of JSON, and more than a screen can show."""
+"""Most points of all curves of a page: about 0.4 megabytes of JSON, and more than a screen can show."""
 FEWEST_POINTS = 30
-"""Of a curve: its shape can still be seen."""
+"""Fewest points of a curve, with which its shape can still be seen."""
 HISTOGRAM_BINS = 40
 _QUANTILES = ("p5", "p25", "median", "p75", "p95")
 
 
 def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[str, Any]:
-  """The tables, plots and findings of a study by each of some objectives; the first one is shown first.
+  """Return the tables, plots and findings of a study by each of some objectives; the first one is shown first.
 
   Everything that depends on the objective is computed here, once, and the page only chooses: it has no arithmetic that
   could disagree with the reports in other formats.
@@ -60,7 +60,7 @@ def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[st
 
 
 def objectives_of(results: StudyResults) -> list[Objective]:
-  """The objectives that a reader may choose: the study's, and others whose better direction is known (PB-15).
+  """Return the objectives that a reader may choose: the study's, and others whose better direction is known (PB-15).
 
   Of the same split, an error and the accuracy that is its complement rank the same, so one of them is there. Metrics of
   single training batches are there only where no evaluation on training examples is.
@@ -82,7 +82,7 @@ def objectives_of(results: StudyResults) -> list[Objective]:
 
 
 def short_names(results: StudyResults) -> list[str]:
-  """Of `results.varied`: as much of the end of each name as tells it from the others."""
+  """Return names of `results.varied`: of each as much of its end as separates it from the others."""
   names = [one.name for one in results.varied]
 
   def shortest(name: str) -> str:
@@ -94,9 +94,11 @@ def short_names(results: StudyResults) -> list[str]:
 
 
 def trial_columns(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, list[Any]]:
-  """What is known of each trial whatever the objective, a list a column ("source" where it was made elsewhere under
-  another name); for hyperparameter *i* of `results.varied`:
-  `h{i}` its value as axes show it, `b{i}` its slice, `o{i}` the slice's place."""
+  """Return what is known of each trial whatever the objective, a list a column.
+
+  "source" is there if the trial was made elsewhere under another name. For hyperparameter *i* of `results.varied`:
+  `h{i}` its value as axes show it, `b{i}` its slice, `o{i}` the slice's place.
+  """
   setting_of = {trial.trial: setting.label for setting in compared for trial in setting.trials}
   columns: dict[str, list[Any]] = {
     "trial": [trial.trial for trial in results.trials],
@@ -121,7 +123,7 @@ def trial_columns(results: StudyResults, compared: Sequence[ComparedSetting]) ->
 
 
 def view_tables(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, dict[str, list[Any]]]:
-  """The tables of plots that depend on the objective, a list a column; "trials" is beside `trial_columns`."""
+  """Return the tables of plots that depend on the objective, a list a column; "trials" is beside `trial_columns`."""
   sign, best = results.objective.sign, results.best
   trials = {
     "objective": [short(trial.objective) for trial in results.trials],
@@ -135,7 +137,7 @@ def view_tables(results: StudyResults, compared: Sequence[ComparedSetting]) -> d
 
 
 def common_tables(results: StudyResults) -> dict[str, dict[str, list[Any]]]:
-  """The tables of plots that depend on no objective but the study's."""
+  """Return the tables of plots that depend on no objective but the study's."""
   norms = [trial.curve("grad_norm")[1] for trial in results.ranked[: charts.SHOWN]]
   positive = np.concatenate([*norms, np.empty(0)])
   positive = positive[positive > 0]
@@ -152,12 +154,12 @@ def common_tables(results: StudyResults) -> dict[str, dict[str, list[Any]]]:
 
 
 def rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-  """A table as a list of objects, as plots take it."""
+  """Return a table as a list of objects, as plots take it."""
   return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def curve_rows(results: StudyResults, metric: str, shown: Sequence[Trial], points: int) -> list[dict[str, Any]]:
-  """The table "curves" of the static pictures: of the trials that are shown, by the objective's metric."""
+  """Return the table "curves" of the static pictures: of the trials that are shown, by the objective's metric."""
   split = "objective" if metric == results.objective.metric else "training"
   return [
     {
@@ -194,7 +196,7 @@ def _objective(objective: Objective) -> dict[str, Any]:
 
 
 def _by(results: StudyResults, objective: Objective) -> StudyResults:
-  """By the study's own objective it is as it is: its metric may have been logged by no trial yet."""
+  """Return the results by an objective; unchanged for the study's own, whose metric may not have been logged yet."""
   return results if objective == results.objective else results.by(objective)
 
 
@@ -213,7 +215,7 @@ def _view(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[st
 
 
 def _again(results: StudyResults, trials: Sequence[Trial]) -> list[Trial]:
-  """The same trials, by another objective."""
+  """Return the same trials by the objective of these results."""
   wanted = {trial.trial for trial in trials}
   return [trial for trial in results.trials if trial.trial in wanted]
 
@@ -263,7 +265,8 @@ def _columns(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _curves(results: StudyResults, objectives: Sequence[Objective]) -> dict[str, Any]:
-  """Curves of all metrics that the page may draw; steps are stored once for all curves that have the same."""
+  """Return the curves of all metrics that the page may draw; steps are stored once for all curves that have the
+  same."""
   wanted = dict.fromkeys(objective.metric for objective in objectives)
   wanted |= dict.fromkeys(name for metric in list(wanted) if (name := results.training_metric(metric)))
   if "grad_norm" in results.metrics:

@@ -15,7 +15,7 @@ from trialbook.tuning.results import StudyResults
 WIDTH = {False: 460, True: 860}
 """Pixels of a plot, and of one that takes a page's whole width."""
 CURVE_POINTS = 500
-"""Of a curve in a picture."""
+"""Most points of a curve in a picture."""
 _CONFIG = {
   "background": "white",
   "font": "DejaVu Sans, sans-serif",
@@ -25,7 +25,7 @@ _CONFIG = {
 
 
 def write_pictures(results: StudyResults, folder: pathlib.Path, kind: Literal["png", "svg"]) -> list[pathlib.Path]:
-  """Writes each plot that has something to show, by the study's objective, as `PLOT.KIND`; returns the files."""
+  """Write each plot that has something to show, by the study's objective, as `PLOT.KIND`; return the files."""
   compared = compared_settings(results)
   tables = page_data.view_tables(results, compared) | page_data.common_tables(results)
   tables["trials"] = page_data.trial_columns(results, compared) | tables["trials"]

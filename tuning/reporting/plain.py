@@ -10,7 +10,7 @@ _DIGITS = 5
 
 
 def plain(value: Any) -> Any:
-  """JSON without NumPy's numbers, and with None for what is not finite; floats as `short` gives them."""
+  """Return JSON without NumPy's numbers, and with None for what is not finite; floats as `short` gives them."""
   if isinstance(value, Mapping):
     return {str(name): plain(item) for name, item in value.items()}
   if isinstance(value, list | tuple):
@@ -21,7 +21,7 @@ def plain(value: Any) -> Any:
 
 
 def short(value: float | None) -> float | None:
-  """As many digits as a plot can show."""
+  """Return a number with as many digits as a plot can show; None if it is not finite."""
   if value is None or not math.isfinite(value):
     return None
   return float(f"{value:.{_DIGITS}g}")

@@ -46,12 +46,12 @@ class Plot:
 
 
 def table(dataset: str) -> alt.Chart:
-  """What is to be drawn from a dataset that is filled in later."""
+  """Return an empty chart of a dataset that is filled in later."""
   return alt.Chart(alt.NamedData(dataset))
 
 
 def spec(*layers: alt.Chart, height: int = HEIGHT) -> dict[str, Any]:
-  """Layers as one plot, as wide as the page lets it."""
+  """Return layers as one plot, as wide as the page lets it."""
   chart = alt.layer(*layers).add_params(alt.param(name="selected", value=-1), alt.param(name="ink", value="#1c2330"))
   autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
   made = chart.properties(width="container", height=height, autosize=autosize).to_dict(context={"datasets": {}})
@@ -61,13 +61,13 @@ def spec(*layers: alt.Chart, height: int = HEIGHT) -> dict[str, Any]:
 
 
 def by_setting(coloured: Sequence[str]) -> alt.Color:
-  """A setting has the same colour in every plot, also in one that has not all of them."""
+  """Return the colour of a setting, the same in every plot, also in one that does not have all of them."""
   scale = alt.Scale(domain=list(coloured))
   return alt.Color("setting:N", title=None, scale=scale, legend=alt.Legend(orient="top", symbolOpacity=1))
 
 
 def tooltip(field: str, name: str) -> list[alt.Tooltip]:
-  """Of a trial: its number, a field under a name, and what it was worth."""
+  """Return the tooltip of a trial: its number, a field under a name, and its value with the step."""
   return [
     alt.Tooltip("trial:Q"),
     alt.Tooltip(f"{field}:N", title=name),
@@ -77,7 +77,7 @@ def tooltip(field: str, name: str) -> list[alt.Tooltip]:
 
 
 def ring(trials: alt.Chart, x: alt.X, y: alt.Y) -> alt.Chart:
-  """Around the trial that is selected."""
+  """Return a ring around the trial that is selected."""
   return (
     trials.transform_filter("datum.trial === selected")
     .mark_point(size=230, strokeWidth=2.5)
@@ -86,7 +86,7 @@ def ring(trials: alt.Chart, x: alt.X, y: alt.Y) -> alt.Chart:
 
 
 def name_objective(spec: dict[str, Any], metric: str, plot: Plot) -> None:
-  """Titles the axes that show the objective, in place; what the page does too."""
+  """Set the titles of the axes that show the objective, in place, as the page does too."""
   if plot.id.startswith("grad_"):
     return
   for layer in spec["layer"]:

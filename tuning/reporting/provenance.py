@@ -1,4 +1,4 @@
-"""Where a study comes from, and what repeats it."""
+"""The origin of a study, and the command that repeats it."""
 
 import time
 
@@ -14,7 +14,7 @@ ADAPTIVE = (
 
 
 def provenance(results: StudyResults) -> list[tuple[str, str]]:
-  """Where a study comes from and what repeats it."""
+  """Return where a study comes from and what repeats it."""
   study = results.study
   found = [
     ("folder", str(results.folder)),
@@ -30,7 +30,7 @@ def provenance(results: StudyResults) -> list[tuple[str, str]]:
 
 
 def caveats(results: StudyResults) -> list[str]:
-  """What is to be known before a study is believed, beside its findings."""
+  """Return what a reader must know before believing a study, beside its findings."""
   found = list(results.study.warnings)
   if results.objective.metric.startswith("test/"):
     found.append(
@@ -45,12 +45,12 @@ def caveats(results: StudyResults) -> list[str]:
 
 
 def is_running(results: StudyResults) -> bool:
-  """Whether somebody works now on the study, or on one of those that were merged."""
+  """Return whether a process works now on the study, or on one of those that were merged."""
   folders = {results.folder, *(folder for trial in results.trials for folder in list(trial.folder.parents)[1:2])}
   return any(files.is_locked(records.study_lock(folder)) for folder in folders)
 
 
 def states(results: StudyResults) -> dict[str, int]:
-  """How many trials are in which state, where any is."""
+  """Return how many trials are in each state that any trial is in."""
   names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
   return {name: count for name in names if (count := results.count(name))}

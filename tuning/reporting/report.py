@@ -21,7 +21,7 @@ from trialbook.tuning.results import StudyResults
 def report(
   study: str | pathlib.Path | StudyResults, output: str | pathlib.Path | None = None, *, format: Format = "html"
 ) -> pathlib.Path:
-  """Writes the report of a study, finished or not, and returns where.
+  """Write the report of a study, finished or not, and return where.
 
   Args:
     study: its folder, or a round's, or results by any objective.
@@ -54,7 +54,7 @@ def report(
 
 
 def text_of(results: StudyResults, format: Literal["html", "md", "json"]) -> str:
-  """The report of a study in one of the formats that are text."""
+  """Return the report of a study in one of the formats that are text."""
   banner = _banner(results)
   if format == "html":
     # It takes a second to import what draws, which the other formats do without.
@@ -92,7 +92,7 @@ def _json(results: StudyResults, seen: Any, banner: str | None) -> dict[str, Any
 
 
 def _banner(results: StudyResults) -> str | None:
-  """What is to be known first: that this is not the end."""
+  """Return what a reader must know first: that the study has not ended; None if it has."""
   ended = sum(results.count(state) for state in ("complete", "infeasible", "failed"))
   planned = max(results.study.trials, len(results.trials))
   if results.study.source is not None:
@@ -107,7 +107,7 @@ def _banner(results: StudyResults) -> str | None:
 
 
 def _check(path: pathlib.Path, *, is_folder: bool) -> None:
-  """Before the work: whether there can be such a file."""
+  """Raise an error, before the work, if there cannot be such a file."""
   if str(path) == "-":
     if is_folder:
       raise ConfigError("pictures are files: name a folder")

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-  """At most so many points of a curve: the first, the last, and the lowest and highest of equal stretches of it.
+  """Return at most `limit` points of a curve: the first, the last, and the lowest and highest of equal stretches of it.
 
   No value is made up, none is averaged: a single spike, and the best evaluation, are among what is kept.
 

@@ -10,13 +10,14 @@ from trialbook.tuning.reporting.plot import AMBER, BLUE, RED, Plot, by_setting, 
 from trialbook.tuning.space.scales import Hyperparameter, Quantity
 
 STEP_BINS = 20
-"""Of the histogram of selected steps: the first two are the first 10%, the last five the last 25% (PB-61)."""
+"""Bins of the histogram of selected steps: the first two are the first 10%, the last five the last 25% (PB-61)."""
 _CROSS_Y = 7
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 
 
 def axis(number: int, one: Hyperparameter, name: str, coloured: Sequence[str]) -> Plot:
-  """Every trial against hyperparameter `number` of those that are varied; coloured by setting, if told (PB-22)."""
+  """Return the plot of every trial against hyperparameter `number` of those that are varied; coloured by setting if
+  there are any (PB-22)."""
   field = f"h{number}"
   here = f"isValid(datum.{field})"
   x = x_axis(field, one, name)
@@ -68,7 +69,7 @@ def axis(number: int, one: Hyperparameter, name: str, coloured: Sequence[str]) -
 
 
 def isolation(number: int, one: Hyperparameter, name: str) -> Plot:
-  """The best trial for each value, or each slice of the axis, of hyperparameter `number` (PB-30)."""
+  """Return the plot of the best trial for each value, or each slice of the axis, of hyperparameter `number` (PB-30)."""
   field = f"b{number}"
   base = (
     table("trials")
@@ -111,7 +112,7 @@ def isolation(number: int, one: Hyperparameter, name: str) -> Plot:
 
 
 def comparison(settings: int) -> Plot:
-  """The best of each of so many settings, and how lucky it is (PB-13, PB-30)."""
+  """Return the plot of the best of each setting, and how far chance moves it (PB-13, PB-30)."""
   base = table("settings")
   y = alt.Y("setting:N", title=None, sort=alt.EncodingSortField("order"), axis=alt.Axis(labelLimit=220))
   x = alt.X("objective:Q", scale=alt.Scale(type="linear", zero=False))
@@ -147,7 +148,7 @@ def comparison(settings: int) -> Plot:
 
 
 def best_of_k(coloured: Sequence[str]) -> Plot:
-  """The playbook's box plot: the best against the number of trials (PB-24)."""
+  """Return the playbook's box plot: the best against the number of trials (PB-24)."""
   # Where too few of the draws are feasible, there is no box.
   base = table("best_of_k").transform_filter("isValid(datum.p5) && isValid(datum.p95)")
   x = alt.X("k:O", title="number of trials", axis=alt.Axis(labelAngle=0, labelOverlap=True))
@@ -181,7 +182,7 @@ def best_of_k(coloured: Sequence[str]) -> Plot:
 
 
 def selected_steps(steps: int) -> Plot:
-  """Histogram of the steps at which trials were best, of trainings of so many steps (PB-61)."""
+  """Return the histogram of the steps at which trials were best, given the steps of a whole training (PB-61)."""
   base = table("trials").transform_filter("isValid(datum.step)")
   zones = alt.Chart(alt.InlineData([{"from": 0, "to": 0.1 * steps}, {"from": 0.75 * steps, "to": steps}])).mark_rect(
     opacity=0.12, color=AMBER

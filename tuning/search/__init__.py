@@ -1,1 +1,1 @@
-"""Where the points of a study come from."""
+"""The searches that choose the points of a study."""

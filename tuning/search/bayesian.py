@@ -3,9 +3,9 @@
 Nothing is kept between calls: every `ask` gives Optuna all observations anew, in memory, and asks for one point. So a
 study may be stopped and resumed, its observations may come from any search, and the same ones give the same point.
 
-What Optuna is told, and why. The numbers are means over 4 to 6 seeds, of the best after 24 quasi-random points and 16
-or 20 more, on functions of three hyperparameters with 37 % of the space infeasible and the optimum near it or at its
-edge (the best possible is 0.040 to 0.042):
+The input that Optuna gets, and why. The numbers are means over 4 to 6 seeds, of the best after 24 quasi-random points
+and 16 or 20 more, on functions of three hyperparameters with 37 % of the space infeasible and the optimum near it or at
+its edge (the best possible is 0.040 to 0.042):
 
 - Places in the unit interval of a hyperparameter's own scale, and the numbers of values that are listed.
 - Infeasible trials as complete ones that violate a constraint (1, the others have -1; with 0 there the model sees the
@@ -16,9 +16,9 @@ edge (the best possible is 0.040 to 0.042):
 - Objectives no further above the median than the best one is below it. One that is a hundred times as large as the
   others, as close to divergence, would leave the model nothing to see in those (0.060 without, 0.042 with).
 - A space with conditional hyperparameters one branch at a time: the values of those that have others under them are
-  the quasi-random point's, and the model is of the trials with these values. So each branch goes on being tuned, as
+  the quasi-random point's, and the model is of the trials with these values. So each branch is tuned further, as
   often as in a quasi-random search. One model of all branches, with 0.5 for what is absent, went to the branch that
-  was best so far, which may be one that was lucky: 0.041 in the mean and 0.060 with one seed, against 0.037 and 0.038
+  was best so far, which may be so by chance: 0.041 in the mean and 0.060 with one seed, against 0.037 and 0.038
   (three branches of two or three hyperparameters, 20 points more; quasi-random 0.044; possible 0.035).
 """
 
@@ -76,9 +76,9 @@ class BayesianOptimization:
     sampler: "gp" is a Gaussian process with constrained expected improvement, and takes a third of a second for a point
       after 100 results, two thirds after 300; "tpe" compares densities of good and bad points, needs no torch, takes
       hundredths, and is coarser: in a branch of less than some twenty results no better than quasi-random points.
-    explore: the first so many trials are those of `Halton(seed)`, and so are later ones as long as a branch has fewer
+    explore: number of first trials, which are those of `Halton(seed)`. So are later ones while a branch has fewer
       feasible results than hyperparameters and one. In three dimensions 12 to 24 of 40 did equally well, and of four
-      seeds with 8 one got stuck at 1.8 times the optimum; so some more than 12, for more dimensions.
+    seeds with 8 one got stuck at 1.8 times the optimum; so some more than 12, for more dimensions.
   """
 
   seed: int = 0
@@ -86,7 +86,7 @@ class BayesianOptimization:
   explore: int = 16
 
   def ask(self, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int) -> Point:
-    """The values for trial `index`.
+    """Return the values for trial `index`.
 
     Args:
       hyperparameters: parents before what is under them.
@@ -109,7 +109,7 @@ class BayesianOptimization:
     return point if _is_new(point, observations) else _untried(search, hyperparameters, observations, index) or point
 
   def problems(self, hyperparameters: Sequence[Hyperparameter]) -> list[str]:
-    """What is wrong, in sentences; a package that is missing, too."""
+    """Return what is wrong, in sentences; a missing package counts."""
     found = []
     for name in ("seed", "explore"):
       value = getattr(self, name)
@@ -132,7 +132,7 @@ class BayesianOptimization:
   def _propose(
     self, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int
   ) -> Point:
-    """A point of a space without conditions; at least one of its observations is complete."""
+    """Return a point of a space without conditions; at least one of its observations is complete."""
     import optuna
 
     sampler = self._sampler(index)
@@ -204,7 +204,7 @@ def _distribution(scale: Scale) -> "BaseDistribution":
 
 
 def _place(scale: Scale, value: Any) -> float:
-  """Where Optuna has a value."""
+  """Return where Optuna has a value."""
   if isinstance(scale, OneOf | Discrete):
     return list(scale.values).index(value)
   # A value that was rounded may be outside by its last digit.
@@ -212,7 +212,7 @@ def _place(scale: Scale, value: Any) -> float:
 
 
 def _value(scale: Scale, place: Any) -> Any:
-  """The inverse of `_place`."""
+  """Return the inverse of `_place`."""
   if isinstance(scale, OneOf | Discrete):
     return scale.values[place]
   return place if _is_listed_integer(scale) else scale.at(place)
@@ -229,14 +229,14 @@ def _is_new(point: Point, observations: Sequence[Observation]) -> bool:
 def _untried(
   search: Halton, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int
 ) -> Point | None:
-  """The first of the next quasi-random points that no trial has; None where most have been tried."""
+  """Return the first of the next quasi-random points that no trial has; None if most have been tried."""
   points = search.points(hyperparameters, index, index + RETRIES)
   return next((point for point in points if _is_new(point, observations)), None)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Optuna does not log, not even that it made a study."""
+  """Keep Optuna from logging, even that it made a study."""
   from optuna import logging
 
   verbosity = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""What a study asks of a search that does not look at results (PB-13, PB-14), and the checks that searches share.
+"""The interface of a search that does not look at results (PB-13, PB-14), and the checks that searches share.
 
 Point i depends only on the search, the hyperparameters and i. Trials may therefore run in any order and any number at
 once, the same seed repeats a study, and a study is extended by the points after its last one (PB-15).

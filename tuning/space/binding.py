@@ -1,4 +1,4 @@
-"""From search spaces to a list of hyperparameters, each found in the config and within its field's range (PB-11)."""
+"""The list of hyperparameters of search spaces, each found in the config and within its field's range (PB-11)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def flatten(config: Config | None, spaces: Mapping[Role, Space]) -> tuple[list[Hyperparameter], list[str]]:
-  """The hyperparameters of spaces, parents before what is under them, and what is wrong.
+  """Return the hyperparameters of spaces, parents before what is under them, and what is wrong.
 
   Args:
     config: that they change; None for those of a function, which knows names and no fields.
@@ -43,7 +43,7 @@ def flatten(config: Config | None, spaces: Mapping[Role, Space]) -> tuple[list[H
 
 
 def changes(hyperparameters: Sequence[Hyperparameter], values: Mapping[str, Any]) -> dict[str, Any]:
-  """What values, by name, change in the config: dotted path -> value."""
+  """Return what values, by name, change in the config: dotted path -> value."""
   known = {one.name: one for one in hyperparameters}
   found: dict[str, Any] = {}
   for name, value in values.items():
@@ -52,13 +52,13 @@ def changes(hyperparameters: Sequence[Hyperparameter], values: Mapping[str, Any]
 
 
 class _Walk:
-  """Through the spaces of one role; `problems` takes what is wrong."""
+  """A walk through the spaces of one role; `problems` collects what is wrong."""
 
   def __init__(self, argument: str, problems: list[str]):
     self._argument, self._problems = argument, problems
 
   def entries(self, space: Space, where: str) -> Iterator[tuple[str, Any]]:
-    """The names and scales of what should be a space."""
+    """Yield the names and scales of what should be a space."""
     if not isinstance(space, Mapping):
       self._problems.append(f"{where} = {space!r}: should be a space, such as {{'learning_rate': Log(1e-4, 1.0)}}")
       return
@@ -71,7 +71,7 @@ class _Walk:
   def under_each(
     self, group: str, choices: Mapping[Any, Config], name: str, scale: Any, role: Role
   ) -> list[Hyperparameter]:
-    """A hyperparameter in a group of which another one chooses the kind: each kind has to have it."""
+    """Return a hyperparameter in a group whose kind another one chooses; each kind must have it."""
     found: list[Hyperparameter] = []
     wrong = []
     for value, config in choices.items():
@@ -86,7 +86,7 @@ class _Walk:
   def one(
     self, config: Config | None, path: str, name: str, scale: Any, role: Role, parent: tuple[str, Any] | None
   ) -> list[Hyperparameter]:
-    """A hyperparameter and what is under it."""
+    """Return a hyperparameter and what is under it."""
     where = f"{self._argument}[{name!r}]"
     if isinstance(scale, Optional):
       return self._optional(config, path, name, scale, role, parent)
@@ -119,7 +119,7 @@ class _Walk:
   def _below(
     self, config: Config | None, space: Space, parent: Hyperparameter, value: Any, prefix: str
   ) -> list[Hyperparameter]:
-    """The hyperparameters of a space under a value of a parent, which `config` has already."""
+    """Return the hyperparameters of a space under a value of a parent, which `config` has already."""
     found: list[Hyperparameter] = []
     is_group = parent.sets in ("name", "presence")
     for key, scale in self.entries(space, f"{self._argument}[{prefix!r}]"):
@@ -163,14 +163,14 @@ class _Walk:
 
 
 def _samples(scale: Scale) -> list[Any]:
-  """All values that are listed; otherwise both ends, and one between: not whole where the scale is not."""
+  """Return all values that are listed; otherwise both ends, and one between, which is not whole if the scale is not."""
   if values := getattr(scale, "values", None):
     return list(values)
   return [scale.min, scale.at(0.618), scale.max]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _varied_groups(config: Config, spaces: Mapping[Role, Space]) -> dict[str, dict[Any, Config]]:
-  """The groups of which a hyperparameter without a parent chooses the kind: path -> value -> the config with it."""
+  """Return the groups whose kind a hyperparameter without a parent chooses: path -> value -> the config with it."""
   found: dict[str, dict[Any, Config]] = {}
   for space in spaces.values():
     for name, scale in space.items():
@@ -222,7 +222,7 @@ def _is_group(config: Config, path: str) -> bool:
 
 
 def _bring_in(config: Config, path: str) -> Config:
-  """The config with the group of a field brought in where it is absent."""
+  """Return the config with the group of a field brought in if it is absent."""
   head = path.rpartition(".")[0]
   found = find(config, head) if head else None
   if found is None or found[1] is not None:
@@ -234,7 +234,7 @@ def _bring_in(config: Config, path: str) -> Config:
 
 
 def _with(config: Config, one: Hyperparameter, value: Any) -> tuple[Config | None, list[str]]:
-  """The config with a value, or why the field of its own does not accept it; other fields are not looked at."""
+  """Return the config with a value, or why the value's own field does not accept it; other fields are not looked at."""
   try:
     return overrides.override(config, one.changes(value), lambda _: []), []
   except ConfigError as error:
@@ -242,7 +242,7 @@ def _with(config: Config, one: Hyperparameter, value: Any) -> tuple[Config | Non
 
 
 def _conflicts(hyperparameters: Sequence[Hyperparameter]) -> Iterator[str]:
-  """Pairs of which each one undoes the other, in trials where both exist."""
+  """Yield pairs of which each one undoes the other, in trials in which both exist."""
   known = {one.name: one for one in hyperparameters}
 
   def conditions(one: Hyperparameter) -> dict[str, Any]:

@@ -37,10 +37,10 @@ _ADAM: Space = {
   "epsilon": _EPSILON,
   "one_minus_beta2": _ONE_MINUS_BETA2,
 }
-"""In the order in which the playbook adds them."""
+"""The hyperparameters of Adam in the order in which the playbook adds them."""
 
 FEWEST_TRIALS = (1, 10, 25, 75)
-"""From how many trials on the first, the first two, … of `_ADAM` are tuned.
+"""Fewest trials from which the first, the first two, … of `_ADAM` are tuned.
 
 10 and 25 are the playbook's, and "substantially more than 25" for the last. 25 trials in three dimensions are as many
 as a grid of 25^(1/3) = 2.9 values of each has; the same in four takes 25^(4/3) = 73.
@@ -48,7 +48,7 @@ as a grid of 25^(1/3) = 2.9 values of each has; the same in four takes 25^(4/3) 
 
 
 def adam_by_budget(trials: int) -> Space:
-  """What of Adam to tune with so many trials (PB-17); also for NAdam, AdamW and LAMB.
+  """Return what of Adam to tune with `trials` trials (PB-17); also for NAdam, AdamW and LAMB.
 
   Args:
     trials: for each combination of scientific values.
@@ -89,7 +89,7 @@ OPTIMIZER_SPACES: Mapping[str, Space] = {
 
 
 def optimizer_spaces(*names: str) -> dict[str, Space]:
-  """Optimizers with their spaces, for `OneOf`; without names, all that there are.
+  """Return optimizers with their spaces, for `OneOf`; without names, all that there are.
 
   Raises:
     ValueError: if a name is none of an optimizer's.
@@ -101,5 +101,5 @@ def optimizer_spaces(*names: str) -> dict[str, Space]:
 
 
 def under(prefix: str, space: Space) -> Space:
-  """A space whose names are whole paths: each behind `prefix` and a dot."""
+  """Return a space whose names are whole paths: each behind `prefix` and a dot."""
   return {f"{prefix}.{name}": scale for name, scale in space.items()}

@@ -21,7 +21,7 @@ Role = Literal["scientific", "nuisance", "fixed"]
 
 
 class Scale(Protocol):
-  """How a number in [0, 1) becomes a value.
+  """A mapping from a number in [0, 1) to a value.
 
   `unit` is the inverse of `at` (the middle of its interval where many numbers give one value).
   """
@@ -180,7 +180,7 @@ class OneOf:
 
   @property
   def values(self) -> list[Any]:
-    """The values, in order."""
+    """Return the values, in order."""
     return list(self.spaces)
 
   def at(self, unit: float) -> Any:
@@ -262,7 +262,7 @@ class Hyperparameter:
   inferred: bool = False
 
   def changes(self, value: Any) -> dict[str, Any]:
-    """What a value changes in the config: dotted path -> value."""
+    """Return what a value changes in the config: dotted path -> value."""
     match self.sets:
       case "complement":
         return {self.path: 1.0 - value}
@@ -274,7 +274,7 @@ class Hyperparameter:
         return {self.path: value}
 
   def as_json(self) -> dict[str, Any]:
-    """For records: the scale's fields, and what this is."""
+    """Return the scale's fields and those of the hyperparameter, for records."""
     parent = None if self.parent is None else {"name": self.parent[0], "value": self.parent[1]}
     return {
       "role": self.role,
@@ -288,7 +288,8 @@ class Hyperparameter:
 
   @classmethod
   def from_json(cls, name: str, stored: Mapping[str, Any]) -> "Hyperparameter":
-    """What `as_json` gave, again; of `OneOf` only the values. Raises KeyError or ValueError for anything else."""
+    """Return the hyperparameter that `as_json` described; of `OneOf` only the values. Raise KeyError or ValueError for
+    anything else."""
     parent = stored.get("parent")
     return cls(
       name=name,
@@ -303,7 +304,7 @@ class Hyperparameter:
 
 
 def scale_from_json(stored: Mapping[str, Any]) -> "Scale":
-  """The scale of a record. Raises KeyError or ValueError if there is none."""
+  """Return the scale of a record. Raise KeyError or ValueError if there is none."""
   match stored["scale"]:
     case "linear":
       return Linear(stored["min"], stored["max"])
@@ -326,7 +327,7 @@ def _value(value: Any) -> Any:
 
 
 def active(hyperparameters: Sequence[Hyperparameter], values: Mapping[str, Any]) -> dict[str, Any]:
-  """Of a value for every hyperparameter those that exist, given the values of their parents."""
+  """Return those values that exist, given a value for every hyperparameter and so for all parents."""
   kept: dict[str, Any] = {}
   # Parents stand before what is under them.
   for one in hyperparameters:
@@ -336,19 +337,19 @@ def active(hyperparameters: Sequence[Hyperparameter], values: Mapping[str, Any])
 
 
 def at(hyperparameters: Sequence[Hyperparameter], units: Sequence[float]) -> dict[str, Any]:
-  """The values of a point of the unit cube [number of hyperparameters]; those that do not exist are left out."""
+  """Return the values of a point of the unit cube [number of hyperparameters]; those that do not exist are left out."""
   values = {one.name: one.scale.at(float(unit)) for one, unit in zip(hyperparameters, units, strict=True)}
   return active(hyperparameters, values)
 
 
 def _rounded(value: float, width: float) -> float:
-  """With `DIGITS` digits that tell it from the others of a range of some width, or of its own size if that is less."""
+  """Return a value with `DIGITS` digits, counted from the width of a range, or from its own size if that is less."""
   size = min(abs(value) or width, width)
   return round(value, DIGITS - 1 - math.floor(math.log10(size)))
 
 
 def _inside(scale: Any, value: Any) -> Any:
-  """Rounding may lead out by a digit."""
+  """Return a value moved back inside the bounds, which rounding may exceed by a digit."""
   return min(max(value, scale.min), scale.max)
 
 

@@ -1,4 +1,4 @@
-"""What the best of k trials would have been, had the study had only k: bootstrap in closed form (PB-24, PB-40)."""
+"""The best of k trials, had the study had only k: the bootstrap in closed form (PB-24, PB-40)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def best_of_k(values: Sequence[float], sign: float, infeasible: int = 0) -> list
 
 
 def of_k(values: Sequence[float], sign: float, k: int, infeasible: int = 0) -> BestOfK:
-  """Return one k of `best_of_k`; k may exceed the number of trials. Raises ValueError if there are no values."""
+  """Return one k of `best_of_k`; k may exceed the number of trials. Raise ValueError if there are no values."""
   ordered = np.sort(sign * np.asarray(values, float)) * sign
   reached = cumulative(len(values), k, infeasible)
   found: list[float | None] = []

@@ -35,25 +35,25 @@ from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
 LEVEL = 0.05
-"""Of the tests of all sides together: an unneeded expansion costs density in all dimensions."""
+"""Level of the tests of all sides together: an unneeded expansion costs density in all dimensions."""
 LEAST_PLACES = 3
-"""On a scale: of two, each is at an edge."""
+"""Fewest values on a scale: of two, each is at an edge."""
 FEW_PLACES = 10
-"""On a scale: of so few, each takes so much of it that a distance by its middle says little."""
+"""Number of values on a scale up to which each takes so much of it that a distance by its middle says little."""
 LEAST = 8
 """Points with a value: with fewer, the best three do not differ from the others."""
 NEAR = 0.4
-"""How far from the edge, as a share of the scale, half of the best points may lie: those of an optimum there lie in the
-nearer third or so, as few points have landed right at it."""
+"""Largest distance of half of the best points from the edge, as a share of the scale. Those of an optimum there lie in
+the nearer third or so, as few points have landed right at it."""
 BEST, LEAST_BEST = 1 / 8, 3
-"""Of the points are the best ones, and how many at least."""
+"""Share of the points that are the best ones, and their least number."""
 OUTER = 1 / 6
 """The outer part of a scale. The best points of usual studies spread by about a sixth (standard deviation) around the
 optimum: an edge that is nearer cuts many of them off. In the test for small studies: three of three points there have
 p = 0.005 by chance."""
 AROUND = 2 * OUTER
-"""How far from the edge half of the best points may lie to be near it: those of an optimum in the outer part, to both
-sides of it."""
+"""Largest distance of half of the best points from an edge that they are near: those of an optimum in the outer part
+lie to both sides of it."""
 LEAST_STEP = 0.25
 """The least share of the scale by which a side is moved out: less is not worth a study."""
 MOST_TIMES = 4.0
@@ -91,7 +91,7 @@ class Side:
 
   @property
   def key(self) -> str:
-    """Its name among numbers."""
+    """Return its name among numbers."""
     return f"{self.one.name} {'above' if self.upper else 'below'}"
 
   @property
@@ -100,38 +100,38 @@ class Side:
 
   @property
   def is_limiting_or_near(self) -> bool:
-    """Whether the best points lie at it or near it."""
+    """Return whether the best points lie at it or near it."""
     return self.limits or self.p_near is not None
 
   @property
   def trials(self) -> tuple[int, ...]:
-    """Those of the best points."""
+    """Return the trials of the best points."""
     return tuple(sorted(number for point in self.points[: self.best] for number in point.trials))
 
   @property
   def edge(self) -> float:
-    """Where it is on the scale."""
+    """Return where it is on the scale."""
     return self.cliff.unit if self.cliff is not None else float(self.upper)
 
   @property
   def inside(self) -> float:
-    """The share of the scale before it."""
+    """Return the share of the scale before it."""
     return self.edge if self.upper else 1 - self.edge
 
   @functools.cached_property
   def distances(self) -> np.ndarray:
-    """Of the points from it, as shares of the scale before it: [points]."""
+    """Return the distances of the points from it, as shares of the scale before it: [points]."""
     units = units_of(self.one, self.points)
     return (self.edge - units if self.upper else units - self.edge) / self.inside
 
   @property
   def distance(self) -> float:
-    """Of the best points, at the median."""
+    """Return the median distance of the best points."""
     return float(np.median(self.distances[: self.best]))
 
   @functools.cached_property
   def at_last(self) -> int:
-    """How many of the best points have the last value before it; 0 unless most have."""
+    """Return how many of the best points have the last value before it; 0 unless most have."""
     last = self.distances.min()
     value = self.points[int(np.argmin(self.distances))].values[self.one.name]
     count = int(np.isclose(self.distances[: self.best], last).sum())

@@ -27,22 +27,22 @@ class Contender:
 
   @functools.cached_property
   def costs(self) -> tuple[float, ...]:
-    """Costs of the points that have a value, in order; smaller is better."""
+    """Return the costs of the points that have a value, in order; smaller is better."""
     return tuple(point.cost for point in self.points if point.retrains)
 
   @property
   def total(self) -> int:
-    """Number of points, with or without a value."""
+    """Return the number of points, with or without a value."""
     return len(self.points)
 
   @property
   def named(self) -> str:
-    """The label of the setting in a sentence."""
+    """Return the label of the setting for a sentence."""
     return self.setting.named
 
   @property
   def infeasible(self) -> int:
-    """Number of points without a value."""
+    """Return the number of points without a value."""
     return self.total - len(self.costs)
 
   def best_of(self, k: int, sign: float) -> BestOfK:
@@ -51,7 +51,7 @@ class Contender:
 
   @functools.cached_property
   def extreme_value(self) -> ExtremeValueFit | None:
-    """The extreme-value fit of its costs; None if there are too few, or the best are equal."""
+    """Return the extreme-value fit of its costs; None if there are too few, or the best are equal."""
     return fit_extreme_value(self.costs, self.infeasible)
 
 

@@ -13,14 +13,15 @@ from trialbook.tuning.results import StudyResults, Trial
 LEAST_POINTS = 5
 """Evaluations through which a line is drawn: two make it, the others say how well it is known."""
 FAR = 3.0
-"""Standard deviations from the line at which a value is pulled in: a single spike is no trend, and normal noise has
+"""Standard deviations from the line at which a value is pulled in: a single spike is not a trend, and normal noise has
 only three values in a thousand beyond."""
 PULLS = 3
-"""Times that the line is drawn again with such values pulled in: the first line is itself drawn to a spike."""
+"""Number of times that the line is drawn again with such values pulled in: the first line is itself drawn to a
+spike."""
 MOST_CORRELATED = 0.8
 """Largest estimate of the correlation of neighbours: beyond, noise cannot be separated from a trend."""
 ENOUGH_CURVES = 100
-"""Of which the correlation of neighbours is the median: more do not change it."""
+"""Most curves whose correlations of neighbours the median is taken of: more do not change it."""
 SMOOTHED = 0.1
 """Share of a curve in the running mean whose best is looked for: narrow beside what is looked for, and an average of
 several evaluations."""
@@ -42,18 +43,18 @@ class Trend:
 
   @property
   def p_rise(self) -> float:
-    """One-sided p-value: the probability of such a rise if there is none."""
+    """Return the one-sided p-value: the probability of such a rise if there is none."""
     return float(special.stdtr(self.degrees_of_freedom, -self.change / self.error))
 
   @property
   def half_width(self) -> float:
-    """Half-width of the 95% interval of `change`."""
+    """Return the half-width of the 95% interval of `change`."""
     return float(special.stdtrit(self.degrees_of_freedom, 0.975)) * self.error
 
 
 @dataclasses.dataclass(frozen=True)
 class Rise:
-  """What a curve of costs did after its best.
+  """The course of a curve of costs after its best.
 
   Attributes:
     step: of the best of its running mean.

@@ -1,4 +1,4 @@
-"""How much better the best compared setting is than each other one, and whether that is more than chance (PB-30)."""
+"""The lead of the best compared setting over each other one, tested against chance (PB-30)."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ class Axis:
     others: names of the others.
     places: of each trial, by its number, which value of each of the others it has, or which slice; None: it has none.
     count: of the hyperparameters that have such a verdict in the study.
-    sliced: whether it is continuous. A slice is no setting that somebody would choose, and its neighbours are alike by
+    sliced: whether it is continuous. A slice is not a setting that a user would choose, and its neighbours are alike by
       nature.
   """
 
@@ -44,18 +44,18 @@ class Axis:
 
   @property
   def plot(self) -> str:
-    """That shows its settings."""
+    """Return the plot that shows its settings."""
     return f"isolation:{self.name}" if self.others else "comparison"
 
   @property
   def level(self) -> float:
-    """The level of the permutation test of this hyperparameter."""
+    """Return the level of the permutation test of this hyperparameter."""
     return SIGNIFICANCE / self.count
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Between the best setting and another one.
+  """The difference between the best setting and another one.
 
   Attributes:
     lead, low, high: the median of how much better it is, and the wider one of both intervals.
@@ -73,12 +73,12 @@ class Difference:
 
   @property
   def confounded(self) -> bool:
-    """Whether the intervals show a difference, but the other hyperparameters make up most of it."""
+    """Return whether the intervals show a difference, but the other hyperparameters make up most of it."""
     return self.test is not None and self.low > 0 and 2 * self.test.expected > self.test.observed
 
   @property
   def numbers(self) -> dict[str, Any]:
-    """For people and programs that read them."""
+    """Return the numbers for people and programs."""
     return {
       "lead": self.lead,
       "low": self.low,

@@ -1,4 +1,4 @@
-"""How a scale is expanded: by how much a side moves out, as a short number, and where nothing lies beyond (PB-23)."""
+"""The expansion of a scale: by how much a side moves out, as a short number, and where nothing lies beyond (PB-23)."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear
 
 SHARES = ("momentum", "beta1", "beta2", "decay", "dropout_rate", "label_smoothing", "probability", "rate_of")
-"""Fields whose names end so are shares, from 0 to 1, by what they are."""
+"""Endings of the names of fields that are shares, from 0 to 1; with what they are shares of."""
 
 
 def bound_of(scale: Any, upper: bool) -> float:
@@ -77,7 +77,7 @@ def _next(values: Sequence[float]) -> float:
 
 
 def allowed(one: Hyperparameter, value: float, point: TriedPoint, results: StudyResults) -> bool:
-  """Return whether the study's config takes a value, beside those of a good point; True where there is no config."""
+  """Return whether the study's config accepts a value, with those of a good point; True if there is no config."""
   config = results.study.config
   if config is None:
     return True

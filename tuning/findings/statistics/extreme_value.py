@@ -53,7 +53,7 @@ class ExtremeValueFit:
 
   @property
   def excess(self) -> float:
-    """Distance of the best trial from the threshold: the largest excess."""
+    """Return the distance of the best trial from the threshold: the largest excess."""
     return self.threshold - self.best
 
   @functools.cached_property

@@ -1,4 +1,4 @@
-"""Where a scale is cut off: places beyond which points are infeasible, or for a learning rate much worse (PB-80)."""
+"""The places where a scale is cut off: beyond them points are infeasible, or for a learning rate much worse (PB-80)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from trialbook.tuning.space.scales import Hyperparameter
 INSIDE, OUTSIDE = 0.8, 0.15
 """Beyond a cliff this share is bad, and not more than that before it."""
 WITHIN = 0.05
-"""Of the scale: a cut that is nearer to an end is that end."""
+"""Share of the scale: a cut that is nearer to an end is that end."""
 LEAST = 3
 """Beyond a cliff: two may be chance."""
 LEVEL = 0.05
-"""Of the test of one hyperparameter, which is corrected for its cuts."""
+"""Level of the test of one hyperparameter, which is corrected for its cuts."""
 MUCH_WORSE = 10.0
-"""Times the median excess of the better half: a trial that diverged and came back counts as beyond a cliff too. Smooth
-valleys do not fall that far within a scale."""
+"""Multiple of the median excess of the better half: a trial that diverged and came back counts as beyond a cliff too.
+Smooth valleys do not fall that far within a scale."""
 
 
 def cliffs_of(one: Hyperparameter, points: Sequence[TriedPoint]) -> dict[bool, Separation]:

@@ -1,4 +1,4 @@
-"""How the best trials came to their end: means over parts of their curves, and how well these are known.
+"""The course of the best trials to their end: means over parts of their curves, and the errors of these.
 
 `convergence` foresees from them what more steps would gain, `saturation` asks what fewer would lose.
 """
@@ -24,8 +24,8 @@ BEST = 5
 TOP = 0.25
 """Share of the trials that are looked through for such as ran to their end; worse ones say nothing of the best."""
 AVERAGED = 20
-"""Of those trials, whose ends are held against their middles: evaluations vary by more than what is relevant, and good
-trials all stop to learn at about the same step. How fast they still improve differs more."""
+"""Number of those trials whose ends are compared with their middles. Evaluations vary by more than what is relevant,
+and good trials all stop learning at about the same step. How fast they still improve differs more."""
 END = 0.3
 """Share of a curve in which its noise is measured: that from which the gain is foreseen."""
 WHOLE = 0.95
@@ -39,9 +39,9 @@ FILLED = 0.8
 START = 0.3
 """Share of a curve that is left out where the noise of trials is compared: all fall steeply there."""
 DEGREE = 4
-"""Of the polynomial that takes away the course of the rest, which trials have in common too."""
+"""Degree of the polynomial that removes the trend of the rest, which trials have in common too."""
 TURNS = 3
-"""In the rest, of the slowest wave by which noise is compared: slower ones may be of the course."""
+"""Turns in the rest of the slowest wave by which noise is compared: slower ones may be part of the trend."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LearningCurve:
 
 @dataclasses.dataclass(frozen=True)
 class LearningCurves:
-  """Of the good trials that ran to their end.
+  """The curves of the good trials that ran to their end.
 
   Attributes:
     best: of the best `BEST`, not empty.

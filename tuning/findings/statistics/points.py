@@ -12,7 +12,8 @@ from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, Quantity, ReverseLog
 
 MOST_DIGITS = 7
-"""Of a value that is rounded to be read, less one: searches draw no more (`trialbook.tuning.space.scales.DIGITS`)."""
+"""Most digits, less one, of a value that is rounded to be read: searches draw no more
+(`trialbook.tuning.space.scales.DIGITS`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TriedPoint:
 
   @functools.cached_property
   def cost(self) -> float:
-    """Mean cost of its retrains; NaN if none is complete."""
+    """Return the mean cost of its retrains; NaN if none is complete."""
     return math.fsum(self.retrains) / len(self.retrains) if self.retrains else math.nan
 
 

@@ -1,4 +1,4 @@
-"""How the objective depends on the hyperparameters, near its best values: a quadratic, fitted by robust regression.
+"""The objective as a function of the hyperparameters, near its best values: a quadratic, fitted by robust regression.
 
 Each numeric hyperparameter enters by the first two Legendre polynomials of where it is on its scale, each categorical
 one by contrasts, each pair that earns it by a product. Polynomials that are orthogonal over the space make the
@@ -24,7 +24,8 @@ SPARE = 6
 LEVEL_POINTS = 3
 """Fewest points of a value of a categorical hyperparameter: one with fewer joins the other values."""
 PAIR_LEVEL = 0.01
-"""Of the test by which a product enters, divided by the number of products: one study in a hundred has a false one."""
+"""Level of the test by which a product enters, divided by the number of products: one study in a hundred has a false
+one."""
 MOST_PAIRS = 6
 """Products: what one can act on."""
 HALF_WEIGHT = 1.0
@@ -32,7 +33,7 @@ HALF_WEIGHT = 1.0
 TOP = 5
 """Points whose mean stands for the good region."""
 DRAWS = 1000
-"""Of the coefficients, for intervals: 25 lie outside of each end."""
+"""Draws of the coefficients, for intervals: 25 lie outside of each end."""
 EDGE = math.sqrt(3)
 """Largest value of the first Legendre polynomial, at an edge of the scale."""
 

@@ -1,4 +1,4 @@
-"""How much an objective varies where nothing was changed: from seed to seed, and by the draw of validation examples."""
+"""The noise of an objective where nothing was changed: from seed to seed, and by the draw of validation examples."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import scipy.stats
 from trialbook.tuning.results import StudyResults
 
 LEVEL = 0.95
-"""Of the interval of a standard deviation."""
+"""Level of the interval of a standard deviation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrialNoise:
 
   @property
   def is_usable(self) -> bool:
-    """Whether leads among the best points can be compared with it."""
+    """Return whether leads among the best points can be compared with it."""
     return self.good and self.deviation > 0
 
 
@@ -41,8 +41,8 @@ def trial_noise(results: StudyResults) -> TrialNoise | None:
   """Return the noise of retrains in the study and of reruns; None if there are none.
 
   Bad points vary more and decide nothing, so that only the better half of the groups counts, and of these only what is
-  among the better half of all points, if there is such. A rerun trial itself does not: it was chosen because it was
-  good, its seeds were not.
+  among the better half of all points, if there is such. A rerun trial itself does not count: it was chosen because it
+  was good, but its seeds were not.
   """
   groups: list[tuple[list[float], int]] = []
   for trials in results.points:
@@ -98,7 +98,7 @@ def sampling_noise(results: StudyResults) -> tuple[float, int] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """What a difference is held against: a standard deviation, and in words which one."""
+  """The standard deviation that a difference is compared with, and its kind in words."""
 
   deviation: float
   source: str

@@ -11,7 +11,7 @@ from trialbook.tuning.findings.statistics.points import TriedPoint, is_numeric, 
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, OneOf
 
 CUT_MOVES = 0.02
-"""Of the scale, by what a cut may move to be a short number: points of a study lie about as close as that."""
+"""Share of the scale by which a cut may move to be a short number: points of a study lie about as close as that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Separation:
 
   @property
   def edge(self) -> float:
-    """Of a numeric scale that is cut there: a short number near `value`; of whole numbers the last that is kept."""
+    """Return the edge of a numeric scale that is cut there: a short number near `value`; for whole numbers the last
+    that is kept."""
     value = float(str(self.value))
     if isinstance(self.one.scale, Integer):
       return math.floor(value) if self.above else math.ceil(value)
