@@ -1,9 +1,9 @@
-"""What checkpoints cost the training, and how fast evaluation is beside it.
+"""The cost of checkpoints to the training, and the speed of evaluation compared with it.
 
   python -m benchmarks.checkpoint
 
 The digits ResNet of the default experiment. Blocked time is what the loop spends in `save` (waiting for the save
-before it included) at the default interval. Because the save goes on behind the training and takes cores from it
+before it included) at the default interval. Because the save continues behind the training and takes cores from it
 where the devices are the CPU itself, a run with checkpoints is also timed in turns with one without.
 """
 
@@ -28,7 +28,7 @@ SAVES = 20
 
 
 def main() -> None:
-  """Prints the table."""
+  """Print the table."""
   measured = setup(load_config(DEFAULT))
   with tempfile.TemporaryDirectory() as folder:
     rows = {**saving(measured, pathlib.Path(folder)), **evaluating(measured)}
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def saving(measured: Setup, folder: pathlib.Path) -> dict[str, str]:
-  """Blocked time, share of the wall time, the cost of the whole, and the time to restore."""
+  """Return the blocked time, its share of the wall time, the cost of the whole, and the time to restore."""
   program, interval = measured.program, measured.config.evaluation.every_steps
   recorder = Recorder(folder, program.metric_names, measured.config, 1, NeverWaiting())
   state: Any = program.init(measured.settings)
@@ -47,7 +47,7 @@ def saving(measured: Setup, folder: pathlib.Path) -> dict[str, str]:
   with Saver(folder / "checkpoints", lambda steps: steps[-2:], lambda steps: None) as saver:
 
     def section(save: bool) -> int:
-      """One interval: steps, an evaluation, and perhaps a save."""
+      """Run one interval: steps, an evaluation, and perhaps a save."""
       nonlocal state, steps_done
       line = RunProgress(interval, enabled=False)
       source, stop = measured.source(), steps_done + interval
@@ -102,7 +102,7 @@ def saving(measured: Setup, folder: pathlib.Path) -> dict[str, str]:
 
 
 def evaluating(measured: Setup) -> dict[str, str]:
-  """Examples/s of evaluation over those of training, in turns."""
+  """Return the examples/s of evaluation over those of training, in turns."""
   program, config = measured.program, measured.config
   state: Any = program.init(measured.settings)
   weights = evaluated_weights(config, jax.tree.map(lambda leaf: leaf.copy(), state))

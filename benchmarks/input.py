@@ -76,7 +76,7 @@ class Records:
 
 
 def augment_record(record: dict[str, np.ndarray], generator: np.random.Generator) -> dict[str, np.ndarray]:
-  """Crop and flip of one record, as in `trialbook.input_pipeline.augmentation`, with grain's generator."""
+  """Crop and flip one record, as in `trialbook.input_pipeline.augmentation`, with grain's generator."""
   image = record["inputs"]
   height, width, channels = image.shape
   padded = np.zeros((height + 2 * PADDING, width + 2 * PADDING, channels), image.dtype)
@@ -89,7 +89,7 @@ def augment_record(record: dict[str, np.ndarray], generator: np.random.Generator
 
 
 def grain_batches(arrays: Mapping[str, np.ndarray], augmented: bool, threads: int | None, workers: int) -> Iterator:
-  """An endless grain iterator."""
+  """Return an endless grain iterator."""
   records = grain.MapDataset.source(Records(arrays)).seed(0).shuffle().repeat(None)
   if augmented:
     records = records.random_map(augment_record)
@@ -112,7 +112,7 @@ class Decode:
 
 
 def grain_file_batches(folder: pathlib.Path, threads: int | None, workers: int) -> Iterator:
-  """An endless grain iterator over the train files."""
+  """Return an endless grain iterator over the train files."""
   about = json.loads((folder / "dataset.json").read_text())
   fields = np.dtype([(name, dtype, tuple(shape)) for name, dtype, shape in about["fields"]])
   source: Any = grain.sources.ArrayRecordDataSource([str(folder / name) for name, _ in about["splits"]["train"]])
@@ -138,12 +138,12 @@ class OurBatches:
     return self._dataset.train_batch(next(self._steps))
 
   def close(self) -> None:
-    """Ends the worker processes, if there are any."""
+    """End the worker processes, if there are any."""
     self._dataset.close()
 
 
 def examples_per_second(start: Callable[[], Iterator], seconds: float) -> float:
-  """Throughput of a new iterator over about so many seconds, after a second of warm-up."""
+  """Return the throughput of a new iterator over about `seconds`, after a second of warm-up."""
   batches = start()
   _consume(batches, WARM_UP_SECONDS)
   count, elapsed = _consume(batches, seconds)
@@ -163,7 +163,7 @@ def _consume(batches: Iterator, seconds: float) -> tuple[int, float]:
 
 
 def main() -> None:
-  """Measures, and prints a Markdown table."""
+  """Measure, and print a Markdown table."""
   parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description="Input speed beside grain's.")
   parser.add_argument("--turns", type=int, default=5, help="how often each is measured")
   parser.add_argument("--seconds", type=float, default=2.0, help="how long each time")
@@ -195,7 +195,7 @@ def main() -> None:
 
 
 def compare(augmentation: str, loaders: Mapping[str, Callable[[], Iterator]], turns: int, seconds: float) -> None:
-  """Prints a row for each loader; the first one is ours, which the others are compared with."""
+  """Print a row for each loader; the first one is ours, which the others are compared with."""
   measured = [{name: examples_per_second(start, seconds) for name, start in loaders.items()} for _ in range(turns)]
   ours = next(iter(loaders))
   for name in loaders:

@@ -1,4 +1,5 @@
-"""What benchmarks of the loop share: a program with its settings, batches on the device, sources that never wait."""
+"""The parts that benchmarks of the loop share: a program with its settings, batches on the device, sources that never
+wait."""
 
 import dataclasses
 import itertools
@@ -44,12 +45,12 @@ class Setup:
   batches: list[Any]
 
   def source(self) -> Iterator[tuple[int, Any]]:
-    """The batches, again and again."""
+    """Yield the batches, again and again."""
     return enumerate(itertools.cycle(self.batches))
 
 
 def setup(config: Config, *, with_metrics: bool = True) -> Setup:
-  """Compiles the program of a config, and puts a few batches on the devices."""
+  """Compile the program of a config, and put a few batches on the devices."""
   config = config.resolved()
   dataset = load(config.dataset, seed=0, batch_size=config.batch_size)
   task, mesh = config.task.build(config.dataset), sharding.make_mesh()
@@ -68,7 +69,7 @@ def setup(config: Config, *, with_metrics: bool = True) -> Setup:
 
 
 def in_turns(first: Callable[[], int], second: Callable[[], int]) -> tuple[list[float], list[float]]:
-  """Rates, in what each call returns per second, of two sides that take turns; who begins changes each time."""
+  """Return rates, in what each call returns per second, of two sides that take turns; who begins changes each time."""
   sides, rates = (first, second), ([], [])
   for side in sides:
     side()
@@ -81,5 +82,5 @@ def in_turns(first: Callable[[], int], second: Callable[[], int]) -> tuple[list[
 
 
 def median_ratio(rates: tuple[list[float], list[float]]) -> float:
-  """The median over pairs of first / second."""
+  """Return the median over pairs of first / second."""
   return statistics.median(a / b for a, b in zip(*rates, strict=True))

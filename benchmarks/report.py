@@ -1,4 +1,4 @@
-"""What a report costs: seconds and bytes, beside what reading the study's logs alone takes.
+"""The cost of a report: seconds and bytes, compared with what reading the study's logs alone takes.
 
 python -m benchmarks.report
 
@@ -25,7 +25,7 @@ STEPS = 20_000
 
 
 def write_tables(folder: pathlib.Path, trials: int, evaluations: int, seed: int = 0) -> None:
-  """A study with four hyperparameters, a tenth of whose trials diverged, as `trials.csv` and `curves.csv`."""
+  """Write a study with four hyperparameters, a tenth of whose trials diverged, as `trials.csv` and `curves.csv`."""
   rng = np.random.default_rng(seed)
   units = rng.random((trials, 4))
   values = 10.0 ** (-5 + 4 * units)
@@ -52,7 +52,8 @@ def write_tables(folder: pathlib.Path, trials: int, evaluations: int, seed: int 
 
 
 def measure(trials: int, evaluations: int) -> tuple[float, ...]:
-  """Seconds of the import, of reading all logs, of the findings by one objective, of the whole page; its megabytes."""
+  """Return the seconds of the import, of reading all logs, of the findings by one objective, of the whole page; its
+  megabytes."""
   with tempfile.TemporaryDirectory() as folder:
     source, study = pathlib.Path(folder) / "tables", pathlib.Path(folder) / "study"
     source.mkdir()

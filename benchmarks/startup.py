@@ -23,7 +23,7 @@ CASES = {
 
 
 def main() -> None:
-  """Prints the table."""
+  """Print the table."""
   print("| model | cold cache, s | warm, s | warm, another learning rate, s |")
   print("|---|---|---|---|")
   for name, arguments in CASES.items():
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def first_step(workdir: pathlib.Path, cache: pathlib.Path, arguments: list[str]) -> float:
-  """Seconds from the start of a process to the end of its first step."""
+  """Return the seconds from the start of a process to the end of its first step."""
   command = [
     sys.executable,
     "-m",

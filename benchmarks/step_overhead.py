@@ -1,4 +1,4 @@
-"""What our loop costs beside a bare Python loop around the same compiled step, and what the metrics cost in it.
+"""The overhead of our loop over a bare Python loop around the same compiled step, and the cost of the metrics in it.
 
   python -m benchmarks.step_overhead
 
@@ -28,7 +28,7 @@ CASES = {
 
 
 def main() -> None:
-  """Prints the table."""
+  """Print the table."""
   print("| model | batch | ours, steps/s | bare, steps/s | ours / bare | step with metrics / without, steps/s |")
   print("|---|---|---|---|---|---|")
   for name, (model, batch_size, steps) in CASES.items():
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def compare_loops(measured: Setup, steps: int) -> tuple[list[float], list[float]]:
-  """Rates of the trainer's loop with logging at its default, and of a loop that only calls the step."""
+  """Return the rates of the trainer's loop with logging at its default, and of a loop that only calls the step."""
   program, settings = measured.program, measured.settings
   with tempfile.TemporaryDirectory() as workdir:
     recorder = Recorder(pathlib.Path(workdir), program.metric_names, measured.config, 1, NeverWaiting())
@@ -67,7 +67,8 @@ def compare_loops(measured: Setup, steps: int) -> tuple[list[float], list[float]
 
 
 class Bare:
-  """A loop that only calls the step; each call makes so many steps, from the state where the last one ended."""
+  """A loop that only calls the step; each call makes the given number of steps, from the state where the last one
+  ended."""
 
   def __init__(self, measured: Setup, steps: int):
     self._measured, self._steps = measured, steps

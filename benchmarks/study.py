@@ -30,7 +30,7 @@ THOUSAND = 1000
 
 
 def get_study() -> Study:
-  """Sixteen ResNets on digits with three traced hyperparameters."""
+  """Return a study of sixteen ResNets on digits with three traced hyperparameters."""
   return Study(
     name="short_trials",
     goal="How long do short trials take?",
@@ -47,12 +47,12 @@ def get_study() -> Study:
 
 
 def objective(x: float, y: float) -> dict[str, float]:
-  """Instead of a training."""
+  """Return a loss without any training."""
   return {"loss": (x - 0.3) ** 2 + y}
 
 
 def get_thousand() -> Study:
-  """A thousand trials that cost nothing."""
+  """Return a study of a thousand trials that cost nothing."""
   return Study(
     name="thousand",
     goal="What does a trial cost that costs nothing?",
@@ -64,7 +64,7 @@ def get_thousand() -> Study:
 
 
 def main() -> None:
-  """Prints both tables."""
+  """Print both tables."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--turns", type=int, default=1)
   turns = parser.parse_args().turns
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def study(folder: pathlib.Path) -> tuple[float, list[str]]:
-  """Runs the study as a user does; returns its wall time in seconds, and what else there is to say."""
+  """Run the study as a user does; return its wall time in seconds, and what else there is to say."""
   command = [
     sys.executable,
     "-m",
@@ -127,7 +127,8 @@ def study(folder: pathlib.Path) -> tuple[float, list[str]]:
 
 
 def separate(folder: pathlib.Path, *, cache: bool) -> float:
-  """Seconds for the same trials as commands, two at a time, each on its core; with a cache, one that is filled."""
+  """Return the seconds for the same trials as commands, two at a time, each on its core; with a cache, one that is
+  filled."""
   planned = prepare(get_study())
   assert planned.config is not None
   commands = []
@@ -151,7 +152,7 @@ def separate(folder: pathlib.Path, *, cache: bool) -> float:
 
 
 def wait_for_one(running: dict[int, "subprocess.Popen[bytes]"]) -> int:
-  """The core that is free next."""
+  """Return the core that is free next."""
   while True:
     for core, process in running.items():
       if process.poll() is not None:
@@ -161,27 +162,27 @@ def wait_for_one(running: dict[int, "subprocess.Popen[bytes]"]) -> int:
 
 
 def start(command: Sequence[str], environment: dict[str, str], core: int | None) -> "subprocess.Popen[bytes]":
-  """Starts a command on a core of its own."""
+  """Start a command on a core of its own."""
   pinned = [*(["taskset", "-c", str(core)] if core is not None else []), *command]
   return subprocess.Popen(pinned, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def check(process: "subprocess.Popen[bytes]") -> None:
-  """Raises if a command failed; one whose trial diverged did its work."""
+  """Raise an error if a command failed; one whose trial diverged did its work."""
   _, errors = process.communicate()
   if process.returncode not in (0, 3):
     raise RuntimeError(f"{shlex.join(map(str, process.args))}\n{errors.decode()}")  # pyright: ignore
 
 
 def timed(command: Sequence[str], environment: dict[str, str], core: int | None = None) -> float:
-  """Wall time of a command in seconds."""
+  """Return the wall time of a command in seconds."""
   started = time.perf_counter()
   check(start(command, environment, core))
   return time.perf_counter() - started
 
 
 def thousand() -> None:
-  """A study without trainings: what the framework itself takes."""
+  """Measure a study without trainings: the time that the framework itself takes."""
   print("| a study of 1,000 trials | s |")
   print("|---|---:|")
   with tempfile.TemporaryDirectory() as folder:

@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 def main() -> int:
-  """Prints the table; returns 1 if a promise does not hold."""
+  """Print the table; return 1 if a promise does not hold."""
   config = load_config(DEFAULT).override(SETTINGS)
   with tempfile.TemporaryDirectory() as folder:
     results = {topology: train(pathlib.Path(folder), *topology) for topology in TOPOLOGIES}
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def train(folder: pathlib.Path, hosts: int, devices: int) -> tuple[np.ndarray, dict[int, dict[str, np.ndarray]]]:
-  """The loss of each step, and parameters and statistics after `EARLY` and all steps."""
+  """Return the loss of each step, and parameters and statistics after `EARLY` and all steps."""
   workdir = folder / f"{hosts}x{devices}"
   settings = [f"--set={path}={value}" for path, value in SETTINGS.items()]
   # One size of XLA's thread pool for all topologies, since reductions are cut by it.
@@ -91,19 +91,19 @@ def train(folder: pathlib.Path, hosts: int, devices: int) -> tuple[np.ndarray, d
 
 
 def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Parameters and batch statistics of a checkpoint."""
+  """Return the parameters and batch statistics of a checkpoint."""
   restore = dict.fromkeys(describe(path), ocp.RestoreArgs(restore_type=np.ndarray))
   state = ocp.PyTreeCheckpointer().restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=restore))
   return {name: array for name, array in state.items() if name.startswith(("params/", "variables/"))}
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-  """The largest absolute difference."""
+  """Return the largest absolute difference."""
   return float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64))))
 
 
 def examples(config: Config, hosts: int) -> list[bytes]:
-  """All batches of the run, each put together from the hosts' slices."""
+  """Return all batches of the run, each put together from the hosts' slices."""
   sizes = {"seed": config.seed, "batch_size": config.batch_size, "host_count": hosts}
   shares = [load(config.dataset, host_index=index, **sizes) for index in range(hosts)]
   return [

@@ -22,9 +22,9 @@ class Augmentation(Settings):
   crop_padding: Traced[int] = Field(default=0, ge=0)
   """Zero pixels put around the image before a window of the original size is cut out at random."""
   flip_probability: Traced[float] = Field(default=0.0, ge=0.0, le=1.0)
-  """How likely an image is mirrored left to right."""
+  """Probability that an image is mirrored left to right."""
   erasing_probability: Traced[float] = Field(default=0.0, ge=0.0, le=1.0)
-  """How likely a random rectangle (2 to 33 % of the area, sides 0.3 to 3.3 as one to the other) is set to zero.
+  """Probability that a random rectangle (2 to 33 % of the area, sides 0.3 to 3.3 as one to the other) is set to zero.
 
   Zhong, Zheng, Kang, Li and Yang, "Random erasing data augmentation", 2020; there, it is filled with noise.
   """
@@ -38,12 +38,12 @@ class Augmentation(Settings):
 
   @property
   def changes_images(self) -> bool:
-    """Whether there is something to do that only images allow."""
+    """Return whether there is something to do that only images allow."""
     return bool(self.crop_padding or self.flip_probability or self.erasing_probability)
 
 
 def augment(images: np.ndarray, config: Augmentation, seed: int, positions: np.ndarray) -> np.ndarray:
-  """The augmented images, of the same shape and dtype; `images` itself is not written to.
+  """Return the augmented images, of the same shape and dtype; `images` itself is not written to.
 
   Args:
     images: [n, height, width, channels].
@@ -62,7 +62,7 @@ def augment(images: np.ndarray, config: Augmentation, seed: int, positions: np.n
 
 
 def mix(batch: Batch, alpha: float, seed: int, positions: np.ndarray) -> Batch:
-  """The batch with each example mixed with its neighbour: 0 with 1, 2 with 3 and so on; see `mixup_alpha`.
+  """Return the batch with each example mixed with its neighbour: 0 with 1, 2 with 3 and so on; see `mixup_alpha`.
 
   Args:
     batch: of an even number of examples.

@@ -11,12 +11,12 @@ from trialbook.paths import as_path
 
 
 def root(data_dir: str | None = None) -> pathlib.Path:
-  """`data_dir` if given, or else $TRIALBOOK_DATA_DIR, or else ~/.cache/trialbook/data."""
+  """Return `data_dir` if given, or else $TRIALBOOK_DATA_DIR, or else ~/.cache/trialbook/data."""
   return as_path(data_dir or os.environ.get("TRIALBOOK_DATA_DIR") or "~/.cache/trialbook/data")
 
 
 def install(dataset: str, files: Mapping[str, pathlib.Path | bytes], data_dir: str | None = None) -> pathlib.Path:
-  """Copies files, or writes contents, by their names there into the dataset's folder, each whole or not at all.
+  """Copy files, or write contents, by their names there into the dataset's folder, each whole or not at all.
 
   Raises:
     DataError: the folder cannot be written; what it held is unchanged, unless the disk failed while renaming.

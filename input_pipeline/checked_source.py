@@ -1,4 +1,4 @@
-"""Turning the splits that somebody else wrote into a dataset, with everything checked that can be.
+"""Conversion of the splits that a user wrote into a dataset, with everything checked that can be.
 
 What is accepted of a split: a dict of arrays; an object with `__len__` and `__getitem__(i)`, or
 `__getitems__(list of i)`, giving a dict for each example; or a `source.Split`, giving a batch. The keys are "inputs"
@@ -41,7 +41,7 @@ class Items:
     return len(self.items)
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The examples at these indices, stacked."""
+    """Return the examples at these indices, stacked."""
     wanted = indices.tolist()
     many = getattr(self.items, "__getitems__", None)
     return stacked(many(wanted) if many else [self.items[index] for index in wanted])
@@ -67,7 +67,7 @@ class Checked:
     return len(self.split)
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The examples at these indices. Raises DataError that names the first one that is wrong."""
+    """Return the examples at these indices. Raise DataError that names the first one that is wrong."""
     if not len(indices):
       return {key: np.zeros((0, *shape), dtype) for key, (shape, dtype) in self.spec.items()}
     try:
@@ -105,7 +105,8 @@ class Checked:
 
 
 def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | None, list[str]]:
-  """The number of classes that is given, or else follows from the labels in memory; and what is wrong with it."""
+  """Return the number of classes that is given, or else follows from the labels in memory; and what is wrong with
+  it."""
   if given is not None:
     whole = isinstance(given, int | np.integer) and not isinstance(given, bool) and given >= 1
     return (int(given), []) if whole else (None, [f"num_classes is {given!r}; it must be an integer of at least 1"])
@@ -125,7 +126,7 @@ def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | N
 
 
 def _class_warnings(train: Split, num_classes: int) -> list[str]:
-  """Which classes seem to be a mistake, where there is one label for each example."""
+  """Return which classes seem to be a mistake, if there is one label for each example."""
   if not isinstance(train, Arrays):
     few = f"num_classes = {num_classes:,}, but train has {len(train):,} examples. Check num_classes."
     return [few] if num_classes > len(train) else []
@@ -147,7 +148,7 @@ def checked(
   normalization: Any = None,
   notice: str = "",
 ) -> Source:
-  """A source of these splits.
+  """Return a source of these splits.
 
   Args:
     where: what messages begin with.
@@ -248,7 +249,8 @@ def _opened(split: Any) -> _Opened:
 
 
 def _sample(train: _Opened) -> Mapping[str, np.ndarray]:
-  """Examples as they were given. Those that are read one by one are read only if conversion to float32 may round."""
+  """Return examples as they were given. Those that are read one by one are read only if conversion to float32 may
+  round."""
   if isinstance(train.split, Arrays) or not any(is_rounded(key, array) for key, array in train.given.items()):
     return train.given
   try:

@@ -1,4 +1,4 @@
-"""Arrays of somebody else's as batches have them; or what is wrong with them, and what to do."""
+"""Arrays of a user's as batches have them; or what is wrong with them, and what to do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,8 @@ _NUMBERS_FOR_ROUNDING = 2**20
 
 
 def stacked(examples: Sequence[Any]) -> Batch:
-  """Examples {key: array} as a batch {key: array [n, ...]} of the same keys. Raises DataError if that cannot be."""
+  """Return examples {key: array} as a batch {key: array [n, ...]} of the same keys. Raise DataError if that is
+  impossible."""
   for example in examples:
     if not isinstance(example, Mapping):
       kind = type(example).__name__
@@ -30,7 +31,7 @@ def stacked(examples: Sequence[Any]) -> Batch:
 
 
 def converted(arrays: Mapping[str, Any]) -> tuple[Batch, list[str]]:
-  """Arrays [n, ...] as batches have them, and what is wrong with them.
+  """Return arrays [n, ...] as batches have them, and what is wrong with them.
 
   Inputs are uint8, float32 or int32, labels int32, targets float32 [n, k]. What is not finite is wrong.
   """
@@ -48,7 +49,7 @@ def converted(arrays: Mapping[str, Any]) -> tuple[Batch, list[str]]:
 
 
 def key_problem(keys: Mapping[str, Any]) -> str | None:
-  """What is wrong with the keys of a batch or an example, if anything is."""
+  """Return what is wrong with the keys of a batch or an example, if anything is."""
   missing = [] if "inputs" in keys else ["'inputs'"]
   missing += [] if "labels" in keys or "targets" in keys else ["'labels' (or 'targets')"]
   if unknown := [key for key in keys if key not in _CONVERT]:
@@ -66,7 +67,7 @@ def key_problem(keys: Mapping[str, Any]) -> str | None:
 
 
 def as_array(key: str, value: Any) -> np.ndarray:
-  """The value of a key as an array. Raises DataError if its rows are not of one shape."""
+  """Return the value of a key as an array. Raise DataError if its rows are not of one shape."""
   if isinstance(value, Mapping):
     raise DataError(
       f"{key} are a dict of {', '.join(map(repr, value))}; a model receives one array, so concatenate them"
@@ -173,7 +174,7 @@ def _as_float32(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def label_problem(batch: Batch, num_classes: int | None) -> str | None:
-  """What is wrong with the labels of a batch, int32 [n, ...], if anything is."""
+  """Return what is wrong with the labels of a batch, int32 [n, ...], if anything is."""
   labels = batch.get("labels")
   if labels is None or num_classes is None or not labels.size or (labels.min() >= 0 and labels.max() < num_classes):
     return None
@@ -190,12 +191,12 @@ def label_problem(batch: Batch, num_classes: int | None) -> str | None:
 
 
 def is_rounded(key: str, array: np.ndarray) -> bool:
-  """Whether conversion to float32 may round."""
+  """Return whether conversion to float32 may round."""
   return array.dtype.kind in {"inputs": "f", "labels": "", "targets": "iuf"}[key] and array.dtype not in _EXACT
 
 
 def rounding_warnings(given: Mapping[str, np.ndarray]) -> list[str]:
-  """Where conversion to float32 merges values that differ, as a sample of the examples {key: [n, ...]} shows."""
+  """Return where conversion to float32 merges values that differ, as a sample of the examples {key: [n, ...]} shows."""
   found = []
   for key, array in given.items():
     if not is_rounded(key, array):

@@ -94,7 +94,7 @@ class Dataset:
     }
 
   def train_batch(self, step: int) -> Batch:
-    """This host's contiguous slice of global batch `step`, in O(batch) from anywhere.
+    """Return this host's contiguous slice of global batch `step`, in O(batch) from anywhere.
 
     Returns:
       "inputs" [batch_size / host_count, *input_shape], and "labels" int32 [batch_size / host_count, *label_shape]
@@ -113,7 +113,8 @@ class Dataset:
     return self._augmented(self._splits["train"].read(indices), positions, own)
 
   def timed_batch(self, step: int) -> tuple[Batch, dict[str, float]]:
-    """As `train_batch`, made in this process, and how many seconds each stage took: read, decode, augment.
+    """Return the batch of `train_batch`, made in this process, and the seconds that each stage took: read, decode,
+    augment.
 
     Stages that there are not are left out: only what comes out of record files is decoded apart from being read.
     """
@@ -134,12 +135,12 @@ class Dataset:
     return batch, seconds
 
   def num_eval_batches(self, split: str, batch_size: int, examples: int | None = None) -> int:
-    """How many evaluation batches the split has, the same on every host; see `eval_batch`."""
+    """Return how many evaluation batches the split has, the same on every host; see `eval_batch`."""
     _check_divisible(batch_size, self._host_count, "evaluation batch size")
     return -(-self._num_eval_examples(split, examples) // batch_size)
 
   def eval_batch(self, index: int, split: str, batch_size: int, examples: int | None = None) -> Batch:
-    """This host's contiguous slice of global evaluation batch `index` of a split, never augmented.
+    """Return this host's contiguous slice of global evaluation batch `index` of a split, never augmented.
 
     The examples come in stored order (a part of them in a fixed random order), each exactly once; the last
     batch is filled up with zeros of weight 0.
@@ -176,16 +177,17 @@ class Dataset:
     return {key: _fill_up(value, missing) for key, value in batch.items()} if missing else batch
 
   def fixed_examples(self, split: str, count: int) -> tuple[np.ndarray, Batch]:
-    """Indices int64 [n] and examples [n, ...] of the fixed part of a split that `eval_batch` has for so many."""
+    """Return indices int64 [n] and examples [n, ...] of the fixed part of a split that `eval_batch` has for a count."""
     count = self._num_eval_examples(split, count)
     whole = count == self.info.examples[split]
     indices = np.arange(count) if whole else self._subset(split, count)
     return indices, self._splits[split].read(indices)
 
   def fingerprints(self, splits: Iterable[str]) -> dict[str, Fingerprint]:
-    """What those of these splits hold that there are, see `trialbook.input_pipeline.fingerprint`; made once for each.
+    """Return the fingerprints of those of these splits that exist, see `trialbook.input_pipeline.fingerprint`; made
+    once for each.
 
-    A split is left out if it reads otherwise each time. Raises DataError if one cannot be read.
+    A split is left out if it reads otherwise each time. Raise DataError if one cannot be read.
     """
     for split in splits:
       if split in self._splits and split not in self._fingerprints:
@@ -202,7 +204,7 @@ class Dataset:
     return _Block(number, places_KxB, positions.reshape(places_KxB.shape), indices.reshape(places_KxB.shape))
 
   def _drawn(self, step: int) -> tuple[np.ndarray, np.ndarray, slice]:
-    """Indices and global positions of the examples that a batch needs, and which of them are its own."""
+    """Return indices and global positions of the examples that a batch needs, and which of them are its own."""
     number, row = divmod(step, self._steps_per_block)
     block = self._block
     if block.number != number:
@@ -225,7 +227,7 @@ class Dataset:
     return {key: value[own] for key, value in mixed.items()}
 
   def _subset(self, split: str, count: int) -> np.ndarray:
-    """Indices int64 [count] of the fixed part of a split."""
+    """Return indices int64 [count] of the fixed part of a split."""
     found = self._subsets.get((split, count))
     if found is None:
       examples, size = self._splits[split], self.info.examples[split]
@@ -245,7 +247,7 @@ class Dataset:
       return self._workers
 
   def close(self) -> None:
-    """Ends the worker processes, if there are any; may be repeated."""
+    """End the worker processes, if there are any; may be repeated."""
     with self._starting:
       self._closed = True
       if self._workers is not None:
@@ -267,7 +269,7 @@ class Dataset:
 
 
 def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0, host_count: int = 1) -> Dataset:
-  """Reads a dataset into memory, or opens its files where it need not fit.
+  """Read a dataset into memory, or open its files if it need not fit.
 
   Args:
     config: which one.

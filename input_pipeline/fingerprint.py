@@ -1,6 +1,6 @@
 """A fingerprint of what a split holds: cheap, bounded, and the same wherever the data lies.
 
-A run records it, so that a resume notices other data. It is no proof: it is made from a sample, and a change that no
+A run records it, so that a resume notices other data. It is not a proof: it is made from a sample, and a change that no
 sample sees changes nothing.
 """
 
@@ -28,11 +28,12 @@ _EXAMPLES = 4
 _TOLERANCE = 1e-5
 
 Fingerprint = Mapping[str, Any]
-"""As JSON has it: `hash` of all that must be the same to the bit, and `sums` of each array of floats, see `same`."""
+"""A fingerprint as JSON has it: `hash` of all that must be the same to the bit, and `sums` of each array of floats, see
+`same`."""
 
 
 def fingerprint(split: Split) -> Fingerprint | None:
-  """Returns the fingerprint of a split.
+  """Return the fingerprint of a split.
 
   It is made from at most 21 of all files (names below their common folder, sizes, first and last bytes; the names of
   the others too), from 1 MB of each array in memory (or 64 rows, if they are larger), or from four examples that are
@@ -50,7 +51,7 @@ def fingerprint(split: Split) -> Fingerprint | None:
 
 
 def same(before: Fingerprint, now: Fingerprint) -> bool:
-  """Whether two fingerprints are those of the same data.
+  """Return whether two fingerprints are those of the same data.
 
   Sums may differ by the last bits of the numbers, as another machine may have computed them.
   """
@@ -115,7 +116,7 @@ def _of_array(array: np.ndarray) -> Iterator[bytes | list[float]]:
 
 
 def _sums(array: np.ndarray) -> list[float]:
-  """Eight sums of an array under random signs, and the mean of what they would be at most."""
+  """Return eight sums of an array under random signs, and the mean of what they would be at most."""
   values = array.ravel().astype(np.float64)
   signs = hashing.bits(hashing.stream_key(0, "fingerprint"), np.arange(values.size, dtype=np.uint64))
   values *= np.where(signs & np.uint64(1), 1.0, -1.0)

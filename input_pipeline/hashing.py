@@ -19,7 +19,7 @@ _2_POW_MINUS_53 = 2.0**-53
 
 @functools.lru_cache(maxsize=256)
 def stream_key(seed: int, stream: str) -> np.ndarray:
-  """The uint64 [1] key of the named stream of a run with this seed (0 <= seed < 2**64), read-only."""
+  """Return the uint64 [1] key of the named stream of a run with this seed (0 <= seed < 2**64), read-only."""
   # Arrays, not scalars: NumPy lets arrays of uint64 wrap silently and warns for scalars.
   run_key = bits(np.array([seed], np.uint64), np.zeros(1, np.uint64))
   key = bits(run_key, np.array([zlib.crc32(stream.encode())], np.uint64))
@@ -28,7 +28,7 @@ def stream_key(seed: int, stream: str) -> np.ndarray:
 
 
 def bits(key: np.ndarray, counter: np.ndarray) -> np.ndarray:
-  """64 random bits for each counter: uint64 [n], from key uint64 [n] or [1] and counter uint64 [n]."""
+  """Return 64 random bits for each counter: uint64 [n], from key uint64 [n] or [1] and counter uint64 [n]."""
   z = counter + _1
   z *= _GOLDEN
   z = z + key
@@ -41,7 +41,7 @@ def bits(key: np.ndarray, counter: np.ndarray) -> np.ndarray:
 
 
 def below(limit: int, random_bits: np.ndarray) -> np.ndarray:
-  """Integers in [0, limit) from random bits, uint64 [n]; biased by less than limit / 2**32."""
+  """Return integers in [0, limit) from random bits, uint64 [n]; biased by less than limit / 2**32."""
   scaled = random_bits >> _32
   scaled *= np.uint64(limit)
   scaled >>= _32
@@ -49,5 +49,5 @@ def below(limit: int, random_bits: np.ndarray) -> np.ndarray:
 
 
 def uniform(random_bits: np.ndarray) -> np.ndarray:
-  """Numbers in [0, 1) from random bits, float64 [n]."""
+  """Return numbers in [0, 1) from random bits, float64 [n]."""
   return (random_bits >> np.uint64(11)) * _2_POW_MINUS_53

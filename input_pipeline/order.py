@@ -1,4 +1,4 @@
-"""Which training example stands at which place.
+"""The order of the training examples: which one stands at which place.
 
 *Places* are what shuffling counts. Globally, they are the global positions: one order over all examples, the same
 on any number of hosts. By files, each host counts its own: place q of a host is entry q % (B/H) of its slice of
@@ -40,19 +40,19 @@ class Order:
 
   @functools.cached_property
   def share(self) -> tuple[int, int]:
-    """First example, and one past the last, that this host ever draws."""
+    """Return the first example, and one past the last, that this host ever draws."""
     if not self.by_files:
       return 0, self.size
     return self.host_index * self.size // self.host_count, (self.host_index + 1) * self.size // self.host_count
 
   def places(self, first_step: int, steps: int) -> np.ndarray:
-    """The places int64 [steps, batch_size / host_count] of this host's slices of so many batches."""
+    """Return the places int64 [steps, batch_size / host_count] of this host's slices of `steps` batches."""
     local = self.batch_size // self.host_count
     starts = (first_step + np.arange(steps)) * (local if self.by_files else self.batch_size)
     return starts[:, None] + (np.arange(local) + (0 if self.by_files else self.host_index * local))
 
   def examples(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The example's index and the global position, int64 [n] each, at each place int64 [n]."""
+    """Return the example's index and the global position, int64 [n] each, at each place int64 [n]."""
     first, stop = self.share
     epochs, rest = np.divmod(places, stop - first)
     key = hashing.stream_key(self.seed, f"order/{self.host_index}/{self.host_count}" if self.by_files else "order")

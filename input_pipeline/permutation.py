@@ -19,7 +19,7 @@ _ROUNDS, _ROUNDS_IF_SMALL = 8, 24
 
 
 def permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
-  """Where the permutation of [0, size) with this key sends each index.
+  """Return where the permutation of [0, size) with this key sends each index.
 
   Args:
     index: int64 [n], each in [0, size); any part of the domain, in any order.
@@ -52,7 +52,7 @@ def _rounds(index: np.ndarray, rows: int, columns: int, key: np.ndarray) -> np.n
 
 
 def _add(half: np.ndarray, other: np.ndarray, modulus: int, key: np.ndarray, number: int) -> np.ndarray:
-  """(half + hash of (key, round number, other)) mod modulus, for half < modulus."""
+  """Return (half + hash of (key, round number, other)) mod modulus, for half < modulus."""
   counter = other * np.uint64(_ROUNDS_IF_SMALL)
   counter += np.uint64(number)
   total = hashing.below(modulus, hashing.bits(key, counter))

@@ -81,7 +81,7 @@ class Prefetcher(Generic[Item]):
     return step, made
 
   def close(self) -> None:
-    """Ends the thread, after the item that it is making now, and drops what is waiting; may be repeated."""
+    """End the thread, after the item that it is making now, and drop what is waiting; may be repeated."""
     self._halt()
     self._thread.join()
     _drain(self._ready)

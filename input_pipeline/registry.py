@@ -28,7 +28,8 @@ AnyDataset = ArrayRecord | Digits | FashionMnist | PluginDataset | Shakespeare |
 
 
 def dataset_tag(value: Any) -> str | None:
-  """For pydantic's `Discriminator`: the kind of dataset that settings name; TFDS and plug-ins have one tag each."""
+  """Return, for pydantic's `Discriminator`, the kind of dataset that settings name; TFDS and plug-ins have one tag
+  each."""
   name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
   if isinstance(name, str) and name.startswith("tfds:"):
     return "tfds:NAME"
@@ -56,6 +57,6 @@ PREPARE: Mapping[str, Callable[[pathlib.Path | None, str | None], pathlib.Path]]
 
 
 def datasets() -> dict[str, type[Settings]]:
-  """The config class of each dataset of ours, by name."""
+  """Return the config class of each dataset of ours, by name."""
   kinds = {kind.model_fields["name"].default: kind for kind in typing.get_args(AnyDataset)}
   return {name: kind for name, kind in kinds.items() if isinstance(name, str)}

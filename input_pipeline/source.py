@@ -1,4 +1,4 @@
-"""What a dataset is once it can be read: its splits and the facts about them."""
+"""A dataset once it can be read: its splits and the facts about them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -48,11 +48,11 @@ class Split(Protocol):
   """Examples that can be read at random."""
 
   def __len__(self) -> int:
-    """Number of examples."""
+    """Return the number of examples."""
     ...
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The examples at indices int64 [n], in that order: new arrays [n, ...], "inputs" and "labels" or "targets".
+    """Return the examples at indices int64 [n], in that order: new arrays [n, ...], "inputs" and "labels" or "targets".
 
     Called from several threads.
     """
@@ -69,7 +69,7 @@ class Arrays:
     return len(self.arrays["inputs"])
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The examples at these indices."""
+    """Return the examples at these indices."""
     return {key: array.take(indices, axis=0) for key, array in self.arrays.items()}
 
 
@@ -89,7 +89,7 @@ class Source:
 
   @property
   def arrays(self) -> dict[str, Mapping[str, np.ndarray]]:
-    """The arrays of the splits that are in memory."""
+    """Return the arrays of the splits that are in memory."""
     return {name: split.arrays for name, split in self.splits.items() if isinstance(split, Arrays)}
 
 
@@ -101,7 +101,7 @@ def classification(
   notice: str = "",
   normalization: Normalization | None = None,
 ) -> Source:
-  """A source from the inputs [n, ...] and integer labels [n] of each split; bytes are normalized unasked."""
+  """Return a source from the inputs [n, ...] and integer labels [n] of each split; bytes are normalized unasked."""
   splits = {split: Arrays({"inputs": inputs[split], "labels": labels[split].astype(np.int32)}) for split in inputs}
   return Source(info=_info(name, splits, notice, normalization, num_classes=num_classes), splits=splits)
 
@@ -113,7 +113,8 @@ def regression(
   notice: str = "",
   normalization: Normalization | None = None,
 ) -> Source:
-  """A source from the inputs [n, ...] and targets [n, num_targets] of each split; bytes are normalized unasked."""
+  """Return a source from the inputs [n, ...] and targets [n, num_targets] of each split; bytes are normalized
+  unasked."""
   splits = {split: Arrays({"inputs": inputs[split], "targets": targets[split].astype(np.float32)}) for split in inputs}
   info = _info(name, splits, notice, normalization, num_targets=targets["train"].shape[1])
   return Source(info=info, splits=splits)
@@ -143,7 +144,7 @@ def _info(
 
 
 def byte_statistics(inputs: np.ndarray) -> Normalization:
-  """Mean and standard deviation of each channel (the last axis) of uint8 inputs.
+  """Return mean and standard deviation of each channel (the last axis) of uint8 inputs.
 
   They come from a histogram, so they are exact to float64, the same on every machine, and cheap.
   """
@@ -154,13 +155,13 @@ def byte_statistics(inputs: np.ndarray) -> Normalization:
 
 
 def add_to_histogram(histogram: np.ndarray, inputs: np.ndarray) -> None:
-  """Counts the values of uint8 inputs [..., channels] into the histogram, int64 [channels, 256]."""
+  """Count the values of uint8 inputs [..., channels] into the histogram, int64 [channels, 256]."""
   for channel in range(len(histogram)):
     histogram[channel] += np.bincount(inputs[..., channel].ravel(), minlength=256)
 
 
 def histogram_statistics(histogram: np.ndarray) -> Normalization:
-  """Mean and standard deviation of each channel of which the values were counted, int64 [channels, 256]."""
+  """Return mean and standard deviation of each channel whose values were counted, int64 [channels, 256]."""
   values = np.arange(256.0)
   count = histogram.sum(axis=1)
   mean = histogram @ values / count

@@ -12,7 +12,7 @@ from trialbook.input_pipeline.permutation import permute
 def stratified(
   labels: np.ndarray, name: str, *, validation: int, test: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Indices of the train, validation and test examples, each ascending, int64; the same on every call.
+  """Return indices of the train, validation and test examples, each ascending, int64; the same on every call.
 
   The examples are put in order of class, shuffled within a class by a permutation that depends on `name`
   only, and held out at even distances, so that each split has each class in proportion, to within one or two
@@ -40,12 +40,12 @@ def stratified(
 
 
 def evenly(n: int, count: int) -> np.ndarray:
-  """`count` distinct numbers at even distances in [0, n), int64 [count], for count <= n."""
+  """Return `count` distinct numbers at even distances in [0, n), int64 [count], for count <= n."""
   return (2 * np.arange(count) + 1) * n // (2 * max(count, 1))
 
 
 def stratified_order(labels: np.ndarray, name: str, count: int) -> np.ndarray:
-  """Indices int64 [count] of examples in a fixed random order of which every beginning is stratified.
+  """Return indices int64 [count] of examples in a fixed random order of which every beginning is stratified.
 
   Among the first k, a class with share p of all examples has more than p*k - 1 and fewer than p*k + 1. The order
   depends on `name` only. Each next example of a class has a first and a last place that keep this, and the one with

@@ -56,7 +56,7 @@ class Workers:
       raise
 
   def train_batch(self, step: int) -> Batch:
-    """As `Dataset.train_batch`.
+    """Return the batch of `Dataset.train_batch`.
 
     Raises:
       RuntimeError: a worker died, which ends the others, too; or all were closed.
@@ -81,7 +81,7 @@ class Workers:
       return batch
 
   def close(self) -> None:
-    """Ends the processes; may be repeated. Waits for a batch that another thread is being given."""
+    """End the processes; may be repeated. If another thread is receiving a batch, wait for it."""
     with self._lock:
       self._end()
 
@@ -137,7 +137,7 @@ class Workers:
 
 
 def serve() -> None:
-  """The life of a worker: reads what to load, then steps, and writes batches, or what was raised in place of one."""
+  """Run a worker: read what to load, then steps, and write batches, or what was raised in place of one."""
   # Ctrl-C and SIGTERM, which may come to the whole group, are the parent's to handle; it then closes the input.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""How a job ended: one exit code, one culprit and one reason out of the ends of all its hosts.
+"""The end of a job: one exit code, one culprit and one reason, derived from the ends of all its hosts.
 
 When one host goes, the others go too: aborted by the coordination service, ended by the supervisor, or because
 they were told. What the job did is what its first host did, unless that was only a consequence.
@@ -23,7 +23,7 @@ _TRY_AGAIN_SIGNALS = {
 
 
 class JobExit(NamedTuple):
-  """How a job ended.
+  """The end of a job.
 
   Attributes:
     code: one of `trialbook.errors`, or the code of a bug.
@@ -37,13 +37,13 @@ class JobExit(NamedTuple):
 
 
 class Cause(NamedTuple):
-  """What a host wrote about its end before it left, in `host_i.exit.json`.
+  """The cause that a host wrote about its end before it exited, in `host_i.exit.json`.
 
   Attributes:
     code: with which it meant to leave.
     text: for a person.
     time: seconds since the epoch.
-    host: index of the host that it is about: another one, where this one was told to leave.
+    host: index of the host that it is about: another one, if this one was made to exit.
   """
 
   code: int
@@ -53,15 +53,15 @@ class Cause(NamedTuple):
 
 
 def job_exit(ends: Sequence[tuple[int, float]], told: Collection[int] = ()) -> JobExit:
-  """Decides for what a job ended.
+  """Return the exit code, culprit and reason of a job.
 
   The host that ended abnormally first is the culprit, but for two things: exit codes 2 and 3 are a host's own
-  verdict, which no consequence outruns; and an abort (SIGABRT) is what the coordination service does to those who
-  lost a peer, so it is the cause only when there is no other, as is the end of a host that was told to leave.
+  verdict, which no consequence outruns; and an abort (SIGABRT) is what the coordination service does to hosts that lost
+  a peer, so it is the cause only if there is no other, as is the end of a host that was made to exit.
 
   Args:
     ends: of each host, its return code as `subprocess` gives it (-9 or 137: killed by signal 9), and when it ended.
-    told: the hosts that left because of another one.
+    told: the hosts that exited because of another one.
 
   Returns:
     Code 0 if all are; 2, 3, 75, 130 as they are; 75 for SIGKILL, SIGTERM and SIGABRT; anything else is a bug: its
@@ -76,9 +76,9 @@ def job_exit(ends: Sequence[tuple[int, float]], told: Collection[int] = ()) -> J
 
 
 def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) -> JobExit:
-  """`job_exit`, sharpened by what the hosts wrote before they left.
+  """Return `job_exit`, made more precise by what the hosts wrote before they exited.
 
-  Closing down takes time, in which the peers may leave first: a host that wrote its cause ended, for this purpose,
+  Closing down takes time, in which the peers may exit first: a host that wrote its cause ended, for this purpose,
   when it wrote it; and one that was aborted or killed on its way out ended with the code that it meant.
   """
   sharpened = list(ends)
@@ -96,9 +96,10 @@ def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) 
 
 
 def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cause]:
-  """What the hosts wrote about abnormal ends, by index; only what is newer than `since` (seconds since the epoch).
+  """Return what the hosts wrote about abnormal ends, by index; only what is newer than `since` (seconds since the
+  epoch).
 
-  A file that cannot be read tells nothing: a host may have been killed for a full disk.
+  A file that cannot be read is ignored: a host may have been killed for a full disk.
   """
   causes = {}
   for index in range(hosts):
@@ -113,7 +114,7 @@ def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cau
 
 
 def describe(code: int) -> str:
-  """A return code in words."""
+  """Return a return code in words."""
   number = signal_of(code)
   if number is None:
     return f"exit code {code}: {errors.meaning(code)}"
@@ -123,7 +124,7 @@ def describe(code: int) -> str:
 
 
 def signal_of(code: int) -> signal.Signals | None:
-  """The signal that a return code stands for, -9 and a shell's 137 alike; None if it stands for none."""
+  """Return the signal that a return code stands for, -9 and a shell's 137 alike; None if it stands for none."""
   number = -code if code < 0 else code - 128
   return signal.Signals(number) if number in signal.valid_signals() else None
 

@@ -29,14 +29,14 @@ def run_local(
   environment: Mapping[str, str] | None = None,
   say: Callable[[str], None] | None = None,
 ) -> int:
-  """Runs a command as a job of several hosts on this machine, again where that helps, until it is over.
+  """Run a command as a job of several hosts on this machine, with restarts if they help, until it is over.
 
   Each host is a process in a session of its own. It finds in its environment TRIALBOOK_COORDINATOR (an address with
   a port that is free, another for each attempt), TRIALBOOK_HOST_COUNT, TRIALBOOK_HOST_INDEX,
   TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...), TRIALBOOK_EXITS (a folder) and, where unset,
   JAX_PLATFORMS=cpu and NPROC (the size of XLA's thread pool, the same for every way to split the same devices over
   hosts). With several hosts each line of their output gets the prefix `[host i] `, and Python's output is not
-  buffered. When one host fails, the others are made to leave. SIGTERM and SIGINT are passed on, if this is the main
+  buffered. If one host fails, the others are made to exit. SIGTERM and SIGINT are passed on, if this is the main
   thread.
 
   Args:
@@ -46,9 +46,9 @@ def run_local(
     workdir: where the job's record is; default: the `--workdir` among the command's arguments. Without one, or if
       it is not a folder of this machine (`gs://...`), causes are not read and a crash loop is not seen.
     restarts: how often and when.
-    patience: how long hosts that should leave are given.
+    patience: the time that hosts get to exit.
     environment: what the hosts' environment starts from; default: this process's.
-    say: tells a person what is done; default: a line on stderr.
+    say: reports to a person what is done; default: a line on stderr.
 
   Returns:
     The job's exit code, see `job_exit`; 130 after SIGINT.
@@ -99,7 +99,7 @@ def run_local(
 
 
 def free_port() -> int:
-  """A port of this machine that nobody listens on now."""
+  """Return a port of this machine on which no process listens now."""
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     return probe.getsockname()[1]
@@ -114,7 +114,8 @@ def _local_workdir(workdir: str | os.PathLike[str] | None, command: Sequence[str
 
 
 def _named_workdir(command: Sequence[str]) -> str | None:
-  """The value of `--workdir=DIR`, `--workdir DIR` or the same with one dash; as with absl, the last one counts."""
+  """Return the value of `--workdir=DIR`, `--workdir DIR` or the same with one dash; as with absl, the last one
+  counts."""
   found = None
   for argument, following in zip(command, [*command[1:], None], strict=True):
     name, equals, value = argument.partition("=")

@@ -58,7 +58,7 @@ class HostEnd(NamedTuple):
 def start_python(
   arguments: Sequence[str], environment: Mapping[str, str], output: int | IO[bytes] | None, inherited: Sequence[int]
 ) -> subprocess.Popen[bytes]:
-  """Starts this Python's interpreter in a session of its own; the kernel ends it with the thread that calls this.
+  """Start this Python's interpreter in a session of its own; the kernel ends it with the thread that calls this.
 
   Args:
     arguments: of the interpreter.
@@ -115,11 +115,11 @@ class HostProcess:
 
   @property
   def group(self) -> int:
-    """Id of its process group, which is that of the process."""
+    """Return the id of its process group, which is that of the process."""
     return self._process.pid
 
   def send(self, number: signal.Signals) -> None:
-    """Sends a signal to the host's process; SIGKILL to its whole group.
+    """Send a signal to the host's process, or SIGKILL to its whole group.
 
     The workers of a host are its own to end: a signal that asks it to save must not take its data away.
     """
@@ -129,7 +129,7 @@ class HostProcess:
       os.kill(self._process.pid, number)
 
   def close(self) -> None:
-    """Ends whatever is left of the group, and returns when its output is written."""
+    """End whatever is left of the group, and return when its output is written."""
     self._kill_group()
     deadline = time.monotonic() + _DRAIN_SECONDS
     for thread in self._threads:
@@ -150,7 +150,7 @@ class HostProcess:
 
 @contextlib.contextmanager
 def guarded(hosts: Sequence[HostProcess]) -> Iterator[None]:
-  """While this is open, the death of this process by SIGKILL ends the groups of all hosts."""
+  """Let the death of this process by SIGKILL end the groups of all hosts, while this is open."""
   guard = subprocess.Popen(
     [*_BARE_PYTHON, _GUARD, *(str(host.group) for host in hosts)],
     stdin=subprocess.PIPE,
@@ -169,14 +169,14 @@ _writing = threading.Lock()
 
 
 def _forward(source: IO[bytes], sink: TextIO, prefix: str) -> None:
-  """Copies lines, each whole and with the prefix. Goes on reading when nobody listens: the job must not block."""
+  """Copy lines, each whole and with the prefix. Keep reading even if the output is closed: the job must not block."""
   with source:
     for line in source:
       write_line(sink, prefix + line.decode(errors="replace").removesuffix("\n"))
 
 
 def write_line(sink: TextIO, text: str) -> None:
-  """Writes one line that no other line of a host or of the launcher interrupts."""
+  """Write one line that no other line of a host or of the launcher interrupts."""
   with _writing, contextlib.suppress(OSError, ValueError):
     sink.write(text + "\n")
     sink.flush()

@@ -6,7 +6,7 @@ jobs = slurm.submit([command], "runs/slurm", slurm.SlurmOptions(hosts=2), "first
 slurm.states(jobs)  # {"17": JobState(phase="running", code=None, word="RUNNING", reason="None")}
 
 Each host of a job is one process, which jax's Slurm detection finds. What it has to be: safe to start again. Slurm
-starts a job again when a node fails or it is preempted, and the job itself does when it leaves with 75; all come back
+starts a job again when a node fails or it is preempted, and the job itself does when it exits with 75; all come back
 under the same id, and rarely a job runs twice. SIGTERM comes `SlurmOptions.seconds_to_save` before the time limit, and
 the cluster's KillWait (30 s by default) before a preemption or a cancellation ends the job.
 """
@@ -35,21 +35,21 @@ _UNAVAILABLE = ("unable to contact", "timed out", "standby", "zero bytes", "temp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-  """What each job asks of the cluster, and how many run at a time.
+  """The resources that each job asks of the cluster, and how many jobs run at a time.
 
   Attributes:
     hosts: number of nodes, with one process on each.
     cores: of each host.
     gpus: of each host.
     memory: of each host, such as "16G"; None: the cluster's default.
-    minutes: time limit of a job from each start. A job that leaves with 75 when it is near comes back with a new one.
+    minutes: time limit of a job from each start. A job that exits with 75 when it is near comes back with a new one.
     partition: where it waits; None: the cluster's default.
-    account: who pays; None: the user's default.
+    account: the account that is charged; None: the user's default.
     max_parallel: how many jobs of one submission may run at a time; None: all.
     setup: lines of bash that come before the command on the first host, such as "module load cuda".
     sbatch: further parameters of sbatch: {"qos": "low", "exclusive": True}.
     seconds_to_save: how long before the time limit SIGTERM comes; by Slurm's clock it may be a minute more.
-    max_requeues: after how many restarts, for whatever cause, a job that leaves with 75 has ended.
+    max_requeues: after how many restarts, for whatever cause, a job that exits with 75 has ended.
 
   Raises:
     UserError: for values that Slurm would refuse, or that would end a job before it can do anything.
@@ -93,14 +93,14 @@ class SlurmOptions:
 def submit(
   commands: Sequence[Sequence[str]], folder: str | os.PathLike[str], options: SlurmOptions, name: str
 ) -> list[str]:
-  """Submits commands as one job array.
+  """Submit commands as one job array.
 
   Args:
     commands: of each job, the arguments for this Python's interpreter, such as
       `["-m", "trialbook", "train", "--workdir=runs/first"]`. It is run in this process's working
       directory with its environment, on each host of the job.
     folder: on a file system that the nodes share; made if absent. Of each host it gets what it prints,
-      `JOB_HOST_log.out` and `JOB_HOST_log.err`, which go on when a job is started again.
+      `JOB_HOST_log.out` and `JOB_HOST_log.err`, which are continued when a job is started again.
     options: what each job asks for.
     name: of the jobs, in Slurm's lists.
 
@@ -133,7 +133,7 @@ def submit(
 
 
 def _parameters(options: SlurmOptions, name: str, count: int) -> dict[str, object]:
-  """Of submitit's executor; None is left to the cluster."""
+  """Return the parameters of submitit's executor; None is left to the cluster."""
   return {
     "job_name": name,
     "nodes": options.hosts,
@@ -160,7 +160,7 @@ def _parameters(options: SlurmOptions, name: str, count: int) -> dict[str, objec
 
 
 def _come_back(limit: int) -> list[str]:
-  """Lines of bash after the command: a job that left with 75 queues itself again.
+  """Return lines of bash after the command: a job that exited with 75 queues itself again.
 
   The shell is not there to do so where Slurm ended the job, by a cancellation or otherwise: it had SIGTERM, too.
   """
@@ -186,7 +186,7 @@ def _submitit() -> types.ModuleType:
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-  """Inside, the environment is as if this process were not in a job itself.
+  """Make the environment as if this process were not in a job itself, while this is open.
 
   sbatch hands on what is in it, and Slurm does not set every variable anew: a job would take over the number of
   processes, the memory or the GPUs of the one that it was submitted from.

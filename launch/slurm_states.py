@@ -1,4 +1,4 @@
-"""What Slurm knows of jobs, and ending them.
+"""The states of jobs as Slurm knows them, and the cancellation of jobs.
 
 Only programs that every cluster has are asked. Accounting (slurmdbd) is not needed: it adds why jobs ended that the
 controller has forgotten.
@@ -27,7 +27,7 @@ class SlurmUnavailableError(Exception):
 
 
 class JobState(NamedTuple):
-  """Where a job is.
+  """The state of a job.
 
   Attributes:
     phase: a job that is to be started again is waiting; only what Slurm is through with has ended.
@@ -45,7 +45,7 @@ class JobState(NamedTuple):
 
 
 def states(job_ids: Collection[str]) -> dict[str, JobState]:
-  """Where jobs are now, by a single question to the controller.
+  """Return the states of jobs now, by a single question to the controller.
 
   It remembers what has ended for the cluster's MinJobAge, 300 s by default, but not a job of an array that was
   cancelled before it began. Of those that it has forgotten the accounting is asked, where there is one.
@@ -72,7 +72,7 @@ def states(job_ids: Collection[str]) -> dict[str, JobState]:
 
 
 def cancel(job_ids: Collection[str]) -> None:
-  """Ends jobs, with SIGTERM and, after the cluster's KillWait, SIGKILL; those that have ended are left as they are.
+  """End jobs, with SIGTERM and, after the cluster's KillWait, SIGKILL; those that have ended are left as they are.
 
   Raises:
     UserError: if there is no Slurm here.
@@ -83,7 +83,7 @@ def cancel(job_ids: Collection[str]) -> None:
 
 
 def _accounted(job_ids: Sequence[str]) -> dict[str, JobState]:
-  """What the accounting knows of the ends of jobs; nothing where there is none."""
+  """Return what the accounting knows of the ends of jobs; nothing if there is no accounting."""
   command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State"]
   try:
     lines = _ask([*command, f"--jobs={','.join(job_ids)}"])
@@ -106,7 +106,7 @@ def _state(word: str, code: int | None, reason: str) -> JobState:
 
 
 def _exit_code(status: str) -> int | None:
-  """From a wait status, which is what squeue calls the exit code."""
+  """Return the exit code of a wait status, which is what squeue calls the exit code; None if it is not one."""
   try:
     return os.waitstatus_to_exitcode(int(status))
   except ValueError:
@@ -114,7 +114,7 @@ def _exit_code(status: str) -> int | None:
 
 
 def _ask(command: Sequence[str]) -> str:
-  """The output of one of Slurm's programs."""
+  """Return the output of one of Slurm's programs."""
   require(command[0])
   try:
     # A variable of the user's may make squeue print other jobs, or otherwise.
@@ -132,7 +132,7 @@ def _without_habits() -> dict[str, str]:
 
 
 def require(*programs: str) -> None:
-  """Whether Slurm's programs are here.
+  """Check that Slurm's programs are here.
 
   Raises:
     UserError: if one is not.

@@ -1,4 +1,4 @@
-"""Running a job again for as long as that helps, and recording how each attempt ended."""
+"""Restarts of a job while they help, and a record of how each attempt ended."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ _STALLED_ATTEMPTS = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restarts:
-  """When a job that left with 75 is started again.
+  """The rule by which a job that exited with 75 is restarted.
 
   Attributes:
     limit: number of restarts in all.
@@ -33,7 +33,7 @@ class Restarts:
   longest_delay: float = 60.0
 
   def delay(self, restart: int) -> float:
-    """Seconds to wait before restart number `restart`, counted from 1."""
+    """Return the seconds to wait before restart number `restart`, counted from 1."""
     # 2**63 seconds are as good as any longer time, and a float can hold them.
     return min(self.first_delay * 2.0 ** min(restart - 1, 63), self.longest_delay)
 
@@ -46,7 +46,7 @@ def supervise(
   events: Events,
   say: Callable[[str], None],
 ) -> int:
-  """Runs attempts of a job, numbered from 1, until one is final.
+  """Run attempts of a job, numbered from 1, until one is final.
 
   Final is every exit code but 75; a signal to the launcher; the last restart; and the second attempt in a row that
   committed no new checkpoint (a crash loop). Without a workdir the last cannot be seen.
@@ -54,10 +54,10 @@ def supervise(
   Args:
     attempt: starts all hosts and returns how they ended, and the signal that was passed on to them, if any.
     workdir: of the job.
-    exit_folder: where hosts write why they leave as long as they have not opened the workdir.
+    exit_folder: where hosts write why they exit while they have not opened the workdir.
     restarts: how often and when.
     events: where a signal appears while the supervisor waits.
-    say: tells a person.
+    say: reports to a person.
 
   Returns:
     The job's exit code; 130 if it ended for SIGINT.
@@ -98,7 +98,7 @@ def supervise(
 
 
 def newest_step(workdir: pathlib.Path | None) -> int:
-  """Step of the newest committed checkpoint of a run; -1 if there is none."""
+  """Return the step of the newest committed checkpoint of a run; -1 if there is none."""
   try:
     names = os.listdir(workdir / "checkpoints") if workdir else []
   except OSError:
@@ -108,9 +108,9 @@ def newest_step(workdir: pathlib.Path | None) -> int:
 
 
 def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Callable[[str], None]) -> None:
-  """Puts the end of an attempt into `run.json` under "exit", atomically; only while no host is running.
+  """Write the end of an attempt into `run.json` under "exit", atomically; only while no host is running.
 
-  A file that is absent stays so; one that cannot be read or written is told of and left as it is.
+  A file that is absent stays so; one that cannot be read or written is reported and left as it is.
   """
   path = workdir / "run.json"
   try:
@@ -124,7 +124,7 @@ def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Call
 
 
 def _run_stamp(workdir: pathlib.Path | None) -> tuple[int, int] | None:
-  """Tells one version of `run.json` from another."""
+  """Return a stamp that differs between versions of `run.json`; None if it is absent."""
   try:
     status = os.stat(workdir / "run.json") if workdir else None
   except OSError:

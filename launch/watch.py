@@ -13,15 +13,15 @@ from trialbook.launch.job_exit import describe
 from trialbook.launch.processes import HostEnd, HostProcess
 
 Events = queue.SimpleQueue[HostEnd | signal.Signals]
-"""What a job waits for: the end of a host, or a signal to the launcher."""
+"""The events that a job waits for: the end of a host, or a signal to the launcher."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Patience:
-  """How long hosts that should leave are given.
+  """The time that hosts get to exit.
 
   Attributes:
-    grace: seconds to leave by themselves, after another host failed or after a signal was passed on.
+    grace: seconds to exit on their own, after another host failed or after a signal was passed on.
     kill_after: seconds from the SIGTERM that follows to SIGKILL.
   """
 
@@ -31,7 +31,8 @@ class Patience:
 
 @contextlib.contextmanager
 def signals_to(events: Events) -> Iterator[None]:
-  """SIGTERM and SIGINT become events while this is open; outside the main thread they cannot, and stay as they are."""
+  """Make events of SIGTERM and SIGINT while this is open; outside the main thread that is impossible, and they stay as
+  they are."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -50,7 +51,7 @@ def signals_to(events: Events) -> Iterator[None]:
 def watch(
   hosts: Sequence[HostProcess], events: Events, patience: Patience, say: Callable[[str], None]
 ) -> tuple[list[HostEnd], signal.Signals | None]:
-  """Returns when all hosts have ended; makes them, once one has failed or a signal has come.
+  """Return when all hosts have ended; end them once one has failed or a signal has come.
 
   Returns:
     The hosts' ends, in the order of the hosts, and the signal that was passed on to them, if there was one.

@@ -70,7 +70,7 @@ class ArrayRecord(Settings):
   augmentation: Augmentation | None = None
 
   def read(self) -> Source:
-    """Opens the files; raises `DataError` that names what is missing or broken."""
+    """Open the files. Raise `DataError` that names what is missing or broken."""
     if self.path is None:
       raise DataError("dataset array_record: dataset.path is not set; set it to the directory of the records")
     folder = as_path(self.path)
@@ -133,7 +133,7 @@ class Raw:
     return len(self.files)
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The examples at these indices."""
+    """Return the examples at these indices."""
     records = self.files.read(indices)
     for index, record in zip(indices, records, strict=True):
       if len(record) != self.fields.itemsize:
@@ -153,7 +153,7 @@ class Decoded:
     return len(self.files)
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The examples at these indices."""
+    """Return the examples at these indices."""
     examples = []
     for index, record in zip(indices, self.files.read(indices), strict=True):
       try:
@@ -172,14 +172,14 @@ def write_array_record(
   records_per_file: int = 100_000,
   notice: str = "",
 ) -> pathlib.Path:
-  """Writes a directory that `dataset.name=array_record` reads; it appears whole or not at all.
+  """Write a directory that `dataset.name=array_record` reads; it appears whole or not at all.
 
   Args:
     path: the directory, which must not be there yet.
     splits: "train", "validation" and, if there is one, "test": examples one by one, {"inputs": array, "labels":
       integer} or with "targets" in place of labels, or whole arrays [n, ...] of each. All alike in shape and dtype.
     num_classes: labels are below it; needed if there are labels.
-    records_per_file: after so many, a new file begins.
+    records_per_file: number of records after which a new file begins.
     notice: what must be said beside every result.
 
   Raises:
@@ -217,7 +217,7 @@ class _Writer:
     self.histogram: np.ndarray | None = None
 
   def write(self, split: str, examples: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """Writes one split; returns its files and how many records each has."""
+    """Write one split; return its files and how many records each has."""
     counts: list[int] = []
     with contextlib.ExitStack() as closing:
       writer = None

@@ -28,7 +28,7 @@ class Digits(Settings):
   augmentation: Augmentation | None = None
 
   def read(self) -> source.Source:
-    """Reads the file in the installed scikit-learn; raises `DataError` if that is missing."""
+    """Read the file in the installed scikit-learn. Raise `DataError` if that is missing."""
     # Reading the file takes 5 ms; importing sklearn.datasets to do the same takes a second.
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:

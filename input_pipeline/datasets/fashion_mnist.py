@@ -44,7 +44,7 @@ class FashionMnist(Settings):
   augmentation: Augmentation | None = None
 
   def read(self) -> source.Source:
-    """Reads the prepared files (0.6 s); raises `DataError` that lists every problem with them."""
+    """Read the prepared files (0.6 s). Raise `DataError` that lists every problem with them."""
     folder = cache.root(self.data_dir) / "fashion_mnist"
     arrays, problems = _read_all({name: folder / name for name in FILES})
     if problems:
@@ -66,8 +66,7 @@ class FashionMnist(Settings):
 
 
 def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathlib.Path:
-  """Verifies the four files, which may lie anywhere below `found_in`, and copies them into the data
-  directory.
+  """Verify the four files, which may lie anywhere below `found_in`, and copy them into the data directory.
 
   Every file is checked before any is copied, and each appears whole or not at all; a repetition changes
   nothing.
@@ -101,7 +100,7 @@ def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathl
 
 
 def _read_all(paths: Mapping[str, pathlib.Path]) -> tuple[dict[str, np.ndarray], list[str]]:
-  """The arrays of the files that are right, and what is wrong with the others."""
+  """Return the arrays of the files that are right, and what is wrong with the others."""
   arrays, problems = {}, []
   for name, path in paths.items():
     try:

@@ -15,7 +15,7 @@ from trialbook.errors import DataError
 
 
 def read(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
-  """The uint8 array of a gzipped idx file, which must have exactly this shape; the array is read-only.
+  """Return the uint8 array of a gzipped idx file, which must have exactly this shape; the array is read-only.
 
   Raises:
     DataError: the file is missing, is not gzip, is truncated or corrupt, or holds something else. The message

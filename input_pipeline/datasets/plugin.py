@@ -19,7 +19,7 @@ PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-  """What a function of the user's may return, where the splits alone do not say everything.
+  """The value that a function of the user's may return, if the splits alone do not say everything.
 
   Attributes:
     splits: "train", "validation" and, if there is one, "test": each a dict of arrays {"inputs": [n, ...], "labels":
@@ -40,7 +40,7 @@ class PluginDataset(Settings):
   """A function "module:function", called with `kwargs`, that returns a dict of splits, or `Data`.
 
   For example `{"train": {"inputs": x, "labels": y}, "validation": ...}`. It must give the same on every host and
-  in every process. With `workers`, so many processes call it again and make the batches.
+  in every process. `workers` is the number of processes that call it again and make the batches.
   """
 
   name: Static[str] = Field(pattern=PATTERN)
@@ -49,7 +49,7 @@ class PluginDataset(Settings):
   augmentation: Augmentation | None = None
 
   def read(self) -> Source:
-    """Calls the function; raises `DataError` that says what is missing."""
+    """Call the function. Raise `DataError` that says what is missing."""
     where = f"dataset.name {self.name!r}"
     try:
       build = import_attribute("dataset.name", self.name)

@@ -54,7 +54,7 @@ class RecordFiles:
     return int(self._ends[-1]) if len(self._ends) else 0
 
   def read(self, indices: np.ndarray) -> list[bytes]:
-    """The records at indices int64 [n], in that order. Raises DataError that names the file and the record."""
+    """Return the records at indices int64 [n], in that order. Raise DataError that names the file and the record."""
     before = time.perf_counter()
     records: list[bytes] = [b""] * len(indices)
     numbers = np.searchsorted(self._ends, indices, side="right")
@@ -68,7 +68,7 @@ class RecordFiles:
     return records
 
   def where(self, index: int) -> str:
-    """Where a record is, for messages."""
+    """Return where a record is, for messages."""
     number = int(np.searchsorted(self._ends, index, side="right"))
     part = self.parts[number]
     return f"{part.path}, record {index - int(self._ends[number]) + part.count + part.first}"
@@ -94,7 +94,7 @@ class RecordFiles:
 
 
 def count_records(path: pathlib.Path) -> int:
-  """The number of records of a file. Raises DataError if it is none of ArrayRecord's."""
+  """Return the number of records of a file. Raise DataError if it is not an ArrayRecord file."""
   reader = _open(path)
   count = reader.num_records()
   reader.close()
@@ -102,7 +102,7 @@ def count_records(path: pathlib.Path) -> int:
 
 
 def array_record_module() -> Any:
-  """ArrayRecord itself, which is imported where it is used. Raises DataError if it is not installed."""
+  """Return ArrayRecord itself, which is imported where it is used. Raise DataError if it is not installed."""
   try:
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
   except ImportError as error:

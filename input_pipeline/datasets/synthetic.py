@@ -33,11 +33,11 @@ class Synthetic(Settings):
   validation_examples: Static[int] = Field(default=1_000, ge=1)
   test_examples: Static[int] = Field(default=1_000, ge=1)
   seed: Static[int] = Field(default=0, ge=0)
-  """Of the teacher and the examples; the run's own seed changes only their order and augmentation."""
+  """Seed of the teacher and the examples; the run's own seed changes only their order and augmentation."""
   augmentation: Augmentation | None = None
 
   def read(self) -> source.Source:
-    """Makes the examples; costs a few ns per number."""
+    """Make the examples; this costs a few ns per number."""
     generator = np.random.default_rng(self.seed)
     projection = generator.standard_normal((_LATENTS, int(np.prod(self.input_shape))), np.float32) / np.sqrt(
       np.float32(_LATENTS)

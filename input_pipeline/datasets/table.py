@@ -30,7 +30,7 @@ class Table(Settings):
   augmentation: Augmentation | None = None
 
   def read(self) -> source.Source:
-    """Reads the files in the installed scikit-learn; raises `DataError` if that is missing."""
+    """Read the files in the installed scikit-learn. Raise `DataError` if that is missing."""
     if self.table == "breast_cancer":
       rows = _numbers("breast_cancer.csv", delimiter=",", skip_rows=1)
       inputs, labels = rows[:, :-1].astype(np.float32), rows[:, -1].astype(np.int64)

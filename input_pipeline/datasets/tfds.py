@@ -47,16 +47,16 @@ class Tfds(Settings):
   label_feature: Static[str | None] = None
   """None: what the dataset names as its supervised output, or else "label". Classes, or numbers to predict."""
   in_memory: Static[bool | Literal["auto"]] = "auto"
-  """Whether everything is decoded once, at the start; auto: if it takes no more than `memory_bytes`."""
+  """If true, everything is decoded once, at the start; auto: if it takes no more than `memory_bytes`."""
   memory_bytes: Static[int] = Field(default=2**32, ge=0)
   workers: Host[int] = Field(default=0, ge=0)
   """Processes that decode what is not in memory; 0: the training process does. The batches are the same."""
   sharding: Static[Literal["global", "files"]] = "global"
-  """As `ArrayRecord.sharding`."""
+  """The same as `ArrayRecord.sharding`."""
   augmentation: Augmentation | None = None
 
   def read(self) -> Source:
-    """Opens the prepared files; raises `DataError`, without looking at the network, if they are not there."""
+    """Open the prepared files. Raise `DataError`, without looking at the network, if they are not there."""
     folder = find(self.name.removeprefix("tfds:"), self.data_dir)
     if folder is None:
       raise DataError(f"dataset {self.name} in {root(self.data_dir)}: not prepared; run\n{self._how_to_prepare()}")
@@ -105,7 +105,7 @@ class Tfds(Settings):
     return f"  trialbook data prepare {self.name}" + (f" --data_dir={self.data_dir}" if self.data_dir else "")
 
   def _features(self, info: Any, problems: list[str]) -> tuple[dict[str, str], int | None]:
-    """Feature by the key of a batch that it becomes, and the number of classes."""
+    """Return the feature by the key of a batch that it becomes, and the number of classes."""
     # It may also name nested structures of features.
     supervised = info.supervised_keys
     if not supervised or len(supervised) != 2 or not all(isinstance(key, str) for key in supervised):
@@ -164,7 +164,7 @@ class Examples:
     return len(self.files)
 
   def read(self, indices: np.ndarray) -> Batch:
-    """The examples at these indices."""
+    """Return the examples at these indices."""
     records = self.files.read(indices)
     try:
       return self._decode_raw(records) if self._raw else self._decode(records)
@@ -174,7 +174,7 @@ class Examples:
       ) from error
 
   def decoded(self) -> dict[str, np.ndarray]:
-    """All examples."""
+    """Return all examples."""
     starts = range(0, len(self), _READ_AT_ONCE)
     chunks = [self.read(np.arange(start, min(start + _READ_AT_ONCE, len(self)))) for start in starts]
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in self._names} if chunks else {}
@@ -184,7 +184,7 @@ class Examples:
     return {key: np.stack([np.asarray(example[name]) for example in examples]) for key, name in self._names.items()}
 
   def _decode_raw(self, records: list[bytes]) -> Batch:
-    """As `_decode`, ten times faster, for bytes and classes."""
+    """Return the same as `_decode`, ten times faster, for bytes and classes."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     parsed = [
@@ -213,12 +213,13 @@ def _is_raw_bytes(feature: Any) -> bool:
 
 
 def root(data_dir: str | None) -> pathlib.Path:
-  """The directory of TFDS's datasets."""
+  """Return the directory of TFDS's datasets."""
   return as_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def find(name: str, data_dir: str | None) -> pathlib.Path | None:
-  """The directory of a prepared dataset NAME[/CONFIG][:VERSION], or None. Nothing but the directory is looked at.
+  """Return the directory of a prepared dataset NAME[/CONFIG][:VERSION], or None. Nothing but the directory is looked
+  at.
 
   Raises:
     DataError: it has several configs, and none is named.
@@ -242,13 +243,13 @@ def find(name: str, data_dir: str | None) -> pathlib.Path | None:
 
 
 def as_array_record(filename: str | os.PathLike) -> str:
-  """The name of the ArrayRecord file that stands in for a file of a dataset."""
+  """Return the name of the ArrayRecord file that stands in for a file of a dataset."""
   head, tail = os.path.split(os.fspath(filename))
   return os.path.join(head, tail.replace(".tfrecord", ".array_record", 1))
 
 
 def library() -> Any:
-  """TFDS itself, whose import takes half a second. Raises DataError if it is not installed."""
+  """Return TFDS itself, whose import takes half a second. Raise DataError if it is not installed."""
   try:
     import tensorflow_datasets
   except ImportError as error:
@@ -257,7 +258,8 @@ def library() -> Any:
 
 
 def shard_counts(folder: pathlib.Path) -> dict[str, int]:
-  """The number of records of each file of a prepared dataset, by file name. Raises DataError for a broken record."""
+  """Return the number of records of each file of a prepared dataset, by file name. Raise DataError for a broken
+  record."""
   path = folder / "dataset_info.json"
   try:
     about = json.loads(path.read_text())

@@ -23,7 +23,7 @@ _HEADER, _FOOTER = struct.Struct("<QI"), 4
 
 
 def prepare(name: str, found_in: pathlib.Path | None, data_dir: str | None) -> pathlib.Path:
-  """Makes `tfds:NAME` readable; what is prepared already stays as it is.
+  """Make `tfds:NAME` readable; what is prepared already stays as it is.
 
   Files in tfrecord format get ArrayRecord files beside them. `digits` and `fashion_mnist` are written from what
   `dataset.name=digits` and `fashion_mnist` read, with the same splits in the same order. Everything else is for TFDS
@@ -74,7 +74,7 @@ def _download(name: str, root: pathlib.Path) -> None:
 
 
 def _build(name: str, source: Source, root: pathlib.Path) -> None:
-  """Writes a source in memory as a dataset of TFDS, each example at its own index."""
+  """Write a source in memory as a dataset of TFDS, each example at its own index."""
   library = tfds.library()
   library.disable_progress_bar()
   shape, classes, arrays = source.info.input_shape, source.info.num_classes, source.arrays
@@ -122,7 +122,7 @@ def _rewrite_folder(folder: pathlib.Path) -> None:
 
 
 def rewrite(path: pathlib.Path, target: pathlib.Path) -> None:
-  """Writes the records of a tfrecord file as an ArrayRecord file, which appears whole or not at all.
+  """Write the records of a tfrecord file as an ArrayRecord file, which appears whole or not at all.
 
   Raises:
     DataError: the file is broken, with the place.
@@ -139,7 +139,7 @@ def rewrite(path: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def tfrecords(path: pathlib.Path) -> Iterator[bytes]:
-  """The records of a tfrecord file: each is its length (8 bytes) with a checksum (4), the record, a checksum (4).
+  """Yield the records of a tfrecord file: each is its length (8 bytes) with a checksum (4), the record, a checksum (4).
 
   The checksums are not verified; a length that does not fit shows at the end of the file.
   """
