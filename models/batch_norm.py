@@ -14,6 +14,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
@@ -152,7 +153,7 @@ def num_replicas() -> int:
   return math.prod(shape[axis] for axis in data_axes())
 
 
-def collapse(rows: Float[Array, "replicas features"]) -> Float[Array, " features"]:
+def collapse(rows: Float[Array | np.ndarray, "replicas features"]) -> Float[Array | np.ndarray, " features"]:
   """Return the mean of the rows, which stands for all of them in an evaluation, an export or a restore elsewhere."""
   return rows.mean(0)
 

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 from trialbook.models import transformer_block
 from trialbook.models.dropout import Dropout
@@ -65,7 +65,7 @@ class Transformer(nnx.Module):
       head = nnx.Linear(config.width, num_outputs, use_bias=False, kernel_init=scaled_normal(1.0, "in"), rngs=rngs)
     self.output = head
 
-  def __call__(self, tokens: Int[Array, "batch length"], *, train: bool) -> Float[Array, "batch length vocabulary"]:
+  def __call__(self, tokens: Num[Array, "batch length"], *, train: bool) -> Float[Array, "batch length vocabulary"]:
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
       raise ValueError(f"a transformer's inputs must be integers, but are {tokens.dtype}; is the dataset a text?")
     x = self.embedding(tokens)

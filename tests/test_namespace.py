@@ -94,7 +94,7 @@ def test_the_wheel_holds_one_package_with_all_rooms(wheel: pathlib.Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("installed", ["wheel", "checkout"])
+@pytest.mark.parametrize("installed", [pytest.param("wheel", marks=pytest.mark.long), "checkout"])
 def test_users_may_have_packages_of_our_rooms_names(
   beside: pathlib.Path, wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, installed: str
 ):

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 from pydantic import Field
@@ -284,7 +285,7 @@ def average(previous: Any, new: Any, one_minus_decay: Float[Array, ""], step: In
   return jax.tree.map(one, previous, new)
 
 
-def _trust_ratio(parameter: Float[Array, "..."], step: Float[Array, "..."]) -> Float[Array, ""]:
+def _trust_ratio(parameter: Float[Array | np.ndarray, "..."], step: Float[Array, "..."]) -> Float[Array, ""]:
   """Return ‖θ‖ / ‖step‖, and 1 where either is zero."""
   norms = jnp.sqrt(jnp.sum(jnp.square(parameter))), jnp.sqrt(jnp.sum(jnp.square(step)))
   return jnp.where((norms[0] > 0) & (norms[1] > 0), norms[0] / norms[1], 1)

@@ -147,7 +147,9 @@ class Steps:
     # Going back, there is no code of ours that could fail: what jax cannot derive, or a rule of the user's.
     with explained(f"model {self.network.config.model.name!r}: the loss has no gradient"):
       (grads,) = gradient(jnp.ones_like(loss))
-    others = {name: weighted_mean(value, batch) for name, value in self._others(outputs, batch)}
+    metrics = self.task.metrics(outputs, batch)
+    _check_shapes(metrics, outputs.shape[:1], "one number for each example")
+    others = {name: weighted_mean(value, batch) for name, value in metrics.items() if name != "loss"}
     return loss, others if self.with_metrics else {}, after, cast(grads, "float32")
 
   def eval_step(
@@ -177,9 +179,6 @@ class Steps:
       rows = {name: value for name, value in batch.items() if name != "inputs"} | {"outputs": outputs}
       result |= {ROW + name: value for name, value in rows.items()}
     return result
-
-  def _others(self, outputs: Array, batch: Mapping[str, Array]) -> list[tuple[str, Array]]:
-    return [(name, value) for name, value in self.task.metrics(outputs, batch).items() if name != "loss"]
 
   def _optimizer(self, settings: SettingArrays, learning_rate: Array) -> optax.GradientTransformation:
     return optimizers.transformation(self.network.config.optimizer, below(settings, "optimizer"), learning_rate)

@@ -63,18 +63,28 @@ def test_a_linen_resnet_with_an_axis_name_is_killed_and_goes_all_the_way(tmp_pat
   assert "variables/batch_stats/ResidualBlock_0/BatchNorm_0/mean" in last
 
 
-@pytest.mark.slow
-def test_a_linen_transformer_learns_and_goes_all_the_way(tmp_path: pathlib.Path):
+def text_for(tmp_path: pathlib.Path) -> dict[str, Any]:
   path = tmp_path / "text"
   path.write_bytes(b"two words " * 400)
-  text = {"dataset": Text(length=8, path=str(path)), "task": LanguageModel()}
-  model = PluginConfig(name="linen_nets:Transformer")
-  config = config_of(model, tmp_path, **text, optimizer=Nesterov(learning_rate=0.3), max_train_steps=40)
+  return {"dataset": Text(length=8, path=str(path)), "task": LanguageModel()}
+
+
+TRANSFORMER = PluginConfig(name="linen_nets:Transformer")
+
+
+@pytest.mark.slow
+def test_a_linen_transformer_learns(tmp_path: pathlib.Path):
+  learning = {"optimizer": Nesterov(learning_rate=0.3), "max_train_steps": 40}
+  config = config_of(TRANSFORMER, tmp_path, **text_for(tmp_path), **learning)
   config = config.override({"evaluation.every_steps": 40, "checkpointing.every_evaluations": 0})
   run(config, tmp_path / "learns")
   lines = numbers(tmp_path / "learns")
   assert lines[40]["validation/loss"] < 0.7 * lines[0]["validation/loss"]
-  walk(config_of(model, tmp_path, **text), tmp_path / "run")
+
+
+@pytest.mark.long
+def test_a_linen_transformer_goes_all_the_way(tmp_path: pathlib.Path):
+  walk(config_of(TRANSFORMER, tmp_path, **text_for(tmp_path)), tmp_path / "run")
 
 
 def test_what_a_linen_model_asks_for_and_does_not_get_is_explained(tmp_path: pathlib.Path, capsys: Any):

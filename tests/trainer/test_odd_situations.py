@@ -179,7 +179,7 @@ class Wide:
     ({"model.kwargs": {"mode": "tuple"}}, ["returns a tuple"]),
     ({"model.kwargs": {"mode": "shape"}}, ["returns [32] for 32 examples; the task needs [32, ..., 10]"]),
     ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "loss"}}, ["'loss' has shape [32, 1]"]),
-    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "metrics"}}, ["has shape [256, 1]"]),
+    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "metrics"}}, ["has shape [32, 1]"]),
     ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "counts"}}, ["'n' has shape [256]"]),
     ({"task.name": "plugins:Net", "task.kwargs": {"mode": "ok"}}, ["task.kwargs do not fit"]),
   ],
