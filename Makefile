@@ -13,12 +13,12 @@ demo: .venv/ready
 	$(BIN)/trialbook tune report $$folder
 
 # Three tiers, each test in one of them: docs/testing.md. PYTEST takes more arguments, such as PYTEST="-n 0 tests/launch".
-# Two processes, a file of tests at a time: most of the time is tracing, which uses one core.
+# Three processes for two cores, a file of tests at a time: a test often waits for the processes that it has started.
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not evidence" $(PYTEST)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long and not evidence" $(PYTEST)
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not evidence" $(PYTEST)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not long and not evidence" $(PYTEST)
 
 # What takes minutes, and what needs more than Python 3.11: extras, Python 3.12, Slurm and chromium (skipped where they
 # cannot be had).
