@@ -87,7 +87,6 @@ class OpenRun:
     record: its `run.json`.
     history: its evaluations.
     saver: saves its states.
-    recorder: writes its metrics.
     step: number of updates applied.
     state: after that step; its buffers belong to the next step.
     saved: step of the newest checkpoint; None: there is none.
@@ -99,7 +98,6 @@ class OpenRun:
   record: RunRecord
   history: History
   saver: Saver
-  recorder: Recorder
   step: int
   state: State
   saved: int | None
@@ -253,7 +251,6 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
     record=record,
     history=history,
     saver=saver,
-    recorder=recorder,
     step=step,
     state=state,
     saved=saved,

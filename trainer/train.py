@@ -92,7 +92,7 @@ def run(
 
 def train(run: OpenRun) -> None:
   """Make all steps that are left; after each boundary evaluate, record and save, in this order."""
-  config, history, recorder, enter = run.compiled.config, run.history, run.recorder, run.compiled.enter
+  config, history, recorder, enter = run.compiled.config, run.history, run.loop.recorder, run.compiled.enter
   for boundary in evaluation_steps(config):
     if boundary < run.step or boundary in history.evaluations:
       continue
@@ -180,7 +180,7 @@ def _saving_if_preempted(run: OpenRun) -> Iterator[None]:
     yield
   except PreemptedError as error:
     run.compiled.enter("checkpoint")
-    run.recorder.sync()
+    run.loop.recorder.sync()
     if run.step not in (0, run.saved) and run.compiled.config.checkpointing.every_evaluations > 0:
       run.saver.save(run.step, run.state)
       run.saved = run.step
