@@ -3,8 +3,7 @@
 import pathlib
 import sys
 
-from absl import flags
-from absl import logging as _  # noqa: F401 (It defines --verbosity and what else absl logs by.)
+from absl import flags, logging
 
 from trialbook import errors
 from trialbook.command_line import Parser, print_problems, run
@@ -101,6 +100,9 @@ def train(arguments: list[str]) -> int:
     return errors.DONE
   # absl's strings need a value.
   arguments = ["--debug=" if argument in ("--debug", "-debug") else argument for argument in arguments]
+  # absl keeps flags for as long as the process lives; those of an earlier command must not count for this one.
+  for flag in (*FLAGS.get_flags_for_module(__name__), *FLAGS.get_flags_for_module(logging)):
+    flag.unparse()
   try:
     rest = FLAGS(["trialbook train", *arguments])[1:]
   except flags.UnrecognizedFlagError as error:
