@@ -11,11 +11,9 @@ from typing import Any
 import jax
 
 from trialbook.input_pipeline import Dataset, load
-from trialbook.settings import without_traced_numbers
 from trialbook.trainer import Config, sharding
-from trialbook.trainer.functional_model import Network
-from trialbook.trainer.program import Program, program_settings
-from trialbook.trainer.train_step import Steps
+from trialbook.trainer.program import Program
+from trialbook.trainer.train_step import make_steps, program_settings
 
 PAIRS = 15
 
@@ -54,10 +52,8 @@ def setup(config: Config, *, with_metrics: bool = True) -> Setup:
   config = config.resolved()
   dataset = load(config.dataset, seed=0, batch_size=config.batch_size)
   task, mesh = config.task.build(config.dataset), sharding.make_mesh()
-  network = Network(
-    config=without_traced_numbers(config), info=dataset.info, num_outputs=task.num_outputs(dataset.info)
-  )
-  program = Program(Steps(network=network, task=task, with_metrics=with_metrics), config, dataset.info, mesh)
+  steps = dataclasses.replace(make_steps(config, task, dataset.info), with_metrics=with_metrics)
+  program = Program(steps, config, mesh)
   program.compile()
   return Setup(
     config=config,

@@ -104,8 +104,10 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 def examples(config: Config, hosts: int) -> list[bytes]:
   """Return all batches of the run, each put together from the hosts' slices."""
-  sizes = {"seed": config.seed, "batch_size": config.batch_size, "host_count": hosts}
-  shares = [load(config.dataset, host_index=index, **sizes) for index in range(hosts)]
+  shares = [
+    load(config.dataset, seed=config.seed, batch_size=config.batch_size, host_index=index, host_count=hosts)
+    for index in range(hosts)
+  ]
   return [
     b"".join(share.train_batch(step)[key].tobytes() for key in ("inputs", "labels") for share in shares)
     for step in range(STEPS)

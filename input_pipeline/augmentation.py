@@ -84,10 +84,12 @@ def mix(batch: Batch, alpha: float, seed: int, positions: np.ndarray) -> Batch:
     blended = weight * values + (1 - weight) * values[neighbour]
     return (np.rint(blended) if values.dtype == np.uint8 else blended).astype(values.dtype)
 
+  mixed = {**batch, "inputs": blend(batch["inputs"])}
   if "targets" in batch:
-    return {"inputs": blend(batch["inputs"]), "targets": blend(batch["targets"])}
-  labels = batch["labels"]
-  return {"inputs": blend(batch["inputs"]), "labels": labels, "mixed_labels": labels[neighbour], "mixing": mixing}
+    mixed["targets"] = blend(batch["targets"])
+  if "labels" in batch:
+    mixed |= {"mixed_labels": batch["labels"][neighbour], "mixing": mixing}
+  return mixed
 
 
 def _crop(images: np.ndarray, padding: int, seed: int, counter: np.ndarray) -> np.ndarray:

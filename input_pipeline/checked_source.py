@@ -1,14 +1,15 @@
 """Conversion of the splits that a user wrote into a dataset, with everything checked that can be.
 
 What is accepted of a split: a dict of arrays; an object with `__len__` and `__getitem__(i)`, or
-`__getitems__(list of i)`, giving a dict for each example; or a `source.Split`, giving a batch. The keys are "inputs"
-and either "labels" or "targets"; any other key is refused, since batches would not carry it.
+`__getitems__(list of i)`, giving a dict for each example; or a `source.Split`, giving a batch. Dicts may be nested, and
+have any keys; a task says which of them it needs.
 
 Arrays in memory are checked whole, at the start. Other splits are checked in each batch, where it is read.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +17,25 @@ import numpy as np
 from trialbook.errors import DataError
 from trialbook.input_pipeline.conversion import (
   NUMBER_THEM,
-  as_array,
+  as_ignore_label,
   converted,
+  has_meaning,
   is_rounded,
   label_problem,
   rounding_warnings,
   stacked,
 )
-from trialbook.input_pipeline.source import SPLITS, Arrays, Batch, Info, Normalization, Source, Split, byte_statistics
+from trialbook.input_pipeline.source import (
+  SPLITS,
+  Arrays,
+  Batch,
+  Info,
+  Normalization,
+  Source,
+  Split,
+  byte_statistics,
+  paths_below,
+)
 from trialbook.input_pipeline.split import evenly
 from trialbook.naming import nearest
 
@@ -33,18 +45,28 @@ _SAMPLE_FOR_ROUNDING = 16
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-  """Examples of an object with `__len__` and `__getitem__` or `__getitems__` as a split."""
+  """Examples of an object with `__len__` and `__getitem__` or `__getitems__` as a split.
+
+  Attributes:
+    items: the object.
+    paths: of the arrays that are stacked; None: all.
+  """
 
   items: Any
+  paths: tuple[str, ...] | None = None
 
   def __len__(self) -> int:
     return len(self.items)
+
+  def only(self, paths: Iterable[str]) -> "Items":
+    """Return the split with these arrays alone."""
+    return dataclasses.replace(self, paths=tuple(paths))
 
   def read(self, indices: np.ndarray) -> Batch:
     """Return the examples at these indices, stacked."""
     wanted = indices.tolist()
     many = getattr(self.items, "__getitems__", None)
-    return stacked(many(wanted) if many else [self.items[index] for index in wanted])
+    return stacked(many(wanted) if many else [self.items[index] for index in wanted], self.paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +78,22 @@ class Checked:
     split: what is read.
     spec: shape of an example and dtype, by key.
     num_classes: labels are below it; None: there are none.
+    ignore_label: a label that need not be below it.
   """
 
   where: str
   split: Split
   spec: Mapping[str, tuple[tuple[int, ...], np.dtype]]
   num_classes: int | None
+  ignore_label: int | None = None
 
   def __len__(self) -> int:
     return len(self.split)
+
+  def only(self, paths: Iterable[str]) -> "Checked":
+    """Return the split with these arrays alone; the others are neither gathered nor converted."""
+    spec = {path: self.spec[path] for path in paths}
+    return dataclasses.replace(self, split=_only(self.split, spec), spec=spec)
 
   def read(self, indices: np.ndarray) -> Batch:
     """Return the examples at these indices. Raise DataError that names the first one that is wrong."""
@@ -77,6 +106,20 @@ class Checked:
       told = str(cause) if isinstance(cause, DataError) else f"{type(cause).__name__}: {cause}"
       raise DataError(f"{self.where}, example {index}: {told}") from cause
 
+  def read_leniently(self, indices: np.ndarray) -> Batch:
+    """Return the same, but without an array that cannot be read, if it is none that tasks of ours read."""
+    try:
+      return self.read(indices)
+    except DataError:
+      return self.only(path for path in self.spec if has_meaning(path) or self._is_right(path, indices)).read(indices)
+
+  def _is_right(self, path: str, indices: np.ndarray) -> bool:
+    try:
+      self.only([path])._read(indices)
+    except Exception:
+      return False
+    return True
+
   def _first_wrong(self, indices: np.ndarray, error: Exception) -> tuple[int, Exception]:
     for index in indices:
       try:
@@ -87,9 +130,9 @@ class Checked:
     return int(indices[0]), error
 
   def _read(self, indices: np.ndarray) -> Batch:
-    batch, problems = converted(self.split.read(indices))
-    if problems:
-      raise DataError("; ".join(problems))
+    batch, problems, left_out, _ = converted(self.split.read(indices), self.spec)
+    if problems or left_out:
+      raise DataError("; ".join([*problems, *left_out.values()]))
     for key, (shape, dtype) in self.spec.items():
       if key not in batch:
         raise DataError(f"has no {key!r}; the first example has {', '.join(self.spec)}")
@@ -99,12 +142,20 @@ class Checked:
         raise DataError(
           f"{key} are {got}; those of the first train example are {first}; bring all to one shape and dtype"
         )
-    if problem := label_problem(batch, self.num_classes):
+    if problem := label_problem(batch, self.num_classes, self.ignore_label):
       raise DataError(problem)
     return batch
 
 
-def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | None, list[str]]:
+def _only(split: Split, paths: Iterable[str]) -> Split:
+  """Return the split with these arrays alone, if it can leave out others."""
+  only = getattr(split, "only", None)
+  return only(paths) if only else split
+
+
+def _number_of_classes(
+  given: Any, splits: Mapping[str, Split], ignore_label: int | None
+) -> tuple[int | None, list[str]]:
   """Return the number of classes that is given, or else follows from the labels in memory; and what is wrong with
   it."""
   if given is not None:
@@ -114,7 +165,9 @@ def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | N
   if len(labels) < len(splits):
     how = "trialbook.input_pipeline.Data(splits=..., num_classes=...) or dataset.num_classes"
     return None, [f"num_classes is required, because not all labels are in memory; give {how}"]
-  classes, count = 1 + max(int(array.max()) for array in labels), sum(array.size for array in labels)
+  counted = [array if ignore_label is None else array[array != ignore_label] for array in labels]
+  classes = 1 + max((int(array.max()) for array in counted if array.size), default=0)
+  count = sum(array.size for array in labels)
   if classes > count:
     problem = (
       f"the largest label is {classes - 1}, so there would be {classes:,} classes, but there are only {count:,} labels;"
@@ -125,14 +178,16 @@ def _number_of_classes(given: Any, splits: Mapping[str, Split]) -> tuple[int | N
   return max(classes, 1), []
 
 
-def _class_warnings(train: Split, num_classes: int) -> list[str]:
+def _class_warnings(train: Split, num_classes: int, ignore_label: int | None) -> list[str]:
   """Return which classes seem to be a mistake, if there is one label for each example."""
   if not isinstance(train, Arrays):
     few = f"num_classes = {num_classes:,}, but train has {len(train):,} examples. Check num_classes."
     return [few] if num_classes > len(train) else []
   labels = train.arrays["labels"]
+  labels = labels[labels != ignore_label] if ignore_label is not None else labels
   missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
-  if missing.size and missing[0] == 0 and labels.min() == 1:
+  missing = missing[missing != ignore_label] if ignore_label is not None else missing
+  if missing.size and missing[0] == 0 and labels.size and labels.min() == 1:
     return ["train: labels start at 1, so class 0 never occurs; give labels - 1"]
   if missing.size:
     return [f"train: {missing.size} of {num_classes} classes (first: {missing[0]}) have no training example"]
@@ -147,6 +202,7 @@ def checked(
   num_classes: int | None = None,
   normalization: Any = None,
   notice: str = "",
+  ignore_label: int | None = None,
 ) -> Source:
   """Return a source of these splits.
 
@@ -156,8 +212,10 @@ def checked(
     splits: split name -> what the module's docstring lists.
     num_classes: 1 + the highest label of splits in memory, if not given; needed for other splits with labels.
     normalization: (mean, standard deviation) by channel; if not given, bytes get those of train (of 2,000 evenly
-      spaced examples, if it is not in memory), other inputs none.
+      spaced examples, if it is not in memory), other inputs none. If inputs are a mapping, the same by path, for those
+      that are not given.
     notice: as `Info.notice`.
+    ignore_label: as `Info.ignore_label`.
 
   Raises:
     DataError: with every problem.
@@ -165,49 +223,90 @@ def checked(
   if not isinstance(splits, Mapping):
     raise DataError(f"{where}: got a {type(splits).__name__}; it must be a dict of splits: {', '.join(SPLITS)}")
   problems = [f"split {split!r} is missing" for split in ("train", "validation") if split not in splits]
-  problems += [f"unknown split {split!r}{nearest(str(split), SPLITS)}" for split in splits if split not in SPLITS]
-  opened = {split: _opened(splits[split]) for split in SPLITS if split in splits}
+  problems += [unknown_split(split) for split in splits if not is_split(split)]
+  named = sorted(split for split in splits if is_split(split) and split not in SPLITS)
+  named.sort(key=lambda split: split.startswith("test"))
+  opened = {split: _opened(splits[split]) for split in (*SPLITS, *named) if split in splits}
   problems += [f"{split}: {problem}" for split, one in opened.items() for problem in one.problems]
   opened = {split: one for split, one in opened.items() if not one.problems}
-  problems += _differences({split: one.first for split, one in opened.items()})
+  problems += [problem for path, problem in _differences(opened) if has_meaning(path)]
+  try:
+    ignore_label = as_ignore_label(ignore_label)
+  except DataError as error:
+    problems.append(str(error))
+    ignore_label = None
   if labelled := {split: one.split for split, one in opened.items() if "labels" in one.first}:
-    num_classes, wrong = _number_of_classes(num_classes, labelled)
+    num_classes, wrong = _number_of_classes(num_classes, labelled, ignore_label)
     problems += wrong
   else:
     num_classes = None
   for split, one in opened.items():
-    if isinstance(one.split, Arrays) and (problem := label_problem(dict(one.split.arrays), num_classes)):
+    if isinstance(one.split, Arrays) and (problem := label_problem(dict(one.split.arrays), num_classes, ignore_label)):
       problems.append(f"{split}: {problem}")
   train = opened.get("train")
+  given = {}
   if train is not None and normalization is not None:
     try:
-      normalization = _normalization(normalization, train.first["inputs"].shape[-1])
+      given = _normalizations(normalization, train.first)
     except DataError as error:
       problems.append(str(error))
   if problems or train is None:
     raise DataError("\n".join(f"{where}: {problem}" for problem in problems))
   spec = {key: (array.shape[1:], array.dtype) for key, array in train.first.items()}
+  # What could not be converted in one split is in no batch.
+  left_out: dict[str, str] = {}
+  for split, one in opened.items():
+    for path, why in one.left_out.items():
+      left_out.setdefault(path, f"{split}: {why}")
+  for split, one in opened.items():
+    for path in (*spec, *one.first):
+      if path not in spec or path not in one.first:
+        left_out.setdefault(path, f"{split if path in spec else 'train'} has none")
+  for path, why in _differences(opened):
+    left_out.setdefault(path, why)
+  spec = {path: kind for path, kind in spec.items() if path not in left_out}
+  if not spec:
+    told = ", ".join(f"{path!r} ({why})" for path, why in left_out.items())
+    raise DataError(f"{where}: the splits have no array in common: {told}")
   final = {
-    split: one.split if isinstance(one.split, Arrays) else Checked(f"{where}, {split}", one.split, spec, num_classes)
+    split: one.split.only(spec)
+    if isinstance(one.split, Arrays)
+    else Checked(f"{where}, {split}", _only(one.split, spec), spec, num_classes, ignore_label)
     for split, one in opened.items()
   }
-  (input_shape, input_dtype), label_shape = spec["inputs"], spec.get("labels", ((), None))[0]
+  input_shape, input_dtype = spec.get("inputs", (None, None))
+  label_shape, targets = spec.get("labels", ((), None))[0], spec.get("targets")
   warnings = rounding_warnings(_sample(train))
   # In texts, not every symbol occurs.
-  if num_classes is not None and label_shape == ():
-    warnings += _class_warnings(final["train"], num_classes)
+  if num_classes is not None and label_shape == () and "labels" in spec:
+    warnings += _class_warnings(final["train"], num_classes, ignore_label)
+  given = _statistics(final["train"], train.first, given) | given
   info = Info(
     name=name,
     input_shape=input_shape,
-    input_dtype=str(input_dtype),
+    input_dtype=input_dtype and str(input_dtype),
     num_classes=num_classes,
-    num_targets=spec["targets"][0][0] if "targets" in spec else None,
+    num_targets=(targets[0] or (1,))[-1] if targets else None,
     examples={split: len(examples) for split, examples in final.items()},
-    normalization=normalization or _statistics(final["train"], train.first["inputs"]),
+    normalization=given.get("inputs", given or None),
     notice=notice,
     label_shape=label_shape,
+    ignore_label=ignore_label,
+    spec={path: (shape, str(dtype)) for path, (shape, dtype) in spec.items()},
+    left_out=left_out,
   )
   return Source(info=info, splits=final, warnings=tuple(f"{where}: {warning}" for warning in warnings))
+
+
+def is_split(name: Any) -> bool:
+  """Return whether a dataset may have a split of that name."""
+  return name in SPLITS or (isinstance(name, str) and re.fullmatch(r"(validation|test)_\w+", name) is not None)
+
+
+def unknown_split(name: Any) -> str:
+  """Return what is wrong with the name of a split."""
+  others = "further ones are named validation_NAME or test_NAME"
+  return f"unknown split {name!r}{nearest(str(name), SPLITS)}; {others}"
 
 
 class _Opened(NamedTuple):
@@ -217,22 +316,19 @@ class _Opened(NamedTuple):
   given: Mapping[str, np.ndarray]
   first: Batch
   problems: list[str]
+  left_out: Mapping[str, str] = {}
 
 
 def _opened(split: Any) -> _Opened:
   nothing = Arrays({})
   if isinstance(split, Mapping):
-    try:
-      given = {key: as_array(key, value) for key, value in split.items()}
-    except DataError as error:
-      return _Opened(nothing, {}, {}, [str(error)])
-    arrays, problems = converted(given)
+    arrays, problems, left_out, given = converted(split)
     lengths = {key: len(array) for key, array in arrays.items()}
     if not problems and len(set(lengths.values())) > 1:
       problems.append(f"has {' and '.join(f'{count} {key}' for key, count in lengths.items())}")
-    if not problems and not lengths["inputs"]:
+    if not problems and not min(lengths.values()):
       problems.append("is empty")
-    return _Opened(Arrays(arrays), given, {key: array[:1] for key, array in arrays.items()}, problems)
+    return _Opened(Arrays(arrays), given, {key: array[:1] for key, array in arrays.items()}, problems, left_out)
   if not hasattr(split, "__len__") or not any(hasattr(split, way) for way in ("read", "__getitems__", "__getitem__")):
     ways = "a dict of arrays, or have __len__ and __getitem__, or __len__ and read"
     return _Opened(nothing, {}, {}, [f"is a {type(split).__name__}; it must be {ways}"])
@@ -240,56 +336,78 @@ def _opened(split: Any) -> _Opened:
   if not len(opened):
     return _Opened(opened, {}, {}, ["is empty"])
   try:
-    given = {key: as_array(key, value) for key, value in opened.read(np.zeros(1, np.int64)).items()}
-    first, problems = converted(given)
+    first, problems, left_out, given = converted(opened.read(np.zeros(1, np.int64)))
   except Exception as error:
     told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
     return _Opened(opened, {}, {}, [f"example 0: {told}"])
-  return _Opened(opened, given, first, [f"example 0: {problem}" for problem in problems])
+  return _Opened(opened, given, first, [f"example 0: {problem}" for problem in problems], left_out)
 
 
 def _sample(train: _Opened) -> Mapping[str, np.ndarray]:
   """Return examples as they were given. Those that are read one by one are read only if conversion to float32 may
   round."""
-  if isinstance(train.split, Arrays) or not any(is_rounded(key, array) for key, array in train.given.items()):
+  rounded = [path for path, array in train.given.items() if is_rounded(path, array)]
+  if isinstance(train.split, Arrays) or not rounded:
     return train.given
   try:
-    sample = train.split.read(evenly(len(train.split), min(len(train.split), _SAMPLE_FOR_ROUNDING)))
-    return {key: as_array(key, value) for key, value in sample.items()}
+    sample = evenly(len(train.split), min(len(train.split), _SAMPLE_FOR_ROUNDING))
+    return converted(_only(train.split, rounded).read(sample), rounded).given
   except Exception:
     return {}  # The batch that has such an example will name it.
 
 
-def _differences(firsts: Mapping[str, Batch]) -> list[str]:
-  if "train" not in firsts:
-    return []
-  found = []
-  for split, batch in firsts.items():
-    for key, array in firsts["train"].items():
-      if key not in batch:
-        found.append(f"{split} has no {key!r}, but train has")
-      elif (batch[key].shape[1:], batch[key].dtype) != (array.shape[1:], array.dtype):
-        here, there = (f"{one.dtype}{list(one.shape[1:])}" for one in (batch[key], array))
-        found.append(f"{key} of {split} are {here}, those of train {there}; bring all to one shape and dtype")
-  return found
+def _differences(opened: Mapping[str, _Opened]) -> Iterator[tuple[str, str]]:
+  """Yield the paths of arrays in which a split differs from train, and how."""
+  train = opened["train"].first if "train" in opened else {}
+  for split, one in opened.items():
+    for path, array in train.items():
+      if path not in one.first:
+        yield path, f"{split} has no {path!r}, but train has"
+      elif (one.first[path].shape[1:], one.first[path].dtype) != (array.shape[1:], array.dtype):
+        here, there = (f"{each.dtype}{list(each.shape[1:])}" for each in (one.first[path], array))
+        yield path, f"{path} of {split} are {here}, those of train {there}; bring all to one shape and dtype"
 
 
-def _statistics(train: Split, first: np.ndarray) -> Normalization | None:
-  if first.dtype != np.uint8:
-    return None
+def _statistics(train: Arrays | Checked, first: Batch, given: Iterable[str]) -> dict[str, Normalization]:
+  """Return those of all arrays of bytes among the inputs, but for those that are given."""
+  images = [path for path in paths_below(["inputs"], first) if first[path].dtype == np.uint8 and first[path].ndim > 1]
+  images = [path for path in images if path not in given]
+  if not images:
+    return {}
   if isinstance(train, Arrays):
-    return byte_statistics(train.arrays["inputs"])
+    return {path: byte_statistics(train.arrays[path]) for path in images}
   count = min(len(train), _SAMPLE_FOR_STATISTICS)
-  return byte_statistics(train.read(np.arange(count) * len(train) // count)["inputs"])
+  sample = train.only(images).read(np.arange(count) * len(train) // count)
+  return {path: byte_statistics(sample[path]) for path in images}
 
 
-def _normalization(given: Any, channels: int) -> Normalization:
+def _normalizations(given: Any, first: Batch) -> dict[str, Normalization]:
+  """Return by path what is given for the inputs."""
+  if not isinstance(given, Mapping):
+    if "inputs" not in first:
+      below = ", ".join(map(repr, paths_below(["inputs"], first)))
+      what = f"the inputs are {below}" if below else "there are no inputs"
+      raise DataError(
+        f"normalization is for 'inputs', but {what}; give {{path: (means, deviations)}} for what lies below 'inputs'."
+        " Other keys are not normalized"
+      )
+    return {"inputs": _of_channels("normalization", given, first["inputs"].shape[-1])}
+  if unknown := [path for path in given if path not in paths_below(["inputs"], first)]:
+    known = ", ".join(map(repr, paths_below(["inputs"], first))) or "none"
+    raise DataError(f"normalization: {unknown[0]!r} is not an array of the inputs, which are {known}")
+  return {
+    path: _of_channels(f"normalization of {path}", pair, (first[path].shape[1:] or (1,))[-1])
+    for path, pair in given.items()
+  }
+
+
+def _of_channels(what: str, given: Any, channels: int) -> Normalization:
   try:
     mean, deviation = (np.atleast_1d(np.asarray(part, np.float64)) for part in given)
   except (TypeError, ValueError):
     mean = deviation = np.zeros((0, 0))
   if any(part.shape not in ((1,), (channels,)) or not np.isfinite(part).all() for part in (mean, deviation)):
-    raise DataError(f"normalization must be (means, deviations), each of {channels} numbers, one per channel")
+    raise DataError(f"{what} must be (means, deviations), each of {channels} numbers, one per channel")
   if not (deviation > 0).all():
-    raise DataError("normalization has a deviation that is not positive; give 1 for a constant channel")
+    raise DataError(f"{what} has a deviation that is not positive; give 1 for a constant channel")
   return tuple(map(float, mean)), tuple(map(float, deviation))

@@ -1,77 +1,124 @@
 """Arrays of a user's as batches have them; or what is wrong with them, and what to do."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import functools
+import operator
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trialbook.errors import DataError
-from trialbook.input_pipeline.source import Batch
+from trialbook.input_pipeline.source import EXAMPLE, IS_EXAMPLE, Batch, flat
 from trialbook.input_pipeline.split import evenly
 
 _NUMBERS_FOR_ROUNDING = 2**20
 
 
-def stacked(examples: Sequence[Any]) -> Batch:
-  """Return examples {key: array} as a batch {key: array [n, ...]} of the same keys. Raise DataError if that is
-  impossible."""
+class Converted(NamedTuple):
+  """Arrays as batches have them, by path; what is wrong; why arrays that nobody may need are not among them; and the
+  arrays of the batch as they were given."""
+
+  batch: Batch
+  problems: list[str]
+  left_out: dict[str, str]
+  given: Batch
+
+
+def stacked(examples: Sequence[Any], only: Collection[str] | None = None) -> dict[str, Any]:
+  """Return examples {key: array} as {path: array [n, ...]}; where arrays are ragged, as a list of n.
+
+  Args:
+    examples: dicts of the same keys, nested or not.
+    only: the paths that are needed; None: all.
+
+  Raises:
+    DataError: an example is no dict, or has other keys than the first.
+  """
   for example in examples:
     if not isinstance(example, Mapping):
       kind = type(example).__name__
       raise DataError(f'an example is a {kind}; it must be a dict of arrays, such as {{"inputs": x, "labels": y}}')
-    if problem := key_problem(example):
-      raise DataError(problem)
-  if any(example.keys() != examples[0].keys() for example in examples):
+  flattened = [by_path(example) for example in examples]
+  if only is not None:
+    flattened = [{path: example[path] for path in only if path in example} for example in flattened]
+  if any(example.keys() != flattened[0].keys() for example in flattened):
     raise DataError("the examples of a batch have different keys")
-  arrays = {key: [as_array(key, example[key]) for example in examples] for key in examples[0]}
-  for key, rows in arrays.items():
-    if len({row.shape for row in rows}) > 1:
-      raise DataError(f"{key} of a batch have different shapes; pad or crop them to one")
-  return {key: np.stack(rows) for key, rows in arrays.items()}
+  return {path: _stacked_rows(path, [example[path] for example in flattened]) for path in flattened[0]}
 
 
-def converted(arrays: Mapping[str, Any]) -> tuple[Batch, list[str]]:
+def _stacked_rows(path: str, rows: list[Any]) -> np.ndarray | list[Any]:
+  try:
+    arrays = [as_array(path, row) for row in rows]
+  except DataError:
+    return rows
+  return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else rows
+
+
+def by_path(arrays: Mapping[Any, Any]) -> dict[str, Any]:
+  """Return the values of a mapping, nested or not, by path such as `inputs/image`. Raise DataError for bad keys."""
+  found = flat(arrays)
+  if twice := [path for path in arrays if "/" in str(path) and isinstance(arrays.get(path.partition("/")[0]), Mapping)]:
+    raise DataError(f"has {twice[0]!r} as a key and as a path; rename one")
+  if problem := _problem_of_keys(tuple(found)):
+    raise DataError(problem)
+  return found
+
+
+# Asked for each example that is read one by one.
+@functools.lru_cache(maxsize=64)
+def _problem_of_keys(paths: tuple[str, ...]) -> str | None:
+  if not paths:
+    return "is empty: it must have arrays, such as 'inputs'"
+  for path in paths:
+    first = path.partition("/")[0]
+    if first in (EXAMPLE, IS_EXAMPLE, "mixing", "mixed_labels"):
+      return f"has {first!r}, which is a key of trialbook's own; rename it"
+    if not all(_KEY.fullmatch(part) for part in path.split("/")):
+      return f"has the key {path!r}; a key is letters, digits and underscores"
+    if above := [other for other in paths if path.startswith(f"{other}/")]:
+      return f"has both {above[0]!r} and {path!r}; an array cannot have others below it"
+  return None
+
+
+def converted(arrays: Mapping[str, Any], only: Iterable[str] | None = None) -> Converted:
   """Return arrays [n, ...] as batches have them, and what is wrong with them.
 
-  Inputs are uint8, float32 or int32, labels int32, targets float32 [n, k]. What is not finite is wrong.
+  Inputs are uint8, float32 or int32, labels int32, targets and weights float32. Arrays under other keys are bool,
+  uint8, int32 or float32, as they are given; what is something else is left out. What is not finite is wrong.
+
+  Args:
+    arrays: by key or path.
+    only: the paths that are needed; None: all.
   """
-  if problem := key_problem(arrays):
-    return {}, [problem]
-  found: Batch = {}
-  problems = []
-  for key, convert in _CONVERT.items():
-    if key in arrays:
-      try:
-        found[key] = convert(as_array(key, arrays[key]))
-      except DataError as error:
-        problems.append(str(error))
-  return found, problems
+  try:
+    given = by_path(arrays)
+  except DataError as error:
+    return Converted({}, [str(error)], {}, {})
+  found = Converted({}, [], {}, {})
+  for path in given if only is None else [path for path in only if path in given]:
+    key = path.partition("/")[0]
+    try:
+      array = as_array(path, given[path])
+      found.batch[path] = _CONVERT.get(key, _any)(path, array)
+      found.given[path] = array
+    except DataError as error:
+      if has_meaning(path):
+        found.problems.append(str(error))
+      else:
+        found.left_out[path] = str(error)
+  if not found.batch and not found.problems and only is None:
+    found.problems.extend(found.left_out.values())
+  return found
 
 
-def key_problem(keys: Mapping[str, Any]) -> str | None:
-  """Return what is wrong with the keys of a batch or an example, if anything is."""
-  missing = [] if "inputs" in keys else ["'inputs'"]
-  missing += [] if "labels" in keys or "targets" in keys else ["'labels' (or 'targets')"]
-  if unknown := [key for key in keys if key not in _CONVERT]:
-    if missing:
-      rest = ", and leave out the rest" if len(unknown) > len(missing) else ""
-      has, wrong = ", ".join(map(repr, keys)), ", ".join(map(repr, unknown))
-      return f"has {has}: rename {'them' if wrong == has else wrong} to {' and '.join(missing)}{rest}"
-    return (
-      f"has {', '.join(map(repr, unknown))}, but a batch carries only 'inputs' and either 'labels' or 'targets'."
-      " Leave it out, or put it into columns of 'targets' for a task of your own (task.name=my_task:MyTask)"
-    )
-  if missing or ("labels" in keys and "targets" in keys):
-    return f"must have 'inputs' and either 'labels' or 'targets'; it has {', '.join(map(repr, keys)) or 'nothing'}"
-  return None
+def has_meaning(path: str) -> bool:
+  """Return whether an array is, or is below, one of the keys that tasks of ours read."""
+  return path.partition("/")[0] in _CONVERT
 
 
 def as_array(key: str, value: Any) -> np.ndarray:
   """Return the value of a key as an array. Raise DataError if its rows are not of one shape."""
-  if isinstance(value, Mapping):
-    raise DataError(
-      f"{key} are a dict of {', '.join(map(repr, value))}; a model receives one array, so concatenate them"
-    )
   try:
     array = np.asarray(value)
   except ValueError:
@@ -83,6 +130,8 @@ def as_array(key: str, value: Any) -> np.ndarray:
 
 def _first_other_shape(rows: Any) -> str:
   first = None
+  if not isinstance(rows, Sequence | np.ndarray) or isinstance(rows, str):
+    return ""
   for number, row in enumerate(rows):
     try:
       shape = list(np.shape(row))
@@ -95,11 +144,13 @@ def _first_other_shape(rows: Any) -> str:
   return ""
 
 
-def _inputs(array: np.ndarray) -> np.ndarray:
-  if array.ndim < 2:
+def _inputs(path: str, array: np.ndarray) -> np.ndarray:
+  if path == "inputs" and array.ndim < 2:
     raise DataError(
       f"inputs have shape {array.shape}, but need an axis of examples and an axis of features; give inputs[:, None]"
     )
+  if path != "inputs":
+    return _any(path, array)
   if array.dtype == np.uint8:
     return array
   if array.dtype.kind in "iu":
@@ -111,11 +162,11 @@ def _inputs(array: np.ndarray) -> np.ndarray:
   raise DataError(f"inputs are {array.dtype}, but must be numbers (uint8, 32-bit integers or floats); {how}")
 
 
-def _labels(array: np.ndarray) -> np.ndarray:
+def _labels(path: str, array: np.ndarray) -> np.ndarray:
   if array.ndim == 0:
-    raise DataError("labels are a single number, but need an axis of examples")
+    raise DataError(f"{path} are a single number, but need an axis of examples")
   if array.dtype.kind in "iu":
-    return _as_int32("labels", array, NUMBER_THEM)
+    return _as_int32(path, array, NUMBER_THEM)
   how = NUMBER_THEM
   if array.dtype.kind == "b":
     how = "labels.astype(np.int32)"
@@ -125,24 +176,45 @@ def _labels(array: np.ndarray) -> np.ndarray:
       how = "they are one-hot, so give labels.argmax(axis=-1)"
     elif np.array_equal(array, np.rint(array)):
       how = "they are whole numbers, so give labels.astype(np.int32)"
-  raise DataError(f"labels are {array.dtype}, but must be 32-bit integers; {how}")
+  raise DataError(f"{path} are {array.dtype}, but must be 32-bit integers; {how}")
 
 
-def _targets(array: np.ndarray) -> np.ndarray:
+def _targets(path: str, array: np.ndarray) -> np.ndarray:
   if array.dtype.kind not in "iufb":
-    raise DataError(f"targets are {array.dtype}, but must be numbers; give classes as integer 'labels'")
-  if array.ndim not in (1, 2):
-    raise DataError(
-      f"targets are {array.dtype}{list(array.shape[1:])} for each example, but must be a row of numbers;"
-      " give targets.reshape(len(targets), -1)"
-    )
-  return _as_float32("targets", array.reshape(len(array), -1))
+    raise DataError(f"{path} are {array.dtype}, but must be numbers; give classes as integer 'labels'")
+  if array.ndim == 0:
+    raise DataError(f"{path} are a single number, but need an axis of examples")
+  return _as_float32(path, array)
 
 
-_CONVERT: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+def _weights(path: str, array: np.ndarray) -> np.ndarray:
+  if array.dtype.kind not in "iufb" or array.ndim == 0:
+    raise DataError(f"{path} are {array.dtype}{list(array.shape)}, but must be numbers, at least one for each example")
+  if (negative := np.argwhere(array < 0)).size:
+    where = f", first in example {negative[0][0]}" if len(array) > 1 else ""
+    raise DataError(f"{path} must not be negative{where}: {array[tuple(negative[0])]}; give 0 for what does not count")
+  return _as_float32(path, array)
+
+
+def _any(path: str, array: np.ndarray) -> np.ndarray:
+  if array.ndim == 0:
+    raise DataError(f"{path} are a single value, but need an axis of examples")
+  if array.dtype.kind == "b" or array.dtype == np.uint8:
+    return array
+  if array.dtype.kind in "iu":
+    return _as_int32(path, array, "give floats, or subtract the smallest")
+  if array.dtype.kind == "f":
+    return _as_float32(path, array)
+  kind = "text" if array.dtype.kind in "US" else str(array.dtype)
+  raise DataError(f"{path} are {kind}, but must be numbers or booleans; encode them as numbers")
+
+
+_KEY = re.compile(r"\w+")
+_CONVERT: Mapping[str, Callable[[str, np.ndarray], np.ndarray]] = {
   "inputs": _inputs,
   "labels": _labels,
   "targets": _targets,
+  "weights": _weights,
 }
 _EXACT = tuple(map(np.dtype, ("float16", "float32", "int8", "uint8", "int16", "uint16")))
 NUMBER_THEM = "number the classes from 0, the same in all splits: np.unique(labels, return_inverse=True)[1]"
@@ -173,14 +245,30 @@ def _as_float32(key: str, array: np.ndarray) -> np.ndarray:
   return found
 
 
-def label_problem(batch: Batch, num_classes: int | None) -> str | None:
+def as_ignore_label(given: Any) -> int | None:
+  """Return the label that does not count, if one is given. Raise DataError if it is no integer."""
+  if given is None:
+    return None
+  if isinstance(given, bool) or not hasattr(given, "__index__"):
+    raise DataError(f"ignore_label is {given!r}; it must be an integer, such as -1 or 255")
+  return operator.index(given)
+
+
+def label_problem(batch: Batch, num_classes: int | None, ignore_label: int | None = None) -> str | None:
   """Return what is wrong with the labels of a batch, int32 [n, ...], if anything is."""
   labels = batch.get("labels")
   if labels is None or num_classes is None or not labels.size or (labels.min() >= 0 and labels.max() < num_classes):
     return None
-  wrong = np.argwhere((labels < 0) | (labels >= num_classes))
+  is_wrong = (labels < 0) | (labels >= num_classes)
+  if ignore_label is not None:
+    is_wrong &= labels != ignore_label
+  wrong = np.argwhere(is_wrong)
+  if not len(wrong):
+    return None
   first = labels[tuple(wrong[0])]
-  how = "leave out such examples" if first < 0 else "correct the labels or num_classes"
+  how = "correct the labels or num_classes"
+  if first < 0:
+    how = f"leave out such examples, or say that such labels do not count: ignore_label={first}"
   if labels.min() == 1 and labels.max() == num_classes:
     how = "they start at 1, so give labels - 1"
   where = f" in example {wrong[0][0]}" if len(labels) > 1 else ""
@@ -192,7 +280,8 @@ def label_problem(batch: Batch, num_classes: int | None) -> str | None:
 
 def is_rounded(key: str, array: np.ndarray) -> bool:
   """Return whether conversion to float32 may round."""
-  return array.dtype.kind in {"inputs": "f", "labels": "", "targets": "iuf"}[key] and array.dtype not in _EXACT
+  kinds = {"labels": "", "targets": "iuf", "weights": "iuf"}.get(key.partition("/")[0], "f")
+  return array.dtype.kind in kinds and array.dtype not in _EXACT
 
 
 def rounding_warnings(given: Mapping[str, np.ndarray]) -> list[str]:

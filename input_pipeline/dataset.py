@@ -10,6 +10,7 @@ files, the host does enter, in place of the global position: see `trialbook.inpu
 import dataclasses
 import threading
 import time
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from trialbook.input_pipeline.fingerprint import Fingerprint, fingerprint
 from trialbook.input_pipeline.order import Order
 from trialbook.input_pipeline.permutation import permute
 from trialbook.input_pipeline.registry import AnyDataset
-from trialbook.input_pipeline.source import Arrays, Batch, Info, Source
+from trialbook.input_pipeline.source import EXAMPLE, IS_EXAMPLE, Arrays, Batch, Info, Source, paths_below
 from trialbook.input_pipeline.split import stratified_order
 from trialbook.input_pipeline.workers import Workers
 from trialbook.paths import PathError
@@ -57,10 +58,12 @@ class Dataset:
     self, source: Source, config: AnyDataset, *, seed: int, batch_size: int, host_index: int, host_count: int
   ):
     mixes = config.augmentation is not None and config.augmentation.mixup_alpha is not None
-    has_labels = source.info.num_classes is not None
-    self.info: Info = dataclasses.replace(source.info, mixes_labels=mixes and has_labels)
+    self.info: Info = dataclasses.replace(source.info, mixes_labels=mixes and "labels" in source.info.spec)
     self.warnings = source.warnings
     self._splits = source.splits
+    # What batches are read from: the same, or parts of it, see `keep`.
+    self._read = dict(source.splits)
+    self._kept: list[str] | None = None
     self._augmentation = config.augmentation
     self._seed = seed
     self._batch_size = batch_size
@@ -93,14 +96,34 @@ class Dataset:
       "host_count": host_count,
     }
 
+  def keep(self, paths: Iterable[str]) -> None:
+    """Leave everything else out of the batches from now on, so that it is neither gathered nor converted.
+
+    `fixed_examples` and fingerprints have all there is.
+
+    Args:
+      paths: of arrays; "inputs" keeps all below it, too. What augmentation works on is kept in any case.
+    """
+    changed = ["inputs"] if self._augmentation is not None else []
+    changed += ["labels"] if self.info.mixes_labels else []
+    self._kept = paths_below([*paths, *changed], self.info.spec)
+    self._read = {
+      split: one.only(self._kept) if isinstance(one, Arrays | Checked) else one for split, one in self._splits.items()
+    }
+    with self._starting:
+      self._load_again["keep"] = self._kept
+      # Those that have started make batches with everything.
+      if self._workers is not None:
+        self._workers.close()
+        self._workers = None
+
   def train_batch(self, step: int) -> Batch:
     """Return this host's contiguous slice of global batch `step`, in O(batch) from anywhere.
 
     Returns:
-      "inputs" [batch_size / host_count, *input_shape], and "labels" int32 [batch_size / host_count, *label_shape]
-      or "targets" float32 [batch_size / host_count, num_targets]; with mixup of labels also "mixed_labels", like
-      "labels", and "mixing" float32 [batch_size / host_count]: see `Augmentation.mixup_alpha`. The arrays are new
-      at each call and never written to later.
+      The arrays [batch_size / host_count, ...] of `Info.spec` by path, or those that `keep` has left; with mixup of
+      labels also "mixed_labels", like "labels", and "mixing" float32 [batch_size / host_count]: see
+      `Augmentation.mixup_alpha`. The arrays are new at each call and never written to later.
 
     Raises:
       ValueError: the step is negative, or so large that positions would not fit 63 bits.
@@ -110,7 +133,7 @@ class Dataset:
     if self._num_workers:
       return self._started_workers().train_batch(int(step))
     indices, positions, own = self._drawn(int(step))
-    return self._augmented(self._splits["train"].read(indices), positions, own)
+    return self._augmented(self._of("train", indices), positions, own)
 
   def timed_batch(self, step: int) -> tuple[Batch, dict[str, float]]:
     """Return the batch of `train_batch`, made in this process, and the seconds that each stage took: read, decode,
@@ -118,11 +141,11 @@ class Dataset:
 
     Stages that there are not are left out: only what comes out of record files is decoded apart from being read.
     """
-    split = self._splits["train"]
+    split = self._read["train"]
     files: RecordFiles | None = getattr(split.split if isinstance(split, Checked) else split, "files", None)
     indices, positions, own = self._drawn(step)
     in_files, started = files.read_seconds if files else 0.0, time.perf_counter()
-    batch = split.read(indices)
+    batch = self._of("train", indices)
     whole = time.perf_counter() - started
     seconds = {"read": whole}
     if files:
@@ -143,18 +166,19 @@ class Dataset:
     """Return this host's contiguous slice of global evaluation batch `index` of a split, never augmented.
 
     The examples come in stored order (a part of them in a fixed random order), each exactly once; the last
-    batch is filled up with zeros of weight 0.
+    batch is filled up with zeros.
 
     Args:
       index: 0 <= index < num_eval_batches(split, batch_size, examples).
-      split: "train", "validation" or "test".
+      split: "train", "validation", "test" or another of `Info.examples`.
       batch_size: global, a multiple of the number of hosts; may be larger than the split.
       examples: evaluate this many examples of the split only, a random choice that is always the same,
         whatever the seed, and of which a smaller one is a part; where a split in memory has classes, each class
         has its share to within one example. All of them, if the split has no more.
 
     Returns:
-      As `train_batch`, and "weights" float32: 1 for an example, 0 for padding.
+      As `train_batch`, without what augmentation adds, and with "is_example" bool, false for padding, and "example"
+      uint32: a number that each example of a split has for itself, whatever the batch size.
 
     Raises:
       IndexError: there is no such batch.
@@ -171,17 +195,22 @@ class Dataset:
     size = self.info.examples[split]
     if count < size:
       order = self._subset(split, count)[order]
-    batch = self._splits[split].read(order)
-    batch["weights"] = np.ones(len(order), np.float32)
+    batch = self._of(split, order)
+    batch[IS_EXAMPLE] = np.ones(len(order), bool)
+    batch[EXAMPLE] = (order + zlib.crc32(split.encode())).astype(np.uint32)
     missing = local - len(order)
     return {key: _fill_up(value, missing) for key, value in batch.items()} if missing else batch
 
   def fixed_examples(self, split: str, count: int) -> tuple[np.ndarray, Batch]:
-    """Return indices int64 [n] and examples [n, ...] of the fixed part of a split that `eval_batch` has for a count."""
+    """Return indices int64 [n] and examples [n, ...] of the fixed part of a split that `eval_batch` has for a count.
+
+    An array that cannot be read is left out, if it is none that tasks of ours read.
+    """
     count = self._num_eval_examples(split, count)
     whole = count == self.info.examples[split]
     indices = np.arange(count) if whole else self._subset(split, count)
-    return indices, self._splits[split].read(indices)
+    examples = self._splits[split]
+    return indices, examples.read_leniently(indices) if isinstance(examples, Checked) else examples.read(indices)
 
   def fingerprints(self, splits: Iterable[str]) -> dict[str, Fingerprint]:
     """Return the fingerprints of those of these splits that exist, see `trialbook.input_pipeline.fingerprint`; made
@@ -193,6 +222,10 @@ class Dataset:
       if split in self._splits and split not in self._fingerprints:
         self._fingerprints[split] = fingerprint(self._splits[split])
     return {split: found for split in splits if (found := self._fingerprints.get(split)) is not None}
+
+  def _of(self, split: str, indices: np.ndarray) -> Batch:
+    batch = self._read[split].read(indices)
+    return batch if self._kept is None else {path: batch[path] for path in self._kept}
 
   def _make_block(self, number: int) -> _Block:
     first_step = number * self._steps_per_block
@@ -268,7 +301,15 @@ class Dataset:
     return size if examples is None else min(examples, size)
 
 
-def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0, host_count: int = 1) -> Dataset:
+def load(
+  config: AnyDataset,
+  *,
+  seed: int,
+  batch_size: int,
+  host_index: int = 0,
+  host_count: int = 1,
+  keep: Iterable[str] | None = None,
+) -> Dataset:
   """Read a dataset into memory, or open its files if it need not fit.
 
   Args:
@@ -277,6 +318,7 @@ def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0,
     batch_size: examples in a global training batch, a multiple of `host_count`.
     host_index: which slice of each batch this host gets.
     host_count: how many hosts share a batch.
+    keep: as `Dataset.keep`; None: everything.
 
   Raises:
     DataError: the data is absent or broken (with every problem and the command that helps), or the batch
@@ -294,19 +336,34 @@ def load(config: AnyDataset, *, seed: int, batch_size: int, host_index: int = 0,
   if getattr(config, "sharding", "global") == "files" and source.info.examples["train"] < host_count:
     examples = source.info.examples["train"]
     raise DataError(f"dataset {source.info.name}: {examples} train examples cannot be shared among {host_count} hosts")
-  return Dataset(source, config, seed=seed, batch_size=batch_size, host_index=host_index, host_count=host_count)
+  dataset = Dataset(source, config, seed=seed, batch_size=batch_size, host_index=host_index, host_count=host_count)
+  if keep is not None:
+    dataset.keep(keep)
+  return dataset
 
 
 def _check_augmentation(augmentation: Augmentation, info: Info) -> None:
   problem = None
-  if augmentation.changes_images and len(info.input_shape) != 3:
+  inputs = f"have shape {info.input_shape}"
+  if info.input_shape is None:
+    inputs = f"are {', '.join(map(repr, paths_below(['inputs'], info.spec))) or 'not there'}"
+    problem = "only inputs that are one array can be augmented"
+  elif augmentation.changes_images and len(info.input_shape) != 3:
     problem = "only images (height, width, channels) can be cropped, flipped and erased"
+  elif augmentation.changes_images and (others := _of_pixels(info)):
+    problem = f"{', '.join(others)} would not be cropped and flipped with them"
   elif augmentation.mixup_alpha is not None and info.input_dtype not in ("uint8", "float32"):
     problem = f"mixup needs numbers, not symbols ({info.input_dtype})"
   if problem:
-    raise DataError(
-      f"dataset.augmentation: inputs of {info.name} have shape {info.input_shape}; {problem}; set it to None"
-    )
+    raise DataError(f"dataset.augmentation: inputs of {info.name} {inputs}; {problem}; set it to None")
+  if augmentation.mixup_alpha is not None and not {"labels", "targets"} & info.spec.keys():
+    raise DataError(f"dataset.augmentation.mixup_alpha: {info.name} has neither labels nor targets; set it to None")
+
+
+def _of_pixels(info: Info) -> list[str]:
+  """Return the arrays beside the inputs that have a value for each of their pixels."""
+  assert info.input_shape is not None
+  return [path for path, (shape, _) in info.spec.items() if path != "inputs" and shape[:2] == info.input_shape[:2]]
 
 
 def _fill_up(array: np.ndarray, missing: int) -> np.ndarray:

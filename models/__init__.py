@@ -6,6 +6,7 @@ from flax import linen, nnx
 from pydantic import Discriminator, Tag
 
 from trialbook.models import cnn, mlp, plugin, resnet, transformer, vit, wide_resnet
+from trialbook.models.call_modes import Call
 from trialbook.models.cnn import Cnn, CnnConfig
 from trialbook.models.mlp import Mlp, MlpConfig
 from trialbook.models.plugin import PluginConfig
@@ -58,7 +59,12 @@ def problems(config: ModelConfig) -> list[str]:
 
 
 def build(
-  config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs, input_dtype: str = "float32"
+  config: ModelConfig,
+  *,
+  input_shape: tuple[int, ...] | None,
+  num_outputs: int | None,
+  rngs: nnx.Rngs,
+  example: Call | None = None,
 ) -> nnx.Module:
   """Make the model that a config names, with float32 parameters; meant for `jax.jit` or `nnx.eval_shape`.
 
@@ -70,19 +76,22 @@ def build(
 
   Args:
     config: the model's settings.
-    input_shape: of one example.
-    num_outputs: classes, regression targets, or tokens of the vocabulary.
+    input_shape: of one example; None if a plug-in is called with something else than one array.
+    num_outputs: classes, regression targets, or tokens of the vocabulary; None if the task does not say.
     rngs: the streams `params` and `dropout`.
-    input_dtype: of the inputs; only a Linen module, which is made from an example, needs to know.
+    example: the call for one example; only a Linen module, which is made from it, needs it.
 
   Raises:
     ValueError: the model does not accept inputs of that shape, or `problems(config)` is not empty.
   """
   shapes = {"input_shape": input_shape, "num_outputs": num_outputs}
   if isinstance(config, PluginConfig):
-    return plugin.build(config, **shapes, rngs=rngs, input_dtype=input_dtype)
+    return plugin.build(config, **shapes, rngs=rngs, example=example)
   if found := problems(config):
     raise ValueError("\n".join(found))
+  if input_shape is None or num_outputs is None:
+    missing = "calls it with something else" if input_shape is None else "has no num_outputs"
+    raise ValueError(f"{config.name} maps one array to one array, but the task {missing}; name a model of your own")
   _, module = MODELS[config.name]
   return module(config, **shapes, rngs=rngs)
 

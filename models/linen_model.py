@@ -2,51 +2,55 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from trialbook.models.call_modes import MODES, mode_arguments
+from trialbook.models.call_modes import MODES, Call, mode_arguments
 
 _MOST_AXES = 8
 """Maximum number of axis names that a model may ask for; each is found by one more try."""
 
 
 class LinenModel(nnx.Module):
-  """A Linen module, called `model(inputs, train=bool)` as NNX models are.
+  """A Linen module, called `model(..., train=bool)` with whatever arguments it takes.
 
   Parameters are named as Linen names them (`Dense_0/kernel`), the variables of another collection below its name
-  (`batch_stats/BatchNorm_0/mean`). In training all collections but the parameters are mutable; what is sown is dropped.
-  Whichever streams of randomness the module asks for, it gets them from `rngs`.
+  (`batch_stats/BatchNorm_0/mean`). In training all collections but the parameters are mutable. What it sows becomes
+  `nnx.Intermediate` of this model, named by its path (`Block_0/balance`), or by its collection too
+  (`intermediates/kernel`) if the model has something else of that name. Whichever streams of randomness the module asks
+  for, it gets them from `rngs`.
 
   Axis names, as in `BatchNorm(axis_name="batch")`, are bound to an axis of size one. A step is compiled for the global
   batch, so statistics over it are synchronised already.
 
   Args:
     module: not bound.
-    inputs: [B, ...], as the model will be given them; only their shape and dtype count.
+    example: the arguments of a call; only their shapes and dtypes count.
     rngs: with the streams `params`, `dropout` and `default`.
 
   Raises:
     ValueError: if the module keeps a collection whose name is that of a submodule.
   """
 
-  def __init__(self, module: linen.Module, inputs: jax.Array, *, rngs: nnx.Rngs):
+  def __init__(self, module: linen.Module, example: Call, *, rngs: nnx.Rngs):
     self._module = module
     self._rngs = rngs.fork()
     self._axes: tuple[str, ...] = ()
     modes: dict[str, Any] = dict(mode_arguments(type(module).__call__, train=False))
     keys = {name: stream() for name, stream in self._rngs.items()}
 
-    def init(inputs: jax.Array) -> Mapping[str, Any]:
-      return self._in_mode(train=False).init(keys, inputs, **modes)
+    def init(call: Call) -> Mapping[str, Any]:
+      return self._in_mode(train=False).init(keys, *call.args, mutable=True, **call.kwargs, **modes)
 
-    variables = dict(linen.meta.unbox(self._bound(init, inputs)))
+    variables = dict(linen.meta.unbox(self._bound(init, example)))
     params = variables.pop("params", {})
-    variables = {name: tree for name, tree in variables.items() if not _is_sown(tree)}
+    # What is sown in training only is not there yet.
+    self._sown = tuple(dict.fromkeys(("intermediates", *(name for name, tree in variables.items() if _is_sown(tree)))))
+    variables = {name: tree for name, tree in variables.items() if name not in self._sown}
     self._params, self._collections = tuple(params), tuple(variables)
     if taken := sorted({*self._params} & {*self._collections}):
       raise ValueError(f"{taken[0]!r} is both a submodule and a collection of variables; rename the submodule")
@@ -56,26 +60,30 @@ class LinenModel(nnx.Module):
       kind = nnx.BatchStat if name == "batch_stats" else nnx.Variable
       setattr(self, name, nnx.data(jax.tree.map(kind, tree)))
 
-  def __call__(self, inputs: jax.Array, *, train: bool) -> Any:
-    """Return the outputs for inputs [B, ...]."""
+  def __call__(self, *args: Any, train: bool, method: str | None = None, **kwargs: Any) -> Any:
+    """Return the outputs of the module, or of the method of that name, for these arguments."""
     values = {name: _values(getattr(self, name)) for name in (*self._params, *self._collections)}
     variables = {name: values[name] for name in self._collections}
     variables["params"] = {name: values[name] for name in self._params}
     keys = {name: stream() for name, stream in self._rngs.items()}
     module = self._in_mode(train=train)
-    modes: dict[str, Any] = dict(mode_arguments(type(self._module).__call__, train=train))
-    mutable = list(self._collections) if train and self._collections else False
+    called = getattr(type(self._module), method or "__call__")
+    kwargs |= {name: value for name, value in mode_arguments(called, train=train).items() if name not in kwargs}
+    mutable = [*(self._collections if train else ()), *self._sown]
 
-    def apply(variables: Mapping[str, Any], inputs: jax.Array) -> Any:
-      return module.apply(variables, inputs, rngs=keys, mutable=mutable, **modes)
+    def apply(variables: Mapping[str, Any], call: Call) -> Any:
+      return module.apply(variables, *call.args, rngs=keys, mutable=mutable, method=method, **call.kwargs)
 
-    found = self._bound(apply, variables, inputs)
-    if not mutable:
-      return found
-    outputs, after = found
+    outputs, after = self._bound(apply, variables, Call(*args, **kwargs))
     for name, tree in after.items():
-      own = getattr(self, name)
-      jax.tree.map(lambda variable, value: variable.set_value(value), own, dict(tree), is_leaf=_is_variable)
+      if name in self._sown:
+        for path, value in _sown_values(tree):
+          is_free = isinstance(getattr(self, path, None), nnx.Intermediate | None)
+          for one in value:
+            self.sow(nnx.Intermediate, path if is_free else f"{name}/{path}", one)
+      else:
+        own = getattr(self, name)
+        jax.tree.map(lambda variable, value: variable.set_value(value), own, dict(tree), is_leaf=_is_variable)
     return outputs
 
   def _in_mode(self, *, train: bool) -> linen.Module:
@@ -99,6 +107,11 @@ class LinenModel(nnx.Module):
     raise ValueError(f"the module names more than {_MOST_AXES} axes: {', '.join(self._axes)}")
 
 
+def kind_of(model: nnx.Module) -> type:
+  """Return the class that the user has written: of the Linen module, if the model is one."""
+  return type(model._module if isinstance(model, LinenModel) else model)
+
+
 def _with_axes(call: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
   """Return the call inside one axis of size one for each name."""
   return functools.reduce(_with_axis, axes, call)
@@ -107,6 +120,15 @@ def _with_axes(call: Callable[..., Any], axes: tuple[str, ...]) -> Callable[...,
 def _with_axis(call: Callable[..., Any], axis: str) -> Callable[..., Any]:
   mapped = jax.vmap(lambda _, arguments: call(*arguments), in_axes=(0, None), axis_name=axis)
   return lambda *arguments: jax.tree.map(lambda x: x[0], mapped(jnp.zeros(1), arguments))
+
+
+def _sown_values(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
+  """Yield path and values of what was sown, in the order of calls."""
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _sown_values(value, f"{prefix}{name}/")
+    else:
+      yield f"{prefix}{name}", value if isinstance(value, tuple) else (value,)
 
 
 def _values(tree: Any) -> Any:

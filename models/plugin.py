@@ -1,8 +1,10 @@
 """Models from outside the repository, which need to import nothing of ours: Flax NNX and Linen."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,8 +12,8 @@ from flax import linen, nnx
 from pydantic import Field, JsonValue
 
 from trialbook.import_attribute import PluginError, import_attribute
-from trialbook.models.call_modes import mode_arguments
-from trialbook.models.linen_model import LinenModel
+from trialbook.models.call_modes import Call, mode_arguments
+from trialbook.models.linen_model import LinenModel, kind_of
 from trialbook.naming import nearest
 from trialbook.settings import Settings, Static, Traced
 
@@ -25,13 +27,15 @@ GIVEN = (*OUTPUTS, *INPUTS, "input_shape", "rngs")
 class PluginConfig(Settings):
   """A model named as "module:Name": a class, or a function or `functools.partial` that returns a model.
 
-  It is a Flax NNX or Linen module, called `model(inputs) -> outputs[batch, num_outputs]`. If its call has an argument
-  `train`, `training`, `is_training`, `deterministic`, `use_running_average` or `inference`, it is passed by keyword; an
-  NNX module's `train()` or `eval()` is called before. Its constructor is given what it has a parameter for of
-  `num_classes` (or `num_outputs`, `n_classes`, `num_labels`, `out_features`), `in_features` (or `in_channels`: the last
-  axis of an example), `input_shape` (of an example) and `rngs`, beside the settings in `kwargs`. A Linen module may be
-  named itself, too; then `kwargs` replace its attributes. `traced` holds settings that never recompile; an NNX model's
-  layers read them by name, as `models.dropout.Dropout("dropout_rate")` does, and the constructor does not see them.
+  It is a Flax NNX or Linen module. The task says what it is called with (`inputs`, if it does not say), and receives
+  what it returns. If its call has an argument `train`, `training`, `is_training`, `deterministic`,
+  `use_running_average` or `inference`, it is passed by keyword; an NNX module's `train()` or `eval()` is called before.
+  Its constructor is given what it has a parameter for of `num_classes` (or `num_outputs`, `n_classes`, `num_labels`,
+  `out_features`), `in_features` (or `in_channels`: the last axis of an example), `input_shape` (of an example) and
+  `rngs`, beside the settings in `kwargs`. A Linen module may be named itself, too; then `kwargs` replace its
+  attributes. `traced` holds settings that never recompile: those that the call has an argument for are passed to it; an
+  NNX model's layers read others by name, as `models.dropout.Dropout("dropout_rate")` does. The constructor does not see
+  them.
   """
 
   name: Static[str] = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
@@ -73,25 +77,29 @@ def problems(config: PluginConfig) -> list[str]:
       f"model.kwargs.{name}: {type(found).__name__} has no attribute {name!r}{nearest(name, fields)}"
       for name in config.kwargs
       if name not in fields
-    ] + _call_problems(type(found), config)
+    ]
   return [
     *_constructor_problems(found, config),
     *(_call_problems(found, config) if inspect.isclass(found) else []),
-    *_linen_problems(found, config),
   ]
 
 
 def build(
-  config: PluginConfig, *, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs, input_dtype: str = "float32"
+  config: PluginConfig,
+  *,
+  input_shape: tuple[int, ...] | None,
+  num_outputs: int | None,
+  rngs: nnx.Rngs,
+  example: Call | None = None,
 ) -> nnx.Module:
   """Make the model; a constructor with `**kwargs` is given `num_classes`, `input_shape` and `rngs` at least.
 
   Args:
     config: the model's settings.
-    input_shape: of one example.
-    num_outputs: size of the last axis of the outputs.
+    input_shape: of one example; None if it is not one array.
+    num_outputs: size of the last axis of the outputs; None if the task does not say.
     rngs: the streams `params`, `dropout` and `default`.
-    input_dtype: of the inputs, for a Linen module, which is made from an example.
+    example: arguments of a call for one example, for a Linen module; None: zeros of `input_shape`.
 
   Raises:
     PluginError: `problems(config)` is not empty, or what a function returned is not a model.
@@ -103,9 +111,24 @@ def build(
     changes: dict[str, Any] = dict(config.kwargs)
     made = factory.clone(**changes)
   else:
-    made = factory(**config.kwargs, **_given(factory, config, input_shape, num_outputs, rngs))
+    given = _given(factory, config, input_shape, num_outputs, rngs)
+    if missing := [name for name in _required(factory) if name not in (*given, *config.kwargs)]:
+      mend = "give it as model.kwargs." + missing[0]
+      if missing[0] in OUTPUTS:
+        mend += ", or let the task say it: def num_outputs(self, info)"
+      raise PluginError(
+        f"model.name {config.name!r}: needs {missing[0]!r}, which the task does not give; {mend}{_place(factory)}"
+      )
+    made = factory(**config.kwargs, **given)
   if isinstance(made, linen.Module):
-    made = LinenModel(made, jnp.zeros((1, *input_shape), input_dtype), rngs=rngs)
+    if example is None:
+      example = Call(jnp.zeros((1, *(input_shape or ()))))
+    function = type(made).__call__
+    traced = {name: jnp.zeros(()) for name in config.traced if _takes(function, name)}
+    example = Call(*example.args, **example.kwargs, **traced)
+    modes = {name: value for name, value in mode_arguments(function, train=False).items() if name not in example.kwargs}
+    _check_call(function, type(made), Call(*example.args, **example.kwargs, **modes))
+    made = LinenModel(made, example, rngs=rngs)
   if not isinstance(made, nnx.Module):
     raise PluginError(
       f"model.name {config.name!r}: returned a {type(made).__name__}; it must return a Flax NNX or Linen module"
@@ -115,31 +138,97 @@ def build(
   return made
 
 
-def call(model: nnx.Module, inputs: Any, *, train: bool) -> Any:
-  """Call a model in training or in evaluation, in the way that it has for that; return its outputs."""
+def call(
+  model: nnx.Module, arguments: Call, *, train: bool, traced: Mapping[str, Any] = MappingProxyType({}), method: str = ""
+) -> Any:
+  """Call a model in training or in evaluation, in the way that it has for that; return its outputs.
+
+  Args:
+    model: an NNX module, or a `LinenModel`.
+    arguments: of the call, but for the mode.
+    train: whether it is in training.
+    traced: settings by name; those that the call has an argument for are passed.
+    method: of the model to call; "": the model itself.
+
+  Raises:
+    PluginError: the model does not take these arguments.
+  """
   # By way of the class, since an attribute of the model may be named so.
   (type(model).train if train else type(model).eval)(model)
-  modes = mode_arguments(_call(type(model)), train=train)
-  return model(inputs, **modes)  # pyright: ignore[reportCallIssue]
+  kind = kind_of(model)
+  function = getattr(kind, method, None) if method else _call(kind)
+  if function is None:
+    methods = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
+    raise PluginError(f"model.name: {kind.__name__} has no method {method!r}{nearest(method, methods)}{_place(kind)}")
+  given = {name: value for name, value in traced.items() if _takes(function, name)}
+  if twice := given.keys() & arguments.kwargs.keys():
+    name = min(twice)
+    raise PluginError(
+      f"model.traced.{name}: the task's model_inputs gives {name!r} as well; leave one of them out{_place(function)}"
+    )
+  modes = {name: value for name, value in mode_arguments(function, train=train).items() if name not in arguments.kwargs}
+  _check_call(function, kind, Call(*arguments.args, **{**arguments.kwargs, **given, **modes}))
+  if isinstance(model, LinenModel):
+    return model(*arguments.args, train=train, method=method or None, **arguments.kwargs, **given)
+  return function(model, *arguments.args, **arguments.kwargs, **given, **modes)
+
+
+def _check_call(function: Callable[..., Any], kind: type, arguments: Call) -> None:
+  """Raise PluginError if a model, or one of its methods, does not take these arguments."""
+  try:
+    inspect.signature(function).bind(None, *arguments.args, **arguments.kwargs)
+  except TypeError as error:
+    name = getattr(function, "__name__", "__call__")
+    method = "" if name == "__call__" else f".{name}"
+    raise PluginError(
+      f"model.name: {kind.__name__}{method}{inspect.signature(function)} cannot be called with {arguments}: {error}."
+      f" The task's model_inputs says what a model is called with: Call(batch[...], name=...){_place(function)}"
+    ) from None
+
+
+def passed_settings(model: nnx.Module, names: Iterable[str]) -> list[str]:
+  """Return those of the traced settings that the call of a model has an argument for."""
+  function = _call(kind_of(model))
+  return [name for name in names if _takes(function, name)]
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+  parameter = inspect.signature(function).parameters.get(name)
+  return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
 
 
 def _given(
-  factory: Callable[..., Any], config: PluginConfig, input_shape: tuple[int, ...], num_outputs: int, rngs: nnx.Rngs
+  factory: Callable[..., Any],
+  config: PluginConfig,
+  input_shape: tuple[int, ...] | None,
+  num_outputs: int | None,
+  rngs: nnx.Rngs,
 ) -> dict[str, Any]:
   """Return the arguments that a constructor is given.
 
   Beside `num_classes`, `input_shape` and `rngs`, a name such as `out_features` is given only if it has no default: a
   default says that it means something else.
   """
-  values = dict.fromkeys(OUTPUTS, num_outputs) | dict.fromkeys(INPUTS, input_shape[-1] if input_shape else 1)
-  values |= {"input_shape": input_shape, "rngs": rngs}
+  values: dict[str, Any] = {"rngs": rngs}
+  if num_outputs is not None:
+    values |= dict.fromkeys(OUTPUTS, num_outputs)
+  if input_shape is not None:
+    values |= dict.fromkeys(INPUTS, input_shape[-1] if input_shape else 1) | {"input_shape": input_shape}
+  if taken := [name for name in ALWAYS if name in values and name in config.kwargs]:
+    raise PluginError(f"model.kwargs.{taken[0]}: the model already receives {taken[0]}; leave it out")
   parameters, (keywords, takes_any) = _parameters(factory), _keywords(factory)
   wanted = [name for name in keywords if name in ALWAYS or parameters[name].default is inspect.Parameter.empty]
   return {
     name: values[name]
-    for name in GIVEN
+    for name in values
     if (name in wanted or (takes_any and name in ALWAYS)) and name not in config.kwargs
   }
+
+
+def _required(factory: Callable[..., Any]) -> list[str]:
+  """Return the names of the arguments that have no default."""
+  kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+  return [name for name, one in _parameters(factory).items() if one.default is one.empty and one.kind in kinds]
 
 
 def _constructor_problems(factory: Callable[..., Any], config: PluginConfig) -> list[str]:
@@ -148,8 +237,8 @@ def _constructor_problems(factory: Callable[..., Any], config: PluginConfig) -> 
   keywords, takes_any = _keywords(factory)
   settings = [name for name in keywords if name not in GIVEN]
   for name in config.kwargs:
-    if name in ALWAYS:
-      found.append(f"model.kwargs.{name}: the model already receives {name}; leave it out")
+    if name == "rngs":
+      found.append("model.kwargs.rngs: the model already receives rngs; leave it out")
     elif name not in keywords and not takes_any:
       found.append(f"model.kwargs.{name}: {name_of} has no argument {name!r}{nearest(name, settings)}")
   for name, parameter in _parameters(factory).items():
@@ -166,26 +255,22 @@ def _constructor_problems(factory: Callable[..., Any], config: PluginConfig) -> 
 
 
 def _call_problems(model: type, config: PluginConfig) -> list[str]:
-  wanted = "callable as model(inputs), or with a flag for training such as train=bool"
-  call = _call(model)
-  if call is None:
-    return [f"model.name {config.name!r}: has no __call__; it must be {wanted}"]
-  try:
-    inspect.signature(call).bind("self", "inputs", **mode_arguments(call, train=True))
-  except TypeError as error:
-    return [f"model.name {config.name!r}: must be {wanted}: {error}"]
+  if _call(model) is None:
+    return [f"model.name {config.name!r}: has no __call__; it must be callable, such as model(inputs)"]
   return []
-
-
-def _linen_problems(factory: Any, config: PluginConfig) -> list[str]:
-  if not config.traced or not (inspect.isclass(factory) and issubclass(factory, linen.Module)):
-    return []
-  return [f"model.traced.{name}: layers of Linen read no traced settings; give model.kwargs" for name in config.traced]
 
 
 def _call(model: type) -> Any:
   """Return `__call__` as its class has it; that of a class without one would be its metaclass's."""
   return next((vars(base)["__call__"] for base in model.__mro__ if "__call__" in vars(base)), None)
+
+
+def _place(code: Any) -> str:
+  """Return file and line of a class or function, for a message."""
+  with contextlib.suppress(TypeError, OSError):
+    code = inspect.unwrap(code)
+    return f" ({inspect.getsourcefile(code)}, line {inspect.getsourcelines(code)[1]})"
+  return ""
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -26,7 +26,7 @@ ROOMS = {
     "tuning/importers": {"tuning", "tuning/space"},
     "tuning/reporting": {"tuning", "tuning/findings", "tuning/findings/statistics", "tuning/space"},
   },
-  "experiments": {"experiments/studies": {"experiments"}},
+  "experiments": {"experiments/algoperf": set(), "experiments/studies": {"experiments", "experiments/algoperf"}},
 }
 """Rooms, each with its inner rooms and what these may import within the room."""
 MAY_IMPORT = {

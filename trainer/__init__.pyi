@@ -15,6 +15,8 @@ from .loading import TrainedModel as TrainedModel
 from .loading import load as load
 from .program import Programs as Programs
 from .program import static_key as static_key
+from .task_values import Mean as Mean
+from .task_values import Sum as Sum
 from .train import run as run
 from .workdir.results import RunResult as RunResult
 from .workdir.results import read_result as read_result

@@ -1,6 +1,6 @@
 """Evaluation of a checkpoint of a run.
 
-  trialbook evaluate WORKDIR [--step=best|last|NUMBER] [--split=validation|test|train_subset]
+  trialbook evaluate WORKDIR [--step=best|last|NUMBER] [--split=SPLIT]
 
 Prints one JSON object: the step, and the metrics of the split. Exit codes as for `trialbook train`.
 """
@@ -11,14 +11,17 @@ from typing import Any
 import jax
 from absl import logging
 
+from trialbook.errors import UserError
 from trialbook.input_pipeline import load
 from trialbook.trainer import preflight, sharding
 from trialbook.trainer.checkpoints.storage import find_step
 from trialbook.trainer.compilation_cache import enable_compilation_cache
 from trialbook.trainer.config import MeshSettings
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
+from trialbook.trainer.evaluation_schedule import TRAIN_SUBSET
 from trialbook.trainer.loading import restore_weights
-from trialbook.trainer.program import Programs, program_settings
+from trialbook.trainer.program import Programs
+from trialbook.trainer.train_step import program_settings
 from trialbook.trainer.workdir import existing_run
 from trialbook.trainer.workdir.existing_run import stored_config
 
@@ -35,7 +38,10 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   fits = jax.device_count() % config.mesh.fsdp == 0
   mesh = sharding.make_mesh(config.mesh if fits else MeshSettings())
   preflight.check_divisible(config, mesh, training=False)
+  if split != TRAIN_SUBSET and split not in dataset.info.examples:
+    raise UserError(f"there is no split {split!r}; dataset {dataset.info.name} has {', '.join(dataset.info.examples)}")
   program = Programs().get(config, config.task.build(config.dataset), dataset.info, mesh, training=False)
+  dataset.keep(program.task.dataset_paths)
   program.compile()
   weights = restore_weights(workdir, number, evaluated_weights(config, program.state_template))
   settings = sharding.put_replicated(mesh, program_settings(config))

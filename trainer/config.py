@@ -184,7 +184,8 @@ class Config(Settings):
     batch_size: examples in a training batch over all devices.
     seed: of everything random in the run: initialization, order of the data, augmentation, dropout.
     gradient_accumulation: number of parts in which a batch is taken, one after the other (PB-08). The gradient is the
-      same, with less memory and no throughput gained. Batch norm normalizes each part, and dropout draws for each.
+      same, with less memory and no throughput gained. Batch norm normalizes each part, and dropout draws for each; so
+      does a loss that compares examples, and a model that changes its variables in a call does so for each.
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
     parameter_groups: parameters with a learning rate of their own, or frozen, by name.
     warm_start: where initial parameters come from; None: all are drawn.

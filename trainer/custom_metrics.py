@@ -1,17 +1,19 @@
 """Metrics of the user's own: functions of a whole split, which need not be means over examples.
 
-A function `module:function` in `evaluation.metrics` is called with outputs [N, ...] and a mapping of what else the
-batches of an evaluation have, such as labels [N], each example once and in order, whatever the batches and hosts.
+A function `module:function` in `evaluation.metrics` is called with outputs [N, ...] (or a tree of such arrays, as the
+model returns them) and a mapping of what else the batches of an evaluation have, such as labels [N], each example once
+and in order, whatever the batches and hosts.
 It returns a number, which is recorded as `validation/function`. `area_under_curve` is an example.
 """
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from trialbook.errors import UserError
 from trialbook.import_attribute import PluginError, import_attribute
+from trialbook.input_pipeline.source import nested
 from trialbook.trainer.config import Config
 from trialbook.trainer.user_code_errors import explained
 
@@ -47,17 +49,15 @@ def names(config: Config) -> list[str]:
   return [path.rpartition(":")[2] for path in config.evaluation.metrics]
 
 
-def compute(config: Config, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """Return the metrics of one split; `rows` has outputs, weights (0 for padding) and labels or targets of its batches.
+def compute(config: Config, rows: Mapping[str, Any]) -> dict[str, float]:
+  """Return the metrics of one split; `rows` has the outputs, and the batch without inputs by path.
 
   Raises:
     UserError: if a function raises, or returns something else than a number.
   """
   if not rows:
     return {}
-  there = rows["weights"] > 0
-  batch = {name: array[there] for name, array in rows.items() if name != "weights"}
-  outputs = batch.pop("outputs")
+  outputs, batch = rows["outputs"], nested(rows["batch"])
   values = {}
   for name, function in load(config)[0].items():
     with explained(f"evaluation.metrics {name!r}"):

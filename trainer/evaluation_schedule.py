@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from trialbook.input_pipeline import Info
   from trialbook.trainer.config import Config
 
 TRAIN_SUBSET = "train_subset"
@@ -23,6 +24,10 @@ def checkpoint_due(config: "Config", step: int) -> bool:
   return step == config.max_train_steps or step % (evaluations * config.evaluation.every_steps) == 0
 
 
-def evaluated_splits(config: "Config") -> list[str]:
-  """Return the splits that are evaluated periodically."""
-  return [TRAIN_SUBSET, "validation"] if config.evaluation.train_examples else ["validation"]
+def evaluated_splits(config: "Config", info: "Info | None" = None) -> list[str]:
+  """Return the splits that are evaluated periodically: a part of the training set, and each of the validation splits.
+
+  Without a dataset's facts, only those that every dataset has.
+  """
+  validation = ["validation"] if info is None else info.splits("validation")
+  return [*([TRAIN_SUBSET] if config.evaluation.train_examples else []), *validation]

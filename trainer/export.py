@@ -7,7 +7,8 @@ Exit codes as for `trialbook train`. In the folder are
 
   model.stablehlo  what `jax.export` serializes, for any batch size, on CPU, CUDA and TPU. A model that asks for the
                    number of examples, as `len(x)` does, is lowered for one example and vectorized, and the card says so
-  weights.npz      its first argument, arrays by name; the second are inputs as the dataset gives them
+  weights.npz      its first argument, arrays by name; the second are inputs as the dataset gives them: one array, or
+                   a dict of arrays, as the card lists them
   card.json        what it is: step, metrics, input, output, dataset, config, versions
   example.py       how to run it
 """
@@ -17,7 +18,7 @@ import importlib.util
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,13 +30,11 @@ from trialbook.errors import UserError
 from trialbook.input_pipeline import Info
 from trialbook.models.batch_norm import collapse
 from trialbook.paths import as_path
-from trialbook.settings import without_traced_numbers
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.config import Config
-from trialbook.trainer.functional_model import Network
 from trialbook.trainer.loading import load
-from trialbook.trainer.program import program_settings
 from trialbook.trainer.sharding import is_rows
+from trialbook.trainer.train_step import Steps, make_steps, program_settings
 from trialbook.trainer.workdir import provenance
 from trialbook.trainer.workdir.selection import History
 
@@ -48,11 +47,12 @@ import json, pathlib
 import jax.export, numpy as np
 
 folder = pathlib.Path(__file__).parent
-card = json.loads((folder / "card.json").read_text())
+given = json.loads((folder / "card.json").read_text())["input"]
 model = jax.export.deserialize((folder / "model.stablehlo").read_bytes())
 weights = dict(np.load(folder / "weights.npz"))
-inputs = np.zeros((2, *card["input"]["shape"][1:]), card["input"]["dtype"])
-print(jax.jit(model.call)(weights, inputs).shape)
+def zeros(array): return np.zeros((2, *array["shape"][1:]), array["dtype"])
+inputs = zeros(given) if "shape" in given else {name: zeros(array) for name, array in given["arrays"].items()}
+print(jax.tree.map(lambda output: output.shape, jax.jit(model.call)(weights, inputs)))
 '''
 _OUTPUTS = {
   "classification": "a logit for each class: softmax over the last axis gives probabilities",
@@ -131,22 +131,21 @@ def export_model(
   weights = flatten(tree)
   # NumPy's files have no bfloat16; its values are float32, too.
   stored = {name: x.astype(np.float32) if x.dtype == jax.numpy.bfloat16 else x for name, x in weights.items()}
-  exported, batch = _exported(config, info, tree, stored)
-  output = exported.out_avals[0]
+  steps = make_steps(config, config.task.build(config.dataset), info)
+  exported, batch = _exported(steps, tree, stored)
+  outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
   about = {
     "format": FORMAT,
     "model": config.model.name,
     **card,
     "notice": info.notice,
     "input": {
-      "shape": ["batch", *info.input_shape],
-      "dtype": info.input_dtype,
+      **_arrays(_batched(steps.model_spec(), "batch")),
       "batch": batch,
-      "meaning": "as the dataset gives them; any normalization is part of the model",
+      "meaning": _meaning(steps),
     },
     "output": {
-      "shape": [size if isinstance(size, int) else str(size) for size in output.shape],
-      "dtype": str(output.dtype),
+      **_arrays(outputs),
       "meaning": _OUTPUTS.get(config.task.name, f"outputs as the task {config.task.name} takes them"),
     },
     "weights": {"arrays": len(stored), "parameters": sum(math.prod(x.shape) for x in flatten(params).values())},
@@ -170,25 +169,31 @@ def problems(config: Config) -> list[str]:
   return [f"export = True: {_MISSING}, or set export to false"]
 
 
-def _exported(
-  config: Config, info: Info, tree: Any, stored: Mapping[str, np.ndarray]
-) -> tuple[jax.export.Exported, str]:
-  """Return the model in evaluation, as a function of (weights by name, inputs), and how it takes batches, in words."""
-  network = Network(config=without_traced_numbers(config), info=info, num_outputs=config.task.build().num_outputs(info))
-  settings = program_settings(config)
+def _exported(steps: Steps, tree: Any, stored: Mapping[str, np.ndarray]) -> tuple[jax.export.Exported, str]:
+  """Return the model in evaluation, as a function of (weights by name, inputs), and how it takes batches, in words.
 
-  def model(weights: dict[str, Array], inputs: Array) -> Array:
+  Inputs are one array, or a dict of arrays by path; so are outputs.
+  """
+  config, settings, spec = steps.config, program_settings(steps.config), steps.model_spec()
+
+  def model(weights: dict[str, Array], inputs: Any) -> Any:
     parts = map_named(lambda name, leaf: weights[name].astype(leaf.dtype), tree)
+    given = {"": inputs} if list(spec) == [""] else inputs
     with jax.default_matmul_precision(config.precision.matmul_precision):
-      return network.apply(parts["params"], parts["variables"], inputs, settings, train=False)[0]
+      outputs = steps.predict(parts["params"], parts["variables"], settings, given)
+    return outputs if isinstance(outputs, jax.Array) else flatten(outputs)
 
+  batched = _batched(spec, *jax.export.symbolic_shape("batch"))
   arguments = (
     {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stored.items()},
-    jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), *info.input_shape), info.input_dtype),
+    batched[""] if list(spec) == [""] else batched,
   )
 
-  def one_by_one(weights: dict[str, Array], inputs: Array) -> Array:
-    return jax.vmap(lambda example: model(weights, example[None])[0])(inputs)
+  def one_by_one(weights: dict[str, Array], inputs: Any) -> Any:
+    def one(example: Any) -> Any:
+      return jax.tree.map(lambda x: x[0], model(weights, jax.tree.map(lambda x: x[None], example)))
+
+    return jax.vmap(one)(inputs)
 
   def lower(function: Any, platforms: tuple[str, ...] = PLATFORMS) -> jax.export.Exported:
     return jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
@@ -208,8 +213,37 @@ def _exported(
     where = told or f"{', '.join(PLATFORMS)} together: {_shortly(error)}"
     raise UserError(f"{neither} for {where}") from error
   batch = f"any batch size, vectorized over single examples, because the model needs a fixed batch size ({why})"
-  logging.warning("export of model %r: %s", config.model.name, batch)
+  logging.warning("export of model %r: %s; x.shape[0] in place of len(x) often helps", config.model.name, batch)
   return exported, batch
+
+
+def _meaning(steps: Steps) -> str:
+  """Return what the inputs of an exported model are, in words."""
+  told = "as the dataset gives them; any normalization is part of the model"
+  prepared = steps.prepared_paths()
+  return f"{told}. As the task's prepare returns them, normalized: {', '.join(prepared)}" if prepared else told
+
+
+class _Shape(NamedTuple):
+  shape: tuple[Any, ...]
+  dtype: Any
+
+
+def _batched(spec: Mapping[str, jax.ShapeDtypeStruct], batch: Any) -> dict[str, Any]:
+  """Return shapes and dtypes with an axis of examples, whose size may be a symbol or a name."""
+  kind = _Shape if isinstance(batch, str) else jax.ShapeDtypeStruct
+  return {path: kind((batch, *leaf.shape), leaf.dtype) for path, leaf in spec.items()}
+
+
+def _arrays(tree: Any) -> dict[str, Any]:
+  """Return shape and dtype of the one array of a tree, or of each by name under "arrays", for the card."""
+
+  def about(array: Any) -> dict[str, Any]:
+    return {"shape": [size if isinstance(size, int) else str(size) for size in array.shape], "dtype": str(array.dtype)}
+
+  if not isinstance(tree, Mapping):
+    return about(tree)
+  return about(tree[""]) if list(tree) == [""] else {"arrays": {name: about(array) for name, array in tree.items()}}
 
 
 def _failure(lower: Any, function: Any, platform: str) -> str | None:

@@ -124,8 +124,8 @@ def evaluate(arguments: list[str]) -> int:
   parser.add_argument(
     "--split",
     default="validation",
-    choices=["validation", "test", "train_subset"],
-    help="examples to evaluate on (default validation)",
+    metavar="SPLIT",
+    help="validation, test, train_subset, or another split of the dataset (default validation)",
   )
   options = parser.parse_args(arguments)
   from trialbook.trainer import commands

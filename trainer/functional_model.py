@@ -3,7 +3,7 @@
 A model's variables fall into four groups: parameters; settings that are filled at the jit boundary
 (`Hyperparameter`); random state, which is never kept but set from a key; and all others (batch statistics …).
 Parameters and others are nested dictionaries of arrays outside; the module exists only while tracing. What a model
-sows to be looked at (`nnx.Intermediate`) is dropped.
+sows (`nnx.Intermediate`) is given to the task, and not kept.
 
 A call with train=True is preceded by the model's `train()`, any other by its `eval()`, as flax means it: layers that
 are called without a flag, such as `nnx.Dropout` and `nnx.BatchNorm`, follow these, whatever their constructors set.
@@ -11,6 +11,7 @@ are called without a flag, such as `nnx.Dropout` and `nnx.BatchNorm`, follow the
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from trialbook import models
 from trialbook.errors import UserError
 from trialbook.input_pipeline import Info
 from trialbook.models import plugin
+from trialbook.models.call_modes import Call
 from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
 from trialbook.trainer.checkpoints.array_names import changes, flatten
 from trialbook.trainer.config import Config
@@ -34,8 +36,8 @@ Tree = dict[str, Any]
 def cast(tree: Any, dtype: str) -> Any:
   """Return the tree with its floating-point arrays in `dtype`; other arrays as they are."""
 
-  def one(x: Array) -> Array:
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+  def one(x: Any) -> Any:
+    return x.astype(dtype) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) else x
 
   return jax.tree.map(one, tree)
 
@@ -67,13 +69,21 @@ class Network:
 
   Attributes:
     config: the run's config without its traced numbers.
-    info: facts about the dataset: shape of an example, normalization.
-    num_outputs: size of the model's last output axis.
+    info: facts about the dataset: normalization of the inputs.
+    num_outputs: size of the last axis of the one array that the model returns; None: outputs are as they are.
+    example: a call of the model for one example, with shapes and dtypes in place of arrays.
   """
 
   config: Config
   info: Info
-  num_outputs: int
+  num_outputs: int | None
+  example: Call
+
+  @property
+  def input_shape(self) -> tuple[int, ...] | None:
+    """Return the shape of one example of the first argument of the model; None if that is not one array."""
+    shape = getattr(self.example.args[0], "shape", None) if self.example.args else None
+    return None if shape is None else shape[1:]
 
   def _split(self, model: nnx.Module) -> tuple[Any, ...]:
     """Return the model's graph and its four groups of variables."""
@@ -82,15 +92,11 @@ class Network:
   def _build(self, key: Array) -> nnx.Module:
     streams = {name: jax.random.fold_in(key, index) for index, name in enumerate(("params", "dropout", "default"))}
     rngs = nnx.Rngs(**streams)
-    config, input_shape = self.config.model, self.info.input_shape
-    # As `_normalize` hands them on.
-    is_integer = self.info.normalization is None and self.info.input_dtype.startswith(("int", "uint"))
+    example = jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf, self.example
+    )
     model = models.build(
-      config,
-      input_shape=input_shape,
-      num_outputs=self.num_outputs,
-      rngs=rngs,
-      input_dtype=self.info.input_dtype if is_integer else "float32",
+      self.config.model, input_shape=self.input_shape, num_outputs=self.num_outputs, rngs=rngs, example=example
     )
     nnx.pop(model, nnx.Intermediate)
     return model
@@ -99,15 +105,28 @@ class Network:
   def _abstract(self) -> tuple[Any, ...]:
     """Return shapes as `_split`. Raises UserError where config and layers disagree on traced settings."""
     name = self.config.model.name
-    with explained(f"model {name!r} cannot be created for inputs of shape {self.info.input_shape}"):
-      groups = self._split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+    with explained(f"model {name!r} cannot be created for {self._inputs(self.example)}"):
+      model = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
+      groups = self._split(model)
     if not jax.tree.leaves(groups[1]):
       raise UserError(f"model {name!r} has no parameters (nnx.Param): there is nothing to train")
     read = {variable.get_metadata("setting") for _, variable in nnx.to_flat_state(groups[3])}
     given = getattr(self.config.model, "traced", {})
-    if unread := sorted(set(given) - read):
-      raise UserError([f"model.traced.{name}: no layer reads this setting" for name in unread])
+    if unread := sorted(set(given) - read - set(plugin.passed_settings(model, given))):
+      raise UserError(
+        [
+          f"model.traced.{one}: no layer of {name!r} reads this setting, and its call has no such argument; write"
+          f" def __call__(self, ..., {one}), or give model.kwargs.{one}"
+          for one in unread
+        ]
+      )
     return groups
+
+  def _inputs(self, call: Call) -> str:
+    """Return what a model is called with, for a message."""
+    if self.input_shape is None or call.kwargs or len(call.args) > 1:
+      return f"the call {call}"
+    return f"inputs of shape {self.input_shape if call is self.example else call.args[0].shape}"
 
   def init(self, key: Array) -> tuple[Tree, Tree]:
     """Return parameters (in the precision's `param_dtype`) and other variables of a new model."""
@@ -121,26 +140,33 @@ class Network:
     self,
     params: Tree,
     variables: Tree,
-    inputs: Array,
+    arguments: Call,
     settings: Mapping[str, Array],
     *,
     train: bool,
     key: Array | None = None,
-  ) -> tuple[Array, Tree]:
-    """Return outputs [B, ...] in float32, and the other variables after the call.
+    method: str = "",
+  ) -> tuple[Any, Tree, dict[str, tuple[Array, ...]]]:
+    """Return outputs with floats in float32, the other variables after the call, and what was sown, by path.
 
     Args:
       params: as `init` gives them.
       variables: as `init` gives them; floating-point averages of them are cast to the dtypes of the model.
-      inputs: [B, *input_shape] as the dataset gives them, not normalized.
+      arguments: of the call, normalized; their floats are cast to the dtype that the model computes in.
       settings: all traced settings of the run by path.
       train: whether dropout drops and statistics move.
       key: of what is random; None where nothing is.
+      method: of the model to call; "": the model itself. Its outputs are not checked.
     """
     graph, param_state, rng_state, hyper_state, other_state = self._abstract
     params = cast(params, self.config.precision.compute_dtype)
     variables = jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state))
     name = self.config.model.name
+    called = cast(arguments, self.config.precision.compute_dtype)
+    own = own_settings(settings, "model")
+    traced = {
+      one: own[one].astype(self.config.precision.compute_dtype) for one in getattr(self.config.model, "traced", {})
+    }
 
     def call(params: Tree) -> tuple[Any, dict[str, Tree]]:
       model = nnx.merge(
@@ -151,13 +177,17 @@ class Network:
         _with_values(other_state, variables),
         copy=True,
       )
-      outputs = plugin.call(model, self._normalize(inputs), train=train)
-      nnx.pop(model, nnx.Intermediate)
+      with warnings.catch_warnings():
+        # `nnx.capture` adds variables to each module, which break transformations that name all kinds of variables.
+        warnings.filterwarnings("ignore", r"(?s).*Using 'Module\.(sow|perturb)", DeprecationWarning)
+        outputs = plugin.call(model, called, train=train, traced=traced, method=method)
+      sown = nnx.pop(model, nnx.Intermediate)
       _, *states = self._split(model)
-      return outputs, {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}
+      after = {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}
+      return (outputs, _by_path(sown)), after
 
-    with explained(f"model {name!r} fails on inputs of shape {inputs.shape}"):
-      outputs, after = call(params)
+    with explained(f"model {name!r} fails on {self._inputs(arguments)}"):
+      (outputs, sown), after = call(params)
       changed = changes({"params": params, "variables": variables}, after)
     if changed:
       raise UserError(
@@ -169,28 +199,56 @@ class Network:
         f"model {name!r} assigns to its parameters during a call: {', '.join(assigned)}. The new values would be lost,"
         " since only updates change parameters. Use what is computed from a parameter without storing it in the model."
       )
-    if not isinstance(outputs, jax.Array):
-      raise UserError(f"model {name!r} returns a {type(outputs).__name__}; it must return one array of outputs")
-    if outputs.ndim < 2 or (outputs.shape[0], outputs.shape[-1]) != (inputs.shape[0], self.num_outputs):
+    if not method:
+      self._check_outputs(outputs, arguments)
+    return cast(outputs, "float32"), after["variables"], cast(sown, "float32")
+
+  def _check_outputs(self, outputs: Any, arguments: Call) -> None:
+    name = self.config.model.name
+    leaves = jax.tree.leaves(outputs)
+    if not leaves or not all(isinstance(leaf, jax.Array) for leaf in leaves):
       raise UserError(
-        f"model {name!r} returns {list(outputs.shape)} for {inputs.shape[0]} examples;"
-        f" the task needs [{inputs.shape[0]}, ..., {self.num_outputs}]"
+        f"model {name!r} returns a {type(outputs).__name__}; it must return an array, or a tree of arrays"
+      )
+    size = next((leaf.shape[0] for leaf in jax.tree.leaves(arguments) if getattr(leaf, "ndim", 0)), None)
+    if self.num_outputs is None:
+      wrong = {path: leaf for path, leaf in flatten(outputs).items() if leaf.ndim and leaf.shape[0] != size}
+      if wrong:
+        path, leaf = next(iter(wrong.items()))
+        raise UserError(
+          f"model {name!r} returns {list(leaf.shape)}{f' as {path!r}' if path else ''} for {size} examples; each array"
+          " must have an axis of examples first, or be one number. Sow what belongs to the whole batch"
+        )
+      return
+    if not isinstance(outputs, jax.Array):
+      raise UserError(
+        f"model {name!r} returns a {type(outputs).__name__}, but the task has num_outputs and needs one array"
+        f" [B, ..., {self.num_outputs}]. A task without num_outputs receives whatever the model returns"
+      )
+    sizes = [leaf.shape[0] for leaf in jax.tree.leaves(arguments) if getattr(leaf, "shape", ())]
+    size = sizes[0] if sizes else None
+    if outputs.ndim < 2 or outputs.shape[0] not in sizes or outputs.shape[-1] != self.num_outputs:
+      raise UserError(
+        f"model {name!r} returns {list(outputs.shape)} for {size} examples;"
+        f" the task needs [{size}, ..., {self.num_outputs}]"
       )
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
       raise UserError(f"model {name!r} returns {outputs.dtype}; it must return floats")
-    return cast(outputs, "float32"), after["variables"]
+
+  def normalized(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a batch, by path, with its inputs normalized, in float32."""
+    found = dict(batch)
+    for path, (mean, std) in self.info.normalizations.items():
+      if path in found:
+        mean_C, std_C = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+        found[path] = (found[path].astype(jnp.float32) - mean_C) / std_C
+    return found
 
   def _filled(self, state: nnx.State, settings: Mapping[str, Array]) -> nnx.State:
     try:
       return fill(state, own_settings(settings, "model"))
     except SettingError as error:
       raise UserError(f"model {self.config.model.name!r}: {error}") from None
-
-  def _normalize(self, inputs: Array) -> Array:
-    if self.info.normalization is not None:
-      mean, std = (jnp.asarray(x, jnp.float32) for x in self.info.normalization)
-      inputs = (inputs.astype(jnp.float32) - mean) / std
-    return cast(inputs, self.config.precision.compute_dtype)
 
 
 def _assigned(call: Callable[[Tree], Tree], params: Tree, after: Tree) -> list[str]:
@@ -228,6 +286,15 @@ def _source(jaxpr: Any, variable: Any) -> Any:
   if source in (None, UNKNOWN):
     return source
   return _source(jaxpr, equation.invars[inside.invars.index(source)])
+
+
+def _by_path(sown: nnx.State) -> dict[str, tuple[Any, ...]]:
+  found = {}
+  for path, variable in nnx.to_flat_state(sown):
+    if not isinstance(variable, nnx.Perturbation):  # Of which nothing is sown.
+      value = variable.get_value()
+      found["/".join(map(str, path))] = value if isinstance(value, tuple) else (value,)
+  return found
 
 
 def _cast_average(value: Array, own: Any) -> Array:

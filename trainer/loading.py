@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,15 +14,13 @@ from numpy.typing import ArrayLike
 from trialbook import files
 from trialbook.errors import ConfigError
 from trialbook.input_pipeline import Info
+from trialbook.input_pipeline.source import flat
 from trialbook.paths import as_path
-from trialbook.settings import without_traced_numbers
 from trialbook.trainer import sharding
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
 from trialbook.trainer.evaluation import evaluated_weights
-from trialbook.trainer.functional_model import Network
-from trialbook.trainer.program import program_settings
-from trialbook.trainer.train_step import Steps
+from trialbook.trainer.train_step import make_steps, program_settings
 from trialbook.trainer.workdir.existing_run import stored_config
 
 SCALE = 10
@@ -39,6 +38,7 @@ class TrainedModel:
     info: facts of the dataset that it was trained on.
     input_range: the smallest and the largest number among training inputs, see `Prepared`; None: not recorded.
     step: of the checkpoint.
+    spec: shapes (of one example) and dtypes of what `predict` takes, by path; {"": ...} if that is one array.
     params: parameters.
     variables: other variables.
   """
@@ -47,37 +47,58 @@ class TrainedModel:
   info: Info
   input_range: tuple[float, float] | None
   step: int
-  params: Any
-  variables: Any
-  _forward: Any
+  spec: Mapping[str, jax.ShapeDtypeStruct]
+  params: Any = dataclasses.field(repr=False)
+  variables: Any = dataclasses.field(repr=False)
+  _forward: Any = dataclasses.field(repr=False)
   _warned: list[str] = dataclasses.field(default_factory=list, init=False)
 
-  def predict(self, inputs: ArrayLike) -> np.ndarray:
-    """Return outputs, float32 [B, ..., num_outputs] (logits, for classes), for inputs [B, *input_shape].
+  def predict(self, inputs: Any) -> Any:
+    """Return what the model returns, with floats in float32: for classes, logits [B, num_outputs].
 
-    Inputs are as the dataset gives them; normalization is part of the model. If a number is ten times larger than those
-    that the model was trained on, or all numbers of at least 8 examples are ten times smaller, a warning says so, once.
+    Args:
+      inputs: [B, *input_shape], as the dataset gives them; normalization is part of the model. If the model is called
+        with something else than one array, a mapping of arrays as in `spec`. If a number is ten times larger than those
+        that the model was trained on, or all numbers of at least 8 examples are ten times smaller, a warning says so,
+        once.
 
     Raises:
       ValueError: if the inputs have another shape, are not numbers, are floats where the model was trained on integers,
         or are numbers that it cannot know: outside of the dtype or of the vocabulary, or not finite.
     """
-    return np.asarray(self._forward(self.params, self.variables, self._checked(inputs)))
+    given = {"": self._checked(inputs)} if list(self.spec) == [""] else self._checked_arrays(inputs)
+    return jax.device_get(self._forward(self.params, self.variables, given))
+
+  def _checked_arrays(self, inputs: Any) -> dict[str, np.ndarray]:
+    """Return arrays by the paths of `spec`."""
+    wanted = ", ".join(f"{path}: {leaf.dtype}{['B', *leaf.shape]}".replace("'", "") for path, leaf in self.spec.items())
+    given = flat(inputs) if isinstance(inputs, Mapping) else {}
+    if given.keys() != self.spec.keys():
+      has = ", ".join(given) or f"a {type(inputs).__name__}"
+      raise ValueError(f"the model takes a dict of {wanted}; it was given {has}")
+    found = {}
+    for path, leaf in self.spec.items():
+      array = np.asarray(given[path])
+      if array.shape[1:] != leaf.shape or not array.ndim or not np.can_cast(array.dtype, leaf.dtype, "same_kind"):
+        raise ValueError(f"{path} is {array.dtype}{list(array.shape)}; the model takes {wanted}")
+      found[path] = array.astype(leaf.dtype)
+    if len({len(array) for array in found.values()}) > 1:
+      raise ValueError(f"the arrays have different lengths: {', '.join(f'{p} {len(a)}' for p, a in found.items())}")
+    return found
 
   def _checked(self, given: ArrayLike) -> np.ndarray:
     """Return the inputs as an array of the dtype that the model was trained on."""
-    trained = f"it was trained on {self.info.input_dtype}{list(self.info.input_shape)}"
+    shape, name = self.spec[""].shape, str(self.spec[""].dtype)
+    trained = f"it was trained on {name}{list(shape)}"
     if self.input_range is not None:
       trained += " from {:.4g} to {:.4g}".format(*self.input_range)
     try:
       inputs = np.asarray(given)
     except ValueError as error:
-      raise ValueError(
-        f"inputs are not an array ({error}); the model takes (B, *{self.info.input_shape}): {trained}"
-      ) from None
-    if inputs.shape[1:] != self.info.input_shape or not inputs.ndim:
-      raise ValueError(f"inputs have shape {inputs.shape}; the model takes (B, *{self.info.input_shape}): {trained}")
-    dtype, of_integers = np.dtype(self.info.input_dtype), self.info.input_dtype != "float32"
+      raise ValueError(f"inputs are not an array ({error}); the model takes (B, *{shape}): {trained}") from None
+    if inputs.shape[1:] != shape or not inputs.ndim:
+      raise ValueError(f"inputs have shape {inputs.shape}; the model takes (B, *{shape}): {trained}")
+    dtype, of_integers = np.dtype(name), name != "float32"
     kinds = (jnp.integer,) if of_integers else (jnp.integer, jnp.floating)
     if not any(jnp.issubdtype(inputs.dtype, kind) for kind in kinds):
       wanted = "integers, without any scaling" if of_integers else "numbers, scaled as in training"
@@ -92,7 +113,7 @@ class TrainedModel:
     elif not np.isfinite([low, high]).all():
       raise ValueError(f"inputs are not all finite: {trained}")
     # Symbols have no scale.
-    if self.input_range is not None and self.info.input_dtype != "int32" and not self._warned:
+    if self.input_range is not None and name != "int32" and not self._warned:
       seen, usual = (float(np.abs(ends).max()) for ends in (np.array([low, high], np.float64), self.input_range))
       # A few examples may well be dark, or small.
       if seen > SCALE * usual or (len(inputs) >= FEW and 0 < seen < usual / SCALE):
@@ -105,8 +126,8 @@ class TrainedModel:
   def _known(self) -> tuple[int, int]:
     """Return the smallest and the largest integer that the model can be given."""
     if self.config.model.name == "transformer":
-      return 0, self.config.task.build().num_outputs(self.info) - 1
-    limits = np.iinfo(self.info.input_dtype)
+      return 0, (self.info.num_classes or 1) - 1
+    limits = np.iinfo(self.spec[""].dtype)
     return int(limits.min), int(limits.max)
 
 
@@ -124,24 +145,24 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   config, info = stored_config(workdir), recorded_info(workdir)
   record = files.read_json(workdir / "run.json") or {}
   number = storage.find_step(workdir, step)
-  task = config.task.build()
-  network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
+  steps = make_steps(config, config.task.build(config.dataset), info)
   settings = program_settings(config)
-  template = jax.eval_shape(Steps(network=network, task=task).init, settings)
+  template = jax.eval_shape(steps.init, settings)
   everywhere = sharding.replicated(sharding.make_mesh(devices=jax.local_devices()[:1]))
   template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), template)
   weights = restore_weights(workdir, number, evaluated_weights(config, template))
 
   @jax.jit
-  def forward(params: Any, variables: Any, inputs: jax.Array) -> jax.Array:
+  def forward(params: Any, variables: Any, given: Mapping[str, jax.Array]) -> Any:
     with jax.default_matmul_precision(config.precision.matmul_precision):
-      return network.apply(params, variables, inputs, settings, train=False)[0]
+      return steps.predict(params, variables, settings, given)
 
   return TrainedModel(
     config=config,
     info=info,
     input_range=tuple(record["input_range"]) if record.get("input_range") else None,
     step=number,
+    spec=steps.model_spec(),
     **weights.get("average", weights),
     _forward=forward,
   )
@@ -154,6 +175,8 @@ def recorded_info(workdir: pathlib.Path) -> Info:
     raise ConfigError(f"{workdir / 'run.json'} does not describe the dataset; is this the workdir of a run?")
 
   def tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {name: tuples(one) for name, one in value.items()}
     return tuple(map(tuples, value)) if isinstance(value, list) else value
 
   return Info(**{name: tuples(value) for name, value in recorded.items()})

@@ -8,15 +8,15 @@ from jax.sharding import Mesh
 
 from trialbook import models
 from trialbook.errors import ConfigError, DataError, OtherDataError, UserError
-from trialbook.input_pipeline import Dataset, Info, load
+from trialbook.input_pipeline import Dataset, load
 from trialbook.input_pipeline.source import Batch
 from trialbook.models import PluginConfig, TransformerConfig
 from trialbook.trainer import config as configs
 from trialbook.trainer import custom_metrics, export, metric_writers
+from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.config import Config
 from trialbook.trainer.hosts.joining import Hosts
-from trialbook.trainer.tasks import Task, training_batch
 from trialbook.trainer.workdir import existing_run, forking
 
 ALONE = Hosts()
@@ -30,14 +30,14 @@ class Prepared:
 
   Attributes:
     config: with every derived number explicit.
-    task: the config's.
-    dataset: the config's, in memory.
+    task: the config's, for the dataset.
+    dataset: the config's; its batches have what the task needs.
     input_range: the smallest and the largest number among the inputs of the first training batch and, of a training set
-      in memory, of `SAMPLE` examples at most; None: not finite.
+      in memory, of `SAMPLE` examples at most; None: not finite, or inputs are not one array.
   """
 
   config: Config
-  task: Task
+  task: BoundTask
   dataset: Dataset
   input_range: tuple[float, float] | None
 
@@ -94,7 +94,7 @@ def check_divisible(config: Config, mesh: Mesh, *, training: bool = True) -> Non
     raise ConfigError(problems)
 
 
-def warnings(config: Config, dataset: Dataset) -> list[str]:
+def warnings(config: Config, dataset: Dataset, task: BoundTask) -> list[str]:
   """Return warnings about what is allowed and probably not meant."""
   found, info = [*configs.warnings(config), *dataset.warnings], dataset.info
   fingerprints = existing_run.fingerprints(config, dataset)
@@ -102,11 +102,15 @@ def warnings(config: Config, dataset: Dataset) -> list[str]:
     f"dataset {info.name}, {split}: an example differs each time it is read, so a resume is not exact and does not"
     " notice changed data. Derive random numbers from the example's index, or use dataset.augmentation."
     for split in info.examples
-    if split not in fingerprints and (split != "test" or config.evaluation.test)
+    if split not in fingerprints and (config.evaluation.test or split not in info.splits("test"))
   ]
+  if task.unused:
+    reasons = {path: why for path, why in info.left_out.items() if path in task.unused}
+    told = [f"{path!r} ({reasons[path]})" if path in reasons else repr(path) for path in task.unused]
+    found.append(f"dataset {info.name}: the {task.name} task does not use {', '.join(told)}: left out of the batches")
   # A model of the user's may read rows of symbols.
   symbols = isinstance(config.model, TransformerConfig) or (
-    isinstance(config.model, PluginConfig) and len(info.input_shape) == 1
+    isinstance(config.model, PluginConfig) and len(info.input_shape or ()) == 1
   )
   if info.input_dtype == "int32" and info.normalization is None and not symbols:
     found.append(
@@ -134,7 +138,7 @@ def _examine(
   problems += export.problems(config)
   for load_named in (custom_metrics.load, metric_writers.load):
     problems += load_named(config)[1]
-  task = dataset = None
+  task = dataset = bound = None
   try:
     task = config.task.build(config.dataset)
   except ValueError as error:
@@ -156,7 +160,7 @@ def _examine(
       problems.append(
         f"batch_size = {config.batch_size} is larger than the training set of {dataset.info.name}: {available} examples"
       )
-    if config.evaluation.test and "test" not in dataset.info.examples:
+    if config.evaluation.test and not dataset.info.splits("test"):
       problems.append(f"evaluation.test = True, but dataset {dataset.info.name!r} has no test split; set it to false")
     try:
       # Read here in any case: a broken example is a problem like the others.
@@ -172,46 +176,27 @@ def _examine(
       problems += str(error).splitlines()
     if task is not None:
       try:
-        task.num_outputs(dataset.info)
+        bound = bind(task, dataset.info, config.task.name)
+        dataset.keep(bound.dataset_paths)
         batch = dataset.train_batch(0)
-        problems += _batch_problems(task, dataset.info, batch)
-      except ValueError as error:
-        problems.append(str(error))
       except UserError as error:
         problems += error.problems
-  if problems or task is None or dataset is None or batch is None:
+      except ValueError as error:
+        problems += str(error).splitlines()
+  if problems or bound is None or dataset is None or batch is None:
     if dataset is not None:
       dataset.close()
     problems = list(dict.fromkeys(problems))
     return OtherDataError(problems, other_data) if other_data else ConfigError(problems)
+  return Prepared(config=config.resolved(), task=bound, dataset=dataset, input_range=_input_range(dataset, batch))
+
+
+def _input_range(dataset: Dataset, batch: Batch) -> tuple[float, float] | None:
+  if "inputs" not in batch:
+    return None
   inputs = [batch["inputs"]]
   if dataset.in_memory:
     count = max(1, min(SAMPLE, SAMPLE_BYTES // inputs[0][0].nbytes))
     inputs.append(dataset.fixed_examples("train", count)[1]["inputs"])
   ends = float(min(one.min() for one in inputs)), float(max(one.max() for one in inputs))
-  input_range = ends if np.isfinite(ends).all() else None
-  return Prepared(config=config.resolved(), task=task, dataset=dataset, input_range=input_range)
-
-
-def _batch_problems(task: Task, info: Info, batch: Batch) -> list[str]:
-  """Return where a training batch of the dataset is not what the task will be compiled for."""
-  examples = len(next(iter(batch.values())))
-  evaluated = {key: value for key, value in batch.items() if key not in ("mixed_labels", "mixing")}
-  found = []
-  for wanted, given in (
-    (training_batch(task, info, examples), batch),
-    (task.initial_batch(info, examples), evaluated),
-  ):
-    for key, spec in wanted.items():
-      if key not in given:
-        found.append(f"the task needs {key!r}; dataset {info.name!r} gives {', '.join(given)}")
-      elif (given[key].shape, given[key].dtype) != (spec.shape, spec.dtype):
-        got = f"{given[key].dtype}{list(given[key].shape)}"
-        found.append(f"{key!r}: the task needs {spec.dtype}{list(spec.shape)}, dataset gives {got}")
-    if missing := [key for key in given if key not in wanted]:
-      member = "initial_batch" if any(key in evaluated for key in missing) else "training_batch"
-      found.append(
-        f"dataset {info.name!r} gives {', '.join(map(repr, missing))}, but the task's {member} does not name"
-        " it. Name each key of a batch, even if the task does not use it"
-      )
-  return list(dict.fromkeys(found))
+  return ends if np.isfinite(ends).all() else None

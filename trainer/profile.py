@@ -21,6 +21,7 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.input_pipeline import load
 from trialbook.trainer import sharding
+from trialbook.trainer.bound_task import bind
 from trialbook.trainer.config import Config
 from trialbook.trainer.timing import NAMES
 from trialbook.trainer.workdir.existing_run import stored_config
@@ -123,6 +124,7 @@ def measure(config: Config, seconds: float = MEASURED_SECONDS) -> tuple[dict[str
   mesh = sharding.make_mesh(devices=devices if config.batch_size % len(devices) == 0 else devices[:1])
   totals: dict[str, float] = {}
   with load(config.dataset, seed=config.seed, batch_size=config.batch_size) as dataset:
+    dataset.keep(bind(config.task.build(config.dataset), dataset.info, config.task.name).dataset_paths)
     # Batches that the run has not seen; the first opens files and imports what decodes them, and does not count.
     first = config.max_train_steps
     jax.block_until_ready(sharding.put_batch(mesh, dataset.timed_batch(first)[0]))

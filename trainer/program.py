@@ -19,14 +19,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from trialbook import models
+from trialbook.errors import UserError
 from trialbook.input_pipeline import Info
-from trialbook.settings import leaves, traced_values, without_traced_numbers
+from trialbook.settings import leaves
 from trialbook.trainer import parameter_groups, sharding
+from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.config import Config
-from trialbook.trainer.functional_model import Network
-from trialbook.trainer.tasks import Task, training_batch
-from trialbook.trainer.train_step import State, Steps
-from trialbook.trainer.user_code_errors import UserTask, is_metric
+from trialbook.trainer.tasks import Task
+from trialbook.trainer.train_step import State, Steps, make_steps, program_settings
 
 # jax's settings that change what is compiled; the matmul precision is the config's.
 CODE_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
@@ -43,12 +43,13 @@ class Program:
   Attributes:
     init: (settings) -> state at step 0.
     train_step: (state, settings, batch) -> (next state, metrics [K]); the state that goes in is gone afterwards.
-    eval_step: (params, variables, settings, batch) -> weighted sums by name; see `seen`.
+    eval_step: (params, variables, settings, batch) -> sums over its examples, as `Steps.eval_step`; see `seen`.
     metric_names: the K names of the train step's metrics.
-    eval_names: names of the metrics of an evaluation, without the split.
+    lists: names of the sums of an evaluation that are lists of numbers, without the split.
+    eval_names: names of the numbers of an evaluation, without the split.
     state_template: shapes, dtypes and shardings of the state.
     mesh: the devices.
-    task: what is trained.
+    task: what is trained, for its dataset.
     network: the model.
     compilations: how many times each function was compiled: not, or once.
     cache_hits: how many of these came out of the persistent compilation cache.
@@ -62,7 +63,7 @@ class Program:
   train_step: jax.stages.Compiled
   eval_step: jax.stages.Compiled
 
-  def __init__(self, steps: Steps, config: Config, info: Info, mesh: Mesh, *, training: bool = True):
+  def __init__(self, steps: Steps, config: Config, mesh: Mesh, *, training: bool = True):
     started = time.perf_counter()
     self.mesh, self.task, self.network = mesh, steps.task, steps.network
     self.compilations: collections.Counter[str] = collections.Counter()
@@ -72,9 +73,8 @@ class Program:
     settings = {
       name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in program_settings(config).items()
     }
-    train_batch = training_batch(steps.task, info, config.batch_size)
-    weights = jax.ShapeDtypeStruct((config.evaluation.batch_size,), jnp.float32)
-    eval_batch = {**steps.task.initial_batch(info, config.evaluation.batch_size), "weights": weights}
+    train_batch = steps.task.batch_spec(config.batch_size, train=True)
+    eval_batch = steps.task.batch_spec(config.evaluation.batch_size, train=False)
 
     def train_step(state: State, settings: Any, batch: Any) -> tuple[State, Float[Array, " K"]]:
       state, metrics = steps.train_step(state, settings, batch)
@@ -104,7 +104,18 @@ class Program:
     self.state_template = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, placed
     )
-    self.eval_names = tuple(filter(is_metric, evaluate.out_info))
+    found = evaluate.out_info
+    self.lists = tuple(name for name, total in found["sums"].items() if total.shape)
+    numbers = [name for name in found["sums"] if name not in self.lists]
+    own, of_splits = [*(["loss"] if found["terms"] else []), *found["means"], *numbers], steps.task.split_metrics()
+    if taken := [name for name in of_splits if name in (*own, *self.lists)]:
+      raise UserError(f"task {steps.task.name!r}: metrics and split_metrics both have {taken[0]!r}; rename one")
+    self.eval_names = (*own, *of_splits)
+    if "examples" in (*self.eval_names, *self.lists):
+      raise UserError(f"task {steps.task.name!r}: 'examples' is the number of examples of a split; rename the metric")
+    given = [name.removeprefix("task.traced.") for name in settings if name.startswith("task.traced.")]
+    if training and (unread := [name for name in given if name not in steps.task.read_settings]):
+      raise UserError([f"task.traced.{name}: no function of the task reads this setting" for name in unread])
     self.cache_hits = 0
     self.seconds = time.perf_counter() - started
 
@@ -154,18 +165,18 @@ class Programs:
     """Return the number of compilations of each function over the life of the cache."""
     return sum((program.compilations for program in self._programs.values()), self._evicted)
 
-  def get(self, config: Config, task: Task, info: Info, mesh: Mesh, *, training: bool = True) -> Program:
+  def get(self, config: Config, task: Task | BoundTask, info: Info, mesh: Mesh, *, training: bool = True) -> Program:
     """Return the program of a config, at least traced; it replaces the least recently used one.
 
     Raises:
       UserError: as `Program`.
     """
-    network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
-    key = (program_key(config, task, network, mesh), training)
+    bound = bind(task, info, config.task.name)
+    key = (program_key(config, bound, mesh), training)
     with self._lock:
       program = self._programs.get(key)
       if program is None:
-        program = Program(Steps(network=network, task=task), config, info, mesh, training=training)
+        program = Program(make_steps(config, bound, info), config, mesh, training=training)
       self._programs[key] = program
       self._programs.move_to_end(key)
       while len(self._programs) > self._capacity:
@@ -179,11 +190,6 @@ def _evaluated(state: State) -> tuple[Any, Any]:
   return state["params"], state["variables"]
 
 
-def program_settings(config: Config) -> dict[str, Any]:
-  """Return the traced values that compiled functions receive: all but the dataset's, which are used on the host."""
-  return {name: value for name, value in traced_values(config).items() if not name.startswith("dataset.")}
-
-
 def static_key(config: Config) -> str:
   """Return the part of a config that can change the compiled code: equal for configs that share a program."""
   static = {
@@ -194,23 +200,20 @@ def static_key(config: Config) -> str:
   return json.dumps([static, settings], sort_keys=True, default=repr)
 
 
-def program_key(config: Config, task: Task, network: Network, mesh: Mesh) -> tuple[Any, ...]:
+def program_key(config: Config, task: BoundTask, mesh: Mesh) -> tuple[Any, ...]:
   """Return everything that can change the compiled code."""
-  info = network.info
+  info = task.info
+  batches = [
+    task.batch_spec(size, train=train)
+    for size, train in ((config.batch_size, True), (config.evaluation.batch_size, False))
+  ]
   return (
     static_key(config),
-    task.kind if isinstance(task, UserTask) else type(task),
-    str(getattr(task, "bits", "")),  # The name of a metric depends on the dataset.
+    task.kind,
+    task.variant,
     models.module_class(config.model),
-    (info.input_shape, info.input_dtype, info.normalization, network.num_outputs),
-    tuple(
-      (name, spec.shape, str(spec.dtype))
-      for batch in (
-        training_batch(task, info, config.batch_size),
-        task.initial_batch(info, config.evaluation.batch_size),
-      )
-      for name, spec in batch.items()
-    ),
+    (tuple(info.normalizations.items()), info.num_classes, info.ignore_label, task.num_outputs),
+    tuple((path, spec.shape, str(spec.dtype)) for batch in batches for path, spec in batch.items()),
     (mesh.axis_names, mesh.devices.shape, tuple(mesh.devices.flat)),
     tuple(jax.config.values[name] for name in CODE_SETTINGS),
   )

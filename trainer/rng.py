@@ -27,6 +27,9 @@ class Stream:
 STREAMS = {
   "init": Stream(per_host=False, reason="all hosts must hold the same parameters"),
   "dropout": Stream(per_host=False, reason="one global program draws one mask over the global batch"),
+  "task": Stream(
+    per_host=False, reason="each example draws for itself, by its number in the global batch or the split"
+  ),
   "data_order": Stream(per_host=False, reason="hosts take disjoint slices of one global order"),
   "host_shuffle": Stream(per_host=True, reason="file-sharded sources: each host shuffles files of its own"),
   "host_preprocessing": Stream(per_host=True, reason="user-written randomness on the host's own examples"),
@@ -47,3 +50,30 @@ def key(seed: ArrayLike, stream: str, *, step: ArrayLike | None = None, host: in
   if step is not None:
     made = jax.random.fold_in(made, step)
   return made if host is None else jax.random.fold_in(made, host)
+
+
+class TaskRngs:
+  """Random keys of a task, by the name of what is drawn.
+
+  In training they follow from (seed, step, name, number of the example in the global batch), in evaluation from (seed,
+  name, split, number of the example in the split). So they depend neither on devices, hosts and gradient accumulation
+  nor on the size of evaluation batches.
+
+  Args:
+    key: of the seed, and of the step in training.
+    fixed: of the seed.
+    examples: uint32 [B], a number for each example.
+  """
+
+  def __init__(self, key: Array, fixed: Array, examples: Array):
+    self._key, self._fixed, self._examples = key, fixed, examples
+
+  def __call__(self, name: str) -> Array:
+    """Return a key for each example, [B], for `jax.vmap`."""
+    named = jax.random.fold_in(self._key, zlib.crc32(name.encode()))
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(named, self._examples)
+
+  def fixed(self, name: str) -> Array:
+    """Return one key, the same at every step and evaluation."""
+    # Another branch than that of the keys for examples.
+    return jax.random.fold_in(jax.random.fold_in(self._fixed, zlib.crc32(b"fixed")), zlib.crc32(name.encode()))

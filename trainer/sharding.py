@@ -180,8 +180,10 @@ def _placed(mesh: Mesh, shapes: Any) -> list[_Placed]:
   return [one(name, leaf, places[name]) for name, leaf in arrays.items()]
 
 
-def put_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-  """Put this host's slice of a global batch on its devices, as part of the global arrays."""
+def put_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray], paths: Sequence[str] | None = None) -> dict[str, Array]:
+  """Put this host's slice of a global batch on its devices, as parts of global arrays; of `paths` only, if given."""
+  if paths is not None:
+    host_batch = {path: host_batch[path] for path in paths}
   if mesh.is_multi_process:
     return {key: jax.make_array_from_process_local_data(batch(mesh), value) for key, value in host_batch.items()}
   return jax.device_put(dict(host_batch), batch(mesh))

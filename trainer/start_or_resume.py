@@ -19,14 +19,15 @@ from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trialbook.trainer.compilation_cache import enable_compilation_cache
 from trialbook.trainer.config import Config
+from trialbook.trainer.evaluation_schedule import evaluated_splits
 from trialbook.trainer.hosts.host_log import log
 from trialbook.trainer.hosts.shutdown_guard import Guard, Phase
 from trialbook.trainer.loop import Loop
 from trialbook.trainer.metric_recorder import Recorder
-from trialbook.trainer.program import Program, Programs, program_settings
+from trialbook.trainer.program import Program, Programs
 from trialbook.trainer.progress import RunProgress
 from trialbook.trainer.timing import Times, Tracer
-from trialbook.trainer.train_step import State
+from trialbook.trainer.train_step import State, program_settings
 from trialbook.trainer.workdir import existing_run, forking, selection
 from trialbook.trainer.workdir.run_record import RunRecord
 from trialbook.trainer.workdir.selection import History
@@ -141,13 +142,13 @@ def compile_run(
   if hosts.from_lead("the check for a finished run", existing_run.is_finished(workdir, config)):
     line.note(f"{workdir}: this run is already finished; `trialbook evaluate {workdir}` evaluates its checkpoints")
     return None
-  for warning in preflight.warnings(config, dataset):
+  for warning in preflight.warnings(config, dataset, prepared.task):
     logging.warning("%s", warning)
   enable_compilation_cache(config.compilation_cache)
   preflight.check_divisible(config, mesh)
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
-  _check_names(config, workdir, fork, program)
+  _check_names(config, workdir, fork, program, dataset)
   _enter(guard, times, "compilation")
   is_new = program.compile()
   # The first collective gives the others 30 seconds, and compiling takes each host a time of its own.
@@ -228,7 +229,7 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   saver = Saver(workdir / "checkpoints", history.to_keep(config), record_best, lead=hosts.is_lead)
   stack.enter_context(saver)
   hosts.barrier("the folder of checkpoints")
-  put = functools.partial(sharding.put_batch, program.mesh)
+  put = functools.partial(sharding.put_batch, program.mesh, paths=program.task.train_paths)
   batches = stack.enter_context(Prefetcher(compiled.dataset.train_batch, put, step, config.max_train_steps))
   recorder = Recorder(workdir, program.metric_names, config, step + 1, batches, compiled.times, writes=hosts.is_lead)
   stack.enter_context(recorder)
@@ -277,9 +278,11 @@ def _data_errors(workdir: pathlib.Path, saved: Callable[[], int | None]) -> Iter
     raise BrokenDataError(str(error).splitlines(), [] if step is None else [hint]) from error
 
 
-def _check_names(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, program: Program) -> None:
+def _check_names(
+  config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, program: Program, dataset: Dataset
+) -> None:
   """Raise ConfigError for what can only be checked with the names and shapes of the program's arrays and metrics."""
-  problems = selection.problems(config, program.eval_names)
+  problems = selection.problems(config, program.eval_names, evaluated_splits(config, dataset.info), program.lists)
   try:
     if config.warm_start is not None and not (workdir / "config.json").exists():
       warm_start.sources(config.warm_start, program.state_template)

@@ -160,7 +160,7 @@ def _evaluate(run: OpenRun) -> dict[str, Any]:
   config, program, dataset = compiled.config, compiled.program, compiled.dataset
   weights = evaluated_weights(config, run.state)
   values: dict[str, Any] = {}
-  for split in evaluated_splits(config):
+  for split in evaluated_splits(config, dataset.info):
     values |= evaluate(program, weights, run.settings, dataset, split, config, guard, sampled=True)
   if run.unchecked and run.step > 0:
     # At step 0 it would delay the start, and the outputs may not depend on the inputs yet.

@@ -17,14 +17,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float
 
 from trialbook.errors import UserError
+from trialbook.input_pipeline import Info
+from trialbook.input_pipeline.source import EXAMPLE, IS_EXAMPLE, flat, nested
+from trialbook.models.call_modes import Call
+from trialbook.settings import traced_values, without_traced_numbers
 from trialbook.trainer import optimizers, parameter_groups, rng, schedules, sharding
+from trialbook.trainer.bound_task import BoundTask, bind, totals_and_counts
 from trialbook.trainer.checkpoints.array_names import changes, flatten
+from trialbook.trainer.config import Config
 from trialbook.trainer.functional_model import Network, below, cast, own_settings, wide
-from trialbook.trainer.tasks import Task
-from trialbook.trainer.user_code_errors import COUNT, ROW, explained
+from trialbook.trainer.task_values import Mean, Sum, objective, ratio
+from trialbook.trainer.user_code_errors import explained
 
 State = dict[str, Any]
 SettingArrays = Mapping[str, Array]
@@ -35,14 +43,16 @@ class Steps:
   """The functions of one static configuration; every number that may change comes in `settings`.
 
   Attributes:
+    config: the run's.
     network: the model.
-    task: loss and metrics.
+    task: what the model is given, loss and metrics.
     with_metrics: whether the train step computes the norms and the task's metrics beside the loss; only a
       benchmark that prices them says no.
   """
 
+  config: Config
   network: Network
-  task: Task
+  task: BoundTask
   with_metrics: bool = True
 
   def init(self, settings: SettingArrays) -> State:
@@ -107,81 +117,278 @@ class Steps:
     """
     parts = self.network.config.gradient_accumulation
     key = rng.key(settings["seed"], "dropout", step=state["step"])
+    batch = dict(batch)
+    if self.task.draws:
+      batch[EXAMPLE] = jnp.arange(len(jax.tree.leaves(batch)[0]), dtype=jnp.uint32)
     if parts == 1:
-      return self._gradient_of_part(state["params"], state["variables"], settings, batch, key)
+      loss, sums, variables, grads = self._gradient_of_part(state, state["variables"], settings, batch, key, None)
+    else:
+      slices = sharding.parts(batch, parts)
+      counts = self._counts(state, settings, slices, key)
 
-    def add(carry: tuple[Any, Any], part: tuple[Array, Any]) -> tuple[tuple[Any, Any], None]:
-      variables, sums = carry
-      index, slices = part
-      loss, others, variables, grads = self._gradient_of_part(
-        state["params"], variables, settings, slices, jax.random.fold_in(key, index)
-      )
-      return (variables, jax.tree.map(jnp.add, sums, (loss, others, grads))), None
+      def of_part(variables: Any, index: Array, part: Any) -> tuple[Array, dict[str, Any], Any, Any]:
+        return self._gradient_of_part(state, variables, settings, part, jax.random.fold_in(key, index), counts)
 
-    slices = sharding.parts(batch, parts)
-    first = jax.eval_shape(
-      lambda: self._gradient_of_part(
-        state["params"], state["variables"], settings, jax.tree.map(lambda x: x[0], slices), key
+      def add(carry: tuple[Any, Any], part: tuple[Array, Any]) -> tuple[tuple[Any, Any], None]:
+        variables, sums = carry
+        loss, others, variables, grads = of_part(variables, *part)
+        return (variables, jax.tree.map(jnp.add, sums, (loss, others, grads))), None
+
+      first = jax.eval_shape(of_part, state["variables"], jnp.uint32(0), jax.tree.map(lambda x: x[0], slices))
+      zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (first[0], first[1], first[3]))
+      (variables, sums), _ = jax.lax.scan(add, (state["variables"], zeros), (jnp.arange(parts), slices))
+      loss, sums, grads = sums
+    return loss, {name: ratio(*pair) for name, pair in sums.items()}, variables, grads
+
+  def _counts(self, state: State, settings: SettingArrays, slices: Mapping[str, Array], key: Array) -> dict[str, Array]:
+    """Return what counts of each term of the loss in the whole batch, by name; without computing any outputs.
+
+    Raises UserError if that depends on outputs.
+    """
+    parts = self.network.config.gradient_accumulation
+
+    def of_part(weights: Any, index: Array, part: Any) -> dict[str, Array]:
+      params, variables = weights
+      given = {**state, "params": params}
+      terms = self._forward(given, variables, settings, part, jax.random.fold_in(key, index))[0]
+      return totals_and_counts(terms)[1]
+
+    # Variables change from part to part, so no count may depend on them either.
+    weights = state["params"], state["variables"]
+
+    part = jax.tree.map(lambda x: x[0], slices)
+    traced, shapes = jax.make_jaxpr(of_part, return_shape=True)(weights, jnp.uint32(0), part)
+    jaxpr, used = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    counted = jaxpr_as_fun(ClosedJaxpr(jaxpr, traced.consts))
+    if any(used[: len(jax.tree.leaves(weights))]):
+      raise UserError(
+        f"task {self.task.name!r}: loss: a count depends on the model's outputs, which are not known for the whole"
+        " batch before its parts. Let the count follow from the batch, or set gradient_accumulation=1"
       )
+
+    def add(sums: dict[str, Array], index_and_part: tuple[Array, Any]) -> tuple[dict[str, Array], None]:
+      given = jax.tree.leaves((weights, *index_and_part))
+      found = counted(*[value for value, is_used in zip(given, used, strict=True) if is_used])
+      own = jax.tree.unflatten(jax.tree.structure(shapes), found)
+      return jax.tree.map(jnp.add, sums, own), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(parts, dtype=jnp.uint32), slices))[0]
+
+  def _forward(
+    self, state: State, variables: Any, settings: SettingArrays, batch: Mapping[str, Array], key: Array
+  ) -> tuple[dict[str, Mean], tuple[Any, dict[str, Any], Any]]:
+    """Return the terms of the loss of a training batch; and outputs, what the task is given by name, and variables."""
+    prepared, own = self.prepared(settings, batch, train=True, step=state["step"])
+    call = self.task.model_inputs(prepared, own, train=True)
+    outputs, after, sown = self.network.apply(
+      state["params"], sharding.gathered(variables), call, settings, train=True, key=key
     )
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (first[0], first[1], first[3]))
-    (variables, sums), _ = jax.lax.scan(add, (state["variables"], zeros), (jnp.arange(parts), slices))
-    loss, others, grads = jax.tree.map(lambda total: total / parts, sums)
-    return loss, others, variables, grads
+    given = {"settings": own, "train": True, "sown": sown}
+    return self.task.loss(outputs, prepared, **given), (outputs, {"batch": prepared, **given}, after)
+
+  def prepared(
+    self,
+    settings: SettingArrays,
+    batch: Mapping[str, Array],
+    *,
+    train: bool,
+    step: Array | None = None,
+    is_normalized: bool = False,
+  ) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return a batch as the task's functions see it, normalized and prepared, and the task's settings."""
+    own, arrays = own_settings(settings, "task"), dict(batch) if is_normalized else self.network.normalized(batch)
+    examples = arrays.pop(EXAMPLE, None)
+    arrays.pop(IS_EXAMPLE, None)
+    if examples is None:
+      return nested(arrays), own
+    rngs = rng.TaskRngs(rng.key(settings["seed"], "task", step=step), rng.key(settings["seed"], "task"), examples)
+    return self.task.prepare(nested(arrays), rngs, own, train=train), own
 
   def _gradient_of_part(
-    self, params: Any, variables: Any, settings: SettingArrays, batch: Mapping[str, Array], key: Array
-  ) -> tuple[Array, dict[str, Array], Any, Any]:
+    self,
+    state: State,
+    variables: Any,
+    settings: SettingArrays,
+    batch: Mapping[str, Array],
+    key: Array,
+    counts: Mapping[str, Array] | None,
+  ) -> tuple[Array, dict[str, Any], Any, Any]:
+    """Return what a part contributes to the loss, to totals and counts of metrics, and to the gradient; and variables.
+
+    Args:
+      state: before the step.
+      variables: before this part.
+      settings: the traced ones.
+      batch: the part.
+      key: of what is random in it.
+      counts: what counts of each term in the whole batch; None: the part is the whole batch.
+    """
     groups = self.network.config.parameter_groups
 
-    def loss_and_rest(params: Any) -> tuple[Array, tuple[Array, Any]]:
+    def loss_and_rest(params: Any) -> tuple[Array, tuple[Any, ...]]:
       params = sharding.gathered(parameter_groups.stop_frozen(groups, params))
-      outputs, after = self.network.apply(
-        params, sharding.gathered(variables), batch["inputs"], settings, train=True, key=key
-      )
-      losses = self.task.loss(outputs, batch, own_settings(settings, "task"))
-      _check_shapes({"loss": losses}, outputs.shape[:1], "one number for each example")
-      return weighted_mean(losses, batch), (outputs, after)
+      terms, rest = self._forward({**state, "params": params}, variables, settings, batch, key)
+      totals, own = totals_and_counts(terms)
+      return objective(terms, totals, own if counts is None else counts), (totals, own, *rest)
 
-    loss, gradient, (outputs, after) = jax.vjp(loss_and_rest, params, has_aux=True)
+    loss, gradient, (totals, own, outputs, given, after) = jax.vjp(loss_and_rest, state["params"], has_aux=True)
     # Going back, there is no code of ours that could fail: what jax cannot derive, or a rule of the user's.
     with explained(f"model {self.network.config.model.name!r}: the loss has no gradient"):
       (grads,) = gradient(jnp.ones_like(loss))
-    metrics = self.task.metrics(outputs, batch)
-    _check_shapes(metrics, outputs.shape[:1], "one number for each example")
-    others = {name: weighted_mean(value, batch) for name, value in metrics.items() if name != "loss"}
-    return loss, others if self.with_metrics else {}, after, cast(grads, "float32")
+    sums = {name: (totals[name], own[name]) for name in totals} if len(totals) > 1 else {}
+    if self.with_metrics:
+      metrics = self.task.metrics(outputs, given.pop("batch"), **given)
+      if twice := [name for name in metrics if name in sums]:
+        raise UserError(f"task {self.task.name!r}: loss and metrics both have {twice[0]!r}; rename one")
+      sums |= _sums(metrics)
+      sums.pop("loss", None)
+    return loss, sums if self.with_metrics else {}, after, cast(grads, "float32")
 
   def eval_step(
     self, params: Any, variables: Any, settings: SettingArrays, batch: Mapping[str, Array]
-  ) -> dict[str, Array]:
-    """Return weighted sums over a batch: each metric, each count, and the `weights` themselves.
+  ) -> dict[str, Any]:
+    """Return sums over the examples of a batch, what is padding left out.
 
-    Also, where the config asks for it, `outputs` of the first examples, and, for metrics of whole splits, all that
-    the batch has beside the inputs, and its outputs, under `ROW`.
+    Returns:
+      examples: their number.
+      means: (total, count) of each mean by name.
+      terms: (total, count, coefficient) of each term of the loss, if no metric is named "loss".
+      sums: each sum by name.
+      outputs: of the first examples, where the config asks for them.
+      rows: what the task keeps of each example, by name; for the config's metrics of whole splits under "outputs" and
+        "batch" (all but the inputs). Padding is among them, see "is_example".
     """
     params, variables = sharding.gathered(params), sharding.gathered(variables)
-    outputs, _ = self.network.apply(params, variables, batch["inputs"], settings, train=False)
-    weights = batch["weights"]
-    values, counted = wide(self.task.metrics(outputs, batch)), wide(self.task.counts(outputs, batch))
-    _check_shapes(values, weights.shape, "one number for each example")
-    _check_shapes(counted, (*weights.shape, None), "a row of numbers for each example")
-    # A weight of zero must also silence what is not a number: padding may be anything.
-    sums = {name: jnp.sum(jnp.where(weights > 0, value * weights, 0)) for name, value in values.items()}
-    counts = {
-      name: jnp.sum(jnp.where(weights[:, None] > 0, value * weights[:, None], 0), axis=0)
-      for name, value in counted.items()
+    prepared, own = self.prepared(settings, batch, train=False)
+    is_example = batch[IS_EXAMPLE]
+
+    def model(*args: Any, method: str | None = None, **kwargs: Any) -> Any:
+      return self.network.apply(params, variables, Call(*args, **kwargs), settings, train=False, method=method or "")[0]
+
+    call = self.task.model_inputs(prepared, own, train=False)
+    outputs, _, sown = self.network.apply(params, variables, call, settings, train=False)
+    given = {"settings": own, "train": False, "sown": sown}
+    metrics = self.task.metrics(outputs, prepared, **given)
+    result: dict[str, Any] = {"examples": jnp.sum(is_example.astype(jnp.float32)), "terms": {}}
+    if "loss" not in metrics and "loss" not in self.task.split_metrics():
+      terms = self.task.loss(outputs, prepared, **given)
+      coefficients = {name: jnp.asarray(term.coefficient, jnp.float32) for name, term in terms.items()}
+      result["terms"] = {name: (*pair, coefficients[name]) for name, pair in _sums(terms, is_example).items()}
+      metrics = ({name: term for name, term in terms.items() if len(terms) > 1}) | metrics
+    result["means"] = _sums(metrics, is_example)
+    result["sums"] = {
+      name: jnp.sum(_kept(wide(value.total), is_example), axis=0)
+      for name, value in metrics.items()
+      if isinstance(value, Sum)
     }
-    result = {"weights": jnp.sum(weights), **sums, **{COUNT + name: value for name, value in counts.items()}}
     if kept := self.network.config.evaluation.predictions:
-      result["outputs"] = outputs[:kept]
+      size = len(is_example)
+      result["outputs"] = jax.tree.map(lambda leaf: leaf[:kept] if leaf.shape[:1] == (size,) else leaf, outputs)
+    rows = self.task.rows(outputs, prepared, model, settings=own, sown=sown)
     if self.network.config.evaluation.metrics:
-      rows = {name: value for name, value in batch.items() if name != "inputs"} | {"outputs": outputs}
-      result |= {ROW + name: value for name, value in rows.items()}
+      others = {path: value for path, value in batch.items() if path not in (EXAMPLE, IS_EXAMPLE)}
+      others = {path: value for path, value in others.items() if path.partition("/")[0] != "inputs"}
+      result["split"] = {"outputs": outputs, "batch": others}
+    if rows or "split" in result:
+      result |= {"rows": rows, IS_EXAMPLE: is_example}
     return result
+
+  def model_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shapes and dtypes, for one example, of the arrays that the arguments of the model are made of, by path.
+
+    These are what `model_inputs` reads: arrays of the dataset, and what `prepare` adds or changes. If all lie below
+    `inputs`, they are named without it: {"": ...} for one array.
+    """
+    found = self._read_by_model()[0]
+    if all(path.partition("/")[0] == "inputs" for path in found):
+      found = {path.removeprefix("inputs").removeprefix("/"): leaf for path, leaf in found.items()}
+    return found
+
+  def prepared_paths(self) -> list[str]:
+    """Return those paths of `model_spec` that `prepare` adds or changes."""
+    read, unchanged, _ = self._read_by_model()
+    return [path for path in read if path not in unchanged]
+
+  def predict(self, params: Any, variables: Any, settings: SettingArrays, given: Mapping[str, Array]) -> Any:
+    """Return outputs in evaluation for arrays [B, ...] by the paths of `model_spec`.
+
+    Arrays of the dataset are as the dataset gives them, what `prepare` adds or changes as it returns it.
+    """
+    read, of_dataset, others = self._read_by_model()
+    batch = dict(zip(read, (given[path] for path in self.model_spec()), strict=True))
+    size = next(iter(batch.values())).shape[0]
+    # Of others, only the shape can be asked for.
+    batch |= {path: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype) for path, leaf in others.items()}
+    normalized = self.network.normalized({path: value for path, value in batch.items() if path in of_dataset})
+    call = self.task.model_inputs(nested({**batch, **normalized}), own_settings(settings, "task"), train=False)
+    return self.network.apply(params, variables, call, settings, train=False)[0]
+
+  def _read_by_model(self) -> tuple[dict[str, jax.ShapeDtypeStruct], set[str], dict[str, jax.ShapeDtypeStruct]]:
+    """Return what `model_inputs` reads, by path, for one example; which arrays come out of the dataset unchanged; and
+    the other arrays of a prepared batch, with an axis of examples."""
+    settings = {name: jnp.zeros(value.shape, value.dtype) for name, value in program_settings(self.config).items()}
+    spec = self.task.batch_spec(1, train=False)
+    unchanged: set[str] = set()
+
+    def prepare(settings: SettingArrays, batch: Mapping[str, Array]) -> dict[str, Any]:
+      batch = self.network.normalized(batch)
+      prepared = flat(self.prepared(settings, batch, train=False, is_normalized=True)[0])
+      unchanged.update(path for path, value in prepared.items() if batch.get(path) is value)
+      return prepared
+
+    def call(prepared: Mapping[str, Array]) -> Any:
+      return self.task.model_inputs(nested(prepared), own_settings(settings, "task"), train=False)
+
+    prepared = jax.eval_shape(prepare, settings, spec)
+    jaxpr = jax.make_jaxpr(call)(prepared).jaxpr
+    # In the order of the names, as jax has the entries of a dictionary.
+    used = dict(zip(sorted(prepared), dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1], strict=True))
+    leaves = {path: spec[path] if path in unchanged else leaf for path, leaf in prepared.items() if used[path]}
+    read = {path: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for path, leaf in leaves.items()}
+    return read, unchanged, {path: leaf for path, leaf in prepared.items() if path not in read}
 
   def _optimizer(self, settings: SettingArrays, learning_rate: Array) -> optax.GradientTransformation:
     return optimizers.transformation(self.network.config.optimizer, below(settings, "optimizer"), learning_rate)
+
+
+def make_steps(config: Config, task: Any, info: Info) -> Steps:
+  """Return the functions for a config, a task and a dataset.
+
+  Args:
+    config: the run's.
+    task: bound to the dataset, or not yet.
+    info: the dataset's facts.
+
+  Raises:
+    UserError: the dataset has not what the task needs, or the task returns something else than it must.
+  """
+  task = bind(task, info, config.task.name)
+  settings = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in program_settings(config).items()}
+
+  def network(example: Any) -> Network:
+    return Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs, example=example)
+
+  # Of a call, what is not an array, such as a flag.
+  others: list[Any] = []
+
+  def call(settings: SettingArrays, batch: Mapping[str, Array]) -> Any:
+    prepared, own = Steps(config=config, network=network(Call()), task=task).prepared(settings, batch, train=False)
+    leaves, structure = jax.tree.flatten(task.model_inputs(prepared, own, train=False))
+    others[:] = [structure, *(None if hasattr(leaf, "shape") else leaf for leaf in leaves)]
+    return [leaf if hasattr(leaf, "shape") else None for leaf in leaves]
+
+  arrays = jax.eval_shape(call, settings, task.batch_spec(1, train=False))
+  structure, *others = others
+  example = jax.tree.unflatten(
+    structure, [other if array is None else array for array, other in zip(arrays, others, strict=True)]
+  )
+  return Steps(config=config, network=network(example), task=task)
+
+
+def program_settings(config: Config) -> dict[str, Any]:
+  """Return the traced values that compiled functions receive: all but the dataset's, which are used on the host."""
+  return {name: value for name, value in traced_values(config).items() if not name.startswith("dataset.")}
 
 
 def _check_dtypes(state: State) -> None:
@@ -201,18 +408,21 @@ def _check_dtypes(state: State) -> None:
     raise UserError(problems)
 
 
-def _check_shapes(values: Mapping[str, Array], shape: tuple[int | None, ...], what: str) -> None:
-  """Raise UserError if a task's numbers have another shape, which broadcasting would hide."""
-  for name, value in values.items():
-    if not hasattr(value, "shape"):
-      raise UserError(f"task: {name!r} is a {type(value).__name__}; it must be {what}, an array {list(shape)}")
-    if len(value.shape) != len(shape) or any(b not in (None, a) for a, b in zip(value.shape, shape, strict=True)):
-      raise UserError(f"task: {name!r} has shape {list(value.shape)}; it must be {what}, {list(shape)}")
+def _sums(values: Mapping[str, Mean | Sum], is_example: Array | None = None) -> dict[str, tuple[Array, Array]]:
+  """Return total and count of each mean, float32 []; padding, which may be anything, is not among them."""
+  means = {name: value for name, value in values.items() if isinstance(value, Mean)}
+  if is_example is not None:
+    means = {
+      name: Mean(
+        _kept(wide(mean.total), is_example),
+        _kept(jnp.ones_like(mean.total, jnp.float32) if mean.count is None else wide(mean.count), is_example),
+      )
+      for name, mean in means.items()
+    }
+  totals, counts = totals_and_counts(means)
+  return {name: (totals[name], counts[name]) for name in means}
 
 
-def weighted_mean(values: Float[Array, " B"], batch: Mapping[str, Array]) -> Float[Array, ""]:
-  """Return the mean over a batch's examples, by `weights` if the batch has them, in float32 at least."""
-  values = wide(values)
-  if "weights" not in batch:
-    return jnp.mean(values)
-  return jnp.sum(values * batch["weights"]) / jnp.sum(batch["weights"])
+def _kept(values: Array, is_example: Array) -> Array:
+  """Return values [B, ...] with zeros where there is padding, which may be anything, also not finite."""
+  return jnp.where(is_example.reshape(-1, *[1] * (values.ndim - 1)), values, jnp.zeros((), values.dtype))

@@ -8,6 +8,7 @@ from .errors import TryAgainError as TryAgainError
 from .errors import UserError as UserError
 from .input_pipeline.datasets.array_record import write_array_record as write_array_record
 from .input_pipeline.datasets.plugin import Data as Data
+from .models.call_modes import Call as Call
 from .trainer.config import Averaging as Averaging
 from .trainer.config import Checkpointing as Checkpointing
 from .trainer.config import Config as Config
@@ -24,6 +25,8 @@ from .trainer.hosts.shutdown_guard import Guard as Guard
 from .trainer.loading import TrainedModel as TrainedModel
 from .trainer.loading import load as load
 from .trainer.program import Programs as Programs
+from .trainer.task_values import Mean as Mean
+from .trainer.task_values import Sum as Sum
 from .trainer.train import run as run
 from .trainer.workdir.results import RunResult as RunResult
 from .trainer.workdir.results import read_result as read_result

@@ -272,7 +272,7 @@ def _objective_problems(objective: Objective, config: Config | None) -> Iterator
     splits = evaluated_splits(config)
     if not slash or not name:
       yield f"objective: metric = {objective.metric!r}: should be SPLIT/NAME, for example 'validation/error'"
-    elif split not in splits:
+    elif split not in splits and not split.startswith("validation_"):
       yield (
         f"objective: metric = {objective.metric!r}: no evaluation during the training is of {split!r}"
         f"{nearest(split, splits)}"

@@ -25,11 +25,11 @@ from trialbook.errors import DataError
 from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.input_pipeline import source
 from trialbook.input_pipeline.augmentation import Augmentation
-from trialbook.input_pipeline.checked_source import checked
-from trialbook.input_pipeline.conversion import converted, label_problem, stacked
+from trialbook.input_pipeline.checked_source import checked, is_split, unknown_split
+from trialbook.input_pipeline.conversion import as_ignore_label, converted, label_problem, stacked
 from trialbook.input_pipeline.datasets.plugin import PATTERN
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles, array_record_module, count_records
-from trialbook.input_pipeline.source import SPLITS, Batch, Source
+from trialbook.input_pipeline.source import Batch, Source
 from trialbook.paths import as_path
 from trialbook.settings import FilePath, Host, Settings, Static
 
@@ -49,13 +49,15 @@ class ArrayRecord(Settings):
   name: Static[Literal["array_record"]] = "array_record"
   path: Host[FilePath[str | None]] = None
   """The directory."""
-  files: Host[dict[Literal["train", "validation", "test"], str] | None] = None
+  files: Host[dict[str, str] | None] = None
   """Patterns of the files of each split, below `path`, such as {"train": "train-*"}; None: as dataset.json says."""
   decode: Static[str | None] = Field(default=None, pattern=PATTERN)
-  """A function "module:function" from a record (bytes) to {"inputs": ..., "labels" or "targets": ...}; None: what
-  `write_array_record` writes."""
+  """A function "module:function" from a record (bytes) to a dict of arrays, such as {"inputs": ..., "labels": ...};
+  None: what `write_array_record` writes."""
   num_classes: Static[int | None] = Field(default=None, ge=1)
   """For one's own files."""
+  ignore_label: Static[int | None] = None
+  """Label that counts in no loss and no metric, such as -1 or 255; None: all count, or as dataset.json says."""
   normalization: Static[tuple[tuple[float, ...], tuple[float, ...]] | None] = None
   """(means, deviations) by channel, for one's own files; bytes get those of 2,000 examples, if not given."""
   sharding: Static[Literal["global", "files"]] = "global"
@@ -104,6 +106,7 @@ class ArrayRecord(Settings):
       num_classes=self.num_classes or about.get("num_classes"),
       normalization=self.normalization or about.get("normalization"),
       notice=about.get("notice", ""),
+      ignore_label=self.ignore_label if self.ignore_label is not None else about.get("ignore_label"),
     )
 
   def _parts(self, folder: pathlib.Path, about: dict[str, Any] | None) -> dict[str, list[Part]]:
@@ -115,6 +118,8 @@ class ArrayRecord(Settings):
         found[split] = [Part(path=folder / file, first=0, count=count) for file, count in files]
       return found
     for split, pattern in self.files.items():
+      if not is_split(split):
+        raise DataError(f"dataset array_record: dataset.files: {unknown_split(split)}")
       paths = sorted(path for path in folder.glob(pattern) if path.is_file())
       if not paths:
         raise DataError(f"dataset array_record: no file in {folder} matches dataset.files.{split} = {pattern!r}")
@@ -124,13 +129,24 @@ class ArrayRecord(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Raw:
-  """Records of which each is the raw bytes of an example's fields."""
+  """Records of which each is the raw bytes of an example's fields.
+
+  Attributes:
+    files: the records.
+    fields: what is in each.
+    paths: the fields that are returned; None: all.
+  """
 
   files: RecordFiles
   fields: np.dtype
+  paths: tuple[str, ...] | None = None
 
   def __len__(self) -> int:
     return len(self.files)
+
+  def only(self, paths: Iterable[str]) -> "Raw":
+    """Return the split with these arrays alone."""
+    return dataclasses.replace(self, paths=tuple(paths))
 
   def read(self, indices: np.ndarray) -> Batch:
     """Return the examples at these indices."""
@@ -139,18 +155,30 @@ class Raw:
       if len(record) != self.fields.itemsize:
         raise DataError(f"{self.files.where(int(index))}: has {len(record)} bytes, expected {self.fields.itemsize}")
     rows = np.frombuffer(b"".join(records), self.fields)
-    return {name: rows[name].astype(rows[name].dtype, order="C") for name in self.fields.names or ()}
+    names = (self.fields.names or ()) if self.paths is None else self.paths
+    return {name: rows[name].astype(rows[name].dtype, order="C") for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """Records of which each is decoded by a function."""
+  """Records of which each is decoded by a function.
+
+  Attributes:
+    files: the records.
+    decode: the function.
+    paths: of the arrays that are stacked; None: all.
+  """
 
   files: RecordFiles
   decode: Decode
+  paths: tuple[str, ...] | None = None
 
   def __len__(self) -> int:
     return len(self.files)
+
+  def only(self, paths: Iterable[str]) -> "Decoded":
+    """Return the split with these arrays alone."""
+    return dataclasses.replace(self, paths=tuple(paths))
 
   def read(self, indices: np.ndarray) -> Batch:
     """Return the examples at these indices."""
@@ -161,7 +189,7 @@ class Decoded:
       except Exception as error:
         where = self.files.where(int(index))
         raise DataError(f"{where}: cannot be decoded: {type(error).__name__}: {error}") from error
-    return stacked(examples)
+    return stacked(examples, self.paths)
 
 
 def write_array_record(
@@ -171,16 +199,18 @@ def write_array_record(
   num_classes: int | None = None,
   records_per_file: int = 100_000,
   notice: str = "",
+  ignore_label: int | None = None,
 ) -> pathlib.Path:
   """Write a directory that `dataset.name=array_record` reads; it appears whole or not at all.
 
   Args:
     path: the directory, which must not be there yet.
-    splits: "train", "validation" and, if there is one, "test": examples one by one, {"inputs": array, "labels":
-      integer} or with "targets" in place of labels, or whole arrays [n, ...] of each. All alike in shape and dtype.
+    splits: "train", "validation" and, if there is one, "test": examples one by one, dicts of arrays such as {"inputs":
+      array, "labels": integer}, nested or not, or whole arrays [n, ...] of each. All alike in shape and dtype.
     num_classes: labels are below it; needed if there are labels.
     records_per_file: number of records after which a new file begins.
     notice: what must be said beside every result.
+    ignore_label: as `Info.ignore_label`.
 
   Raises:
     DataError: an example is not like the first, or has a label out of range; a split is empty; the directory is there.
@@ -188,18 +218,20 @@ def write_array_record(
   folder = as_path(path)
   if folder.exists():
     raise DataError(f"{folder} already exists; remove it, or write to another directory")
-  if unknown := sorted(set(splits) - set(SPLITS)):
-    raise DataError(f"unknown split {unknown[0]!r}; there are {', '.join(SPLITS)}")
+  ignore_label = as_ignore_label(ignore_label)
+  if unknown := [split for split in splits if not is_split(split)]:
+    raise DataError(unknown_split(unknown[0]))
   try:
     with files.replacing_folder(folder) as staging:
-      writer = _Writer(staging, num_classes, records_per_file)
+      writer = _Writer(staging, num_classes, records_per_file, ignore_label)
       written = {split: writer.write(split, _one_by_one(examples)) for split, examples in splits.items()}
       if missing := [split for split in ("train", "validation") if split not in written]:
         raise DataError(f"split {missing[0]!r} is missing; train and validation are required")
       about = {
         "format": FORMAT,
         "fields": [[name, dtype.str, list(shape)] for name, (shape, dtype) in writer.spec.items()],
-        "num_classes": num_classes,
+        "num_classes": None if num_classes is None else int(num_classes),
+        "ignore_label": ignore_label,
         "normalization": None if writer.histogram is None else source.histogram_statistics(writer.histogram),
         "notice": notice,
         "splits": written,
@@ -211,8 +243,9 @@ def write_array_record(
 
 
 class _Writer:
-  def __init__(self, folder: pathlib.Path, num_classes: int | None, records_per_file: int):
+  def __init__(self, folder: pathlib.Path, num_classes: int | None, records_per_file: int, ignore_label: int | None):
     self._folder, self._num_classes, self._records_per_file = folder, num_classes, records_per_file
+    self._ignore_label = ignore_label
     self.spec: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     self.histogram: np.ndarray | None = None
 
@@ -241,27 +274,28 @@ class _Writer:
 
   def _encoded(self, where: str, split: str, example: Mapping[str, Any]) -> bytes:
     try:
-      batch, problems = converted(stacked([example]))
+      batch, problems, left_out, _ = converted(stacked([example]))
     except DataError as error:
       raise DataError(f"{where}: {error}") from None
-    if problems:
-      raise DataError(f"{where}: {'; '.join(problems)}")
+    if problems or left_out:
+      raise DataError(f"{where}: {'; '.join([*problems, *left_out.values()])}")
     spec = {key: (array.shape[1:], array.dtype.newbyteorder("<")) for key, array in batch.items()}
     if not self.spec:
       self.spec = spec
       if "labels" in batch and self._num_classes is None:
         raise DataError("num_classes is required, because there are labels")
-      if batch["inputs"].dtype == np.uint8:
+      if "inputs" in batch and batch["inputs"].dtype == np.uint8:
         self.histogram = np.zeros((batch["inputs"].shape[-1], 256), np.int64)
     if spec != self.spec:
       raise DataError(
         f"{where}: is {_told(spec)}; the first example is {_told(self.spec)}; bring all to one shape and dtype"
       )
-    if problem := label_problem(batch, self._num_classes):
+    if problem := label_problem(batch, self._num_classes, self._ignore_label):
       raise DataError(f"{where}: {problem}")
     if split == "train" and self.histogram is not None:
       source.add_to_histogram(self.histogram, batch["inputs"])
-    return b"".join(batch[key].astype(dtype, copy=False).tobytes() for key, (_, dtype) in spec.items())
+    # In the order of the first example, as readers expect it.
+    return b"".join(batch[key].astype(dtype, copy=False).tobytes() for key, (_, dtype) in self.spec.items())
 
 
 def _told(spec: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
@@ -271,11 +305,11 @@ def _told(spec: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
 def _one_by_one(examples: Iterable[Mapping[str, Any]] | Mapping[str, np.ndarray]) -> Iterable[Mapping[str, Any]]:
   if not isinstance(examples, Mapping):
     return examples
-  arrays: Mapping[str, np.ndarray] = cast(Any, examples)
+  arrays: Mapping[str, np.ndarray] = source.flat(cast(Any, examples))
   lengths = {key: len(array) for key, array in arrays.items()}
   if len(set(lengths.values())) > 1:
     raise DataError(f"the arrays of a split must have the same length; their lengths are {lengths}")
-  return ({key: array[index] for key, array in arrays.items()} for index in range(len(next(iter(arrays.values())))))
+  return ({key: array[index] for key, array in arrays.items()} for index in range(next(iter(lengths.values()), 0)))
 
 
 def _about(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -22,18 +22,22 @@ class Data:
   """The value that a function of the user's may return, if the splits alone do not say everything.
 
   Attributes:
-    splits: "train", "validation" and, if there is one, "test": each a dict of arrays {"inputs": [n, ...], "labels":
-      integers [n]} (or "targets": numbers [n, k]), or an object with `__len__` and `__getitem__(i)` or
-      `__getitems__(list of i)` that gives such a dict, without the axis n, for each example.
-    num_classes: needed for splits that are not arrays; otherwise 1 + the highest label.
-    normalization: (means, deviations) of the inputs by channel, which the model applies; bytes have one by default.
+    splits: "train", "validation" and, if there is one, "test", and further ones named validation_NAME or test_NAME:
+      each a dict of arrays [n, ...], nested or not, or an object with `__len__` and `__getitem__(i)` or
+      `__getitems__(list of i)` that gives such a dict, without the axis n, for each example. Our own tasks read
+      "inputs", and "labels" (integers) or "targets" (numbers); one's own reads any keys.
+    num_classes: needed for labels in splits that are not arrays; otherwise 1 + the highest label.
+    normalization: (means, deviations) of the inputs by channel, which the model applies; bytes have one by default. If
+      inputs are a mapping, such a pair by path: {"inputs/image": (means, deviations)}.
     notice: what must be said beside every result, such as that the data are made up.
+    ignore_label: label that counts in no loss and no metric, such as -1 or 255.
   """
 
   splits: Mapping[str, Any]
   num_classes: int | None = None
-  normalization: tuple[Any, Any] | None = None
+  normalization: tuple[Any, Any] | Mapping[str, tuple[Any, Any]] | None = None
   notice: str = ""
+  ignore_label: int | None = None
 
 
 class PluginDataset(Settings):
@@ -71,6 +75,7 @@ class PluginDataset(Settings):
       num_classes=data.num_classes,
       normalization=data.normalization,
       notice=data.notice,
+      ignore_label=data.ignore_label,
     )
 
 

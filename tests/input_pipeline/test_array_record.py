@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline import SPLITS, ArrayRecord, Augmentation, Digits, load, write_array_record
+from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.datasets.record_files import array_record_module, count_records
 from trialbook.input_pipeline.order import Order
+from trialbook.input_pipeline.source import flat, nested
 
 AUGMENTATION = Augmentation(crop_padding=1, flip_probability=0.5, mixup_alpha=0.4)
 
@@ -69,12 +72,24 @@ def test_examples_may_be_written_one_by_one(tmp_path):
     ({"train": _numbered(3), "validation": []}, {}, "validation: is empty"),
     ({"train": _numbered(3)}, {"num_classes": 2}, "train, example 2: labels must be 0 to 1"),
     ({"train": _numbered(3)}, {"num_classes": None}, "num_classes is required"),
-    ({"tarin": _numbered(3)}, {}, "unknown split 'tarin'"),
-    ({"train": [{"inputs": [1.0]}]}, {}, "train, example 0: must have 'inputs' and either"),
+    ({"tarin": _numbered(3)}, {}, "unknown split 'tarin'; did you mean 'train'"),
+    ({"train": _numbered(3), "validaton_hard": _numbered(3)}, {}, "'validaton_hard'.*validation_NAME or test_NAME"),
+    ({"train": [{}]}, {}, "train, example 0: is empty: it must have arrays"),
+    ({"train": {}}, {}, "train: is empty"),
+    ({"train": [{"inputs": [1.0]}]}, {}, "split 'validation' is missing"),
+    ({"train": [{"inputs": [1.0], "is_example": 1}]}, {}, "train, example 0: has 'is_example', which is a key of"),
+    ({"train": [{"inputs": [1.0], "caption": "cat"}]}, {}, "train, example 0: caption are text"),
+    ({"train": [{"inputs": [1.0], "labels": -1}]}, {}, "train, example 0: labels must be 0 to 4 .*ignore_label=-1"),
+    ({"train": [{"inputs": [1.0], "labels": -2}]}, {"ignore_label": -1}, "train, example 0: labels must be 0 to 4"),
     (
       {"train": [{"inputs": [1.0], "labels": 0}, {"inputs": [1.0, 2.0], "labels": 0}]},
       {},
       r"example 1: is inputs float32\[2\], labels int32\[\]; the first example is inputs float32\[1\]",
+    ),
+    (
+      {"train": [{"inputs": {"x": [1.0]}, "a": 1}, {"inputs": {"y": [1.0]}, "a": 1}]},
+      {},
+      r"example 1: is inputs/y float32\[1\], a int32\[\]; the first example is inputs/x float32\[1\]",
     ),
   ],
 )
@@ -87,6 +102,93 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path, splits, opt
 def test_nothing_is_overwritten(numbers):
   with pytest.raises(DataError, match="already exists"):
     write_array_record(numbers, {"train": _numbered(3)}, num_classes=5)
+
+
+def _rich(n: int) -> dict[str, Any]:
+  draw = np.random.default_rng(n)
+  return {
+    "inputs": {
+      "image": draw.integers(0, 256, (n, 3, 3, 2)).astype(np.uint8),
+      "question": {"tokens": draw.integers(0, 9, (n, 4)), "mask": draw.random((n, 4)) < 0.5},
+    },
+    "labels": np.where(draw.random((n, 3, 3)) < 0.3, 255, draw.integers(0, 5, (n, 3, 3))),
+    "mask": draw.random((n, 3, 3)) < 0.5,
+    "weights": draw.random(n),
+    "targets": draw.random((n, 2, 2)),
+    "id": np.arange(n),
+  }
+
+
+def test_nested_keys_masks_and_what_does_not_count_come_back_as_they_were_in_memory(tmp_path):
+  splits = {"train": _rich(23), "validation": _rich(7), "validation_hard": _rich(5), "test_easy": _rich(4)}
+  memory = checked("here", "array_record", splits, num_classes=5, notice="made up", ignore_label=255)
+  one_by_one = {
+    name: [nested({path: array[index] for path, array in flat(split).items()}) for index in range(len(split["id"]))]
+    for name, split in splits.items()
+  }
+  written: dict[str, Any] = {"whole": splits, "one_by_one": one_by_one}
+  for name, given in written.items():
+    about: dict[str, Any] = {
+      "num_classes": np.int64(5),
+      "ignore_label": np.uint8(255),
+      "notice": "made up",
+      "records_per_file": 4,
+    }
+    source = ArrayRecord(path=str(write_array_record(tmp_path / name, given, **about))).read()
+    assert source.info == memory.info
+    assert source.info.ignore_label == 255
+    assert list(source.info.normalizations) == ["inputs/image"]
+    assert list(source.info.spec) == list(memory.info.spec)
+    for split, stored in memory.arrays.items():
+      batch = source.splits[split].read(np.arange(len(stored["id"])))
+      assert batch.keys() == stored.keys()
+      for path, array in stored.items():
+        assert batch[path].dtype == array.dtype
+        assert np.array_equal(batch[path], array)
+
+
+def test_the_keys_of_an_example_may_come_in_another_order_than_those_of_the_first(tmp_path):
+  first, second = {"inputs": [1.5], "labels": 1, "a": {"b": 7}}, {"a": {"b": 8}, "labels": 2, "inputs": [2.5]}
+  path = write_array_record(tmp_path / "x", {"train": [first, second], "validation": [second]}, num_classes=3)
+  batch = load(ArrayRecord(path=str(path)), seed=0, batch_size=1).eval_batch(0, "train", 2)
+  assert (batch["inputs"].ravel().tolist(), batch["labels"].tolist(), batch["a/b"].tolist()) == (
+    [1.5, 2.5],
+    [1, 2],
+    [7, 8],
+  )
+
+
+def test_data_without_labels_need_no_number_of_classes(tmp_path):
+  split = {"noise": np.ones((3, 2)), "mask": np.ones((3, 2), bool)}
+  info = ArrayRecord(path=str(write_array_record(tmp_path / "x", {"train": split, "validation": split}))).read().info
+  assert (info.num_classes, info.num_targets, info.input_shape) == (None, None, None)
+  assert info.spec == {"noise": ((2,), "float32"), "mask": ((2,), "bool")}
+
+
+def test_a_label_to_ignore_may_be_given_to_the_reader_and_records_of_earlier_versions_have_none(numbers):
+  assert ArrayRecord(path=numbers).read().info.ignore_label is None
+  assert ArrayRecord(path=numbers, ignore_label=0).read().info.ignore_label == 0
+  about = pathlib.Path(numbers) / "dataset.json"
+  facts = json.loads(about.read_text())
+  about.write_text(json.dumps({**facts, "ignore_label": 3}))
+  assert ArrayRecord(path=numbers).read().info.ignore_label == 3
+  assert ArrayRecord(path=numbers, ignore_label=0).read().info.ignore_label == 0
+  del facts["ignore_label"]
+  about.write_text(json.dumps(facts))
+  assert ArrayRecord(path=numbers).read().info.ignore_label is None
+
+
+def test_files_of_ones_own_may_be_further_splits_and_are_refused_for_others(tmp_path):
+  for name in ("train", "held", "dark"):
+    _write_csv(tmp_path / name, ["0,1,0", "2,3,1"])
+  files = {"train": "train", "validation": "held", "validation_dark": "dark"}
+  config = ArrayRecord(path=str(tmp_path), files=files, decode="test_array_record:decode_csv", num_classes=2)
+  dataset = load(config, seed=0, batch_size=1)
+  assert list(dataset.info.examples) == ["train", "validation", "validation_dark"]
+  assert dataset.eval_batch(0, "validation_dark", 2)["labels"].tolist() == [0, 1]
+  wrong = config.model_copy(update={"files": {**files, "valdation_dark": "dark"}})
+  with pytest.raises(DataError, match=r"dataset\.files: unknown split 'valdation_dark'; did you mean 'validation'"):
+    wrong.read()
 
 
 def decode_csv(record: bytes) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Augmentation equals a loop over examples, depends on (seed, position) only, and is exact at zero."""
 
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_erasing_depends_on_seed_and_position_only():
   assert 0.1 < (everywhere == 0).mean() < 0.25
 
 
-def _mixed(alpha: float | None, seed: int = 1, batch_size: int = 12, **hosts: int):
+def _mixed(alpha: float | None, seed: int = 1, batch_size: int = 12, **hosts: Any):
   augmentation = Augmentation(crop_padding=1, flip_probability=0.5, mixup_alpha=alpha)
   return load(Digits(augmentation=augmentation), seed=seed, batch_size=batch_size, **hosts)
 
@@ -182,4 +183,4 @@ def test_weights_of_mixup_are_beta_distributed(alpha):
 
 
 def test_mixup_is_not_applied_to_evaluation_batches():
-  assert _mixed(0.3).eval_batch(0, "train", 8).keys() == {"inputs", "labels", "weights"}
+  assert _mixed(0.3).eval_batch(0, "train", 8).keys() == {"inputs", "labels", "is_example", "example"}

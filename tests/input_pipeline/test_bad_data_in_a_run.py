@@ -93,8 +93,10 @@ def test_data_that_is_not_prepared_is_told_with_the_command_that_helps(tmp_path:
 @pytest.mark.parametrize(
   ("train", "validation", "problem"),
   [
-    (images("train", labels=None), images("validation"), r"train: must have 'inputs' and either 'labels' or 'targets'"),
-    (images("train"), images("validation", inputs=None), r"validation: must have 'inputs'.* it has 'labels'"),
+    (images("train"), images("validation", labels=None), r"validation has no 'labels', but train has"),
+    (images("train"), images("validation", inputs=None), r"validation has no 'inputs', but train has"),
+    (images("train", weights=-np.ones(64)), images("validation", weights=np.ones(64)), "weights must not be negative"),
+    (images("train", is_example=np.ones(64)), images("validation"), "train: has 'is_example', which is a key of"),
     (
       images("train", labels=-np.ones(64, int)),
       images("validation"),
@@ -123,6 +125,44 @@ def test_splits_that_cannot_be_trained_on_are_told(
   splits = {"train": train, "validation": validation}
   dataset({name: split for name, split in splits.items() if split is not None})
   refused(plugin(), tmp_path / "run", r"^dataset\.name 'user_data:build': ", problem)
+
+
+@pytest.mark.parametrize(
+  ("train", "validation", "problem"),
+  [
+    (images("train", labels=None), images("validation"), r"needs 'labels', which no batch has, because train has none"),
+    (
+      images("train", inputs=None, image=images("train")["inputs"]),
+      images("validation", inputs=None, image=images("validation")["inputs"]),
+      r"the classification task needs 'inputs'; dataset 'user_data:build' gives 'labels', 'image'",
+    ),
+    (
+      images("train", inputs=None, input=images("train")["inputs"]),
+      images("validation", inputs=None, input=images("validation")["inputs"]),
+      r"the classification task needs 'inputs'; .*did you mean 'input'",
+    ),
+    (
+      images("train", weights=np.ones((64, 2))),
+      images("validation", weights=np.ones((64, 2))),
+      r"weights of dataset 'user_data:build' are \[B, 2\], but must be \[B\]",
+    ),
+  ],
+)
+def test_splits_that_the_task_cannot_use_are_told(
+  tmp_path: pathlib.Path, dataset: Callable[[Any], None], train: Any, validation: Any, problem: str
+):
+  dataset({"train": train, "validation": validation})
+  refused(plugin(), tmp_path / "run", problem)
+
+
+def test_a_run_may_have_keys_that_it_does_not_use_and_several_validation_splits(
+  tmp_path: pathlib.Path, dataset: Callable[[Any], None]
+):
+  others = {"id": np.arange(64), "caption": ["a picture"] * 64, "meta": {"mask": np.ones((64, 6, 6), bool)}}
+  dataset({split: images(split, **others) for split in ("train", "validation", "validation_dark")})
+  assert run(plugin(), tmp_path / "run").status == "complete"
+  named = {name for line in numbers(tmp_path / "run") for name in line}
+  assert {"validation/error", "validation_dark/error"} <= named
 
 
 @pytest.mark.parametrize(
@@ -156,7 +196,7 @@ def test_images_that_do_not_fit_the_model_are_told_with_what_would(tmp_path: pat
     ("classes", r"returns \[8, 3\] for 8 examples; the task needs \[8, \.\.\., 4\]"),
     ("batch", r"returns \[7, 4\] for 8 examples"),
     ("positions", r"outputs are \[8, 1, 4\]; labels \[8\] need \[8, 'classes'\]"),
-    ("dict", r"returns a dict; it must return one array"),
+    ("dict", r"returns a dict, but the task has num_outputs and needs one array \[B, \.\.\., 4\]"),
   ],
 )
 @pytest.mark.usefixtures("dataset")

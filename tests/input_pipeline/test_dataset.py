@@ -3,6 +3,7 @@
 import statistics
 import time
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ AUGMENTED = Digits(augmentation=Augmentation(crop_padding=1, flip_probability=0.
 TINY = Synthetic(input_shape=(4,), train_examples=37, validation_examples=20, test_examples=10, num_outputs=3)
 
 
-def _numbered(seed: int = 0, batch_size: int = 8, train_examples: int = 37, **hosts: int) -> Dataset:
+def _numbered(seed: int = 0, batch_size: int = 8, train_examples: int = 37, **hosts: Any) -> Dataset:
   """A dataset whose train labels are the examples' own numbers."""
   config = TINY.model_copy(update={"train_examples": train_examples})
   dataset = load(config, seed=seed, batch_size=batch_size, **hosts)

@@ -63,8 +63,7 @@ def test_normalization_comes_from_the_train_split_per_channel():
     source = config.read()
     train = source.arrays["train"]["inputs"].astype(np.float64)
     axes = tuple(range(train.ndim - 1))
-    assert source.info.normalization is not None
-    mean, deviation = source.info.normalization
+    mean, deviation = source.info.normalizations["inputs"]
     np.testing.assert_allclose(mean, train.mean(axis=axes), rtol=1e-12)
     np.testing.assert_allclose(deviation, train.std(axis=axes), rtol=1e-12)
 

@@ -5,133 +5,30 @@ example is read, at the latest.
 """
 
 import pathlib
-import pickle
 import re
-import sys
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+from every_source import KINDS, Items, at, good, loaded, targets
 from tiny import mlp
 
 from trialbook import errors
 from trialbook.errors import DataError, UserError
-from trialbook.input_pipeline import ArrayRecord, Data, PluginDataset, load, write_array_record
+from trialbook.input_pipeline import Data, PluginDataset, load
 from trialbook.input_pipeline.conversion import as_array
-from trialbook.input_pipeline.datasets.record_files import array_record_module
 from trialbook.trainer import Config, Programs, preflight, run
 from trialbook.trainer import flags as command
+from trialbook.trainer.bound_task import bind
 from trialbook.trainer.schedules import Constant
-from trialbook.trainer.tasks import Classification, LanguageModel, Regression
-
-Rows = list[dict[str, Any]]
-
-
-def good(count: int, **others: Any) -> dict[str, Any]:
-  draw = np.random.default_rng(count)
-  arrays = {"inputs": draw.standard_normal((count, 3)).astype(np.float32), "labels": np.arange(count) % 4}
-  return {key: value for key, value in (arrays | others).items() if value is not None}
-
-
-def targets(count: int, **others: Any) -> dict[str, Any]:
-  return good(count, labels=None, **{"targets": np.linspace(0, 1, 2 * count).reshape(count, 2), **others})
-
-
-def named(inputs: str, labels: str) -> dict[str, Any]:
-  split = good(12)
-  return {inputs: split["inputs"], labels: split["labels"]}
-
-
-def at(index: int, value: Any, array: Any) -> np.ndarray:
-  array = np.array(array)
-  array[index] = value
-  return array
-
-
-def rows(split: Mapping[str, Any]) -> Rows:
-  return [{key: value[index] for key, value in split.items()} for index in range(len(next(iter(split.values()))))]
-
-
-class Items:
-  """Examples one at a time."""
-
-  def __init__(self, split: Mapping[str, Any]):
-    self._rows = rows(split)
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return self._rows[index]
-
-
-class ManyItems(Items):
-  """Examples by the list."""
-
-  def __getitems__(self, indices: list[int]) -> Rows:
-    return [self._rows[index] for index in indices]
-
-
-class Batches:
-  """Examples by the batch."""
-
-  def __init__(self, split: Mapping[str, Any]):
-    self._split = split
-
-  def __len__(self) -> int:
-    return len(next(iter(self._split.values())))
-
-  def read(self, indices: np.ndarray) -> dict[str, Any]:
-    return {key: [value[index] for index in indices] for key, value in self._split.items()}
-
-
-@pytest.fixture(name="plugin")
-def user_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], PluginDataset]:
-  """Gives a dataset config whose function returns what the test says."""
-  module = types.ModuleType("users_own_data")
-  module.__file__ = "users_own_data.py"
-  monkeypatch.setitem(sys.modules, "users_own_data", module)
-
-  def dataset(built: Any) -> PluginDataset:
-    vars(module)["build"] = lambda: built
-    return PluginDataset(name="users_own_data:build")
-
-  return dataset
-
-
-def decode(record: bytes) -> dict[str, Any]:
-  return pickle.loads(record)
-
-
-def own_records(folder: pathlib.Path, splits: Mapping[str, Any]) -> ArrayRecord:
-  folder.mkdir()
-  for name, split in splits.items():
-    writer = array_record_module().ArrayRecordWriter(str(folder / name), "group_size:1")
-    for row in rows(split):
-      writer.write(pickle.dumps(row))
-    writer.close()
-  files: Any = {name: name for name in splits}
-  decoder = "test_every_source_is_checked:decode"
-  return ArrayRecord(path=str(folder), files=files, decode=decoder, num_classes=4)
-
-
-KINDS = ["arrays", "items", "many items", "batches", "records", "written records"]
+from trialbook.trainer.tasks import Classification, LanguageModel, PluginTask, Regression
 
 
 def refusal(kind: str, splits: Mapping[str, Any], folder: pathlib.Path, plugin: Callable[[Any], PluginDataset]) -> str:
   """What is told of these splits, come as they may, by the time each example was read."""
-  lazy = {"items": Items, "many items": ManyItems, "batches": Batches}
   try:
-    if kind == "written records":
-      config = ArrayRecord(path=str(write_array_record(folder / "data", splits, num_classes=4)))
-    elif kind == "records":
-      config = own_records(folder / "data", splits)
-    else:
-      built = {name: lazy[kind](split) for name, split in splits.items()} if kind in lazy else splits
-      config = plugin(Data(splits=built, num_classes=4))
-    dataset = load(config, seed=0, batch_size=4)
+    dataset = loaded(kind, splits, folder, plugin)
     for split in splits:
       dataset.eval_batch(0, split, 16)
   except DataError as error:
@@ -156,21 +53,35 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "correct the labels or num_classes",
   ),
   "a label below zero": (good(12, labels=at(5, -1, np.zeros(12, int))), "such as -1", "leave out such examples"),
+  "a negative weight": (good(12, weights=at(5, -1.0, np.ones(12))), "weights must not be negative", "give 0 for what"),
+  "a weight that is NaN": (
+    good(12, weights=at(5, np.nan, np.ones(12))),
+    "weights are not all finite",
+    "leave out such",
+  ),
+  "a nested input that is NaN": (
+    good(12, inputs={"x": at(5, np.nan, np.ones((12, 3)))}),
+    "inputs/x are not all finite",
+    "leave out such",
+  ),
   "a ragged input": (good(12, inputs=[[1.0, 2.0, 3.0]] * 5 + [[1.0, 2.0]] * 7), "float32[2]|ragged", "to one shape"),
   # Data of another kind than what can be trained on: all examples.
-  "weights": (good(12, weights=np.ones(12)), "has 'weights', but a batch carries only", "columns of 'targets'"),
-  "masks and ids": (good(12, mask=np.ones(12), id=np.arange(12)), "has 'mask', 'id'", "Leave it out"),
-  "other names": (named("x", "y"), "has 'x', 'y': rename them", "to 'inputs' and 'labels' (or 'targets')"),
-  "names of one": (
-    named("image", "label"),
-    "has 'image', 'label': rename them",
-    "to 'inputs' and 'labels' (or 'targets')",
+  "example": (good(12, example=np.arange(12)), "has 'example', which is a key of trialbook's own", "rename it"),
+  "is_example": (good(12, is_example=np.ones(12)), "has 'is_example', which is a key of trialbook's own", "rename it"),
+  "spaces": (good(12, **{"my box": np.ones(12)}), "has the key 'my box'", "a key is letters, digits and underscores"),
+  "hyphens": (good(12, inputs={"my-x": np.ones((12, 3))}), "has the key 'inputs/my-x'", "letters, digits and under"),
+  "nameless": (good(12, **{"": np.ones(12)}), "has the key ''", "a key is letters, digits and underscores"),
+  "above others": (
+    good(12, box=np.ones((12, 4)), **{"box/left": np.ones(12)}),
+    "has both 'box' and 'box/left'",
+    "cannot have others below it",
   ),
-  "another name of the inputs": (named("x", "labels"), "has 'x', 'labels': rename 'x'", "to 'inputs'"),
-  "another name of the labels": (named("inputs", "y"), "rename 'y' to 'labels'", "(or 'targets')"),
-  "other names and ids": (named("x", "y") | {"id": np.arange(12)}, "rename them to 'inputs'", "leave out the rest"),
-  "no labels": (good(12, labels=None), "must have 'inputs' and either 'labels' or 'targets'", "it has 'inputs'"),
-  "labels and targets": (good(12, targets=np.ones(12)), "must have 'inputs' and either", "'labels', 'targets'"),
+  "weights that are words": (good(12, weights=["a"] * 12), "weights are <U1", "at least one for each example"),
+  "nested words": (
+    good(12, inputs={"x": np.ones((12, 3)), "caption": ["cat"] * 12}),
+    "inputs/caption are text",
+    "encode them as numbers",
+  ),
   "labels that are float": (good(12, labels=np.full(12, 0.5)), "labels are float64", "set task.name=regression"),
   "labels that are whole": (good(12, labels=np.full(12, 2.0)), "labels are float64", "labels.astype(np.int32)"),
   "labels that are one-hot": (good(12, labels=ONE_HOT), "labels are float64", "labels.argmax(axis=-1)"),
@@ -184,7 +95,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
   "inputs that are large": (good(12, inputs=np.full((12, 3), 10**12)), "such as 1000000000000", "give floats"),
   "inputs without features": (good(12, inputs=np.ones(12)), "an axis of features", "inputs[:, None]"),
   "targets that are words": (targets(12, targets=["a"] * 12), "targets are <U1", "classes as integer 'labels'"),
-  "targets that are images": (targets(12, targets=np.ones((12, 2, 2))), "a row of numbers", "targets.reshape("),
 }
 
 
@@ -195,6 +105,10 @@ def test_what_cannot_be_trained_on_is_refused_by_each_source(
 ):
   split, problem, remedy = REFUSED[case]
   other = targets(8) if "targets" in split and "labels" not in split else good(8)
+  if isinstance(split["inputs"], dict):
+    other["inputs"] = {"x": np.ones((8, 3))}
+  others = {path for path in split if path.isidentifier()} - {"inputs", "labels", "targets"}
+  other |= {path: np.ones((8, *np.shape(split[path])[1:])) for path in others - {"example", "is_example"}}
   told = refusal(kind, {"train": other, "validation": split}, tmp_path, plugin)
   assert told
   place = tmp_path / "data" if kind == "records" else "" if kind == "written records" else "users_own_data:build"
@@ -252,6 +166,101 @@ NO_TASK: dict[str, tuple[dict[str, Any], Any, str]] = {
   "targets, classified": (targets(12), CLASSIFICATION, r"set task\.name=regression"),
   "targets, as text": (targets(12), LANGUAGE, r"set task\.name=regression"),
 }
+
+
+def named(inputs: str, answers: str) -> dict[str, Any]:
+  split = good(12)
+  return {inputs: split["inputs"], answers: split["labels"]}
+
+
+class Boxes:
+  """A task that reads a nested array, and says nothing of outputs."""
+
+  def keys(self, info: Any) -> list[str]:
+    return ["inputs/image", "boxes"]
+
+  def model_inputs(self, batch: dict[str, Any]) -> Any:
+    return batch["inputs"]["image"]
+
+  def loss(self, outputs: Any, batch: dict[str, Any]) -> Any:
+    return outputs.mean(axis=-1)
+
+
+BOXES = PluginTask(name="test_every_source_is_checked:Boxes")
+IMAGE = {"image": np.ones((12, 6, 6, 1), np.float32)}
+MISSING: dict[str, tuple[dict[str, Any], Any, list[str]]] = {
+  "other names": (
+    named("x", "y"),
+    CLASSIFICATION,
+    [r"the classification task needs 'inputs'; .*gives 'x', 'y'; ", "needs 'labels'; .*gives 'x', 'y'; "],
+  ),
+  "names of one": (
+    named("image", "label"),
+    CLASSIFICATION,
+    ["needs 'inputs'; .*gives 'image', 'label'; ", "needs 'labels'; .*gives 'image', 'label'; did you mean 'label'"],
+  ),
+  "another name of the inputs": (
+    named("input", "labels"),
+    CLASSIFICATION,
+    ["needs 'inputs'; .*gives 'input', 'labels'; did you mean 'input'"],
+  ),
+  "another name of the labels": (
+    named("inputs", "y"),
+    CLASSIFICATION,
+    ["needs 'labels'; .*gives 'inputs', 'y'; "],
+  ),
+  "other names and ids": (
+    named("x", "y") | {"id": np.arange(12)},
+    CLASSIFICATION,
+    ["needs 'inputs'; .*gives 'x', 'y', 'id'; ", "needs 'labels'; "],
+  ),
+  "another name of the targets": (
+    named("inputs", "target"),
+    REGRESSION,
+    ["the regression task needs 'targets'; .*gives 'inputs', 'target'; did you mean 'target'"],
+  ),
+  "no labels": (good(12, labels=None), CLASSIFICATION, ["needs 'labels'; .*gives 'inputs'; "]),
+  "of a task of one's own": (
+    good(12, box=np.ones((12, 4)), inputs=IMAGE),
+    BOXES,
+    [r"the test_\S+:Boxes task needs 'boxes'; .*gives 'inputs', 'labels', 'box'; did you mean 'box'"],
+  ),
+  "a nested one": (
+    {"inputs": {"imgae": IMAGE["image"]}, "boxes": np.ones((12, 4))},
+    BOXES,
+    ["needs 'inputs/image'; .*gives 'inputs', 'boxes'; did you mean 'inputs/imgae'"],
+  ),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_what_a_task_needs_and_the_dataset_lacks_is_told_with_what_there_is(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset], case: str
+):
+  split, task, messages = MISSING[case]
+  for splits in ({"train": split, "validation": split}, {"train": Items(split), "validation": Items(split)}):
+    found = preflight.problems(config(plugin(Data(splits=splits, num_classes=4)), task), tmp_path / "run")
+    assert len(found) == len(messages), found
+    for told, message in zip(found, messages, strict=True):
+      assert re.search(message, told), told
+
+
+def test_what_is_needed_and_in_no_batch_is_told_with_the_reason(
+  tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]
+):
+  without, boxes = {"inputs": IMAGE}, np.ones((12, 4))
+  ragged = [[[0.0] * 4], *[[[0.0] * 4, [1.0] * 4]] * 11]
+  for train, validation, why in (
+    (without | {"boxes": boxes}, without, "validation has none"),
+    (without, without | {"boxes": boxes}, "train has none"),
+    (without | {"boxes": boxes}, without | {"boxes": boxes[:, 1:]}, r"of validation are float32\[3\], those of train"),
+    (without | {"boxes": boxes}, without | {"boxes": at(5, np.nan, boxes)}, "validation: boxes are not all finite"),
+    (without | {"boxes": ragged}, without | {"boxes": ragged}, r"train: boxes are ragged: row 0 has shape \[1, 4\]"),
+    (without | {"boxes": ["left"] * 12}, without | {"boxes": boxes}, "train: boxes are text, .*encode them as numbers"),
+  ):
+    dataset = plugin({"train": train, "validation": validation})
+    (told,) = preflight.problems(config(dataset, BOXES), tmp_path / "run")
+    assert re.search(f"needs 'boxes', which no batch has, because .*{why}", told), told
 
 
 @pytest.mark.parametrize("case", NO_TASK)
@@ -312,14 +321,14 @@ def test_more_classes_than_labels_are_refused_unless_they_are_meant(
 def test_all_problems_are_told_at_once(tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]):
   splits = {
     "train": good(12, labels=np.ones(12), inputs=np.full((12, 3), np.nan)),
-    "validation": good(12, weights=np.ones(12)),
+    "validation": good(12, example=np.ones(12)),
     "test": good(12, labels=at(5, 9, np.zeros(12, int))),
     "extra": good(12),
   }
   found = preflight.problems(config(plugin(Data(splits=splits, num_classes=4))), tmp_path / "run")
   assert len(found) == 5
   told = "\n".join(found)
-  for part in ("labels are float64", "inputs are not all finite", "'weights'", "such as 9", "unknown split 'extra'"):
+  for part in ("labels are float64", "inputs are not all finite", "'example'", "such as 9", "unknown split 'extra'"):
     assert part in told
   splits = {"train": good(12), "validation": splits["test"]}
   found = preflight.problems(
@@ -332,8 +341,10 @@ def test_all_problems_are_told_at_once(tmp_path: pathlib.Path, plugin: Callable[
 
 
 def warned(dataset: PluginDataset, **changes: Any) -> list[str]:
-  made = config(dataset, **changes)
-  return preflight.warnings(made, load(dataset, seed=0, batch_size=4))
+  read = load(dataset, seed=0, batch_size=4)
+  task = REGRESSION if read.info.num_targets else LANGUAGE if read.info.label_shape else CLASSIFICATION
+  made = config(dataset, task, **changes)
+  return preflight.warnings(made, read, bind(task.build(dataset), read.info, task.name))
 
 
 def timestamps(scale: float) -> np.ndarray:
@@ -410,11 +421,11 @@ def test_a_broken_example_that_is_read_while_training_is_the_datas_fault_and_not
 def test_the_command_leaves_with_2_and_the_places(
   tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset], capfd: pytest.CaptureFixture[str]
 ):
-  plugin({"train": good(12, weights=np.ones(12)), "validation": good(12, inputs=[[1.0], [1.0, 2.0]])})
+  plugin({"train": good(12, example=np.ones(12)), "validation": good(12, inputs=[[1.0], [1.0, 2.0]])})
   arguments = ["--set=dataset.name=users_own_data:build", "--set=model.name=mlp", "--set=schedule.name=constant"]
   assert command.train([f"--workdir={tmp_path / 'run'}", *arguments]) == errors.USER_MISTAKE
   told = capfd.readouterr().err
   assert "trialbook train: 2 problems:" in told
-  assert "train: has 'weights'" in told
+  assert "train: has 'example'" in told
   assert "validation: inputs are ragged: row 0 has shape [1], row 1 has [2]" in told
   assert "Traceback" not in told

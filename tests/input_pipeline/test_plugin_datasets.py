@@ -82,8 +82,7 @@ def test_bytes_are_normalized_from_train_and_what_is_given_comes_first(module):
   images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 2), dtype=np.uint8)
   split = {"inputs": images, "labels": np.zeros(30, int)}
   info = checked("here", "x", {"train": split, "validation": split}).info
-  assert info.normalization is not None
-  np.testing.assert_allclose(info.normalization[0], images.mean(axis=(0, 1, 2)))
+  np.testing.assert_allclose(info.normalizations["inputs"][0], images.mean(axis=(0, 1, 2)))
   items = checked("here", "x", {"train": Items(split), "validation": Items(split)}, num_classes=1).info
   assert items.normalization == info.normalization
   given = checked("here", "x", {"train": split, "validation": split}, normalization=([1, 2], np.array([3.0, 4.0])))
@@ -102,7 +101,7 @@ GOOD = _arrays(6)
     ([1, 2], "got a list; it must be a dict of splits: train, validation, test"),
     ({"train": GOOD}, "split 'validation' is missing"),
     ({"train": GOOD, "validation": GOOD, "tset": GOOD}, "unknown split 'tset'; did you mean 'test'?"),
-    ({"train": GOOD, "validation": {"inputs": GOOD["inputs"]}}, "validation: must have 'inputs' and either"),
+    ({"train": GOOD, "validation": {"inputs": GOOD["inputs"]}}, "validation has no 'labels', but train has"),
     ({"train": GOOD, "validation": {k: v[:0] for k, v in GOOD.items()}}, "validation: is empty"),
     ({"train": GOOD, "validation": Items({k: v[:0] for k, v in GOOD.items()})}, "validation: is empty"),
     ({"train": GOOD, "validation": 7}, "validation: is a int; it must be a dict of arrays, or have __len__"),

@@ -79,7 +79,7 @@ def test_a_part_of_the_text_is_evaluated_without_classes_of_examples(config):
   dataset = load(config, seed=0, batch_size=1)
   few, more = (dataset.eval_batch(0, "train", 8, count) for count in (3, 5))
   assert np.array_equal(few["inputs"][:3], more["inputs"][:3])
-  assert few["weights"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+  assert few["is_example"].tolist() == [True] * 3 + [False] * 5
 
 
 def test_a_text_that_is_absent_empty_or_short_is_an_error(tmp_path):

@@ -135,7 +135,7 @@ def test_other_features_go_through_tfds_and_those_that_nobody_wants_are_not_deco
   assert (dataset.info.num_targets, dataset.info.input_dtype) == (1, "float32")
   batch = dataset.eval_batch(0, "train", 15)
   assert batch["inputs"].tolist() == [[i, -i] for i in range(15)]
-  assert batch["targets"].tolist() == [[i / 2] for i in range(15)]
+  assert batch["targets"].tolist() == [i / 2 for i in range(15)]
   assert decoded == []
   (warning,) = dataset.warnings
   assert "unused features: unwanted; choose with dataset.input_feature and dataset.label_feature" in warning

@@ -1,3 +1,4 @@
+import re
 import sys
 import textwrap
 from typing import Any
@@ -10,6 +11,7 @@ from flax import nnx
 
 from trialbook import models
 from trialbook.models import call_modes, plugin
+from trialbook.models.call_modes import Call
 from trialbook.models.hyperparameter import Hyperparameter, fill
 from trialbook.models.plugin import PluginConfig, PluginError
 from trialbook.settings import traced_values
@@ -171,9 +173,9 @@ def test_a_class_that_cannot_be_loaded_is_explained(write, module, code, name, e
       ],
     ),
     (
-      ", num_classes",
-      {"num_classes": 2},
-      ["model.kwargs.num_classes: the model already receives num_classes; leave it out"],
+      "",
+      {"rngs": 2},
+      ["model.kwargs.rngs: the model already receives rngs; leave it out"],
     ),
     (
       ", width, /",
@@ -189,17 +191,45 @@ def test_settings_that_do_not_fit_the_constructor_are_explained(write, signature
 
 
 @pytest.mark.parametrize(
-  ("call", "expected"),
+  ("call", "arguments", "expected"),
   [
-    ("self, x, mask, train", r"missing a required argument: 'mask'"),
-    ("self, *, train", r"too many positional arguments"),
+    ("self, x, mask, train", Call(1), r"with \(int, train=bool\): missing a required argument: 'mask'"),
+    ("self, *, train", Call(1), r"with \(int, train=bool\): too many positional arguments"),
+    ("self, x", Call(1, mask=2.0), r"with \(int, mask=float\): got an unexpected keyword argument 'mask'"),
   ],
 )
-def test_a_call_that_accepts_more_or_less_than_inputs_and_train_is_explained(write, call, expected):
+def test_a_call_that_accepts_more_or_less_than_it_is_given_is_explained_with_its_place(
+  write, call, arguments, expected
+):
   write("outside_net", model_of("", call))
-  (problem,) = models.problems(PluginConfig(name="outside_net:Net"))
-  assert problem.startswith("model.name 'outside_net:Net': must be callable as model(inputs), or with a flag")
-  assert expected in problem
+  config = PluginConfig(name="outside_net:Net")
+  assert models.problems(config) == []
+  model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+  with pytest.raises(PluginError, match=expected) as told:
+    plugin.call(model, arguments, train=True)
+  assert str(told.value).startswith(f"model.name: Net({call}) cannot be called with")
+  assert "The task's model_inputs says what a model is called with: Call(batch[...], name=...)" in str(told.value)
+  assert re.search(r"\(.*outside_net\.py, line 8\)$", str(told.value))
+
+
+def test_arguments_are_passed_as_the_task_gives_them_and_the_mode_beside_them(write):
+  write(
+    "outside_net", model_of("", "self, source, *, target, train").replace("return x", "return source, target, train")
+  )
+  model = models.build(PluginConfig(name="outside_net:Net"), input_shape=None, num_outputs=None, rngs=nnx.Rngs(0))
+  assert plugin.call(model, Call(1, target=2), train=False) == (1, 2, False)
+  # The mode that a task gives itself is not overruled.
+  assert plugin.call(model, Call(1, target=2, train=True), train=False) == (1, 2, True)
+
+
+def test_a_method_is_called_by_its_name_in_the_same_way(write):
+  write(
+    "outside_net", model_of("") + "\n      def encode(self, x, *, deterministic):\n        return x, deterministic\n"
+  )
+  model = models.build(PluginConfig(name="outside_net:Net"), input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+  assert plugin.call(model, Call(1), train=False, method="encode") == (1, True)
+  with pytest.raises(PluginError, match="Net has no method 'decode'; did you mean 'encode'"):
+    plugin.call(model, Call(1), train=False, method="decode")
 
 
 @pytest.mark.parametrize("call", ["self, x", "self, x, train", "self, x, *, train=False", "self, x, **rest"])
@@ -208,7 +238,7 @@ def test_a_call_may_take_train_or_leave_it_out(write, call):
   config = PluginConfig(name="outside_net:Net")
   assert models.problems(config) == []
   model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
-  assert plugin.call(model, jnp.ones((2, 5)), train=True).shape == (2, 5)
+  assert plugin.call(model, Call(jnp.ones((2, 5))), train=True).shape == (2, 5)
 
 
 @pytest.mark.parametrize("flag", call_modes.MODES)
@@ -229,8 +259,8 @@ def test_the_mode_is_passed_by_the_name_that_the_call_has_for_it(write, flag):
     config = PluginConfig(name="outside_net:Net")
     assert models.problems(config) == []
     model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
-    assert plugin.call(model, 1, train=True) == (1, in_training)
-    assert plugin.call(model, 1, train=False) == (1, not in_training)
+    assert plugin.call(model, Call(1), train=True) == (1, in_training)
+    assert plugin.call(model, Call(1), train=False) == (1, not in_training)
 
 
 MAKERS = """
@@ -278,7 +308,7 @@ def test_classes_functions_partials_and_linen_modules_make_models_and_get_what_t
   config = PluginConfig(name=f"outside_makers:{name}", kwargs=kwargs)
   assert models.problems(config) == []
   model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(params=0, dropout=1))
-  assert plugin.call(model, jnp.ones((2, 5)), train=True).shape == (2, 3)
+  assert plugin.call(model, Call(jnp.ones((2, 5))), train=True).shape == (2, 3)
   (problem,) = models.problems(PluginConfig(name=f"outside_makers:{name}", kwargs={"widht": 7}))
   assert "'widht'; did you mean 'width'?" in problem
 
@@ -314,10 +344,28 @@ def test_what_makes_no_model_is_explained(write, name, expected):
     models.build(PluginConfig(name=f"outside_makers:{name}"), input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
 
 
-def test_layers_of_linen_read_no_traced_settings(write):
-  write("outside_makers", MAKERS)
-  (problem,) = models.problems(PluginConfig(name="outside_makers:Linen", traced={"rate": 0.5}))
-  assert problem == "model.traced.rate: layers of Linen read no traced settings; give model.kwargs"
+def test_a_traced_setting_is_passed_to_a_call_that_has_an_argument_for_it(write):
+  write("outside_net", model_of("", "self, x, rate=0.5").replace("return x", "return x, rate"))
+  config = PluginConfig(name="outside_net:Net", traced={"rate": 0.25, "other": 1.0})
+  model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(0))
+  assert plugin.call(model, Call(1), train=True, traced={"rate": 0.25, "other": 1.0}) == (1, 0.25)
+  assert plugin.passed_settings(model, config.traced) == ["rate"]
+
+
+def test_a_traced_setting_of_a_linen_model_is_passed_to_its_call(write):
+  write(
+    "outside_makers",
+    MAKERS.replace(
+      "def __call__(self, x):\n      return nn.D", "def __call__(self, x, scale):\n      return scale * nn.D"
+    ),
+  )
+  config = PluginConfig(name="outside_makers:Linen", traced={"scale": 0.5, "rate": 0.5})
+  model = models.build(config, input_shape=(5,), num_outputs=3, rngs=nnx.Rngs(params=0, dropout=1, default=2))
+  half, whole = (
+    plugin.call(model, Call(jnp.ones((2, 5))), train=True, traced={"scale": scale, "rate": 0.5}) for scale in (0.5, 1)
+  )
+  np.testing.assert_allclose(2 * half, whole)
+  assert plugin.passed_settings(model, config.traced) == ["scale"]
 
 
 def test_a_model_without_a_call_is_explained(write):
@@ -327,6 +375,16 @@ def test_a_model_without_a_call_is_explained(write):
 
 
 def test_all_problems_are_reported_at_once(write):
-  write("outside_net", model_of(", width, depth", "self, x, mask"))
+  write("outside_net", model_of(", width, depth"))
   config = PluginConfig(name="outside_net:Net", kwargs={"widht": 2})
-  assert len(models.problems(config)) == 4
+  assert len(models.problems(config)) == 3
+
+
+def test_the_number_of_classes_is_given_by_the_task_or_by_the_user_and_not_by_both(write):
+  write("outside_net", model_of(", num_classes, rngs"))
+  given = PluginConfig(name="outside_net:Net", kwargs={"num_classes": 3})
+  models.build(given, input_shape=None, num_outputs=None, rngs=nnx.Rngs(0))
+  with pytest.raises(PluginError, match="already receives num_classes; leave it out"):
+    models.build(given, input_shape=None, num_outputs=3, rngs=nnx.Rngs(0))
+  with pytest.raises(PluginError, match=r"needs 'num_classes', which the task does not give; give it as model\.kwargs"):
+    models.build(PluginConfig(name="outside_net:Net"), input_shape=None, num_outputs=None, rngs=nnx.Rngs(0))

@@ -26,19 +26,26 @@ def get_config():
 """
 
 
-def command(folder: pathlib.Path, workdir: str, hosts: int, devices: int) -> list[str]:
+def command(folder: pathlib.Path, workdir: str, hosts: int, devices: int, code: str = EXPERIMENT) -> list[str]:
   experiment = folder / "experiment.py"
-  experiment.write_text(EXPERIMENT)
+  experiment.write_text(code)
   launch = ["-m", "trialbook", "launch", "local", f"--hosts={hosts}", f"--devices_per_host={devices}"]
   launch += ["--max_restarts=0", "--grace=5", "--kill_after=1"]
   return [*launch, "--", "-m", "trialbook", "train", f"--config={experiment}", f"--workdir={folder / workdir}"]
 
 
 def launch(
-  folder: pathlib.Path, workdir: str, hosts: int, devices: int, start: type[Forked] = Forked, **environment: str
+  folder: pathlib.Path,
+  workdir: str,
+  hosts: int,
+  devices: int,
+  start: type[Forked] = Forked,
+  experiment: str = EXPERIMENT,
+  **environment: str,
 ) -> tuple[int, str]:
   environment = {**os.environ, MARK: str(folder), **environment}
-  done = python(command(folder, workdir, hosts, devices), folder / "output.txt", start, environment=environment)
+  arguments = command(folder, workdir, hosts, devices, experiment)
+  done = python(arguments, folder / "output.txt", start, environment=environment)
   assert not running(folder)
   return done
 

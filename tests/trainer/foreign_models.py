@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
 from jaxtyping import Array, Float
 
+from trialbook import Call
 from trialbook.trainer.tasks import Classification
 
 
@@ -158,44 +159,78 @@ class Unkept(nnx.Module):
     return outputs.astype(jnp.int32) if self.bug == "whole" else outputs
 
 
+class Scanned(nnx.Module):
+  """Scans over layers, by a transformation that names all kinds of their variables."""
+
+  def __init__(self, *, num_classes: int, rngs: nnx.Rngs):
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def layers(rngs: nnx.Rngs) -> nnx.Linear:
+      return nnx.Linear(64, 64, rngs=rngs)
+
+    self.layers = layers(rngs)
+    self.head = nnx.Linear(64, num_classes, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"]) -> Float[Array, "batch classes"]:
+    @nnx.scan(in_axes=(nnx.StateAxes({nnx.Param: 0}), nnx.Carry), out_axes=nnx.Carry)
+    def forward(layer: nnx.Linear, x: Array) -> Array:
+      return nnx.relu(layer(x))
+
+    return self.head(forward(self.layers, x.reshape(len(x), -1)))
+
+
+class Repeated(linen.Module):
+  """One layer, as many times as the call says."""
+
+  num_classes: int
+
+  @linen.compact
+  def __call__(self, x: Array, *, times: int) -> Array:
+    layer, x = linen.Dense(64), x.reshape(len(x), -1)
+    for _ in range(times):
+      x = layer(x)
+    return linen.Dense(self.num_classes)(x)
+
+
+class Twice:
+  """Classification by a model that is told a number."""
+
+  def __init__(self):
+    task: Any = Classification().build()
+    self.keys, self.num_outputs, self.loss = task.keys, task.num_outputs, task.loss
+
+  def model_inputs(self, batch: Any) -> Call:
+    return Call(batch["inputs"], times=2)
+
+
 class Also:
   """Classification with the error only, and the accuracy as a metric of another name."""
 
   def __init__(self, name: str):
-    self._task, self._name = Classification().build(), name
-    self.num_outputs, self.initial_batch, self.loss = self._task.num_outputs, self._task.initial_batch, self._task.loss
+    self._task: Any = Classification().build()
+    self._name = name
+    self.keys, self.num_outputs, self.loss = self._task.keys, self._task.num_outputs, self._task.loss
 
-  def metrics(self, outputs: Array, batch: Any) -> dict[str, Array]:
-    error = self._task.metrics(outputs, batch)["error"]
+  def metrics(self, outputs: Array, batch: Any, info: Any) -> dict[str, Array]:
+    error = self._task.metrics(outputs, batch, info)["error"]
     return {"error": error, self._name: 1 - error}
-
-  def counts(self, outputs: Array, batch: Any) -> dict[str, Array]:
-    return {}
 
 
 class Faulty:
   """Classification, of which one member raises a KeyError ("raises") or returns None ("returns").
 
-  With `lacks`, that key is not in its batches.
+  With `lacks`, that is not among its keys.
   """
 
   def __init__(self, member: str = "", how: str = "", lacks: str = ""):
-    self._task, self._lacks = Classification().build(), lacks
+    self._task: Any = Classification().build()
+    self._lacks = lacks
+    self.num_outputs, self.metrics = self._task.num_outputs, self._task.metrics
     if member:
       setattr(self, member, lambda *_: {}["forgotten"] if how == "raises" else None)
 
-  def num_outputs(self, info: Any) -> int:
-    return self._task.num_outputs(info)
+  def keys(self, info: Any) -> list[str]:
+    return [key for key in self._task.keys(info) if key not in self._lacks.split()]
 
-  def initial_batch(self, info: Any, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    batch = self._task.initial_batch(info, batch_size)
-    return {name: spec for name, spec in batch.items() if name != self._lacks}
-
-  def loss(self, outputs: Array, batch: Any, settings: Any) -> Array:
-    return self._task.loss(outputs, batch, settings)
-
-  def metrics(self, outputs: Array, batch: Any) -> dict[str, Array]:
-    return self._task.metrics(outputs, batch)
-
-  def counts(self, outputs: Array, batch: Any) -> dict[str, Array]:
-    return {}
+  def loss(self, outputs: Array, batch: Any, settings: Any, info: Any) -> Any:
+    return self._task.loss(outputs, batch, settings, info)

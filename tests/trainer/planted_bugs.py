@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from trialbook import Call, Mean
 from trialbook.input_pipeline import Digits
 
 
@@ -191,18 +192,76 @@ class SoftmaxTwice:
   def num_outputs(self, info: Any) -> int:
     return info.num_classes
 
-  def initial_batch(self, info: Any, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-      "inputs": jax.ShapeDtypeStruct((batch_size, *info.input_shape), info.input_dtype),
-      "labels": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    }
+  def keys(self, info: Any) -> list[str]:
+    return ["inputs", "labels"]
 
-  def loss(self, outputs: Array, batch: Any, settings: Any) -> Array:
+  def loss(self, outputs: Array, batch: Any) -> Array:
     log_p = jax.nn.log_softmax(jax.nn.softmax(outputs))
     return -jnp.take_along_axis(log_p, batch["labels"][:, None], axis=-1)[:, 0]
 
   def metrics(self, outputs: Array, batch: Any) -> dict[str, Array]:
     return {"error": (outputs.argmax(axis=-1) != batch["labels"]).astype(jnp.float32)}
 
-  def counts(self, outputs: Array, batch: Any) -> dict[str, Array]:
-    return {}
+
+def pairs() -> dict[str, Any]:
+  """Two arrays of numbers that have two causes in common, with weights, and without labels."""
+  random = np.random.default_rng(0)
+  effects = random.standard_normal((2, 9))
+
+  def split(count: int) -> dict[str, Any]:
+    numbers = (random.standard_normal((count, 2)) @ effects).astype(np.float32)
+    return {"inputs": {"left": numbers[:, :5], "right": numbers[:, 5:]}, "weights": random.uniform(0.5, 1, count)}
+
+  return {"train": split(200), "validation": split(50)}
+
+
+class PairModel(nnx.Module):
+  """Two arrays to both of them again and to a code, healthy unless `bug` names a fault.
+
+  Bugs: "leak" subtracts the batch's mean from the code at evaluations; "no_gradient" stops it at the code.
+  """
+
+  def __init__(self, bug: str = "", *, rngs: nnx.Rngs):
+    self.bug = bug
+    self.code = nnx.Linear(9, 16, rngs=rngs)
+    self.hidden = nnx.Linear(16, 32, rngs=rngs)
+    self.left, self.right = nnx.Linear(32, 5, rngs=rngs), nnx.Linear(32, 4, rngs=rngs)
+
+  def __call__(self, left: Float[Array, "batch 5"], *, right: Float[Array, "batch 4"], train: bool) -> dict[str, Any]:
+    code = self.code(jnp.concatenate([left, right], axis=-1))
+    if self.bug == "leak" and not train:
+      code = code - code.mean(axis=0)
+    if self.bug == "no_gradient":
+      code = jax.lax.stop_gradient(code)
+    x = jax.nn.relu(self.hidden(code))
+    return {"pair": (self.left(x), self.right(x)), "code": code, "largest": code.argmax(axis=-1)}
+
+
+class Denoising:
+  """Both arrays of a pair from themselves with noise."""
+
+  def keys(self, info: Any) -> list[str]:
+    return ["inputs", "weights"]
+
+  def prepare(self, batch: Any, rngs: Any, settings: Any) -> dict[str, Any]:
+    def noisy(name: str) -> Array:
+      array = batch["inputs"][name]
+      return array + settings["noise"] * jax.vmap(lambda key: jax.random.normal(key, array.shape[1:]))(rngs(name))
+
+    return {**batch, "noisy": {name: noisy(name) for name in batch["inputs"]}}
+
+  def model_inputs(self, batch: Any) -> Call:
+    return Call(batch["noisy"]["left"], right=batch["noisy"]["right"])
+
+  def loss(self, outputs: Any, batch: Any) -> dict[str, Mean]:
+    weights = batch["weights"]
+    errors = dict(zip(("left", "right"), outputs["pair"], strict=True))
+    errors = {name: jnp.square(array - batch["inputs"][name]).mean(axis=-1) for name, array in errors.items()}
+    return {name: Mean(weights * error, weights) for name, error in errors.items()}
+
+  def rows(self, outputs: Any, batch: Any, model: Any) -> dict[str, Array]:
+    clean = model(batch["inputs"]["left"], right=batch["inputs"]["right"])
+    return {"shift": jnp.abs(clean["code"] - outputs["code"]).mean(axis=-1)}
+
+  def split_metrics(self) -> dict[str, Any]:
+    return {"shift": lambda means, rows: rows["shift"].mean()}

@@ -20,6 +20,12 @@ TEXT = {
   "dataset.name": "planted_bugs:text",
   "task.name": "language_model",
 }
+PAIRS = {
+  "model.name": "planted_bugs:PairModel",
+  "dataset.name": "planted_bugs:pairs",
+  "task.name": "planted_bugs:Denoising",
+  "task.traced.noise": 0.3,
+}
 LINE = {"dataset.name": "planted_bugs:line", "task.name": "regression"}
 
 
@@ -136,6 +142,42 @@ def test_targets_that_are_a_language_models_inputs_are_found(capsys: pytest.Capt
   assert lines[-1] == "1 of 13 checks failed"
 
 
+@pytest.mark.slow
+def test_a_healthy_task_of_several_inputs_and_outputs_without_labels_passes_what_applies_to_it():
+  report = checks.debug(config(**PAIRS))
+  assert [check.passed for check in report.checks] == [True] * 8, report.checks
+  assert {check.name for check in report.checks} == {
+    "inputs have a usual scale",
+    "all numbers are finite",
+    "gradients reach every parameter",
+    "a training step is reproducible",
+    "an evaluation is reproducible",
+    "examples do not influence one another",
+    "the model can overfit a few examples",
+    "the learning rate is not too high",
+  }
+  last = report.steps[-1]
+  assert last["validation/loss"] == pytest.approx(last["validation/left"] + last["validation/right"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("bug", "name", "told"),
+  [
+    (
+      "leak",
+      "examples do not influence one another",
+      "first in the code of PairModel, before it calls hidden (Linear)",
+    ),
+    ("no_gradient", "gradients reach every parameter", "no gradient reaches code/bias, code/kernel"),
+  ],
+)
+def test_a_bug_in_a_model_of_several_inputs_and_outputs_is_told_with_its_place(bug: str, name: str, told: str):
+  report = checks.debug(config(**PAIRS, **{"model.kwargs.bug": bug}))
+  assert [check.name for check in report.failed] == [name]
+  assert told in report.failed[0].seen
+
+
 @pytest.mark.long
 def test_without_jit_a_model_may_look_at_numbers():
   changes = {"model.kwargs.bug": "python"}
@@ -159,7 +201,7 @@ DATA = {
 def test_a_bug_in_the_data_is_found_by_its_check_and_by_no_other_of_the_data(bug: str):
   opened = session(**{"dataset.kwargs.bug": bug})
   verdicts = {judge: judge(opened) for judge in set(DATA.values())}
-  assert {judge for judge, verdict in verdicts.items() if not verdict.passed} == {DATA[bug]}
+  assert {judge for judge, verdict in verdicts.items() if verdict is None or not verdict.passed} == {DATA[bug]}
 
 
 def test_rows_of_a_text_and_of_real_targets_that_do_not_belong_together_are_found():
@@ -167,8 +209,10 @@ def test_rows_of_a_text_and_of_real_targets_that_do_not_belong_together_are_foun
     text = data_checks.labels_are_next(session(**TEXT, **{"dataset.kwargs.bug": bug}))
     assert text is not None
     assert text.passed == fits
-  assert data_checks.labels_are_plausible(session(**LINE)).passed
-  assert not data_checks.labels_are_plausible(session(**LINE, **{"dataset.kwargs.bug": "scale"})).passed
+  for bug, fits in (("", True), ("scale", False)):
+    line = data_checks.labels_are_plausible(session(**LINE, **{"dataset.kwargs.bug": bug}))
+    assert line is not None
+    assert line.passed == fits
 
 
 @pytest.mark.parametrize(("bug", "fits"), [("", True), ("rows", False)])
@@ -231,10 +275,10 @@ def test_the_first_layer_that_is_not_finite_is_named_within_stacked_layers_too()
   state = jax.tree.map(lambda leaf: leaf, opened.state)
   layer = state["params"]["blocks"]["layer"]["hidden"]
   layer["kernel"] = layer["kernel"].at[1, 0, 0].set(np.inf)
-  place = layer_calls.first_not_finite(opened.forward(state, opened.probed["inputs"], train=False))
+  place = layer_calls.first_not_finite(opened.forward(state, opened.probed, train=False))
   assert place is not None
   assert place.startswith("blocks/layer[1]/hidden (Linear): ")
-  assert layer_calls.first_not_finite(opened.forward(opened.state, opened.probed["inputs"], train=False)) is None
+  assert layer_calls.first_not_finite(opened.forward(opened.state, opened.probed, train=False)) is None
 
 
 def test_layers_are_as_before_when_they_are_no_longer_watched():

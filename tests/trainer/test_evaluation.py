@@ -11,7 +11,8 @@ from trialbook.input_pipeline import load
 from trialbook.trainer import sharding
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
 from trialbook.trainer.evaluation_schedule import evaluated_splits, evaluation_steps
-from trialbook.trainer.program import Programs, program_settings
+from trialbook.trainer.program import Programs
+from trialbook.trainer.train_step import program_settings
 
 
 def evaluation(batch_size: int, split: str = "test") -> dict:

@@ -15,6 +15,7 @@ from trialbook.input_pipeline import Digits, Table, Text, load
 from trialbook.models import MODELS, CnnConfig, MlpConfig, ResNetConfig, TransformerConfig, VitConfig, WideResNetConfig
 from trialbook.trainer import Config, Programs, run, sharding
 from trialbook.trainer import load as load_model
+from trialbook.trainer.bound_task import bind
 from trialbook.trainer.export import export
 from trialbook.trainer.schedules import Constant
 from trialbook.trainer.tasks import Classification, LanguageModel, Regression
@@ -103,7 +104,7 @@ def test_a_model_goes_all_the_way(
   dataset = load(config.dataset, seed=0, batch_size=8)
   _, examples = dataset.fixed_examples("validation", 16)
   outputs = model.predict(examples["inputs"])
-  assert outputs.shape == (16, *dataset.info.label_shape, config.task.build().num_outputs(dataset.info))
+  assert outputs.shape == (16, *dataset.info.label_shape, bind(config.task.build(), dataset.info).num_outputs)
   with np.load(workdir / "predictions" / "3.npz") as saved:
     np.testing.assert_allclose(saved["outputs"], outputs, rtol=1e-4, atol=1e-4)
 

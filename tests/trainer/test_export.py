@@ -18,11 +18,10 @@ from trialbook.errors import UserError
 from trialbook.files import read_json_lines
 from trialbook.input_pipeline import load as load_dataset
 from trialbook.input_pipeline.datasets import text
-from trialbook.settings import without_traced_numbers
+from trialbook.models.call_modes import Call
 from trialbook.trainer import Config, Programs, export, load, run
 from trialbook.trainer.checkpoints.storage import saved_steps
-from trialbook.trainer.functional_model import Network
-from trialbook.trainer.program import program_settings
+from trialbook.trainer.train_step import make_steps, program_settings
 
 # What jax itself imports is part of "jax".
 PACKAGES = ("jax", "jaxlib", "numpy", "numpy.libs", "flatbuffers", "ml_dtypes", "opt_einsum", "scipy", "scipy.libs")
@@ -251,7 +250,7 @@ def test_bfloat16_weights_and_integer_inputs_are_exported_exactly(tmp_path: path
     }
   )
   info = text.windows("text", np.zeros(2000, np.uint8), 12).info
-  network = Network(config=without_traced_numbers(config), info=info, num_outputs=256)
+  network = make_steps(config, config.task.build(), info).network
   params, variables = jax.device_get(jax.jit(network.init)(jax.random.key(0)))
   folder = export.export_model(tmp_path / "to", config, info, params, variables, {})
   exported = jax.export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
@@ -260,7 +259,7 @@ def test_bfloat16_weights_and_integer_inputs_are_exported_exactly(tmp_path: path
   @jax.jit
   def expected(params: Any, inputs: Any) -> Any:
     with jax.default_matmul_precision("float32"):
-      return network.apply(params, variables, inputs, program_settings(config), train=False)[0]
+      return network.apply(params, variables, Call(inputs), program_settings(config), train=False)[0]
 
   outputs = exported.call(dict(np.load(folder / "weights.npz")), inputs)
   assert outputs.shape == (3, 12, 256)

@@ -15,7 +15,8 @@ from trialbook.models import MlpConfig
 from trialbook.trainer import Config, Programs, preflight, run, sharding
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import MeshSettings
-from trialbook.trainer.program import Program, program_settings
+from trialbook.trainer.program import Program
+from trialbook.trainer.train_step import program_settings
 
 STEPS = 3
 

@@ -15,8 +15,8 @@ from trialbook.models.plugin import PluginConfig
 from trialbook.trainer import Averaging, Config, Programs, run, sharding
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.optimizers import Nesterov
-from trialbook.trainer.program import program_settings
 from trialbook.trainer.tasks import LanguageModel
+from trialbook.trainer.train_step import program_settings
 
 STEPS = 20
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,24 +152,45 @@ class Net(nnx.Module):
     outputs = self.linear(inputs.reshape(len(inputs), -1))
     return {"tuple": (outputs, outputs), "shape": outputs[:, 0], "call": None}.get(self.mode, outputs)
 
+from trialbook import Mean, Sum
 from trialbook.trainer.tasks import Classification
 
 class Wide:
   def __init__(self, wrong: str):
     self.wrong, self.task = wrong, Classification().build()
-  def __getattr__(self, name):
-    return getattr(self.task, name)
+  def keys(self, info): return self.task.keys(info)
   def num_outputs(self, info): return self.task.num_outputs(info)
-  def initial_batch(self, info, batch_size): return self.task.initial_batch(info, batch_size)
-  def loss(self, outputs, batch, settings):
-    losses = self.task.loss(outputs, batch, settings)
-    return losses[:, None] if self.wrong == "loss" else losses
+  def loss(self, outputs, batch, settings, info):
+    losses = self.task.loss(outputs, batch, settings, info)
+    return {
+      "loss": losses[:, None],
+      "mean": losses.mean(),
+      "whole": losses.astype(jnp.int32),
+      "term": {"ctc": losses, "balance": 0.5},
+      "count": Mean(losses, jnp.ones(())),
+    }.get(self.wrong, losses)
+  def metrics(self, outputs, batch, info):
+    error = self.task.metrics(outputs, batch, info)["error"]
+    return {"error": error[:, None] if self.wrong == "metrics" else error}
+  def rows(self, outputs, batch, model):
+    return {"guess": outputs.argmax(axis=-1)[1:] if self.wrong == "rows" else outputs}
+
+class Cubes(Wide):
   def metrics(self, outputs, batch):
-    values = self.task.metrics(outputs, batch)
-    return {k: v[:, None] for k, v in values.items()} if self.wrong == "metrics" else values
-  def counts(self, outputs, batch):
-    return {"n": jnp.ones(len(outputs))} if self.wrong == "counts" else {}
+    return {"n": Sum(jnp.ones((len(outputs), 2, 2)))}
+
+class Old(Wide):
+  def initial_batch(self, info, batch_size): ...
+  def counts(self, outputs, batch): ...
+
+class Misspelt(Wide):
+  def loss(self, outputs, batch, setings): ...
+  def rows(self): ...
 """
+
+
+def wide(wrong: str, task: str = "Wide") -> dict[str, Any]:
+  return {"task.name": f"plugins:{task}", "task.kwargs": {"wrong": wrong}, "selection.metric": "validation/loss"}
 
 
 @pytest.mark.parametrize(
@@ -178,9 +200,45 @@ class Wide:
     ({"model.kwargs": {"mode": "empty"}}, ["has no parameters"]),
     ({"model.kwargs": {"mode": "tuple"}}, ["returns a tuple"]),
     ({"model.kwargs": {"mode": "shape"}}, ["returns [32] for 32 examples; the task needs [32, ..., 10]"]),
-    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "loss"}}, ["'loss' has shape [32, 1]"]),
-    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "metrics"}}, ["has shape [32, 1]"]),
-    ({"task.name": "plugins:Wide", "task.kwargs": {"wrong": "counts"}}, ["'n' has shape [256]"]),
+    (
+      wide("loss"),
+      [
+        "task 'plugins:Wide': loss returned float32[32, 1] for 'loss'; it must be one number for each example, [32]:",
+        ": return Mean(loss), for the mean over all of them, or Mean(loss * mask, mask) if some do not count (",
+        "plugins.py, line 26)",
+      ],
+    ),
+    (wide("mean"), ["loss returned float32[] for 'loss'; it must be one number for each example, [32]: return losses"]),
+    (wide("whole"), ["loss returned int32[32] for 'loss'; it must be floats: return losses.astype(jnp.float32)"]),
+    (wide("term"), ["loss returned a float for 'balance'; it must be an array [32], or a Mean"]),
+    (
+      wide("count"),
+      [
+        "loss returned float32[] for 'loss.count'; it must be an array [32, ...]: count=…, with an axis of examples",
+        "plugins.py, line 26)",
+      ],
+    ),
+    (wide("metrics"), ["task 'plugins:Wide': metrics returned float32[32, 1] for 'error'", "plugins.py, line 35)"]),
+    (wide("rows"), ["rows returned int32[255] for 'guess'; it must be an array [256, ...], a row for each example"]),
+    (
+      wide("", "Cubes"),
+      ["metrics returned float32[32, 2, 2] for 'n.total'; it must be an array [32] or [32, K]", "plugins.py, line 42)"],
+    ),
+    (
+      wide("", "Old"),
+      [
+        "task.name = 'plugins:Old': initial_batch is not called any more; write keys(self, info), which returns the",
+        "task.name = 'plugins:Old': counts is not called any more; write metrics, with Sum(...) for what is added up",
+      ],
+    ),
+    (
+      wide("", "Misspelt"),
+      [
+        "task.name = 'plugins:Misspelt': loss asks for 'setings'; beside self, outputs, batch it can have",
+        "it can have settings, train, sown, info; did you mean 'settings'?",
+        "task.name = 'plugins:Misspelt': rows must be def rows(self, outputs, batch, model, ...)",
+      ],
+    ),
     ({"task.name": "plugins:Net", "task.kwargs": {"mode": "ok"}}, ["task.kwargs do not fit"]),
   ],
 )

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,15 +18,17 @@ from trialbook.errors import UserError
 from trialbook.input_pipeline import load
 from trialbook.trainer import Config, Programs, run, sharding
 from trialbook.trainer import load as load_model
+from trialbook.trainer.bound_task import totals_and_counts
 from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import warnings
 from trialbook.trainer.export import export
 from trialbook.trainer.functional_model import cast
-from trialbook.trainer.program import Program, program_settings
+from trialbook.trainer.program import Program
+from trialbook.trainer.task_values import Mean, objective
 from trialbook.trainer.tasks import Classification
-from trialbook.trainer.train_step import weighted_mean
+from trialbook.trainer.train_step import program_settings
 
 HALF: dict[str, Any] = {"precision__param_dtype": "bfloat16", "averaging__decay": 0.9}
 
@@ -77,17 +80,23 @@ def test_the_average_follows_one_in_float64(programs: Programs, param_dtype: str
 def test_sums_of_bfloat16_losses_and_metrics_are_float32(monkeypatch: pytest.MonkeyPatch):
   values = jnp.asarray(np.random.default_rng(0).uniform(1, 2, 999), jnp.bfloat16)
   exact = np.asarray(values, np.float64).mean()
-  weights = jnp.ones(999, jnp.float32)
-  for mean in (weighted_mean(values, {}), weighted_mean(values, {"weights": weights})):
-    assert mean.dtype == jnp.float32
-    assert float(mean) == pytest.approx(exact, rel=1e-6)
+  for mean in (Mean(values), Mean(values, jnp.ones(999, jnp.bfloat16))):
+    found = objective({"loss": mean}, *totals_and_counts({"loss": mean}))
+    assert found.dtype == jnp.float32
+    assert float(found) == pytest.approx(exact, rel=1e-6)
 
   # A task of a user's, whose numbers are as coarse as the network's.
   built = type(Classification().build())
-  originals = {name: getattr(built, name) for name in ("loss", "metrics", "counts")}
-  for name in originals:
-    halved = functools.partial(lambda name, *arguments: cast(originals[name](*arguments), "bfloat16"), name)
-    monkeypatch.setattr(built, name, lambda *arguments, halved=halved: halved(*arguments))
+
+  def halved(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def half(*arguments: Any, **named: Any) -> Any:
+      return cast(function(*arguments, **named), "bfloat16")
+
+    return half
+
+  for name in ("loss", "metrics"):
+    monkeypatch.setattr(built, name, halved(getattr(built, name)))
   _, whole, _ = trained(mlp(model__widths=(8,)), 1, 1)
   _, parts, _ = trained(mlp(model__widths=(8,), gradient_accumulation=4), 1, 1)
   for name in ("train/loss", "train/error"):

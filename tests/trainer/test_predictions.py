@@ -14,8 +14,8 @@ from trialbook.models import MlpConfig, TransformerConfig
 from trialbook.trainer import Config, Programs, run, sharding, train
 from trialbook.trainer import load as load_model
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
-from trialbook.trainer.program import program_settings
 from trialbook.trainer.tasks import LanguageModel, Regression
+from trialbook.trainer.train_step import program_settings
 from trialbook.trainer.workdir.predictions import predict
 
 KEPT = {"checkpointing__keep_latest": 9}

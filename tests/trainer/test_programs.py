@@ -7,8 +7,8 @@ import pytest
 from tiny import resnet
 
 from trialbook.trainer import Programs, run
-from trialbook.trainer.program import program_settings
 from trialbook.trainer.sharding import make_mesh
+from trialbook.trainer.train_step import program_settings
 
 TRACED = [
   {},
@@ -68,13 +68,11 @@ def test_a_static_change_is_another_program(changes: dict):
 
   def key(config):
     from trialbook.input_pipeline import load
-    from trialbook.settings import without_traced_numbers
-    from trialbook.trainer.functional_model import Network
+    from trialbook.trainer.bound_task import bind
 
-    config, task = config.resolved(), config.task.build()
+    config = config.resolved()
     info = load(config.dataset, seed=0, batch_size=8).info
-    network = Network(config=without_traced_numbers(config), info=info, num_outputs=task.num_outputs(info))
-    return program_key(config, task, network, make_mesh())
+    return program_key(config, bind(config.task.build(), info), make_mesh())
 
   assert key(resnet()) == key(resnet())
   assert key(resnet(**changes)) != key(resnet())

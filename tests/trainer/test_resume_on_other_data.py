@@ -29,6 +29,7 @@ from trialbook.input_pipeline.fingerprint import same as same_fingerprint
 from trialbook.input_pipeline.registry import AnyDataset
 from trialbook.input_pipeline.source import Arrays
 from trialbook.trainer import Config, Programs, preflight, run
+from trialbook.trainer.bound_task import bind
 from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.schedules import Constant
 from trialbook.trainer.tasks import LanguageModel
@@ -217,7 +218,8 @@ def test_examples_that_differ_at_each_reading_are_warned_of_and_do_not_keep_a_ru
   made = config(plugin(Data(splits=splits, num_classes=4)))
   record(tmp_path / "run", made)
   assert problems(made, tmp_path / "run") == ""
-  (warning,) = preflight.warnings(made, load(made.dataset, seed=0, batch_size=8))
+  dataset = load(made.dataset, seed=0, batch_size=8)
+  (warning,) = preflight.warnings(made, dataset, bind(made.task.build(), dataset.info))
   assert "train: an example differs each time it is read" in warning
 
 

@@ -21,8 +21,8 @@ from trialbook.trainer import Config, Programs, load, preflight, run, sharding
 from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import MeshSettings
-from trialbook.trainer.program import program_settings
 from trialbook.trainer.sharding import make_mesh
+from trialbook.trainer.train_step import program_settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

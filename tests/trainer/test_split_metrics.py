@@ -18,7 +18,7 @@ from trialbook.input_pipeline import Dataset, Table, load
 from trialbook.trainer import Config, Programs, run, sharding
 from trialbook.trainer.custom_metrics import area_under_curve
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
-from trialbook.trainer.program import program_settings
+from trialbook.trainer.train_step import program_settings
 
 AREA = "trialbook.trainer.custom_metrics:area_under_curve"
 

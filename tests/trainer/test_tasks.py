@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import typing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,16 @@ from flax import nnx
 from tiny import mlp, numbers, state_of
 
 from trialbook.errors import ConfigError, UserError
-from trialbook.input_pipeline import AnyDataset, Augmentation, Data, Digits, Shakespeare, Table, Text, load
+from trialbook.input_pipeline import AnyDataset, Augmentation, Data, Digits, Info, Shakespeare, Table, Text, load
 from trialbook.models import TransformerConfig
 from trialbook.trainer import Config, Programs, run, sharding
+from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
-from trialbook.trainer.program import program_settings
 from trialbook.trainer.schedules import Constant
-from trialbook.trainer.tasks import Classification, LanguageModel, OfSplit, Regression, training_batch
+from trialbook.trainer.tasks import Classification, LanguageModel, Regression, Task
+from trialbook.trainer.train_step import program_settings
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -50,19 +52,45 @@ def settings(**values: float) -> dict[str, jax.Array]:
   return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
 
 
+def for_labels(task: Task, classes: int, *label_shape: int) -> BoundTask:
+  """The task for labels of that shape for each example."""
+  info = Info(
+    name="made",
+    input_shape=(1,),
+    input_dtype="float32",
+    num_classes=classes,
+    num_targets=None,
+    examples={"train": 4, "validation": 4},
+    normalization=None,
+    label_shape=label_shape,
+  )
+  return bind(task, info)
+
+
+def losses(task: BoundTask, outputs: np.ndarray, batch: dict[str, np.ndarray], given: dict[str, jax.Array]) -> Any:
+  (term,) = task.loss(jnp.asarray(outputs), jax.device_put(batch), settings=given, train=True, sown={}).values()
+  assert term.count is None
+  return term.total
+
+
+def metrics(task: BoundTask, outputs: np.ndarray, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+  found = task.metrics(jnp.asarray(outputs), jax.device_put(batch), settings={}, train=False, sown={})
+  return {name: value.total for name, value in found.items()}
+
+
 @pytest.mark.parametrize("smoothing", [None, 0.0, 0.2])
 def test_a_language_models_loss_is_the_mean_cross_entropy_over_positions(smoothing: float | None):
   outputs, batch = drawn(4, 6, 11), {"labels": labels(11, 4, 6)}
   given = {} if smoothing is None else settings(label_smoothing=smoothing)
-  loss = LanguageModel().build().loss(jnp.asarray(outputs), jax.device_put(batch), given)
+  loss = losses(for_labels(LanguageModel().build(), 11, 6), outputs, batch, given)
   expected = cross_entropy(outputs, batch["labels"], smoothing or 0.0).mean(axis=-1)
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_a_language_models_metrics_are_those_of_numpy_and_know_no_smoothing():
   outputs, batch = drawn(4, 6, 11), {"labels": labels(11, 4, 6)}
-  task = LanguageModel(label_smoothing=0.3).build()
-  values = task.metrics(jnp.asarray(outputs), jax.device_put(batch))
+  task = for_labels(LanguageModel(label_smoothing=0.3).build(), 11, 6)
+  values = metrics(task, outputs, batch)
   loss = cross_entropy(outputs, batch["labels"]).mean(axis=-1)
   expected = {
     "loss": loss,
@@ -75,12 +103,12 @@ def test_a_language_models_metrics_are_those_of_numpy_and_know_no_smoothing():
 
 
 def test_perplexity_is_of_a_whole_split_and_finite_or_nan_with_the_loss():
-  task = LanguageModel().build()
-  assert isinstance(task, OfSplit)
-  assert not isinstance(Classification().build(), OfSplit)
-  assert task.of_split({"loss": 1.25, "error": 0.5}) == {"perplexity": math.exp(1.25)}
-  assert math.isfinite(task.of_split({"loss": 1e9})["perplexity"])
-  assert math.isnan(task.of_split({"loss": math.nan})["perplexity"])
+  task = for_labels(LanguageModel().build(), 11, 6)
+  assert [*task.split_metrics()] == ["perplexity"]
+  assert for_labels(Classification().build(), 11).split_metrics() == {}
+  assert task.split_metric("perplexity", {"loss": 1.25, "error": 0.5}, {}) == math.exp(1.25)
+  assert math.isfinite(task.split_metric("perplexity", {"loss": 1e9}, {}))
+  assert math.isnan(task.split_metric("perplexity", {"loss": math.nan}, {}))
 
 
 def text_config(path: pathlib.Path, **changes) -> Config:
@@ -133,8 +161,8 @@ def test_bits_are_per_byte_only_where_a_dataset_says_that_a_token_is_a_byte():
     dataset = kind.model_construct()
     bits = "bits_per_byte" if kind in (Text, Shakespeare) else "bits_per_token"
     assert LanguageModel().objective(dataset) == f"validation/{bits}"
-    outputs, batch = jnp.zeros((1, 2, 3)), {"labels": jnp.zeros((1, 2), jnp.int32)}
-    assert LanguageModel().build(dataset).metrics(outputs, batch).keys() == {"loss", bits, "error"}
+    outputs, batch = np.zeros((1, 2, 3), np.float32), {"labels": np.zeros((1, 2), np.int32)}
+    assert metrics(for_labels(LanguageModel().build(dataset), 3, 2), outputs, batch).keys() == {"loss", bits, "error"}
 
 
 @pytest.mark.slow
@@ -176,8 +204,8 @@ def test_the_loss_of_mixed_labels_is_that_of_mixed_targets(smoothing: float | No
   outputs, mixing = drawn(6, 5), np.random.default_rng(3).uniform(size=6).astype(np.float32)
   own, other = labels(5, 6), labels(5, 6)[::-1].copy()
   given = {} if smoothing is None else settings(label_smoothing=smoothing)
-  batch = jax.device_put({"labels": own, "mixed_labels": other, "mixing": mixing})
-  loss = Classification().build().loss(jnp.asarray(outputs), batch, given)
+  batch = {"labels": own, "mixed_labels": other, "mixing": mixing}
+  loss = losses(for_labels(Classification().build(), 5), outputs, batch, given)
   hard = mixing[:, None] * np.eye(5)[own] + (1 - mixing[:, None]) * np.eye(5)[other]
   target = (1 - (smoothing or 0.0)) * hard + (smoothing or 0.0) / 5
   np.testing.assert_allclose(loss, -(target * log_softmax(outputs)).sum(axis=-1), rtol=1e-5)
@@ -210,15 +238,14 @@ def test_mixup_of_strength_zero_trains_to_the_same_bits_and_another_strength_doe
 def test_only_training_batches_have_mixed_labels():
   config = with_mixup(0.4)
   dataset = load(config.dataset, seed=0, batch_size=8)
-  task = Classification().build()
-  assert training_batch(task, dataset.info, 8).keys() == dataset.train_batch(0).keys()
-  assert dataset.train_batch(0).keys() == {"inputs", "labels", "mixed_labels", "mixing"}
-  assert task.initial_batch(dataset.info, 8).keys() == {"inputs", "labels"}
-  assert dataset.eval_batch(0, "train", 8).keys() == {"inputs", "labels", "weights"}
+  task = bind(Classification().build(), dataset.info)
+  assert {*task.train_paths} == dataset.train_batch(0).keys() == {"inputs", "labels", "mixed_labels", "mixing"}
+  assert {*task.eval_paths} == {"inputs", "labels", "is_example"}
+  assert dataset.eval_batch(0, "train", 8).keys() == {"inputs", "labels", "is_example", "example"}
   plain = dataclasses.replace(dataset.info, mixes_labels=False)
-  assert training_batch(task, plain, 8).keys() == {"inputs", "labels"}
+  assert bind(Classification().build(), plain).train_paths == ["inputs", "labels"]
   diabetes = load(Table(table="diabetes", augmentation=Augmentation(mixup_alpha=0.4)), seed=0, batch_size=8)
-  assert training_batch(Regression().build(), diabetes.info, 8).keys() == diabetes.train_batch(0).keys()
+  assert {*bind(Regression().build(), diabetes.info).train_paths} == diabetes.train_batch(0).keys()
 
 
 def test_a_task_and_data_that_do_not_fit_are_told_with_the_task_that_does(tmp_path: pathlib.Path):
@@ -251,11 +278,11 @@ def test_outputs_that_do_not_fit_the_labels_are_told_with_both_shapes(tmp_path: 
 
 
 def test_the_error_of_mixed_examples_counts_each_label_by_its_share():
-  outputs = jnp.asarray([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+  outputs = np.asarray([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]], np.float32)
   batch = {
-    "labels": jnp.asarray([0, 0], jnp.int32),
-    "mixed_labels": jnp.asarray([2, 1], jnp.int32),
-    "mixing": jnp.asarray([0.75, 0.25], jnp.float32),
+    "labels": np.asarray([0, 0], np.int32),
+    "mixed_labels": np.asarray([2, 1], np.int32),
+    "mixing": np.asarray([0.75, 0.25], np.float32),
   }
-  error = Classification().build().metrics(outputs, batch)["error"]
+  error = metrics(for_labels(Classification().build(), 3), outputs, batch)["error"]
   np.testing.assert_allclose(error, [1 - 0.75, 1 - 0.75])

@@ -13,7 +13,7 @@ from trialbook.models import MlpConfig
 from trialbook.trainer import Programs, sharding
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.optimizers import SGD
-from trialbook.trainer.program import program_settings
+from trialbook.trainer.train_step import program_settings
 
 WIDTH = 16
 

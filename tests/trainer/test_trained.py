@@ -46,7 +46,9 @@ def warned(caplog: pytest.LogCaptureFixture) -> Any:
 def like(model: TrainedModel, dtype: str, input_range: tuple[float, float] | None, **changes: Any) -> TrainedModel:
   """The model as if it had been trained on inputs of another kind; it gives back what reaches it."""
   info = dataclasses.replace(model.info, input_dtype=dtype, **changes)
-  return dataclasses.replace(model, info=info, input_range=input_range, _forward=lambda params, variables, x: x)
+  spec = {"": jax.ShapeDtypeStruct(info.input_shape, dtype)}
+  model = dataclasses.replace(model, info=info, input_range=input_range, spec=spec)
+  return dataclasses.replace(model, _forward=lambda params, variables, given: given[""])
 
 
 @pytest.mark.parametrize("given", [IMAGES.tolist(), list(IMAGES), tuple(IMAGES), IMAGES.astype(np.int64)])

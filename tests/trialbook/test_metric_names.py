@@ -6,10 +6,12 @@ import typing
 import jax.numpy as jnp
 import pytest
 
-from trialbook.input_pipeline import Digits, Text
+from trialbook.input_pipeline import Digits, Info, Text
 from trialbook.metric_names import better, contradiction
 from trialbook.trainer import custom_metrics
-from trialbook.trainer.tasks import LanguageModel, OfSplit, PluginTask, TaskConfig
+from trialbook.trainer.bound_task import bind
+from trialbook.trainer.task_values import Mean
+from trialbook.trainer.tasks import LanguageModel, PluginTask, TaskConfig
 from trialbook.tuning.importers.conversion import DEFAULTS
 from trialbook.tuning.importers.metric_names import ours
 
@@ -52,13 +54,25 @@ def test_every_metric_of_ours_has_a_direction_and_so_has_the_one_that_a_task_sel
     if kind is PluginTask:
       continue
     for dataset in (Digits(), Text()):
-      task = kind().build(dataset)
       examples = (2, 3) if kind is LanguageModel else (2,)
       batch = {"labels": jnp.zeros(examples, jnp.int32), "targets": jnp.zeros((*examples, 4))}
-      metrics = dict.fromkeys(task.metrics(jnp.zeros((*examples, 4)), batch))
-      found |= metrics
-      if isinstance(task, OfSplit):
-        found |= task.of_split(dict.fromkeys(metrics, 1.0))
+      spec = {name: (array.shape[1:], str(array.dtype)) for name, array in batch.items()}
+      info = Info(
+        name="any",
+        input_shape=(4,),
+        input_dtype="float32",
+        num_classes=4,
+        num_targets=4,
+        examples={},
+        normalization=None,
+        label_shape=examples[1:],
+        spec={"inputs": ((4,), "float32"), **spec},
+      )
+      task = bind(kind().build(dataset), info)
+      metrics = task.metrics(jnp.zeros((*examples, 4)), batch, settings={}, train=False, sown={})
+      # A sum has no direction.
+      found |= {name: None for name, metric in metrics.items() if isinstance(metric, Mean)}
+      found |= dict.fromkeys(task.split_metrics())
       assert better(kind().objective(dataset)) is not None
   found |= {
     name: None

@@ -38,6 +38,7 @@ NOT_PATHS = {
 }
 """Settings that are texts and name no file. A new text is one of these, or a `FilePath`."""
 NOT_PATH_FLAGS = {
+  "evaluate split",
   *("dataset", "objective", "name", "goal", "slurm", "rename", "step"),
   "import study",  # Of an Optuna storage.
   "import source",  # It may be sqlite:///FILE; the importers make it a path.

@@ -190,12 +190,9 @@ def _own_steps(session: Session) -> Iterator[dict[str, float]]:
   state, metrics = session.state, {}
   for step in range(session.few_steps + 1):
     if step:
-      state, metrics = session.program("own_step")(state, session.settings, session.dataset.train_batch(step - 1))
-    batch = {name: jnp.asarray(array) for name, array in session.probed.items()}
-    outputs, _ = session.outputs(state, session.probed["inputs"])
-    evaluated = session.task.metrics(jnp.asarray(outputs), batch)
+      state, metrics = session.program("own_step")(state, session.settings, session.own_batch(step - 1))
     own = {name: float(value) for name, value in metrics.items()}
-    yield {"step": step} | own | {f"validation/{name}": float(jnp.mean(x)) for name, x in evaluated.items()}
+    yield {"step": step} | own | {f"validation/{name}": value for name, value in session.evaluate(state).items()}
 
 
 def _parameter_lines(rows: tuple[Parameter, ...]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.debug.layer_calls import differ, first_difference, first_not_finite
-from trialbook.trainer.debug.session import LEARNED, Session, Verdict
+from trialbook.trainer.debug.session import LEARNED, Session, Verdict, count, part
 from trialbook.trainer.tasks import LanguageModel
 
 CLOSE = 1e-4
@@ -22,9 +22,11 @@ CLOSE_LOOK = 8
 
 def gives_logits(session: Session) -> Verdict | None:
   """Check whether the outputs, and what the loss makes of them, are logits and not probabilities."""
-  if "labels" not in session.train or session.calm.network.num_outputs != session.info.num_classes:
+  if session.answer != "labels" or session.task.num_outputs != session.info.num_classes:
     return None
-  outputs, _ = session.outputs(session.state, session.probed["inputs"])
+  outputs, _ = session.outputs(session.state, session.probed)
+  if outputs.shape[1:-1] != session.info.label_shape:
+    return None
   if outputs.min() >= 0 and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3):
     return Verdict(
       passed=False,
@@ -32,8 +34,11 @@ def gives_logits(session: Session) -> Verdict | None:
       remedy="return the input of the model's own softmax, because the loss applies softmax itself",
     )
   batch = session.calm_batch(0)
-  certain = 50 * np.eye(outputs.shape[-1], dtype=np.float32)[batch["labels"]]
-  loss, guess = session.loss(certain, batch), session.loss(session.guess(batch), batch)
+  guess = session.guess_loss(batch)
+  if guess is None:
+    return None
+  labels = np.where(batch["labels"] == session.info.ignore_label, 0, batch["labels"])
+  loss = session.loss(50 * np.eye(outputs.shape[-1], dtype=np.float32)[labels], batch)
   return Verdict(
     passed=loss <= LEARNED * guess,
     seen=f"outputs from {outputs.min():.2g} to {outputs.max():.2g};"
@@ -47,18 +52,18 @@ def is_finite(session: Session) -> Verdict:
   bad = [name for name, value in flatten(session.state["params"]).items() if not np.isfinite(np.asarray(value)).all()]
   if bad:
     return Verdict(passed=False, seen=f"not finite: initial values of {_list(bad)}", remedy="check the initializer")
-  inputs, before = session.probed["inputs"], session.calm_state
+  before = session.calm_state
   remedy = "check what the layer divides by, or takes the logarithm or root of, for these numbers"
   for step, (after, metrics) in enumerate(session.few):
     if not np.isfinite([metrics["train/loss"], metrics["grad_norm"]]).all():
       batch = session.calm_batch(step)
-      if place := first_not_finite(session.forward(before, batch["inputs"], train=True)):
+      if place := first_not_finite(session.forward(before, batch, train=True)):
         return Verdict(passed=False, seen=f"not finite at step {step}, first in {place}", remedy=remedy)
       return _backward(session, step, after, metrics)
     before = after
   for step, state in ((0, session.state), (session.few_steps, session.trained)):
-    if not np.isfinite(session.outputs(state, inputs)[0]).all():
-      place = first_not_finite(session.forward(state, inputs, train=False)) or "the compiled program only"
+    if not np.isfinite(session.outputs(state, session.probed)[0]).all():
+      place = first_not_finite(session.forward(state, session.probed, train=False)) or "the compiled program only"
       return Verdict(passed=False, seen=f"not finite at step {step} with train=False, first in {place}", remedy=remedy)
   first, last = (session.few[index][1] for index in (0, -1))
   return Verdict(
@@ -84,20 +89,23 @@ def _backward(session: Session, step: int, after: dict, metrics: dict[str, float
   )
 
 
-def starts_as_a_guess(session: Session) -> Verdict:
+def starts_as_a_guess(session: Session) -> Verdict | None:
   """Check that the initial loss is near that of outputs that know nothing: log(classes) for the cross-entropy."""
   batches = [session.calm_batch(index) for index in range(1 if session.eager else LOSS_BATCHES)]
+  guesses = [guess for batch in batches if (guess := session.guess_loss(batch)) is not None]
+  if len(guesses) < len(batches):
+    return None
   losses = [next(session.calm_steps([batch]))[1]["train/loss"] for batch in batches]
-  loss, guess = float(np.mean(losses)), float(np.mean([session.loss(session.guess(batch), batch) for batch in batches]))
-  upper = FAR * guess if "targets" in session.train else guess + HIGH
-  if "labels" in session.train:
-    is_log = np.isclose(guess, np.log(session.calm.network.num_outputs), rtol=1e-3)
-    what = f"log({session.calm.network.num_outputs}) = {guess:.4g}" if is_log else f"{guess:.4g}, the loss of a guess"
+  loss, guess, of_targets = float(np.mean(losses)), float(np.mean(guesses)), session.answer == "targets"
+  upper = FAR * guess if of_targets else guess + HIGH
+  if not of_targets:
+    is_log = np.isclose(guess, np.log(session.task.num_outputs or 1), rtol=1e-3)
+    what = f"log({session.task.num_outputs}) = {guess:.4g}" if is_log else f"{guess:.4g}, the loss of a guess"
   else:
     what = f"{guess:.4g}, the loss of the targets' mean"
   too_high = loss > upper
   return Verdict(
-    passed=not too_high and loss >= (0 if "targets" in session.train else LOW * guess),
+    passed=not too_high and loss >= (0 if of_targets else LOW * guess),
     seen=f"{loss:.4g}; expected near {what}",
     remedy="check the scale of inputs, targets and the last layer's initial values, and the normalization layers"
     if too_high
@@ -134,12 +142,12 @@ def steps_repeat(session: Session) -> Verdict:
 
 def evaluation_repeats(session: Session) -> Verdict:
   """Check that outputs with train=False depend on no random numbers and leave the model's variables alone."""
-  state, inputs = session.trained, session.probed["inputs"]
-  (first, variables), (again, _) = (session.outputs(state, inputs, seed) for seed in (0, 1))
+  state, batch = session.trained, session.probed
+  (first, variables), (again, _) = (session.outputs(state, batch, seed) for seed in (0, 1))
   if differ(first, again, CLOSE):
 
     def with_seed(seed: int) -> Callable[[], object]:
-      return session.forward(state, inputs[:CLOSE_LOOK], train=False, seed=seed)
+      return session.forward(state, part(batch, slice(CLOSE_LOOK)), train=False, seed=seed)
 
     place = first_difference(with_seed(0), with_seed(1), lambda array: array, CLOSE)
     remedy = "turn dropout off if train=False"
@@ -153,22 +161,25 @@ def evaluation_repeats(session: Session) -> Verdict:
   )
 
 
-def examples_are_independent(session: Session) -> Verdict:
+def examples_are_independent(session: Session) -> Verdict | None:
   """Check that each example's outputs stay if the other examples of its batch are replaced, with train=False."""
-  state, inputs = session.trained, session.probed["inputs"]
-  if len(inputs) < 2:
+  state, batch = session.trained, session.probed
+  if count(batch) < 2:
     return Verdict(passed=None, seen="there is only one validation example")
-  others = inputs.copy()
-  others[1::2] = session.train["inputs"][np.arange(len(others[1::2])) % len(session.train["inputs"])]
-  first, again = (session.outputs(state, x)[0][::2] for x in (inputs, others))
+  others = {path: array.copy() for path, array in batch.items()}
+  for path, array in session.train.items():
+    others[path][1::2] = array[np.arange(count(batch) // 2) % len(array)]
+  first, again = (session.outputs(state, x)[0][::2] for x in (batch, others))
+  if not first.size:
+    return None
   largest = float(np.max(np.abs(first - again)))
   if not differ(first, again, CLOSE):
     return Verdict(passed=True, seen=f"outputs change by at most {largest:.1g} if every other example is replaced")
 
   def kept(array: np.ndarray) -> np.ndarray | None:
-    return array[::2] if array.ndim and len(array) == CLOSE_LOOK else None
+    return array[::2] if array.ndim and len(array) == min(CLOSE_LOOK, count(batch)) else None
 
-  one, two = (session.forward(state, x[:CLOSE_LOOK], train=False) for x in (inputs, others))
+  one, two = (session.forward(state, part(x, slice(CLOSE_LOOK)), train=False) for x in (batch, others))
   return Verdict(
     passed=False,
     seen=f"outputs change by {largest:.2g} if other examples are replaced, first in"
@@ -179,19 +190,21 @@ def examples_are_independent(session: Session) -> Verdict:
 
 def positions_are_causal(session: Session) -> Verdict | None:
   """Check whether a language model's outputs at a position stay if later inputs are replaced."""
-  if not isinstance(session.config.task, LanguageModel) or session.info.input_shape[0] < 2:
+  shape = session.info.input_shape
+  if not isinstance(session.config.task, LanguageModel) or not shape or shape[0] < 2:
     return None
-  state, inputs, half = session.trained, session.probed["inputs"], session.info.input_shape[0] // 2
-  others = inputs.copy()
-  others[:, half:] = np.roll(others[:, half:], 1, axis=0)[:, ::-1]
-  first, again = (session.outputs(state, x)[0][:, :half] for x in (inputs, others))
+  state, batch, half = session.trained, session.probed, shape[0] // 2
+  inputs = batch["inputs"].copy()
+  inputs[:, half:] = np.roll(inputs[:, half:], 1, axis=0)[:, ::-1]
+  others = {**batch, "inputs": inputs}
+  first, again = (session.outputs(state, x)[0][:, :half] for x in (batch, others))
   if not differ(first, again, CLOSE):
     return Verdict(passed=True, seen=f"outputs up to position {half} do not change if later inputs are replaced")
 
   def earlier(array: np.ndarray) -> np.ndarray | None:
     return array[:, :half] if array.ndim > 1 and array.shape[1] == inputs.shape[1] else None
 
-  one, two = (session.forward(state, x[:CLOSE_LOOK], train=False) for x in (inputs, others))
+  one, two = (session.forward(state, part(x, slice(CLOSE_LOOK)), train=False) for x in (batch, others))
   return Verdict(
     passed=False,
     seen=f"outputs up to position {half} change by {np.max(np.abs(first - again)):.2g} if later inputs are"

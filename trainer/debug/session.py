@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,17 +16,16 @@ from jaxtyping import Array
 
 from trialbook.errors import DataError, UserError
 from trialbook.input_pipeline import Dataset, Info
-from trialbook.input_pipeline.source import Batch
-from trialbook.settings import without_traced_numbers
+from trialbook.input_pipeline.source import EXAMPLE, IS_EXAMPLE, Batch
 from trialbook.trainer import optimizers, parameter_groups, preflight
+from trialbook.trainer.bound_task import BoundTask
 from trialbook.trainer.checkpoints.array_names import flatten, matches
 from trialbook.trainer.config import Config
-from trialbook.trainer.functional_model import Network, cast, own_settings
+from trialbook.trainer.functional_model import cast
 from trialbook.trainer.optimizers import Adam
-from trialbook.trainer.program import program_settings
 from trialbook.trainer.schedules import Constant
-from trialbook.trainer.tasks import Task
-from trialbook.trainer.train_step import State, Steps
+from trialbook.trainer.task_values import ratio
+from trialbook.trainer.train_step import State, Steps, make_steps, program_settings
 
 BATCH_SIZE = 32
 """Maximum batch size of the config's own steps: what is wrong with a step shows in a small batch."""
@@ -63,16 +63,16 @@ class Session:
   Attributes:
     config: with a small batch.
     dataset: the config's, with that batch.
-    task: the config's.
+    task: the config's, for the dataset.
     own: the config's own functions.
     calm: those of the calm steps.
-    train, validation: examples of the two splits in random order, never augmented.
+    train, validation: examples of the two splits in random order, never augmented: what the task needs, by path.
     eager: whether all but initialization runs without jit.
   """
 
   config: Config
   dataset: Dataset
-  task: Task
+  task: BoundTask
   own: Steps
   calm: Steps
   train: Batch
@@ -84,6 +84,17 @@ class Session:
   def info(self) -> Info:
     """Return facts about the dataset."""
     return self.dataset.info
+
+  @property
+  def input_paths(self) -> list[str]:
+    """Return the paths of the inputs; of all arrays, if none is named so."""
+    return [path for path in self.train if path.partition("/")[0] == "inputs"] or list(self.train)
+
+  @property
+  def answer(self) -> str | None:
+    """Return what the one array of outputs is compared with, "labels" or "targets"; None: the task is another one."""
+    found = [key for key in ("labels", "targets") if key in self.train]
+    return found[0] if len(found) == 1 and self.task.num_outputs is not None else None
 
   @functools.cached_property
   def settings(self) -> Mapping[str, Array]:
@@ -98,25 +109,30 @@ class Session:
 
   @functools.cached_property
   def functions(self) -> dict[str, tuple[Any, ...]]:
-    """Return init, own_step, calm_step and outputs by name, each with example arguments (or their shapes)."""
+    """Return the functions of `compile` by name, each with example arguments (or their shapes)."""
 
-    def outputs(params: Any, variables: Any, settings: Any, inputs: Array, seed: Array) -> Any:
-      return self.calm.network.apply(params, variables, inputs, settings, train=False, key=jax.random.key(seed))
+    def outputs(weights: State, settings: Any, batch: Any, seed: Array) -> tuple[Any, Any]:
+      return self._called(weights, settings, batch, train=False, key=jax.random.key(seed))
+
+    def evaluate(weights: State, settings: Any, batch: Any) -> tuple[Any, Any]:
+      sums = self.own.eval_step(weights["params"], weights["variables"], settings, batch)
+      return sums["means"], sums["terms"]
 
     state = jax.eval_shape(self.own.init, self.settings)
     parameter_groups.check(self.config.parameter_groups, state["params"])
-    weights, inputs = (state["params"], state["variables"]), self.probed["inputs"]
+    weights = _weights(state)
     return {
       "init": (self.own.init, self.settings),
-      "own_step": (self.own.train_step, state, self.settings, self.dataset.train_batch(0)),
+      "own_step": (self.own.train_step, state, self.settings, self.own_batch(0)),
       "calm_step": (
         self.calm.train_step,
         *(jax.eval_shape(_calm_state, state), self.calm_settings(), self.calm_batch(0)),
       ),
-      "outputs": (outputs, *weights, self.settings, inputs, np.uint32(0)),
+      "outputs": (outputs, weights, self.settings, self.probed, np.uint32(0)),
+      "evaluate": (evaluate, weights, self.settings, self.probed),
     }
 
-  def compile(self, names: Iterable[str] = ("init", "own_step", "calm_step", "outputs")) -> None:
+  def compile(self, names: Iterable[str] = ("init", "own_step", "calm_step", "outputs", "evaluate")) -> None:
     """Compile the functions of these names side by side; `program` compiles any other alone."""
     if self.eager:
       # Random numbers take long without jit, and a model is stepped through where it is called.
@@ -161,52 +177,92 @@ class Session:
     return self.few[-1][0]
 
   def calm_steps(
-    self, batches: Iterable[Batch], learning_rate: float = 1e-3
+    self, batches: Iterable[Batch], learning_rate: float = 1e-3, *, same_draws: bool = False
   ) -> Iterator[tuple[State, dict[str, float]]]:
-    """Make calm steps from step 0, and yield the state after each, and its metrics."""
+    """Make calm steps from step 0, and yield the state after each, and its metrics.
+
+    Args:
+      batches: one for each step.
+      learning_rate: of Adam.
+      same_draws: whether all random numbers are those of step 0.
+    """
     state, settings = self.calm_state, self.calm_settings(learning_rate)
     for batch in batches:
       state, metrics = self.program("calm_step")(state, settings, batch)
       yield state, {name: float(value) for name, value in metrics.items()}
+      if same_draws:
+        state = {**state, "step": self.calm_state["step"]}
+
+  def own_batch(self, index: int) -> Batch:
+    """Return a training batch of the config's."""
+    batch = self.dataset.train_batch(index)
+    return {path: batch[path] for path in self.task.train_paths}
 
   def calm_batch(self, index: int) -> Batch:
     """Return examples of the training set, different for each index until all have been used."""
-    size = _groups(self.config, CALM_SEQUENCES if self.info.label_shape else CALM_EXAMPLES)
-    rows = np.arange(index * size, (index + 1) * size) % len(self.train["inputs"])
-    return {name: array[rows] for name, array in self.train.items()}
+    sequences = "labels" in self.train and self.info.label_shape
+    size = _groups(self.config, CALM_SEQUENCES if sequences else CALM_EXAMPLES)
+    batch = part(self.train, np.arange(index * size, (index + 1) * size) % count(self.train))
+    if self.info.mixes_labels and "labels" in batch:
+      # Each example is mixed with nothing.
+      batch |= {"mixed_labels": batch["labels"], "mixing": np.ones(size, np.float32)}
+    return {path: batch[path] for path in self.task.train_paths}
 
-  def outputs(self, state: State, inputs: np.ndarray, seed: int = 0) -> tuple[np.ndarray, Any]:
-    """Return outputs [B, ...] with train=False, and the other variables after the call."""
-    weights = state["params"], state["variables"]
-    outputs, variables = self.program("outputs")(*weights, self.settings, inputs, np.uint32(seed))
-    return np.asarray(outputs), variables
-
-  def forward(self, state: State, inputs: np.ndarray, *, train: bool, seed: int = 0) -> Callable[[], object]:
-    """Return a function that calls the model without jit, so that its layers can be watched."""
-
-    def run() -> object:
-      network, weights = self.calm.network, (state["params"], state["variables"])
-      with jax.disable_jit():
-        return network.apply(*weights, jnp.asarray(inputs), self.settings, train=train, key=jax.random.key(seed))
-
-    return run
+  def eval_batch(self, start: int, stop: int) -> Batch:
+    """Return these validation examples as an evaluation has them."""
+    numbers = np.arange(count(self.validation), dtype=np.uint32)
+    batch = part({**self.validation, EXAMPLE: numbers, IS_EXAMPLE: np.ones_like(numbers, bool)}, slice(start, stop))
+    return {path: batch[path] for path in self.task.eval_paths}
 
   @property
   def probed(self) -> Batch:
     """Return the validation examples for which outputs are computed; always the same number, to compile once."""
-    return {name: array[:BATCH_SIZE] for name, array in self.validation.items()}
+    return self.eval_batch(0, BATCH_SIZE)
+
+  def outputs(self, state: State, batch: Batch, seed: int = 0) -> tuple[np.ndarray, Any]:
+    """Return outputs [B, ...] with train=False, and the other variables after the call.
+
+    Of a tree of outputs they are the floats that have an axis of examples, [B, n].
+    """
+    outputs, variables = self.program("outputs")(_weights(state), self.settings, batch, np.uint32(seed))
+    return _as_array(outputs, count(batch)), variables
+
+  def evaluate(self, state: State) -> dict[str, float]:
+    """Return the means of an evaluation of the probed examples, by name."""
+    means, terms = self.program("evaluate")(_weights(state), self.settings, self.probed)
+    found = {name: float(ratio(*sums)) for name, sums in means.items()}
+    if terms:
+      found["loss"] = sum(float(coefficient * ratio(*sums)) for *sums, coefficient in terms.values())
+    return found
+
+  def forward(self, state: State, batch: Batch, *, train: bool, seed: int = 0) -> Callable[[], object]:
+    """Return a function that calls the model without jit, so that its layers can be watched."""
+
+    def run() -> object:
+      with jax.disable_jit():
+        return self._called(state, self.settings, batch, train=train, key=jax.random.key(seed))[0]
+
+    return run
 
   def loss(self, outputs: np.ndarray, batch: Batch) -> float:
-    """Return the task's mean training loss of given outputs, without label smoothing."""
-    arrays = {name: jnp.asarray(array) for name, array in batch.items()}
-    return float(jnp.mean(self.task.loss(jnp.asarray(outputs), arrays, own_settings(self.calm_settings(), "task"))))
+    """Return the training objective of given outputs for a training batch, without label smoothing."""
+    prepared, own = self.prepared(self.state, self.calm_settings(), batch, train=True)
+    return float(self.task.mean_loss(jnp.asarray(outputs), prepared, own))
 
-  def guess(self, batch: Batch) -> np.ndarray:
-    """Return outputs that know nothing of the inputs: all classes alike, or the mean of the targets."""
-    shape = (len(batch["inputs"]), *self.outputs(self.state, self.probed["inputs"])[0].shape[1:])
-    if "targets" in batch:
-      return np.broadcast_to(batch["targets"].mean(axis=0), shape)
-    return np.zeros(shape, np.float32)
+  def guess_loss(self, batch: Batch) -> float | None:
+    """Return the training objective of outputs that know nothing: all classes alike, or the mean of the targets.
+
+    None: nothing can be guessed, or there is no objective of a guess, since it needs more than outputs.
+    """
+    if self.answer is None:
+      return None
+    shape = (count(batch), *self.outputs(self.state, self.probed)[0].shape[1:])
+    guess = batch["targets"].mean(axis=0) if self.answer == "targets" else np.zeros((), np.float32)
+    try:
+      loss = self.loss(np.broadcast_to(guess, shape), batch)
+    except (UserError, ValueError):
+      return None
+    return loss if np.isfinite(loss) and loss >= 0 else None
 
   def is_frozen(self, name: str) -> bool:
     """Return whether the config keeps the parameter of that name as it is."""
@@ -218,6 +274,32 @@ class Session:
     squares = flatten(self.trained["opt_state"]["second_moment"])
     return [name for name, square in squares.items() if not np.any(np.asarray(square))]
 
+  def _called(self, state: State, settings: Any, batch: Batch, *, train: bool, key: Array) -> tuple[Any, Any]:
+    """Return outputs and the other variables after a call of the model, as the steps make it."""
+    prepared, own = self.prepared(state, settings, batch, train=train)
+    call = self.task.model_inputs(prepared, own, train=train)
+    outputs, variables, _ = self.calm.network.apply(
+      state["params"], state["variables"], call, settings, train=train, key=key
+    )
+    return outputs, variables
+
+  def prepared(self, state: State, settings: Any, batch: Batch, *, train: bool) -> tuple[dict[str, Any], Any]:
+    """Return a batch as the task's functions see it, and the task's settings."""
+    arrays = {path: jnp.asarray(array) for path, array in batch.items()}
+    if self.task.draws and train:
+      arrays[EXAMPLE] = jnp.arange(count(batch), dtype=jnp.uint32)
+    return self.calm.prepared(settings, arrays, train=train, step=state["step"] if train else None)
+
+
+def count(batch: Mapping[str, Any]) -> int:
+  """Return the number of examples of a batch."""
+  return len(next(iter(batch.values())))
+
+
+def part(batch: Batch, rows: Any) -> Batch:
+  """Return the examples at these rows."""
+  return {path: array[rows] for path, array in batch.items()}
+
 
 def open_session(config: Config, *, eager: bool) -> Session:
   """Check a config as a run does, and load its data. Raises UserError with all problems."""
@@ -228,24 +310,31 @@ def open_session(config: Config, *, eager: bool) -> Session:
   prepared = preflight.prepare(small, pathlib.Path(tempfile.gettempdir(), "of-no-run", "debug"))
   config, dataset, task = prepared.config, prepared.dataset, prepared.task
 
-  def steps(config: Config) -> Steps:
-    numbers = task.num_outputs(dataset.info)
-    network = Network(config=without_traced_numbers(config), info=dataset.info, num_outputs=numbers)
-    return Steps(network=network, task=task)
-
   try:
-    samples = {split: _sample(dataset, split) for split in ("train", "validation")}
+    samples = {split: _sample(dataset, split, task.dataset_paths) for split in ("train", "validation")}
   except DataError as error:
     raise UserError(str(error)) from error
   return Session(
     config=config,
     dataset=dataset,
     task=task,
-    own=steps(config),
-    calm=steps(_calm(config)),
+    own=make_steps(config, task, dataset.info),
+    calm=make_steps(_calm(config), task, dataset.info),
     **samples,
     eager=eager,
   )
+
+
+def _weights(state: State) -> State:
+  return {name: state[name] for name in ("params", "variables")}
+
+
+def _as_array(outputs: Any, size: int) -> np.ndarray:
+  leaves = [leaf for leaf in jax.tree.leaves(outputs) if leaf.shape[:1] == (size,)]
+  leaves = [np.asarray(leaf) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+  if len(leaves) == 1:
+    return leaves[0]
+  return np.concatenate([np.zeros((size, 0), np.float32), *(leaf.reshape(size, -1) for leaf in leaves)], axis=1)
 
 
 def _calm_state(state: State) -> State:
@@ -266,9 +355,8 @@ def _groups(config: Config, examples: int) -> int:
   return size * max(1, examples // size)
 
 
-def _sample(dataset: Dataset, split: str) -> Batch:
-  each = int(np.prod(dataset.info.input_shape)) * np.dtype(dataset.info.input_dtype).itemsize
-  _, batch = dataset.fixed_examples(split, min(SAMPLE_EXAMPLES, max(BATCH_SIZE, SAMPLE_BYTES // each)))
+def _sample(dataset: Dataset, split: str, paths: Iterable[str]) -> Batch:
+  each = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in dataset.info.spec.values())
+  _, batch = dataset.fixed_examples(split, min(SAMPLE_EXAMPLES, max(BATCH_SIZE, SAMPLE_BYTES // max(each, 1))))
   # Splits that are wholly read come as they are stored, which may be class by class.
-  order = np.random.default_rng(0).permutation(len(batch["inputs"]))
-  return {name: array[order] for name, array in batch.items()}
+  return part({path: batch[path] for path in paths}, np.random.default_rng(0).permutation(count(batch)))

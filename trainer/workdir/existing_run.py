@@ -68,7 +68,10 @@ def lock(workdir: pathlib.Path) -> pathlib.Path:
 
 def fingerprints(config: Config, dataset: Dataset) -> dict[str, Fingerprint]:
   """Return fingerprints of the splits that a run reads. Raises DataError if they cannot be read."""
-  return dataset.fingerprints(("train", "validation", *(("test",) if config.evaluation.test else ())))
+  info = dataset.info
+  return dataset.fingerprints(
+    ("train", *info.splits("validation"), *(info.splits("test") if config.evaluation.test else ()))
+  )
 
 
 def check_data(workdir: pathlib.Path, config: Config, dataset: Dataset) -> None:
@@ -124,13 +127,21 @@ def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) ->
   return found + [
     f"{name}: the run has {value!r}, the data {now[name]!r}"
     for name, value in before.items()
-    if name not in ("examples", "notice", "mixes_labels") and name in now and not _is_same(name, value, now[name])
+    if name not in _UNIMPORTANT and name in now and not _is_same(name, value, now[name])
   ]
+
+
+_UNIMPORTANT = ("examples", "notice", "mixes_labels", "left_out")
+"""Facts of a dataset that may change, or that are told in other words."""
 
 
 def _is_same(name: str, before: Any, now: Any) -> bool:
   if name != "normalization" or before is None or now is None:
     return before == now
+  if isinstance(before, Mapping) != isinstance(now, Mapping):
+    return False
+  if isinstance(before, Mapping):
+    return before.keys() == now.keys() and all(_is_same(name, before[path], now[path]) for path in before)
   deviation = min(before[1])
   return all(
     len(one) == len(other)

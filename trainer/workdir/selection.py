@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,18 +16,17 @@ from trialbook.trainer import custom_metrics
 from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, restore, saved_steps
 from trialbook.trainer.config import Config, Selection
 from trialbook.trainer.evaluation import evaluate, evaluated_weights
-from trialbook.trainer.evaluation_schedule import TRAIN_SUBSET, evaluated_splits
+from trialbook.trainer.evaluation_schedule import TRAIN_SUBSET
 from trialbook.trainer.hosts.shutdown_guard import Guard
 from trialbook.trainer.overrides import nearest
 from trialbook.trainer.program import Program
-from trialbook.trainer.tasks import OfSplit
 from trialbook.trainer.train_step import State
 
 BYTE, TOKEN = "bits_per_byte", "bits_per_token"
 """Names of one metric of a language model: the earlier one, and the present one if a token is not a byte."""
 
 
-def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
+def problems(config: Config, eval_names: Iterable[str], splits: Iterable[str], lists: Iterable[str] = ()) -> list[str]:
   """Return what is wrong with the names of metrics.
 
   Two metrics have one name, no evaluation writes the one that "best" is about, or its better direction is unknown.
@@ -34,16 +34,16 @@ def problems(config: Config, eval_names: Iterable[str]) -> list[str]:
   Args:
     config: resolved.
     eval_names: the task's metrics without the split.
+    splits: those that are evaluated periodically.
+    lists: the task's metrics that are lists of numbers.
   """
-  task, own, custom = config.task.build(), list(eval_names), custom_metrics.names(config)
-  if isinstance(task, OfSplit):
-    own += task.of_split(dict.fromkeys(own, 1.0))
+  own, custom = list(eval_names), custom_metrics.names(config)
   found = [
     f"evaluation.metrics: an evaluation already has a metric {name!r}; give the function another name"
     for name in custom
-    if name in (*own, "examples")
+    if name in (*own, *lists, "examples")
   ]
-  known = [f"{split}/{name}" for split in evaluated_splits(config) for name in (*own, *custom)]
+  known = [f"{split}/{name}" for split in splits for name in (*own, *custom)]
   metric = config.selection.metric or ""
   if metric not in known:
     found.append(f"selection.metric = {metric!r} is not evaluated{nearest(metric, known)}")
@@ -73,7 +73,7 @@ class History:
     """Return the history in a `metrics.jsonl`; an empty one if there is no such file."""
     history = cls(selection)
     for line in files.read_json_lines(path) if path.exists() else []:
-      values = {name: files.number(value) for name, value in line.items() if name.startswith(_EVALUATED)}
+      values = {name: files.number(value) for name, value in line.items() if _EVALUATED.match(name)}
       if history.metric.endswith(f"/{TOKEN}"):
         for name in [name for name in values if name.endswith(f"/{BYTE}")]:
           if (now := name.removesuffix(BYTE) + TOKEN) not in values:
@@ -132,7 +132,7 @@ class History:
     skew = {
       name: seen[name] - value
       for name, value in final.items()
-      if name.startswith("validation/") and isinstance(value, float) and isinstance(seen.get(name), float)
+      if name.startswith("validation") and isinstance(value, float) and isinstance(seen.get(name), float)
     }
     return {"examples": part, "of": whole, "skew": skew}
 
@@ -185,7 +185,7 @@ def evaluate_selected(
   state: State,
   guard: Guard,
 ) -> tuple[dict[str, Any], State]:
-  """Evaluate the selected checkpoint as it lies on the disk: on validation again, on test if asked (PB-43).
+  """Evaluate the selected checkpoint as it lies on the disk: on each validation split again, on test if asked (PB-43).
 
   Without checkpoints the last state is evaluated instead, on test if asked.
 
@@ -196,11 +196,12 @@ def evaluate_selected(
     UserError: if no checkpoint can be read.
     PreemptedError: as `evaluate`.
   """
-  splits = ["validation", *(["test"] if config.evaluation.test else [])]
+  info, validation = dataset.info, dataset.info.splits("validation")
+  splits = [*validation, *(info.splits("test") if config.evaluation.test else [])]
   weights, usable = evaluated_weights(config, state), []
   if config.checkpointing.every_evaluations == 0:
     # What the last evaluation has seen already need not be seen again.
-    splits = splits if config.evaluation.validation_examples is not None else splits[1:]
+    splits = splits if config.evaluation.validation_examples is not None else splits[len(validation) :]
   elif not history.ranked():
     return history.record(config, []), weights
   else:
@@ -224,4 +225,4 @@ def _restore_best(folder: pathlib.Path, saved: Sequence[int], history: History, 
   raise UserError(f"none of the checkpoints in {folder} can be read")
 
 
-_EVALUATED = ("validation/", f"{TRAIN_SUBSET}/", "test/")
+_EVALUATED = re.compile(rf"({TRAIN_SUBSET}|(validation|test)(_\w+)?)/")
