@@ -124,9 +124,10 @@ class Network:
 
   def _inputs(self, call: Call) -> str:
     """Return what a model is called with, for a message."""
-    if self.input_shape is None or call.kwargs or len(call.args) > 1:
+    shape = getattr(call.args[0], "shape", None) if len(call.args) == 1 and not call.kwargs else None
+    if shape is None:
       return f"the call {call}"
-    return f"inputs of shape {self.input_shape if call is self.example else call.args[0].shape}"
+    return f"inputs of shape {self.input_shape if call is self.example else shape}"
 
   def init(self, key: Array) -> tuple[Tree, Tree]:
     """Return parameters (in the precision's `param_dtype`) and other variables of a new model."""

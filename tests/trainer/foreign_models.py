@@ -203,6 +203,37 @@ class Twice:
     return Call(batch["inputs"], times=2)
 
 
+class Asking(nnx.Module):
+  """May be asked for its bias, without an argument, and for what a mapping leads to."""
+
+  def __init__(self, *, num_classes: int, rngs: nnx.Rngs):
+    self.head = nnx.Linear(64, num_classes, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "batch 8 8 1"]) -> Array:
+    return self.head(x.reshape(len(x), -1))
+
+  def bias(self) -> Array:
+    return self.head.bias[...]
+
+  def named(self, inputs: dict[str, Array], *, train: bool) -> Array:
+    return self(inputs["x"]) + float(train)
+
+
+class Asks:
+  """Keeps of each example what the model says by its methods, less what it says anyway: zeros."""
+
+  def __init__(self):
+    task: Any = Classification().build()
+    self.keys, self.num_outputs, self.loss = task.keys, task.num_outputs, task.loss
+
+  def rows(self, outputs: Array, batch: Any, model: Any) -> dict[str, Array]:
+    bias = jnp.broadcast_to(model(method="bias"), outputs.shape) + model(batch["inputs"])
+    return {"zeros": model({"x": batch["inputs"]}, method="named") + model(method="bias") - bias}
+
+  def split_metrics(self) -> dict[str, Any]:
+    return {"largest": lambda means, rows: abs(rows["zeros"]).max()}
+
+
 class Also:
   """Classification with the error only, and the accuracy as a metric of another name."""
 

@@ -249,6 +249,14 @@ def test_a_task_may_call_a_model_with_what_is_no_array():
   assert {name.split("/")[1] for name in flatten(state) if name.startswith("params/")} == {"Dense_0", "Dense_1"}
 
 
+@pytest.mark.slow
+def test_a_task_may_call_methods_of_the_model_with_any_arguments_or_none(tmp_path: pathlib.Path, programs: Programs):
+  made = config("Asking", task__name="foreign_models:Asks", selection__metric="validation/loss", max_train_steps=10)
+  run(made, tmp_path, programs=programs)
+  evaluated = [line for line in numbers(tmp_path) if "validation/loss" in line]
+  assert [line["validation/largest"] for line in evaluated] == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
 @pytest.mark.parametrize("model", ["Layers", "Repeated"])
 def test_a_traced_setting_that_nothing_reads_is_told_with_what_would(model: str):
   task = {"task__name": "foreign_models:Twice"} if model == "Repeated" else {}
