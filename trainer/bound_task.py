@@ -390,7 +390,7 @@ class RecordedSettings(dict):
 jax.tree_util.register_pytree_node(
   RecordedSettings,
   lambda settings: (settings._all(), tuple(settings)),
-  lambda names, leaves: dict(zip(names, leaves, strict=True)),
+  lambda names, leaves: RecordedSettings(dict(zip(names, leaves, strict=True)), set()),
 )
 
 

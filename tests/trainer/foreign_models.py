@@ -213,6 +213,7 @@ class Asking(nnx.Module):
     return self.head(x.reshape(len(x), -1))
 
   def bias(self) -> Array:
+    assert self.head.bias is not None
     return self.head.bias[...]
 
   def named(self, inputs: dict[str, Array], *, train: bool) -> Array:
