@@ -2,8 +2,7 @@
 
 trialbook tune run --study=experiments/studies/algoperf_imagenet_resnet.py --dir=runs/imagenet_resnet
 
-The spaces are those of Dahl et al. (2023), arXiv:2306.07179, with 20
-points for each optimizer: `tuning_search_space.json` of `nesterov` and `momentum` in
+The spaces are those of Dahl et al. (2023), arXiv:2306.07179: `tuning_search_space.json` of `nesterov` and `momentum` in
 algorithms/archived_paper_baselines of github.com/mlcommons/algorithmic-efficiency. A warmup over 5% of the steps is
 followed by a linear decay over 90% of the others, and by a constant end. The spaces have a dropout rate too, but the
 published ResNet-50 has no dropout.

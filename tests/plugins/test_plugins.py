@@ -24,6 +24,8 @@ from trialbook.trainer import load as load_model
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.evaluation import evaluate
 from trialbook.trainer.train_step import program_settings
+from trialbook.tuning.study import check
+from trialbook.tuning.study_files import load_study
 
 PROMISED = ("unet", "diffusion", "two_tower")
 """Those of `make test`: labels for each pixel; noise, and sampling at evaluation; several inputs and outputs."""
@@ -241,3 +243,11 @@ def test_a_program_of_the_published_size_is_traced_by_shapes_alone(name: str):
   assert said is not None, "the docstring of published() says how many parameters there are"
   parameters = [leaf for path, leaf in flatten(program.state_template).items() if path.startswith("params/")]
   assert sum(math.prod(leaf.shape) for leaf in parameters) == int(said[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("name", ALGOPERF)
+def test_the_published_tuning_space_of_a_workload_is_a_study(name: str):
+  path = pathlib.Path(__file__).parents[2] / "experiments" / "studies" / f"algoperf_{name}.py"
+  study = load_study(path)
+  assert not check(study).problems
+  assert (study.name, study.trials) == (name, 40)
