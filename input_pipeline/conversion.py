@@ -16,8 +16,14 @@ _NUMBERS_FOR_ROUNDING = 2**20
 
 
 class Converted(NamedTuple):
-  """Arrays as batches have them, by path; what is wrong; why arrays that nobody may need are not among them; and the
-  arrays of the batch as they were given."""
+  """The result of a conversion, by path.
+
+  Attributes:
+    batch: the arrays as batches have them.
+    problems: what is wrong with arrays that tasks of ours read.
+    left_out: why an array under another key could not be converted.
+    given: the arrays of the batch as they were given.
+  """
 
   batch: Batch
   problems: list[str]
@@ -33,7 +39,7 @@ def stacked(examples: Sequence[Any], only: Collection[str] | None = None) -> dic
     only: the paths that are needed; None: all.
 
   Raises:
-    DataError: an example is no dict, or has other keys than the first.
+    DataError: an example is not a dict, or its keys are not those of the first.
   """
   for example in examples:
     if not isinstance(example, Mapping):
@@ -246,7 +252,7 @@ def _as_float32(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def as_ignore_label(given: Any) -> int | None:
-  """Return the label that does not count, if one is given. Raise DataError if it is no integer."""
+  """Return the label that does not count, if one is given. Raise DataError if it is not an integer."""
   if given is None:
     return None
   if isinstance(given, bool) or not hasattr(given, "__index__"):

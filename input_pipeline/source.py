@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trialbook.settings import flat as flat_with
+
 SPLITS = ("train", "validation", "test")
 """Usual splits. There may be more for validation and testing, named `validation_NAME` and `test_NAME`."""
 EXAMPLE, IS_EXAMPLE = "example", "is_example"
@@ -92,15 +94,9 @@ def paths_below(keys: Iterable[str], spec: Iterable[str]) -> list[str]:
   return [path for path in spec if any(path == key or path.startswith(f"{key}/") for key in wanted)]
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Return the values of a nested mapping by path: {"inputs": {"image": x}} is {"inputs/image": x}."""
-  found: dict[str, Any] = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      found |= flat(value, f"{prefix}{key}/")
-    else:
-      found[f"{prefix}{key}"] = value
-  return found
+  return flat_with(tree, separator="/")
 
 
 def nested(batch: Mapping[str, Any]) -> dict[str, Any]:

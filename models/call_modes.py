@@ -61,6 +61,11 @@ def mode_arguments(call: Callable[..., Any], *, train: bool) -> dict[str, bool]:
   return {name: in_training is train for name, in_training in MODES.items() if name in named}
 
 
+def with_mode(call: Callable[..., Any], arguments: Call, *, train: bool) -> Call:
+  """Return the arguments of a call and the mode, if the arguments do not have it already."""
+  return Call(*arguments.args, **(mode_arguments(call, train=train) | arguments.kwargs))
+
+
 def described(value: Any) -> str:
   """Return what a value is, for a message: `float32[16, 4]`, or a tree of such."""
   if hasattr(value, "shape") and hasattr(value, "dtype"):

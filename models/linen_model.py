@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from trialbook.models.call_modes import MODES, Call, mode_arguments
+from trialbook.models.call_modes import MODES, Call, mode_arguments, with_mode
 
 _MOST_AXES = 8
 """Maximum number of axis names that a model may ask for; each is found by one more try."""
@@ -40,11 +40,11 @@ class LinenModel(nnx.Module):
     self._module = module
     self._rngs = rngs.fork()
     self._axes: tuple[str, ...] = ()
-    modes: dict[str, Any] = dict(mode_arguments(type(module).__call__, train=False))
+    example = with_mode(type(module).__call__, example, train=False)
     keys = {name: stream() for name, stream in self._rngs.items()}
 
     def init(call: Call) -> Mapping[str, Any]:
-      return self._in_mode(train=False).init(keys, *call.args, mutable=True, **call.kwargs, **modes)
+      return self._in_mode(train=False).init(keys, *call.args, mutable=True, **call.kwargs)
 
     variables = dict(linen.meta.unbox(self._bound(init, example)))
     params = variables.pop("params", {})
@@ -68,13 +68,13 @@ class LinenModel(nnx.Module):
     keys = {name: stream() for name, stream in self._rngs.items()}
     module = self._in_mode(train=train)
     called = getattr(type(self._module), method or "__call__")
-    kwargs |= {name: value for name, value in mode_arguments(called, train=train).items() if name not in kwargs}
+    arguments = with_mode(called, Call(*args, **kwargs), train=train)
     mutable = [*(self._collections if train else ()), *self._sown]
 
     def apply(variables: Mapping[str, Any], call: Call) -> Any:
       return module.apply(variables, *call.args, rngs=keys, mutable=mutable, method=method, **call.kwargs)
 
-    outputs, after = self._bound(apply, variables, Call(*args, **kwargs))
+    outputs, after = self._bound(apply, variables, arguments)
     for name, tree in after.items():
       if name in self._sown:
         for path, value in _sown_values(tree):

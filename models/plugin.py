@@ -1,6 +1,5 @@
 """Models from outside the repository, which need to import nothing of ours: Flax NNX and Linen."""
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -11,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from pydantic import Field, JsonValue
 
-from trialbook.import_attribute import PluginError, import_attribute
-from trialbook.models.call_modes import Call, mode_arguments
+from trialbook.import_attribute import PluginError, import_attribute, place_of
+from trialbook.models.call_modes import Call, with_mode
 from trialbook.models.linen_model import LinenModel, kind_of
 from trialbook.naming import nearest
 from trialbook.settings import Settings, Static, Traced
@@ -117,7 +116,7 @@ def build(
       if missing[0] in OUTPUTS:
         mend += ", or let the task say it: def num_outputs(self, info)"
       raise PluginError(
-        f"model.name {config.name!r}: needs {missing[0]!r}, which the task does not give; {mend}{_place(factory)}"
+        f"model.name {config.name!r}: needs {missing[0]!r}, which the task does not give; {mend}{place_of(factory)}"
       )
     made = factory(**config.kwargs, **given)
   if isinstance(made, linen.Module):
@@ -126,8 +125,7 @@ def build(
     function = type(made).__call__
     traced = {name: jnp.zeros(()) for name in config.traced if _takes(function, name)}
     example = Call(*example.args, **example.kwargs, **traced)
-    modes = {name: value for name, value in mode_arguments(function, train=False).items() if name not in example.kwargs}
-    _check_call(function, type(made), Call(*example.args, **example.kwargs, **modes))
+    _check_call(function, type(made), with_mode(function, example, train=False))
     made = LinenModel(made, example, rngs=rngs)
   if not isinstance(made, nnx.Module):
     raise PluginError(
@@ -159,18 +157,19 @@ def call(
   function = getattr(kind, method, None) if method else _call(kind)
   if function is None:
     methods = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
-    raise PluginError(f"model.name: {kind.__name__} has no method {method!r}{nearest(method, methods)}{_place(kind)}")
+    raise PluginError(f"model.name: {kind.__name__} has no method {method!r}{nearest(method, methods)}{place_of(kind)}")
   given = {name: value for name, value in traced.items() if _takes(function, name)}
   if twice := given.keys() & arguments.kwargs.keys():
     name = min(twice)
     raise PluginError(
-      f"model.traced.{name}: the task's model_inputs gives {name!r} as well; leave one of them out{_place(function)}"
+      f"model.traced.{name}: the task's model_inputs gives {name!r} as well; leave one of them out{place_of(function)}"
     )
-  modes = {name: value for name, value in mode_arguments(function, train=train).items() if name not in arguments.kwargs}
-  _check_call(function, kind, Call(*arguments.args, **{**arguments.kwargs, **given, **modes}))
+  arguments = Call(*arguments.args, **arguments.kwargs, **given)
+  whole = with_mode(function, arguments, train=train)
+  _check_call(function, kind, whole)
   if isinstance(model, LinenModel):
-    return model(*arguments.args, train=train, method=method or None, **arguments.kwargs, **given)
-  return function(model, *arguments.args, **arguments.kwargs, **given, **modes)
+    return model(*arguments.args, train=train, method=method or None, **arguments.kwargs)
+  return function(model, *whole.args, **whole.kwargs)
 
 
 def _check_call(function: Callable[..., Any], kind: type, arguments: Call) -> None:
@@ -182,7 +181,7 @@ def _check_call(function: Callable[..., Any], kind: type, arguments: Call) -> No
     method = "" if name == "__call__" else f".{name}"
     raise PluginError(
       f"model.name: {kind.__name__}{method}{inspect.signature(function)} cannot be called with {arguments}: {error}."
-      f" The task's model_inputs says what a model is called with: Call(batch[...], name=...){_place(function)}"
+      f" The task's model_inputs says what a model is called with: Call(batch[...], name=...){place_of(function)}"
     ) from None
 
 
@@ -263,14 +262,6 @@ def _call_problems(model: type, config: PluginConfig) -> list[str]:
 def _call(model: type) -> Any:
   """Return `__call__` as its class has it; that of a class without one would be its metaclass's."""
   return next((vars(base)["__call__"] for base in model.__mro__ if "__call__" in vars(base)), None)
-
-
-def _place(code: Any) -> str:
-  """Return file and line of a class or function, for a message."""
-  with contextlib.suppress(TypeError, OSError):
-    code = inspect.unwrap(code)
-    return f" ({inspect.getsourcefile(code)}, line {inspect.getsourcelines(code)[1]})"
-  return ""
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,41 +11,18 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from trialbook.errors import ConfigError, UserError
+from trialbook.import_attribute import place_of
 from trialbook.input_pipeline import Info
 from trialbook.input_pipeline.source import EXAMPLE, IS_EXAMPLE, flat, paths_below
 from trialbook.models.call_modes import Call, as_call, described
 from trialbook.naming import nearest
 from trialbook.trainer import rng
+from trialbook.trainer.functional_model import wide
+from trialbook.trainer.task_members import MEMBERS, by_keyword
 from trialbook.trainer.task_values import Mean, Sum, objective
 from trialbook.trainer.tasks import Task
 from trialbook.trainer.user_code_errors import explained
 
-MEMBERS = {
-  "keys": ("self", "info"),
-  "num_outputs": ("self", "info"),
-  "prepare": ("self", "batch"),
-  "model_inputs": ("self", "batch"),
-  "loss": ("self", "outputs", "batch"),
-  "metrics": ("self", "outputs", "batch"),
-  "rows": ("self", "outputs", "batch", "model"),
-  "split_metrics": ("self",),
-}
-"""What a task may have, and the arguments that each is given by position."""
-BY_NAME = {
-  "prepare": ("settings", "rngs", "train", "info"),
-  "model_inputs": ("settings", "train", "info"),
-  "loss": ("settings", "train", "sown", "info"),
-  "metrics": ("settings", "train", "sown", "info"),
-  "rows": ("settings", "sown", "info"),
-}
-"""What each is given by name, if it has an argument of that name."""
-_MOVED = {
-  "initial_batch": "keys(self, info), which returns the keys of a batch that the task needs",
-  "training_batch": "keys(self, info), which may name mixed_labels and mixing",
-  "counts": "metrics, with Sum(...) for what is added up",
-  "of_split": "split_metrics(self), which returns functions of (means, rows) by name",
-}
-"""Members of tasks of version 0.1, and what takes their place."""
 _RESERVED = ("examples",)
 
 
@@ -280,7 +256,7 @@ class BoundTask:
   def _asked(self, member: str, *arguments: Any, **given: Any) -> Any:
     function = getattr(self._task, member)
     given["info"] = self.info
-    wanted = {name: value for name, value in given.items() if name in _parameters(function, len(arguments))}
+    wanted = {name: value for name, value in given.items() if name in by_keyword(function, len(arguments))}
     if "settings" in wanted:
       wanted["settings"] = RecordedSettings(wanted["settings"], self.read_settings)
     by_position = MEMBERS[member][1:]
@@ -351,15 +327,11 @@ class BoundTask:
 
   def _wrong(self, member: str, found: Any, wanted: str, mend: str, name: str = "") -> UserError:
     """Return the error for a value of a member's that is not what is wanted."""
-    where = ""
-    with contextlib.suppress(TypeError, OSError):
-      function = inspect.unwrap(getattr(self._task, member))
-      where = f" ({inspect.getsourcefile(function)}, line {inspect.getsourcelines(function)[1]})"
     what = f"{found.dtype}{list(found.shape)}" if _is_array(found) else f"a {type(found).__name__}"
     if isinstance(found, Mapping):
       what += f" of {', '.join(map(str, found)) or 'nothing'}"
     subject = f"{self._place(member)} returned {what}{f' for {name!r}' if name else ''}"
-    return UserError(f"{subject}; it must be {wanted}: {mend}{where}")
+    return UserError(f"{subject}; it must be {wanted}: {mend}{place_of(getattr(self._task, member))}")
 
 
 class RecordedSettings(dict):
@@ -407,41 +379,9 @@ def bind(task: Any, info: Info, name: str | None = None) -> BoundTask:
   return BoundTask(task, info, shown, of_user=of_user)
 
 
-def problems(name: str, task: Any) -> list[str]:
-  """Return why an object is not a task, with what to write instead; empty if it is one."""
-  shown = f"task.name = {name!r}"
-  if moved := [member for member in _MOVED if hasattr(task, member)]:
-    return [f"{shown}: {member} is not called any more; write {_MOVED[member]}" for member in moved]
-  missing = [member for member in ("keys", "loss") if not callable(getattr(task, member, None))]
-  if missing:
-    return [f"{shown} is not a task: it has no {', '.join(missing)} (see trialbook.trainer.tasks.Task)"]
-  found = []
-  for member, by_position in MEMBERS.items():
-    function = getattr(task, member, None)
-    if function is None:
-      continue
-    required = [
-      name
-      for name, parameter in list(inspect.signature(function).parameters.items())[len(by_position) - 1 :]
-      if parameter.default is parameter.empty
-      and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    known = BY_NAME.get(member, ())
-    for unknown in [name for name in required if name not in known]:
-      there = f"it can have {', '.join(known)}" if known else "it can have no other"
-      found.append(
-        f"{shown}: {member} asks for {unknown!r}; beside {', '.join(by_position)} {there}{nearest(unknown, known)}"
-      )
-    try:
-      inspect.signature(function).bind_partial(*by_position[1:])
-    except TypeError:
-      found.append(f"{shown}: {member} must be def {member}({', '.join(by_position)}, ...)")
-  return found
-
-
 def totals_and_counts(terms: Mapping[str, Mean]) -> tuple[dict[str, Array], dict[str, Array]]:
   """Return the sums of the totals and of the counts of a batch, float32 [] by name."""
-  totals = {name: jnp.sum(_wide(term.total)) for name, term in terms.items()}
+  totals = {name: jnp.sum(wide(term.total)) for name, term in terms.items()}
   counts = {
     name: jnp.float32(term.total.size)
     if term.count is None
@@ -449,16 +389,6 @@ def totals_and_counts(terms: Mapping[str, Mean]) -> tuple[dict[str, Array], dict
     for name, term in terms.items()
   }
   return totals, counts
-
-
-def _wide(array: Array) -> Array:
-  return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
-
-
-def _parameters(function: Callable[..., Any], after: int) -> list[str]:
-  """Return the names that may be given by keyword, after so many arguments by position."""
-  found = list(inspect.signature(function).parameters.values())[after:]
-  return [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def _is_array(found: Any) -> bool:

@@ -103,35 +103,38 @@ class _Added:
   def __init__(self):
     self.examples = 0.0
     self._totals: dict[tuple[str, str], Any] = {}
+    self._coefficients: dict[str, float] = {}
     self._rows: dict[str, list[Any]] = {"rows": [], "split": []}
 
   def add(self, batch: dict[str, Any]) -> None:
     """Add what `Steps.eval_step` returned, on the host."""
     self.examples += float(batch["examples"])
+    for name, (*_, coefficient) in batch["terms"].items():
+      self._check_coefficient(name, float(coefficient))
     for kind in ("means", "terms", "sums"):
       for name, value in batch[kind].items():
-        new = [np.asarray(part, np.float64) for part in (value if isinstance(value, tuple) else (value,))]
-        if kind == "terms":
-          # Coefficients are not added up: they are the same in all batches.
-          coefficient = float(new.pop())
-          known = self._totals.setdefault((kind, name), [0.0, 0.0, coefficient])[2]
-          if not math.isclose(coefficient, known, rel_tol=1e-5) and math.isfinite(coefficient):
-            raise UserError(
-              f"the coefficient of the loss's term {name!r} is {known:.6g} in one batch of an evaluation and"
-              f" {coefficient:.6g} in another; it must be a number or a traced setting"
-            )
-        old = self._totals.setdefault((kind, name), [0.0] * len(new))
-        old[: len(new)] = [one + other for one, other in zip(old, new, strict=False)]
+        new = [np.asarray(part, np.float64) for part in (value[:2] if isinstance(value, tuple) else (value,))]
+        old = self._totals.get((kind, name), [0.0] * len(new))
+        self._totals[kind, name] = [one + other for one, other in zip(old, new, strict=True)]
     for kind, kept in self._rows.items():
       if kind in batch:
         kept.append(_of_examples(batch[kind], batch[IS_EXAMPLE]))
+
+  def _check_coefficient(self, name: str, coefficient: float) -> None:
+    """Raise UserError if a term's coefficient is not that of the first batch."""
+    known = self._coefficients.setdefault(name, coefficient)
+    if not math.isclose(coefficient, known, rel_tol=1e-5) and math.isfinite(coefficient):
+      raise UserError(
+        f"the coefficient of the loss's term {name!r} is {known:.6g} in one batch of an evaluation and"
+        f" {coefficient:.6g} in another; it must be a number or a traced setting"
+      )
 
   def means(self) -> dict[str, float]:
     """Return the means, and the objective of the loss."""
     found = {name: _ratio(*pair) for name, pair in self._of("means")}
     terms = self._of("terms")
     if terms:
-      found = {"loss": sum(coefficient * _ratio(total, count) for _, (total, count, coefficient) in terms)} | found
+      found = {"loss": sum(self._coefficients[name] * _ratio(*pair) for name, pair in terms)} | found
     return found
 
   def sums(self) -> dict[str, Any]:

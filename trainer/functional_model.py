@@ -211,7 +211,8 @@ class Network:
       raise UserError(
         f"model {name!r} returns a {type(outputs).__name__}; it must return an array, or a tree of arrays"
       )
-    size = next((leaf.shape[0] for leaf in jax.tree.leaves(arguments) if getattr(leaf, "ndim", 0)), None)
+    sizes = [leaf.shape[0] for leaf in jax.tree.leaves(arguments) if getattr(leaf, "shape", ())]
+    size = sizes[0] if sizes else None
     if self.num_outputs is None:
       wrong = {path: leaf for path, leaf in flatten(outputs).items() if leaf.ndim and leaf.shape[0] != size}
       if wrong:
@@ -226,8 +227,6 @@ class Network:
         f"model {name!r} returns a {type(outputs).__name__}, but the task has num_outputs and needs one array"
         f" [B, ..., {self.num_outputs}]. A task without num_outputs receives whatever the model returns"
       )
-    sizes = [leaf.shape[0] for leaf in jax.tree.leaves(arguments) if getattr(leaf, "shape", ())]
-    size = sizes[0] if sizes else None
     if outputs.ndim < 2 or outputs.shape[0] not in sizes or outputs.shape[-1] != self.num_outputs:
       raise UserError(
         f"model {name!r} returns {list(outputs.shape)} for {size} examples;"

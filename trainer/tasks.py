@@ -20,6 +20,7 @@ from trialbook.errors import UserError
 from trialbook.import_attribute import import_attribute
 from trialbook.input_pipeline import AnyDataset, Info
 from trialbook.settings import Settings, Static, Traced, kind_tag
+from trialbook.trainer import task_members
 from trialbook.trainer.task_values import Mean, Sum
 
 Batch = Mapping[str, Any]
@@ -145,10 +146,7 @@ class PluginTask(Settings):
       task = task(**self.kwargs)
     except Exception as error:
       raise ValueError(f"task.kwargs do not fit {self.name}: {type(error).__name__}: {error}") from error
-    # Here, since that module imports this one.
-    from trialbook.trainer import bound_task
-
-    if problems := bound_task.problems(self.name, task):
+    if problems := task_members.problems(self.name, task):
       raise ValueError("\n".join(problems))
     return cast(Task, task)
 

@@ -11,6 +11,7 @@ Whatever accumulates (moments, averages, sums of gradients and metrics) is float
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -194,10 +195,14 @@ class Steps:
     *,
     train: bool,
     step: Array | None = None,
-    is_normalized: bool = False,
   ) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return a batch as the task's functions see it, normalized and prepared, and the task's settings."""
-    own, arrays = own_settings(settings, "task"), dict(batch) if is_normalized else self.network.normalized(batch)
+    return self._prepared(settings, self.network.normalized(batch), train=train, step=step)
+
+  def _prepared(
+    self, settings: SettingArrays, normalized: Mapping[str, Array], *, train: bool, step: Array | None = None
+  ) -> tuple[dict[str, Any], dict[str, Array]]:
+    own, arrays = own_settings(settings, "task"), dict(normalized)
     examples = arrays.pop(EXAMPLE, None)
     arrays.pop(IS_EXAMPLE, None)
     if examples is None:
@@ -300,14 +305,14 @@ class Steps:
     These are what `model_inputs` reads: arrays of the dataset, and what `prepare` adds or changes. If all lie below
     `inputs`, they are named without it: {"": ...} for one array.
     """
-    found = self._read_by_model()[0]
+    found = self._read_by_model[0]
     if all(path.partition("/")[0] == "inputs" for path in found):
       found = {path.removeprefix("inputs").removeprefix("/"): leaf for path, leaf in found.items()}
     return found
 
   def prepared_paths(self) -> list[str]:
     """Return those paths of `model_spec` that `prepare` adds or changes."""
-    read, unchanged, _ = self._read_by_model()
+    read, unchanged, _ = self._read_by_model
     return [path for path in read if path not in unchanged]
 
   def predict(self, params: Any, variables: Any, settings: SettingArrays, given: Mapping[str, Array]) -> Any:
@@ -315,7 +320,7 @@ class Steps:
 
     Arrays of the dataset are as the dataset gives them, what `prepare` adds or changes as it returns it.
     """
-    read, of_dataset, others = self._read_by_model()
+    read, of_dataset, others = self._read_by_model
     batch = dict(zip(read, (given[path] for path in self.model_spec()), strict=True))
     size = next(iter(batch.values())).shape[0]
     # Of others, only the shape can be asked for.
@@ -324,6 +329,7 @@ class Steps:
     call = self.task.model_inputs(nested({**batch, **normalized}), own_settings(settings, "task"), train=False)
     return self.network.apply(params, variables, call, settings, train=False)[0]
 
+  @functools.cached_property
   def _read_by_model(self) -> tuple[dict[str, jax.ShapeDtypeStruct], set[str], dict[str, jax.ShapeDtypeStruct]]:
     """Return what `model_inputs` reads, by path, for one example; which arrays come out of the dataset unchanged; and
     the other arrays of a prepared batch, with an axis of examples."""
@@ -333,7 +339,7 @@ class Steps:
 
     def prepare(settings: SettingArrays, batch: Mapping[str, Array]) -> dict[str, Any]:
       batch = self.network.normalized(batch)
-      prepared = flat(self.prepared(settings, batch, train=False, is_normalized=True)[0])
+      prepared = flat(self._prepared(settings, batch, train=False)[0])
       unchanged.update(path for path, value in prepared.items() if batch.get(path) is value)
       return prepared
 
@@ -361,7 +367,7 @@ def make_steps(config: Config, task: Any, info: Info) -> Steps:
     info: the dataset's facts.
 
   Raises:
-    UserError: the dataset has not what the task needs, or the task returns something else than it must.
+    UserError: the dataset lacks what the task needs, or a function of the task returns something of another kind.
   """
   task = bind(task, info, config.task.name)
   settings = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in program_settings(config).items()}

@@ -1,7 +1,9 @@
 """Things from outside the repository, named as "module:name", which need to import nothing of ours."""
 
+import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import pathlib
 import pkgutil
@@ -37,6 +39,14 @@ def import_attribute(field: str, path: str) -> Any:
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     raise PluginError(f"{field} {path!r}: {module.__file__} has no {name!r}{nearest(name, own)}")
   return getattr(module, name)
+
+
+def place_of(code: Any) -> str:
+  """Return file and line of a class or function, for the end of a message; "" if they are not known."""
+  with contextlib.suppress(TypeError, OSError):
+    code = inspect.unwrap(code)
+    return f" ({inspect.getsourcefile(code)}, line {inspect.getsourcelines(code)[1]})"
+  return ""
 
 
 def _present_name(module: str) -> str:

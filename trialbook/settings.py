@@ -88,14 +88,14 @@ def find(settings: Settings, path: str) -> tuple[FieldInfo, Any] | None:
   return None if field is None else (field, node)
 
 
-def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """Return the leaves of nested mappings by dotted path; a mapping without entries has none."""
+def flat(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+  """Return the leaves of nested mappings by path, dotted by default; a mapping without entries has none."""
   found: dict[str, Any] = {}
   for name, value in tree.items():
     if isinstance(value, Mapping):
-      found |= {f"{name}.{path}": leaf for path, leaf in flat(value).items()}
+      found |= {f"{name}{separator}{path}": leaf for path, leaf in flat(value, separator).items()}
     else:
-      found[name] = value
+      found[str(name)] = value
   return found
 
 
