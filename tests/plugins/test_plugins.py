@@ -24,7 +24,7 @@ from trialbook.trainer import load as load_model
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.evaluation import evaluate
 from trialbook.trainer.train_step import program_settings
-from trialbook.tuning.study import check
+from trialbook.tuning.study import Study, check
 from trialbook.tuning.study_files import load_study
 
 PROMISED = ("unet", "diffusion", "two_tower")
@@ -249,5 +249,6 @@ def test_a_program_of_the_published_size_is_traced_by_shapes_alone(name: str):
 def test_the_published_tuning_space_of_a_workload_is_a_study(name: str):
   path = pathlib.Path(__file__).parents[2] / "experiments" / "studies" / f"algoperf_{name}.py"
   study = load_study(path)
+  assert isinstance(study, Study)
   assert not check(study).problems
   assert (study.name, study.trials) == (name, 40)
