@@ -2,7 +2,7 @@
 
   python -m benchmarks.evidence [COMMAND ...]
 
-Without arguments all tables are made, which takes hours. A word such as `planted_points` chooses the commands that
+Without arguments all tables are made, which takes hours. A word such as `advice-benchmark` chooses the commands that
 contain it. The tables that a command prints replace those of the same headers below it in the page, all or none of
 them, so a section is dated only if each of its tables was measured. What a page says of a table in sentences is not
 changed: read it again.
@@ -20,7 +20,9 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "docs" / name for name in ("benchmarks.md", "findings.md", "testing.md")]
 COMMAND = re.compile(
-  r"^```sh no-test\n(.*python (?:-m (?:benchmarks\.\w+|planted_\w+)|tests/\S+\.py))\b.*\n", re.MULTILINE
+  r"^```sh no-test\n"
+  r"(.*python (?:-m benchmarks\.\w+|tests/\S+\.py)|trialbook tune advice-benchmark(?: --\w+=\w+)*)\b.*\n",
+  re.MULTILINE,
 )
 """The first line of a block of commands makes the tables; other lines are variants of it."""
 TABLE = re.compile(r"^\|.*\n\|[-:| ]+\|\n(?:\|.*\n)*", re.MULTILINE)

@@ -10,7 +10,7 @@ from trialbook.input_pipeline.permutation import permute
 
 
 def stratified(
-  labels: np.ndarray, name: str, *, validation: int, test: int = 0
+  labels: np.ndarray, name: str, *, validation: int, test: int = 0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Return indices of the train, validation and test examples, each ascending, int64; the same on every call.
 
@@ -23,6 +23,7 @@ def stratified(
     name: the dataset's name.
     validation: number of validation examples.
     test: number of test examples.
+    seed: another one draws other validation examples from those that are not test examples, which stay the same.
   """
   n = len(labels)
   rank = permute(np.arange(n), n, hashing.stream_key(0, f"split/{name}"))
@@ -32,11 +33,15 @@ def stratified(
   is_test[evenly(len(held_out), test)] = True
   is_train = np.ones(n, bool)
   is_train[held_out] = False
-  return (
-    np.sort(by_class[is_train]),
-    np.sort(by_class[held_out[~is_test]]),
-    np.sort(by_class[held_out[is_test]]),
-  )
+  train, chosen, tested = by_class[is_train], by_class[held_out[~is_test]], by_class[held_out[is_test]]
+  if seed:
+    left = np.sort(np.concatenate([train, chosen]))
+    rank = permute(np.arange(len(left)), len(left), hashing.stream_key(seed, f"split/{name}"))
+    left = left[np.lexsort((rank, labels[left]))]
+    is_chosen = np.zeros(len(left), bool)
+    is_chosen[evenly(len(left), validation)] = True
+    train, chosen = left[~is_chosen], left[is_chosen]
+  return np.sort(train), np.sort(chosen), np.sort(tested)
 
 
 def evenly(n: int, count: int) -> np.ndarray:

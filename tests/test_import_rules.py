@@ -19,11 +19,16 @@ ROOMS = {
   "launch": {},
   "tuning": {
     "tuning/space": set(),
+    "tuning/advice_benchmark": {"tuning", "tuning/findings", "tuning/space"},
     "tuning/search": {"tuning/space"},
     "tuning/execution": {"tuning", "tuning/search", "tuning/space"},
     "tuning/findings": {"tuning", "tuning/findings/statistics", "tuning/space"},
     "tuning/findings/statistics": {"tuning", "tuning/space"},
     "tuning/importers": {"tuning", "tuning/space"},
+    "tuning/procedures": {
+      *("tuning", "tuning/execution", "tuning/findings", "tuning/findings/statistics", "tuning/reporting"),
+      *("tuning/search", "tuning/space"),
+    },
     "tuning/reporting": {"tuning", "tuning/findings", "tuning/findings/statistics", "tuning/space"},
   },
   "experiments": {"experiments/algoperf": set(), "experiments/studies": {"experiments", "experiments/algoperf"}},
@@ -34,7 +39,7 @@ MAY_IMPORT = {
   "input_pipeline": set(),
   "trainer": {"models", "input_pipeline"},
   "launch": {"trainer"},
-  "tuning": {"trainer", "launch"},
+  "tuning": {"models", "trainer", "launch"},
   "experiments": {"models", "input_pipeline", "trainer", "tuning"},
 }
 """Which other rooms a room may import; each may import the leaf, the files of trialbook/ itself."""

@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
 
 from trialbook import files
-from trialbook.errors import PreemptedError, UserError
+from trialbook.errors import PreemptedError, PrunedError, UserError
 from trialbook.paths import as_path
 from trialbook.trainer import batch_dependence, sharding
 from trialbook.trainer.config import Config
@@ -27,6 +27,9 @@ from trialbook.trainer.workdir.predictions import save as save_predictions
 from trialbook.trainer.workdir.results import RunResult, read_result
 from trialbook.trainer.workdir.selection import evaluate_selected
 
+Judge = Callable[[int, Mapping[str, Any]], str | None]
+"""Takes the step and the metrics of an evaluation; returns why the run ends there, or None."""
+
 
 def run(
   config: Config,
@@ -38,6 +41,7 @@ def run(
   guard: Guard | None = None,
   profile: range = range(0),
   data_of: str | pathlib.Path | None = None,
+  judge: Judge | None = None,
 ) -> RunResult:
   """Train by `config`; everything that is recorded goes into `workdir`.
 
@@ -53,6 +57,8 @@ def run(
     guard: receives SIGTERM and the messages of other hosts; None: there are none, and signals are the caller's.
     profile: the updates step → step + 1 that are traced into `workdir`/profile; empty: none.
     data_of: workdir of a run that must have been on the same data; None: any data will do.
+    judge: called on the lead host after each evaluation, once its metrics are on the disk. If it returns a reason, the
+      run ends there as "pruned". All hosts must be given one, or none.
 
   Raises:
     OtherDataError: if the data are not those that the run began with, or those of `data_of`.
@@ -78,7 +84,7 @@ def run(
         return read_result(workdir)
       with open_run(compiled, profile) as opened:
         with _saving_if_preempted(opened):
-          train(opened)
+          train(opened, judge)
           best, weights = select(opened)
         finish(opened, best, weights)
       hosts.barrier("the end of the records")
@@ -90,8 +96,8 @@ def run(
     guard.enter(None)
 
 
-def train(run: OpenRun) -> None:
-  """Make all steps that are left; after each boundary evaluate, record and save, in this order."""
+def train(run: OpenRun, judge: Judge | None = None) -> None:
+  """Make all steps that are left; after each boundary evaluate, record, ask the judge and save, in this order."""
   config, history, recorder, enter = run.compiled.config, run.history, run.loop.recorder, run.compiled.enter
   for boundary in evaluation_steps(config):
     if boundary < run.step or boundary in history.evaluations:
@@ -108,6 +114,11 @@ def train(run: OpenRun) -> None:
     # The metrics are on the disk before the state is: a resume finds all lines up to its step.
     recorder.evaluation(run.step, values)
     history.add(run.step, values)
+    if judge is not None:
+      hosts = run.loop.guard.hosts
+      reason = hosts.from_lead("whether to go on", judge(run.step, values) if hosts.is_lead else None)
+      if reason is not None:
+        raise PrunedError(reason)
     enter("checkpoint")
     if checkpoint_due(config, run.step) and run.step != run.saved:
       run.saver.save(run.step, run.state)

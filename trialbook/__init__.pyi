@@ -30,6 +30,7 @@ from .trainer.task_values import Sum as Sum
 from .trainer.train import run as run
 from .trainer.workdir.results import RunResult as RunResult
 from .trainer.workdir.results import read_result as read_result
+from .tuning.early_stopping import QuantileStopping as QuantileStopping
 from .tuning.execution.coordinator import run_study as run_study
 from .tuning.reporting.report import report as report
 from .tuning.results import StudyResults as StudyResults

@@ -76,6 +76,10 @@ class PreemptedError(Exception):
   """All hosts have reached the step at which they agreed to stop."""
 
 
+class PrunedError(Exception):
+  """A rule ended a run early; the message is its reason."""
+
+
 class InfeasibleError(Exception):
   """The hyperparameters do not work (PB-21). The function of a study may raise it, with the reason.
 
@@ -100,6 +104,7 @@ _OF_ERRORS: tuple[tuple[type[BaseException], int], ...] = (
 _OF_STATES = {
   "complete": DONE,
   "infeasible": INFEASIBLE,
+  "pruned": DONE,
   "running": TRY_AGAIN,
   "preempted": TRY_AGAIN,
   "stopped": TRY_AGAIN,

@@ -1,3 +1,4 @@
+from .early_stopping import QuantileStopping as QuantileStopping
 from .execution.coordinator import run_study as run_study
 from .reporting.report import report as report
 from .results import StudyResults as StudyResults

@@ -87,6 +87,9 @@ def _print_plan(planned: PlannedStudy, stream: Any) -> None:
   of = plan.balance(planned.hyperparameters, [trial.values for trial in trials])
   for line in tables.balance(of, trials, planned.hyperparameters):
     console.print(line, soft_wrap=True)
+  if (rule := planned.study.stopping) is not None:
+    length = None if planned.config is None else planned.config.max_train_steps
+    console.print(f"early stopping: {rule.describe(length)}", soft_wrap=True)
   for warning in role_advice.warnings(planned.study, planned.hyperparameters):
     console.print(f"warning: {warning}", soft_wrap=True)
 
@@ -222,8 +225,10 @@ def trial(options: argparse.Namespace) -> int:
   with guard_for(study) as guard:
     guard.join()
     try:
-      cause = run_trial(study, records.trial_folder(study, options.trial), guard=guard).state
-      code = errors.exit_code(cause)
+      record = run_trial(study, records.trial_folder(study, options.trial), guard=guard)
+      cause, code = record.state, errors.exit_code(record.state)
+      if record.reason is not None:
+        print(f"trialbook tune trial: {record.reason}", file=sys.stderr)
     except (UserError, TryAgainError) as error:
       cause, code = str(error).replace("\n", "; "), errors.exit_code(error)
       print(f"trialbook tune trial: {cause}", file=sys.stderr)

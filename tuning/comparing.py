@@ -106,6 +106,8 @@ def merged(studies: Sequence[StudyResults], *, name: str, goal: str, folder: pat
       source = f"{label} {trial.trial}"
       trials.append(dataclasses.replace(trial, trial=len(trials), values=values, source=source))
   configs = [results.study.config for results in studies]
+  # Only where all were made elsewhere does a trial that was cut short not go on.
+  sources = [results.study.source for results in studies]
   record = dataclasses.replace(
     studies[0].study,
     name=name,
@@ -117,7 +119,7 @@ def merged(studies: Sequence[StudyResults], *, name: str, goal: str, folder: pat
     command="",
     commit=None,
     diff="",
-    source=None,
+    source="; ".join(dict.fromkeys(map(str, sources))) if None not in sources else None,
     warnings=tuple(dict.fromkeys(warning for results in studies for warning in results.study.warnings)),
   )
   return StudyResults(folder=folder, study=record, objective=objective, trials=tuple(trials), reruns=reruns)

@@ -7,6 +7,7 @@ from trialbook.command_line import Parser, positive
 from trialbook.command_line import run as run_command
 from trialbook.paths import as_path
 from trialbook.tuning.importers import KINDS
+from trialbook.tuning.procedures import flags as procedures
 from trialbook.tuning.reporting import FORMATS
 
 DESCRIPTION = """Run studies, and show their results. A study compares many trainings, its trials.
@@ -24,6 +25,22 @@ Exit codes:
   2    a mistake in the study, its config or the arguments, or a full disk; finished trials stay intact
   3    every trial was infeasible
   130  interrupted with Ctrl-C
+"""
+
+BENCHMARK = """Measure how often the findings are wrong, on simulated studies with a known truth.
+
+  trialbook tune advice-benchmark --only=healthy
+  trialbook tune advice-benchmark --only=harder --studies=100 --seed=1000
+
+It prints these tables in Markdown. Each rate has a 95% interval (Clopper and Pearson).
+
+  healthy   studies in which nothing is wrong: how many have a warning or a problem
+  winners   studies that compare equally good settings: in how many one is called the winner
+  harder    studies with retrains, censored trials, collapses or schedules: what is said of them, rightly and wrongly
+  points    problems of the search space, planted in several sizes: how many are found
+  curves    problems of training, the same
+
+A study depends on its seed alone. All tables take about 20 minutes in two processes; --studies=40 takes a tenth.
 """
 
 _PLACES = {"dir": "folder of the study", "root": "folder that holds folders of studies", "trial": "number of the trial"}
@@ -99,13 +116,30 @@ def _parser() -> Parser:
   rerun = command("rerun", "repeat a trial with other seeds", "commands:rerun", "dir", "trial")
   rerun.add_argument("--seeds", type=positive, default=5, metavar="N", help="number of seeds (default 5)")
   rerun.add_argument("--workers", type=positive, default=1, metavar="N", help="processes on this machine (default 1)")
+  _add_benchmark(
+    command("advice-benchmark", "measure how often the findings are wrong", "advice_benchmark.commands:run")
+  )
+  procedures.add(command)
   command("trial", "run one trial; `run` and Slurm jobs start this", "commands:trial", "dir", "trial")
   return parser
 
 
+def _add_benchmark(made: argparse.ArgumentParser) -> None:
+  made.description = BENCHMARK
+  what = "number of healthy studies, and of studies of equal settings (default 400)"
+  made.add_argument("--studies", type=positive, default=400, metavar="N", help=what)
+  made.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first study of each kind (default 0)")
+  what = "a table (healthy, winners, harder, points, curves), or the rows whose name contains the word"
+  made.add_argument("--only", metavar="WORD", help=what)
+  made.add_argument("--workers", type=positive, default=2, metavar="N", help="processes on this machine (default 2)")
+  made.add_argument("--json", action="store_true", help="print all rates, and each false alarm with its seed, as JSON")
+
+
 def _add_import(made: argparse.ArgumentParser) -> None:
-  made.add_argument("kind", choices=[*KINDS], help="kind of the source; docs/tutorials/report.md describes each")
-  made.add_argument("source", help="folder to read; for optuna, the file of a storage")
+  made.add_argument(
+    "kind", choices=[*KINDS], help="kind of the source; docs/tutorials/import_a_study.md describes each"
+  )
+  made.add_argument("source", help="folder to read, or the file of a table or of an Optuna storage")
   made.add_argument(
     "dir", type=as_path, help="folder to write: of the study, or of all studies if the source has several"
   )
@@ -123,7 +157,7 @@ def _add_import(made: argparse.ArgumentParser) -> None:
   made.add_argument("--name", help="name of the study")
   made.add_argument("--goal", help="goal of the study, in words")
   made.add_argument("--study", help="import only this study of an Optuna storage")
-  what = "JSON file with roles, scales and bounds of hyperparameters (tables have these in their study.json), such as "
+  what = "JSON file with roles, scales and bounds of hyperparameters (as in a table's study.json), such as "
   made.add_argument(
     "--space", type=as_path, metavar="FILE", help=what + '{"hyperparameters": {"dropout": {"min": 0, "max": 0.5}}}'
   )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialbook.errors import ConfigError
 from trialbook.tuning.search.bayesian import BayesianOptimization
-from trialbook.tuning.space import binding
+from trialbook.tuning.space import binding, counting
 from trialbook.tuning.space.scales import Hyperparameter, OneOf
 from trialbook.tuning.study import Objective, Study
 
@@ -93,12 +93,16 @@ class Balance:
     combinations: of the values of its scientific hyperparameters; 1 where they are continuous or absent.
     dimensions: of the nuisance space that a trial has, on average over its conditions.
     points: for each combination, trials per dimension if they were a grid: trials ** (1 / dimensions).
+    possible: number of points of the space; infinite if a scale is continuous.
+    repeats: trials that have the values of an earlier one, and so its result.
   """
 
   trials: int
   combinations: int
   dimensions: float
   points: float
+  possible: float = math.inf
+  repeats: int = 0
 
 
 def balance(hyperparameters: Sequence[Hyperparameter], trials: Sequence[Mapping[str, Any]]) -> Balance:
@@ -109,4 +113,12 @@ def balance(hyperparameters: Sequence[Hyperparameter], trials: Sequence[Mapping[
   dimensions = sum(one.name in values for one in nuisance for values in trials) / max(len(trials), 1)
   each = len(trials) / max(len(combinations), 1)
   points = each ** (1 / dimensions) if dimensions else math.inf
-  return Balance(trials=len(trials), combinations=max(len(combinations), 1), dimensions=dimensions, points=points)
+  distinct = {tuple((name, repr(value)) for name, value in sorted(values.items())) for values in trials}
+  return Balance(
+    trials=len(trials),
+    combinations=max(len(combinations), 1),
+    dimensions=dimensions,
+    points=points,
+    possible=counting.combinations(hyperparameters),
+    repeats=len(trials) - len(distinct),
+  )

@@ -20,7 +20,7 @@ class StudyProgress:
   def __init__(self, total: int, *, enabled: bool):
     self._total, self._line = total, ProgressLine(enabled=enabled)
     self._done, self._ended, self._started = 0, 0, time.monotonic()
-    self._best: tuple[float, int] | None = None
+    self._values: dict[int, float] = {}
     self._sign = 1
 
   def begin(self, folder: pathlib.Path, trials: Sequence[TrialRecord], sign: int = 1) -> None:
@@ -43,11 +43,17 @@ class StudyProgress:
     self.note(f"trial {record.trial}: {_end(record)}")
     self.tick(0, at_once=True)
 
+  def changed(self, record: TrialRecord) -> None:
+    """Report that a trial that had ended counts otherwise now."""
+    self._values.pop(record.trial, None)
+    self.note(f"trial {record.trial}: {_end(record)}")
+
   def tick(self, running: int, *, at_once: bool = False) -> None:
     """Redraw the last line on a terminal; elsewhere print it only `at_once`."""
     if not (self._line.is_terminal or at_once):
       return
-    best = "" if self._best is None else f"  best {tables.number(self._best[0] * self._sign)} (trial {self._best[1]})"
+    found = min(((cost, trial) for trial, cost in self._values.items()), default=None)
+    best = "" if found is None else f"  best {tables.number(found[0] * self._sign)} (trial {found[1]})"
     left = ""
     if self._ended and self._done < self._total:
       each = max(time.monotonic() - self._started, 1e-9) / self._ended
@@ -63,8 +69,7 @@ class StudyProgress:
     self._done += record.state in FINAL
     value = record.summary.get("objective")
     if record.state == "complete" and value is not None and not record.summary.get("uncharacteristic"):
-      mine = (self._sign * value, record.trial)
-      self._best = mine if self._best is None else min(self._best, mine)
+      self._values[record.trial] = self._sign * value
 
 
 def _end(record: TrialRecord) -> str:
@@ -75,6 +80,8 @@ def _end(record: TrialRecord) -> str:
   if record.state == "pending" and record.attempts:
     cause = str(record.attempts[-1].get("end")).removeprefix(f"{CRASHED}: ")
     return f"crashed, and will be tried again: {cause}"
+  if record.state == "pruned" and record.reason:
+    return record.reason
   unusual = summary.get("uncharacteristic")
   reason = record.reason or unusual
   value = summary.get("objective")

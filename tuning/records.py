@@ -17,14 +17,15 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.settings import flat
 from trialbook.trainer.workdir import provenance
+from trialbook.tuning.early_stopping import QuantileStopping
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Objective, Study
 
 if TYPE_CHECKING:
   from trialbook.trainer import Config
 
-State = Literal["pending", "running", "complete", "infeasible", "failed", "stopped"]
-FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")
+State = Literal["pending", "running", "complete", "infeasible", "failed", "pruned", "stopped"]
+FINAL: tuple[State, ...] = ("complete", "infeasible", "failed", "pruned")
 """States that a trial leaves only if it is run again."""
 
 
@@ -39,7 +40,7 @@ class TrialRecord:
     state: see docs/design.md, Studies.
     values: of its hyperparameters, by name; those that do not exist in it are absent.
     changes: what they change in the study's config: dotted path -> value.
-    reason: why it is infeasible or failed, or was stopped.
+    reason: why it is infeasible, failed or pruned, or was stopped.
     attempts: each with `started` and `finished` (seconds since the epoch), `worker`, `end`: how it ended, and
       `checkpoint`: where it crashed, the step of the newest one, -1 for none.
     summary: of a trial that ended: numbers of its run that tables show.
@@ -136,6 +137,8 @@ class StudyRecord:
     sessions: each time that it was worked on: `started`, `finished`, `workers`, `executor`, `command`, `commit`, and
       `programs`: how many each worker compiled, or read from the cache.
     source: of a study that was made elsewhere, what it was imported from: "algoperf: /logs, fastmri_jax"; else None.
+    stopping: the rule that ends trials early, as `QuantileStopping.as_json` gives it, and `since`: index of the first
+      trial under it; None: there is none.
   """
 
   name: str
@@ -156,6 +159,7 @@ class StudyRecord:
   warnings: tuple[str, ...]
   sessions: tuple[Mapping[str, Any], ...] = ()
   source: str | None = None
+  stopping: Mapping[str, Any] | None = None
 
 
 _MAY_CHANGE = ("trials", "max_attempts", "goal", "command", "commit", "diff", "created", "warnings", "sessions")
@@ -183,6 +187,7 @@ def describe(
     diff=git.get("diff", ""),
     created=time.time(),
     warnings=(),
+    stopping=None if study.stopping is None else {**study.stopping.as_json(), "since": 0},
   )
 
 
@@ -209,6 +214,8 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
     }
     for name, one in stored["hyperparameters"].items():
       Hyperparameter.from_json(name, one)
+    if stored.get("stopping") is not None:
+      QuantileStopping.from_json(stored["stopping"])
     return StudyRecord(**stored)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None

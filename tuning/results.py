@@ -1,10 +1,10 @@
 """The results of a study: a row for each trial, and its curves; ranked by the study's objective or another one."""
 
-import bisect
 import csv
 import dataclasses
 import functools
 import io
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,14 +17,11 @@ from trialbook.paths import as_path
 from trialbook.tuning import objective as objectives
 from trialbook.tuning import records
 from trialbook.tuning.curves import Log, LogFile
+from trialbook.tuning.endings import Ending, endings, usual_length
 from trialbook.tuning.objective import Curve
 from trialbook.tuning.records import StudyRecord, TrialRecord, trial_folder
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Objective
-
-SAME_LENGTH = 0.05
-"""Share by which trainings of the same length may differ in the last step that they logged: one evaluation of
-twenty."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,10 +214,13 @@ class StudyResults:
 
   @functools.cached_property
   def _usual_length(self) -> int:
-    """Return the last step of which most complete trials are at most `SAME_LENGTH` short; the longest among equals."""
-    last = sorted(trial.last_step for trial in self.trials if trial.state == "complete")
-    near = [at + 1 - bisect.bisect_left(last, (1 - SAME_LENGTH) * step) for at, step in enumerate(last)]
-    return max(zip(near, last, strict=True), default=(0, 0))[1]
+    """Return the last step of most complete trials, see `endings.usual_length`."""
+    return int(usual_length([trial.last_step for trial in self.trials if trial.state == "complete"])[0])
+
+  @functools.cached_property
+  def endings(self) -> Mapping[int, Ending]:
+    """Return how each trial ended, by its number: its state is what was recorded, and this is what its curves say."""
+    return endings(self)
 
   def training_metric(self, metric: str) -> str | None:
     """Return the metric of training examples that corresponds to one of another split, of the fixed part if there is
@@ -234,10 +234,22 @@ class StudyResults:
     valued = [trial for trial in self.trials if trial.objective is not None]
     return sorted(valued, key=lambda trial: (self.objective.sign * (trial.objective or 0.0), trial.trial))
 
+  @functools.cached_property
+  def by_point(self) -> list[Trial]:
+    """Return `ranked` with the retrains of a point together, in the order of their means: of several seeds the best one
+    is good by chance (PB-40)."""
+    places: dict[int, tuple[float, int]] = {}
+    for trials in self.points:
+      ended = [trial for trial in trials if trial.objective is not None or trial.state == "infeasible"]
+      costs = [self.objective.sign * trial.objective for trial in ended if trial.objective is not None]
+      for trial in ended if costs else ():
+        places[trial.trial] = (math.fsum(costs) / len(costs), ended[0].trial)
+    return sorted(self.ranked, key=lambda trial: places[trial.trial])
+
   @property
   def best(self) -> Trial | None:
-    """Return the first of `ranked`."""
-    return next(iter(self.ranked), None)
+    """Return the first of `by_point`: the best retrain of the point whose mean is the best."""
+    return next(iter(self.by_point), None)
 
   def count(self, state: str) -> int:
     """Return how many trials are in a state; for "pending", also those that were not handed out."""

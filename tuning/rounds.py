@@ -8,7 +8,8 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
 from trialbook.tuning import tracking
-from trialbook.tuning.execution.coordinator import check_folder, prepare, run_study
+from trialbook.tuning.execution.coordinator import prepare, run_study
+from trialbook.tuning.execution.study_folder import check_folder
 from trialbook.tuning.records import read_trials
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.study import Round, Study
@@ -63,7 +64,7 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
       " name another folder"
     )
   for study in round_.studies:
-    check_folder(folder / study.name, prepare(study, options.get("trials")))
+    check_folder(folder / study.name, prepare(study, options.get("trials")).record())
   folder.mkdir(parents=True, exist_ok=True)
   files.write_json(path, record)
   results = {}

@@ -13,6 +13,7 @@ from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.metric_names import Mode
 from trialbook.naming import nearest
 from trialbook.trainer.evaluation_schedule import evaluated_splits
+from trialbook.tuning.early_stopping import QuantileStopping
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.search.grid import Grid
 from trialbook.tuning.search.halton import Halton
@@ -78,6 +79,7 @@ class Study:
     cores_per_trial: CPU cores of each worker; the same number gives the same bits.
     devices_per_trial: devices that each trial trains on.
     max_attempts: number of crashes after which a trial has failed.
+    stopping: the rule that ends trials early; None: each trial runs to its end.
   """
 
   name: str
@@ -92,6 +94,7 @@ class Study:
   cores_per_trial: int = 1
   devices_per_trial: int = 1
   max_attempts: int = 3
+  stopping: QuantileStopping | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,6 +175,9 @@ def check(study: Study) -> Checked:
         problems.append(f"`trials` is required: {name} is an infinite sequence")
     elif not problems and study.trials is not None and study.trials > (count := study.search.count(found)):
       problems.append(f"trials = {study.trials}: {name} has {count} points")
+  if study.stopping is not None:
+    paths = [one.path for one in found]
+    problems += [f"stopping: {problem}" for problem in study.stopping.problems(study.config, paths)]
   if not found and not problems:
     problems.append("no hyperparameter is varied: fill `scientific` or `nuisance`")
   if not problems and study.config is not None:
@@ -191,6 +197,7 @@ def _type_problems(study: Study) -> Iterator[str]:
     ("name", str, "a string"),
     ("goal", str, "a string"),
     ("function", str | None, "a string, module:name"),
+    ("stopping", QuantileStopping | None, "a rule, for example QuantileStopping(quantile=0.5), or None"),
   )
   for name, kind, text in expected:
     if not isinstance(getattr(study, name), kind):

@@ -1,5 +1,6 @@
 """Tables for people: the trials of a study, ranked or planned; the studies below a root; what a trial was."""
 
+import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,17 @@ from trialbook.tuning.plan import Balance, PlannedTrial
 from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.space.scales import Hyperparameter
 
-_STYLES = {"complete": "green", "infeasible": "red", "failed": "bold red", "running": "yellow", "stopped": "yellow"}
+_STYLES = {
+  "complete": "green",
+  "infeasible": "red",
+  "failed": "bold red",
+  "pruned": "cyan",
+  "running": "yellow",
+  "stopped": "yellow",
+}
 
+FEWEST_DIGITS, MOST_DIGITS = 4, 12
+"""Significant digits of a float in a table: four are what a person reads, and twelve what a float can hold for sure."""
 _ENDED_SHOWN = 8
 _WIDTH = 130
 
@@ -29,27 +39,59 @@ def console(stream: IO[str] | None = None) -> Console:
   return made if made.is_terminal else Console(file=stream, highlight=False, markup=False, width=_WIDTH)
 
 
-def number(value: Any) -> str:
-  """Return a value as people read it: four digits of a float."""
+def number(value: Any, digits: int = FEWEST_DIGITS) -> str:
+  """Return a value as people read it: four significant digits of a float, or as many as asked for."""
   if value is None:
     return ""
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
+  return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def digits(results: StudyResults) -> int:
+  """Return the significant digits that show how trials differ in the objective, whose zero may be far away: two of the
+  distance from the best to the median trial."""
+  return digits_of(
+    sorted(results.objective.sign * trial.objective for trial in results.trials if trial.objective is not None)
+  )
+
+
+def digits_of(values: Sequence[float]) -> int:
+  """Return the significant digits of values in order that show two digits of the distance from the first to the median
+  one."""
+  if not len(values):
+    return FEWEST_DIGITS
+  spread = values[len(values) // 2] - values[0]
+  largest = max(abs(values[0]), abs(values[-1]))
+  if not 0 < spread < largest:
+    return FEWEST_DIGITS
+  return min(max(math.ceil(math.log10(largest / spread)) + 2, FEWEST_DIGITS), MOST_DIGITS)
 
 
 def ranked(results: StudyResults, limit: int | None = None) -> Table:
-  """Return the trials with a value, the best first, and then the others."""
+  """Return the trials with a value, the best first and retrains of one point together, and then the others."""
   others = [trial for trial in results.trials if trial.objective is None]
-  trials = [*results.ranked, *others]
-  table = empty("trial", "state", results.objective.metric, "at step", "hyperparameters", "seconds")
+  trials = [*results.by_point, *others]
+  of_points, shown = means(results), digits(results)
+  mean = ["mean of retrains"] if of_points else []
+  table = empty("trial", "state", results.objective.metric, *mean, "at step", "hyperparameters", "seconds")
   for place, trial in enumerate(trials[:limit]):
     values = values_text(trial.values, results.study.hyperparameters)
-    row = [trial.trial, trial.state, trial.objective, trial.step, values, f"{trial.seconds:.1f}"]
-    cells = [Text(number(cell)) for cell in row]
+    row = [trial.trial, trial.state, trial.objective, *([of_points.get(trial.trial)] if of_points else [])]
+    cells = [Text(number(cell, shown)) for cell in (*row, trial.step, values, f"{trial.seconds:.1f}")]
     cells[1].stylize(_STYLES.get(trial.state, ""))
     table.add_row(*cells, style="bold" if place == 0 and trial.objective is not None else "")
   if limit is not None and len(trials) > limit:
     table.caption = f"and {len(trials) - limit} more: {results.folder / 'trials.csv'}"
   return table
+
+
+def means(results: StudyResults) -> dict[int, float]:
+  """Return the mean of the retrains of its point for each trial with a value; {} if no point has several."""
+  groups = [[trial for trial in trials if trial.objective is not None] for trials in results.points]
+  if all(len(group) < 2 for group in groups):
+    return {}
+  return {
+    trial.trial: math.fsum(one.objective or 0.0 for one in group) / len(group) for group in groups for trial in group
+  }
 
 
 def values_text(values: Mapping[str, Any], hyperparameters: Mapping[str, Mapping[str, Any]]) -> str:
@@ -92,6 +134,10 @@ def balance(of: Balance, trials: Sequence[PlannedTrial], hyperparameters: Sequen
   each = f" for each of {of.combinations} scientific values" if of.combinations > 1 else ""
   width = f"{of.dimensions:.3g} nuisance {'dimension' if of.dimensions == 1 else 'dimensions'}"
   lines.append(f"{of.trials} trials; {width}{each}: {density}")
+  if of.repeats:
+    count = f"{of.repeats} of {of.trials} trials {'repeats' if of.repeats == 1 else 'repeat'}"
+    space = f": the space has {of.possible:,.0f} combinations" if math.isfinite(of.possible) else ""
+    lines.append(f"{count} the values and so the result of an earlier one{space}")
   if groups - {""}:  # Of functions nothing is compiled.
     lines.append(f"{len(groups)} programs to compile" if len(groups) != 1 else "1 program to compile")
   if refused := [trial for trial in trials if trial.refusal is not None]:
@@ -127,7 +173,7 @@ def running(results: StudyResults) -> Table:
 
 def states(results: StudyResults) -> str:
   """Return how many trials are in which state."""
-  names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
+  names = ("complete", "infeasible", "failed", "pruned", "running", "stopped", "pending")
   counts = [f"{count} {name}" for name in names if (count := results.count(name))]
   return ", ".join(counts) or "no trials"
 
@@ -156,7 +202,10 @@ def show_best(results: StudyResults, console: Console) -> None:
   if best is None:
     console.print("no trial has a value yet")
     return
-  console.print(f"best: trial {best.trial}, {results.objective.metric} {number(best.objective)} at step {best.step}")
+  mean = means(results).get(best.trial)
+  of_point = f"; the mean of its point's retrains is {number(mean)}" if mean is not None else ""
+  value = number(best.objective)
+  console.print(f"best: trial {best.trial}, {results.objective.metric} {value} at step {best.step}{of_point}")
   if line := command(best):
     console.print(f"  {line}", soft_wrap=True)
 

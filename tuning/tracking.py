@@ -38,7 +38,7 @@ def rows(root: pathlib.Path) -> list[dict[str, str]]:
       "study": _full_name(results),
       "config": str((results.folder / "study.json").relative_to(root)),
       "goal": results.study.goal,
-      "trials": f"{results.count('complete') + results.count('infeasible')} of {results.study.trials}",
+      "trials": f"{sum(map(results.count, ('complete', 'infeasible', 'pruned')))} of {results.study.trials}",
       "best": best_text(results),
       "reproduce": reproduction(results),
     }

@@ -10,11 +10,12 @@ import pathlib
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline import source, split
 from trialbook.input_pipeline.augmentation import Augmentation
-from trialbook.settings import Settings, Static
+from trialbook.settings import Host, Settings, Static
 
 
 class Digits(Settings):
@@ -22,10 +23,15 @@ class Digits(Settings):
 
   The split is fixed, stratified by class, and does not depend on the run's seed. It mixes the writers, so
   it is easier than the original task, in which the test set has writers of its own.
+
+  Attributes:
+    augmentation: of training examples; None: none.
+    split_seed: another one draws other validation examples, and leaves the test examples as they are (PB-41).
   """
 
   name: Static[Literal["digits"]] = "digits"
   augmentation: Augmentation | None = None
+  split_seed: Host[int] = Field(default=0, ge=0)
 
   def read(self) -> source.Source:
     """Read the file in the installed scikit-learn. Raise `DataError` if that is missing."""
@@ -40,7 +46,8 @@ class Digits(Settings):
     except (OSError, EOFError, ValueError) as error:
       raise DataError(f"dataset digits: cannot read {path}: {error}; reinstall scikit-learn") from error
     images, labels = table[:, :64].reshape(-1, 8, 8, 1), table[:, 64]
-    chosen = dict(zip(source.SPLITS, split.stratified(labels, "digits", validation=250, test=250), strict=True))
+    parts = split.stratified(labels, "digits", validation=250, test=250, seed=self.split_seed)
+    chosen = dict(zip(source.SPLITS, parts, strict=True))
     return source.classification(
       "digits",
       {name: images[index] for name, index in chosen.items()},

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline import cache, source, split
@@ -37,11 +38,17 @@ class FashionMnist(Settings):
   Validation examples come from the original train files: 500 of each class, fixed, whatever the run's seed.
   The test split is the original one. `data_dir` is the directory that holds the prepared `fashion_mnist/`; by
   default $TRIALBOOK_DATA_DIR, or else ~/.cache/trialbook/data.
+
+  Attributes:
+    data_dir: see above.
+    augmentation: of training examples; None: none.
+    split_seed: another one draws other validation examples from the train files (PB-41).
   """
 
   name: Static[Literal["fashion_mnist"]] = "fashion_mnist"
   data_dir: Host[FilePath[str | None]] = None
   augmentation: Augmentation | None = None
+  split_seed: Host[int] = Field(default=0, ge=0)
 
   def read(self) -> source.Source:
     """Read the prepared files (0.6 s). Raise `DataError` that lists every problem with them."""
@@ -52,7 +59,9 @@ class FashionMnist(Settings):
       problems = ["not prepared"] if absent else problems
       raise DataError("\n".join([f"dataset fashion_mnist in {folder}:", *(f"  {p}" for p in problems), HOW_TO_GET]))
     images, labels, test_images, test_labels = (arrays[name] for name in FILES)
-    train, validation, _ = split.stratified(labels, "fashion_mnist", validation=VALIDATION_EXAMPLES)
+    train, validation, _ = split.stratified(
+      labels, "fashion_mnist", validation=VALIDATION_EXAMPLES, seed=self.split_seed
+    )
     return source.classification(
       "fashion_mnist",
       {

@@ -10,11 +10,12 @@ import pathlib
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline import source, split
 from trialbook.input_pipeline.augmentation import Augmentation
-from trialbook.settings import Settings, Static
+from trialbook.settings import Host, Settings, Static
 
 
 class Table(Settings):
@@ -23,18 +24,24 @@ class Table(Settings):
   diabetes: 282, 80 and 80 rows of 10 float32 features, and one target, the progression in a year (25 to 346). The
   split is fixed; that of breast_cancer is stratified. The features are as they were measured; mean and deviation of
   each in the train split are the normalization, which the model applies. The target is not standardised.
+
+  Attributes:
+    table: which of both.
+    augmentation: of training examples; None: none.
+    split_seed: another one draws other validation examples, and leaves the test examples as they are (PB-41).
   """
 
   name: Static[Literal["table"]] = "table"
   table: Static[Literal["breast_cancer", "diabetes"]] = "breast_cancer"
   augmentation: Augmentation | None = None
+  split_seed: Host[int] = Field(default=0, ge=0)
 
   def read(self) -> source.Source:
     """Read the files in the installed scikit-learn. Raise `DataError` if that is missing."""
     if self.table == "breast_cancer":
       rows = _numbers("breast_cancer.csv", delimiter=",", skip_rows=1)
       inputs, labels = rows[:, :-1].astype(np.float32), rows[:, -1].astype(np.int64)
-      parts = split.stratified(labels, "breast_cancer", validation=100, test=100)
+      parts = split.stratified(labels, "breast_cancer", validation=100, test=100, seed=self.split_seed)
       chosen = dict(zip(source.SPLITS, parts, strict=True))
       return source.classification(
         "table",
@@ -46,7 +53,8 @@ class Table(Settings):
     inputs = _numbers("diabetes_data_raw.csv.gz").astype(np.float32)
     targets = _numbers("diabetes_target.csv.gz").reshape(-1, 1)
     # All of one class: a plain random split.
-    parts = split.stratified(np.zeros(len(inputs), np.int64), "diabetes", validation=80, test=80)
+    no_classes = np.zeros(len(inputs), np.int64)
+    parts = split.stratified(no_classes, "diabetes", validation=80, test=80, seed=self.split_seed)
     chosen = dict(zip(source.SPLITS, parts, strict=True))
     return source.regression(
       "table",

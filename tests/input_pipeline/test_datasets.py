@@ -17,6 +17,18 @@ class Run(Settings):
   dataset: DatasetConfig
 
 
+def test_another_split_draws_other_validation_examples_and_keeps_the_test_examples():
+  labels = np.random.default_rng(0).integers(0, 5, 1000)
+  own = stratified(labels, "anything", validation=100, test=50)
+  other = stratified(labels, "anything", validation=100, test=50, seed=1)
+  assert np.array_equal(own[2], other[2])
+  assert np.array_equal(np.sort(np.concatenate(other)), np.arange(1000))
+  assert [len(part) for part in other] == [850, 100, 50]
+  assert len(np.intersect1d(own[1], other[1])) < 30
+  shares = np.bincount(labels[other[1]], minlength=5)
+  assert np.abs(shares - np.bincount(labels[np.concatenate(other[:2])], minlength=5) * 100 / 950).max() <= 2
+
+
 @pytest.mark.parametrize("name", datasets())
 def test_every_dataset_is_chosen_by_its_name_with_defaults(name):
   run = Run.model_validate({"dataset": {"name": name}})

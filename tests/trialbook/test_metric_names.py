@@ -12,8 +12,7 @@ from trialbook.trainer import custom_metrics
 from trialbook.trainer.bound_task import bind
 from trialbook.trainer.task_values import Mean
 from trialbook.trainer.tasks import LanguageModel, PluginTask, TaskConfig
-from trialbook.tuning.importers.conversion import DEFAULTS
-from trialbook.tuning.importers.metric_names import ours
+from trialbook.tuning.importers.metric_names import DEFAULTS, ours
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ NOT_PATH_FLAGS = {
   *("dataset", "objective", "name", "goal", "slurm", "rename", "step"),
   "import study",  # Of an Optuna storage.
   "import source",  # It may be sqlite:///FILE; the importers make it a path.
+  *("set", "skip", "only"),
+  "max-steps metric",
 }
 NOT_PATH_ABSL_FLAGS = {"set", "debug", "profile", "coordinator", "platform"}
 
@@ -202,22 +204,29 @@ FOUND = {
   "launch/local.py: exit_folder",
   "trainer/config_files.py: __file__",
   "trainer/debug/session.py: tempfile.gettempdir()",
-  "trainer/hosts/shutdown_guard.py: folder",
   "trainer/hosts/joining.py: place",
+  "trainer/hosts/shutdown_guard.py: folder",
+  "trainer/timing.py: 'profile'",
   "trainer/workdir/provenance.py: module.__file__",
   "trainer/workdir/provenance.py: trialbook.__file__",
-  "trialbook/import_attribute.py: __file__",
   "trainer/workdir/step_lines.py: self._file.name",
-  "trainer/timing.py: 'profile'",
+  "trialbook/import_attribute.py: __file__",
+  "tuning/advice_benchmark/planted.py: 'planted'",
   "tuning/comparing.py: os.path.commonpath([results.folder.resolve() for results in found])",
-  "tuning/importers/algoperf.py: at",
-  "tuning/importers/writing.py: name",
+  "tuning/execution/coordinator.py: name",
   "tuning/execution/local_workers.py: '/proc/driver/nvidia/gpus'",
+  "tuning/execution/training.py: folder",
+  "tuning/execution/worker.py: sys.argv[1]",
+  "tuning/importers/algoperf.py: at",
+  "tuning/importers/trial_tables.py: 'study.json'",
+  "tuning/importers/writing.py: name",
+  "tuning/procedures/commands.py: name",
+  "tuning/procedures/device_memory.py: '/proc/meminfo'",
+  "tuning/procedures/device_memory.py: '/sys/fs/cgroup'",
+  "tuning/procedures/step_measurement.py: name",
+  "tuning/procedures/step_measurement.py: sys.argv[1]",
   "tuning/reporting/html.py: __file__",
   "tuning/reporting/index.py: __file__",
-  "tuning/execution/coordinator.py: name",
-  "tuning/execution/trial.py: folder",
-  "tuning/execution/worker.py: sys.argv[1]",
 }
 """What else becomes a path: what this code has found, made or been told by itself, and no text of a user's."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from trialbook.errors import UserError
 from trialbook.trainer import Programs
 from trialbook.tuning import Study
-from trialbook.tuning.execution import trial
+from trialbook.tuning.execution import training, trial
 from trialbook.tuning.execution.executor import Ended
 from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.plan import PlannedTrial
@@ -28,6 +28,8 @@ class InProcess:
     cores: int = 1,
     devices: int = 1,
     events: "queue.SimpleQueue[Any] | None" = None,
+    *,
+    in_order: bool = False,
   ):
     self._study, self._programs = study, Programs(capacity=32)
     self.programs: dict[str, int] = {}
@@ -46,7 +48,7 @@ class InProcess:
     return
 
   def measure(self, planned: PlannedTrial) -> Cost | None:
-    return trial.measure(self._study, planned.changes, self._programs)
+    return training.measure(self._study, planned.changes, self._programs)
 
   def choose(self, pending: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, str]]:
     return [] if self._trial is not None else [(planned, "here") for planned in pending[:1]]

@@ -31,6 +31,13 @@ def shaped(x: float, shape: str = "flat") -> Mapping[str, float]:
   return {"loss": (x - optimum) ** 2}
 
 
+def half(x: float) -> Mapping[str, float]:
+  """The loss of positive x; for a negative one the function crashes."""
+  if x < 0:
+    raise ValueError("x is negative")
+  return {"loss": x**2}
+
+
 def anything(**values: Any) -> Mapping[str, float]:
   """A loss of 0, whatever the hyperparameters."""
   return {"loss": 0.0}

@@ -3,10 +3,10 @@ import math
 import time
 
 import numpy as np
-import planted
 import pytest
 
 from trialbook.tuning import Discrete, Integer, Linear, Log, OneOf, ReverseLog
+from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.compared_settings import BUCKETS, buckets, compared_settings
 from trialbook.tuning.space.scales import Hyperparameter, Role
 

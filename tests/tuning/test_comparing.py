@@ -3,7 +3,6 @@ import json
 import shutil
 
 import csv_studies
-import planted
 import pytest
 import quadratics
 from commands import outcome
@@ -22,6 +21,7 @@ from trialbook.tuning import (
   report,
   run_round,
 )
+from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.comparing import merged, read_any, read_compared
 from trialbook.tuning.records import study_lock
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Role, Scale
@@ -189,7 +189,7 @@ def test_the_command_compares_at_equal_budgets_and_writes_a_report(capsys, two, 
     results = read_results(folder)
     assert results.best is not None
     assert rows[folder.name][:2] == [str(len(results.trials)), f"{results.best.objective:.4g}"]
-  assert "best of 2 points: median" in " ".join(out.split())
+  assert "best of 2: median" in " ".join(out.split())
   assert "(PB-30)" in out
   assert f"report: {page}" in out
   assert "Which is best: narrow, wide?" in page.read_text()
@@ -249,9 +249,9 @@ def test_a_round_runs_while_one_of_its_studies_does(round_folder, tmp_path):
   found = read_any(round_folder)
   longer = dataclasses.replace(found, study=dataclasses.replace(found.study, trials=8))
   path = report(longer, tmp_path / "report.md", format="md")
-  assert "6 of 8 trials are. It is not running" in path.read_text()
+  assert "Not running (rerun the same command to resume): 6 of 8 trials have ended." in path.read_text()
   with files.locked(study_lock(round_folder / "shapes_narrow"), "it"):
-    assert "It is running" in report(longer, path, format="md").read_text()
+    assert "> Running: 6 of 8 trials" in report(longer, path, format="md").read_text()
 
 
 def test_a_round_of_which_one_study_began_says_what_has_not(tmp_path, round_folder):
@@ -264,3 +264,11 @@ def test_a_round_of_which_one_study_began_says_what_has_not(tmp_path, round_fold
   found = read_any(folder)
   assert len(found.trials) == 3
   assert "of this round, shapes_narrow has not begun" in found.study.warnings
+
+
+def test_trials_that_were_cut_short_elsewhere_do_not_go_on_in_a_comparison_either(two):
+  imported = together(*map(read_results, two))
+  assert imported.study.source is not None
+  assert all(str(folder.with_name(f".{folder.name}_tables")) in imported.study.source for folder in two)
+  own = study([1, 2], Integer(1, 4), name="here")
+  assert together(read_results(two[0]), own).study.source is None

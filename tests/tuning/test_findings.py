@@ -6,10 +6,10 @@ import json
 import pathlib
 import re
 
-import planted
 import pytest
 
 import trialbook.tuning.findings
+from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.findings import QUESTIONS, SEVERITIES, Finding, findings
 
 FOLDER = pathlib.Path(trialbook.tuning.findings.__file__).resolve().parent

@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
-import planted
-import planted_points
 import pytest
 
 from trialbook.tuning import StudyResults
+from trialbook.tuning.advice_benchmark import planted, planted_points
 from trialbook.tuning.findings import comparison
 from trialbook.tuning.findings.statistics import differences, permutation_test
 from trialbook.tuning.space.scales import Hyperparameter, Integer, Linear, OneOf
@@ -86,7 +86,7 @@ def test_a_difference_has_a_bootstrap_interval_and_a_share_of_random_deals():
   mean = lambda side: np.sort(side) @ weights  # noqa: E731
   shuffles = [rng.permutation(worth) for _ in range(4000)]
   as_large = np.mean([abs(mean(shuffle[:12]) - mean(shuffle[12:])) >= mean(other) - mean(one) for shuffle in shuffles])
-  assert lead["luck"] == pytest.approx(as_large, abs=0.05)
+  assert lead["p"] == pytest.approx(as_large, abs=0.05)
 
 
 def test_the_trial_that_is_cited_is_the_best_one_also_where_objectives_change_sign():
@@ -104,9 +104,12 @@ def test_retrains_are_one_try_and_the_best_point_is_their_mean():
   assert found.numbers["settings"]["one"]["points"] == 6
   assert found.numbers["settings"]["one"]["best"] == pytest.approx(0.2)
   assert found.title == (
-    "one has the best point (0.2, the mean of its 2 retrains), but neither setting has 8 points with a value"
+    "one is best so far, with 0.2 (mean of 2 retrains), but both settings have fewer than the 8 points with a value"
+    " that a comparison needs"
   )
-  assert "(retrains count once)" in (found.action or "")
+  assert found.action == "Run 2 more points of one and 3 more points of other, so that each setting has 8 with a value."
+  assert found.numbers["more"] == 5
+  assert "Trials that differ only in their seed are one point" in found.why
 
 
 def test_trials_in_which_a_scientific_hyperparameter_does_not_exist_can_win():
@@ -132,22 +135,24 @@ def test_of_two_scientific_hyperparameters_each_has_a_verdict_over_the_values_of
   had = [{"method": method, "depth": depth} for method in ("one", "other") for depth in (1, 2, 3)] * 12
   worth = [0.1 + 0.05 * rng.random() + 0.3 * (values["depth"] == 1) for values in had]
   methods, depths = comparison.find(compared(had, worth, space=(METHOD, depth, WIDE)))
-  assert (methods.severity, methods.plot) == ("warning", "isolation:method")
+  assert (methods.severity, methods.plot) == ("warning", "comparison")
   assert set(methods.numbers["settings"]) == {"method=one", "method=other"}
   assert methods.numbers["settings"]["method=one"]["points"] == 36
-  assert (depths.severity, depths.plot) == ("warning", "isolation:depth")
+  assert (depths.severity, depths.plot) == ("warning", "comparison")
   assert depths.numbers["leads"]["depth=1"]["low"] > 0
   (second,) = {"depth=2", "depth=3"} - {depths.subject}
-  assert f"{depths.subject} has the best point" in depths.title
-  assert depths.title.endswith(f"not told apart from {second}: the winner may be luck")
-  assert f"whether {depths.subject} or {second} is better" in (depths.action or "")
+  assert re.fullmatch(
+    rf"No clear winner: {depths.subject} has \S+ at best and {second} \S+, and a gap that small arises by chance",
+    depths.title,
+  )
+  assert f"{depths.subject} or {second}" in (depths.action or "")
 
 
 def test_settings_whose_best_points_are_equal_have_no_winner():
   rng = np.random.default_rng(0)
   worth = [0.1, 0.1, *rng.uniform(0.2, 0.4, 22)]
   (found,) = comparison.find(compared(["one", "other"] * 12, worth))
-  assert found.title == "one and other have equal best points (0.1): none of them wins"
+  assert found.title == "No clear winner: one and other are equal at best, with 0.1"
 
 
 FIRST = Hyperparameter(name="first", path="first", scale=OneOf([True, False]), role="scientific")
@@ -171,7 +176,7 @@ def test_hyperparameters_that_were_varied_together_are_not_told_apart():
   found = verdicts(planted_points.crossed(0, 1.0))
   for name, other in (("optimizer.name", "model.layers"), ("model.layers", "optimizer.name")):
     assert found[name].severity == "cannot_tell"
-    assert f"{name} and {other} were varied together: too few points of " in found[name].title
+    assert f"{name} and {other} were varied together: too few trials of " in found[name].title
     assert found[name].title.endswith(f"have the same {other}")
     assert f"Run each value of {name} with the same values of {other}" in (found[name].action or "")
 
@@ -203,8 +208,8 @@ def test_beside_another_hyperparameter_a_winner_is_half_as_likely_to_be_luck():
     found = verdicts(compared(had, worth, space=(FIRST, SECOND, WIDE)))["first"]
     (lead,) = found.numbers["leads"].values()
     if lead["low"] > 0:
-      between += [found.severity] if differences.SIGNIFICANCE / 2 < lead["luck"] <= differences.SIGNIFICANCE else []
-      assert (found.severity == "ok") == (lead["luck"] <= differences.SIGNIFICANCE / 2)
+      between += [found.severity] if differences.SIGNIFICANCE / 2 < lead["p"] <= differences.SIGNIFICANCE else []
+      assert (found.severity == "ok") == (lead["p"] <= differences.SIGNIFICANCE / 2)
   assert between
 
 
@@ -233,17 +238,17 @@ def test_settings_of_one_value_are_told_apart_by_their_hyperparameters():
   found = comparison.find(compared(had, worth, space=(FIRST, SECOND, WIDE)))
   assert [one.subject for one in found] == ["first=True", "second=True"]
   assert found[0].title.startswith("first=True wins")
-  assert "beats that of first=False" in found[0].title
+  assert "lower than that of first=False (90% interval: " in found[0].title
 
 
 def test_who_has_too_few_points_is_counted_and_equal_points_are_said_to_be():
   kinds = dataclasses.replace(METHOD, scale=OneOf(["a", "b", "c"]))
   rng = np.random.default_rng(0)
   (found,) = comparison.find(compared(["a"] * 10 + ["b"] * 7 + ["c"] * 7, rng.random(24), space=(kinds, WIDE)))
-  assert found.title.endswith("2 of 3 settings have fewer than 8 points with a value")
+  assert found.title.endswith("but 2 of 3 settings have fewer than the 8 trials with a value that a comparison needs")
   worth = [0.1, 0.3] * 6 + rng.uniform(0.1, 0.9, 12).tolist()
   (found,) = comparison.find(compared(["one", "other"] * 12, worth))
-  assert found.title.endswith("but the best points of one and other are equal")
+  assert found.title.endswith("but the best trials of one and other are equal")
   assert "finer objective" in (found.action or "")
 
 
@@ -252,7 +257,7 @@ def test_of_many_settings_a_few_are_named():
   rng = np.random.default_rng(0)
   (found,) = comparison.find(compared(list("abcdefgh") * 10, rng.random(80), space=(kinds, WIDE)))
   assert "and 4 others" in found.title
-  assert "which of 8 settings is best" in (found.action or "")
+  assert "any of these 8 settings" in (found.action or "")
 
 
 def test_effort_is_shown_by_a_plot_of_its_settings():
@@ -260,4 +265,27 @@ def test_effort_is_shown_by_a_plot_of_its_settings():
   assert found.plot == "comparison"
   had = [{"first": n % 4 != 0, "second": n // 4 % 2 == 0} for n in range(64)]
   found = comparison.find(compared(had, np.random.default_rng(0).random(64), space=(FIRST, SECOND, WIDE)))
-  assert [one.plot for one in found if "effort" in one.numbers] == ["isolation:first"]
+  assert [one.plot for one in found if "effort" in one.numbers] == ["comparison"]
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.02, 0.06])
+def test_a_verdict_does_not_depend_on_the_zero_the_scale_or_the_direction_of_the_metric(gap):
+  rng = np.random.default_rng(5)
+  methods = ["one", "other"] * 16
+  worth = np.array([float(rng.normal(0.3 + gap * (method == "other"), 0.02)) for method in methods])
+  changed = {
+    "min": [worth, worth - 5000, worth + 0.5, 1000 * worth, 1e-6 * worth, 1000 * worth - 1180],
+    "max": [-worth, 5000 - worth, 1 - worth],
+  }
+  verdicts = []
+  for mode, all_ in changed.items():
+    for values in all_:
+      results = compared(methods, values.tolist())
+      objective = planted.Objective("m", mode)  # pyright: ignore[reportArgumentType]
+      found, *_ = comparison.find(results.by(objective))
+      (lead,) = found.numbers["leads"].values()
+      verdicts.append((found.severity, found.subject, found.numbers["more"], round(lead["p"], 3)))
+      assert all(words not in found.title for words in ("nan", "inf"))
+      if found.severity == "warning":
+        assert len(set(re.findall(r"-?\d[\d.,e+-]*\d", found.title))) == 2, found.title
+  assert len(set(verdicts)) == 1

@@ -6,15 +6,15 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-import planted
-import planted_curves
 import pytest
-from planted_curves import HARD, PLANTS, SMALL, Plant, false_alarms, found, rate
 
 from trialbook.trainer.config import Config
 from trialbook.tuning import Maximize, Minimize, StudyResults
+from trialbook.tuning.advice_benchmark import planted, planted_curves
+from trialbook.tuning.advice_benchmark.curve_plants import PLANTS, false_alarms
+from trialbook.tuning.advice_benchmark.planted_curves import HARD, SMALL
+from trialbook.tuning.advice_benchmark.plants import Plant, found, rate
 from trialbook.tuning.findings import SEVERITIES, Finding
-from trialbook.tuning.findings.convergence import ends
 from trialbook.tuning.findings.saturation import fewer
 from trialbook.tuning.findings.statistics.curve_trends import (
   correlation,
@@ -22,9 +22,12 @@ from trialbook.tuning.findings.statistics.curve_trends import (
   noise_correlation,
   rise_after_best,
   share_interval,
+  training_loss_metric,
   trend,
 )
+from trialbook.tuning.findings.statistics.foreseen_gain import ends
 from trialbook.tuning.findings.statistics.learning_curves import learning_curves
+from trialbook.tuning.findings.statistics.whole_trainings import whole_trainings
 from trialbook.tuning.findings.wording import p_value
 from trialbook.tuning.space.scales import Hyperparameter, Linear
 
@@ -302,7 +305,7 @@ def test_best_steps_at_the_end_are_a_note_and_too_few_of_them_are_said_to_be_few
   assert few.severity == "cannot_tell"
   assert few.title.startswith("10 of 10 best steps are in the last 25%, 0 in the first 10%")
   # The smallest number whose interval (Clopper and Pearson) is above 0.8 if all are late: 0.025 ** (1 / 17) = 0.805.
-  assert "17 complete trials" in str(few.action)
+  assert "Complete 17 trials" in str(few.action)
   assert late(17).severity == "note"
 
 
@@ -318,7 +321,7 @@ def test_a_median_that_is_early_is_a_note_where_the_interval_does_not_decide():
 
   severities = [found("selected_step", early(count))[0].severity for count in (9, 12, 19)]
   assert severities == ["ok", "note", "problem"]
-  assert "median of the best steps is at 8%" in found("selected_step", early(12))[0].title
+  assert "best step of the median trial is at 8%" in found("selected_step", early(12))[0].title
 
 
 def _from_chance(course: Callable[[np.ndarray], np.ndarray], first: int = 0, **world) -> StudyResults:
@@ -353,7 +356,7 @@ def test_whether_half_the_steps_would_do_is_ok_only_where_it_was_seen():
     return {**curves, "validation/error": (steps, errors[-1] + 0.5 * np.exp(-steps / 500) + noise)}
 
   studies = [found("convergence", planted.healthy(seed, **SMALL, reshape=flat)) for seed in range(8)]
-  unsure = [one for answers in studies for one in answers if one.title.startswith("Whether fewer steps would do")]
+  unsure = [one for answers in studies for one in answers if one.title.startswith("Unknown whether half the steps")]
   assert len(unsure) >= 6
   assert {one.severity for one in unsure} == {"cannot_tell"}
   answer = unsure[0]
@@ -377,7 +380,7 @@ def _ended(course: Callable[[np.ndarray], np.ndarray], seed: int, trials: int, n
 def test_more_steps_are_ok_only_where_a_relevant_gain_is_excluded():
   # A line that gains twice what is relevant in a fifth of the steps, in noise that hides it.
   hidden = [found("convergence", _ended(lambda time: 0.02 * (1 - time), seed, 12, 0.005)) for seed in range(20)]
-  unsure = [one for answers in hidden for one in answers if one.title.startswith("Whether more steps")]
+  unsure = [one for answers in hidden for one in answers if one.title.startswith("Unknown whether more steps")]
   assert len(unsure) >= 15
   assert sum(one.severity == "ok" for answers in hidden for one in answers) <= 2
   for one in unsure:
@@ -392,7 +395,7 @@ def test_what_more_steps_gain_at_most_holds_as_often_as_is_said():
   held = []
   for seed in range(100):
     results = _ended(lambda time: 0.05 * (1 - time), seed, 12, 0.002)
-    ran = learning_curves(results)
+    ran = learning_curves(results, whole_trainings(results))
     assert ran is not None
     held.append(ends(results, ran).high >= 0.01)
   assert np.mean(held) >= 0.9
@@ -402,7 +405,9 @@ def test_noise_that_trials_share_is_no_more_certain_for_being_seen_in_many():
   def lose(shared: float, own: float) -> list[float]:
     """What is said to be lost at most where it is 0.002."""
     drawn = (_ended(lambda time: 0.002 * (time <= 0.5), seed, 40, own, shared) for seed in range(10_000, 10_040))
-    return [fewer(ran, 0.002).half[1] for results in drawn if (ran := learning_curves(results))]
+    return [
+      fewer(ran, 0.002).half[1] for results in drawn if (ran := learning_curves(results, whole_trainings(results)))
+    ]
 
   # With 95% certainty; a rate from forty is known to 0.035.
   assert np.mean(np.array(lose(0.006, 0.001)) < 0.002) <= 0.15
@@ -422,7 +427,7 @@ def test_saturation_is_said_by_what_it_loses_and_of_whom_it_was_seen():
   (better,) = found(
     "convergence", _ended(lambda time: -0.01 * (time <= 0.3) + 0.1 * np.exp(-time / 0.01), 1, 80, 0.001)
   )
-  assert better.title == "validation/error is no better at the end than after 30% of the steps (95% certain)"
+  assert better.title == "validation/error is no better at the end than after 30% of the steps (95% confidence)"
   (flat,) = found("convergence", _ended(lambda time: 0.1 * np.exp(-time / 0.01), 1, 80, 0.001))
   assert "improves by less than" in flat.title
   for one in (better, flat):
@@ -442,7 +447,82 @@ def test_the_best_few_that_still_improve_are_not_outvoted_by_others():
   curves = [{"validation/error": (steps, 0.1 + 0.002 * n + drop * (n < 5) + _noise(n, scale=0.001))} for n in range(80)]
   (answer,) = found("convergence", _study(*curves))
   assert answer.severity == "ok"
-  assert "half as many would not do" in answer.title
+  assert "half as many would lose at least" in answer.title
+
+
+def _recovering(course: Callable[[np.ndarray], np.ndarray], one: int) -> StudyResults:
+  """Twelve trials by a course of time from 0 to 1; one of the best falls far back at half of the steps, and recovers by
+  their end."""
+  time = np.arange(1, 51) / 50
+  back = 0.2 * np.interp(time, [0.5, 0.52, 0.6, 1.0], [0, 1, 1, 0])
+  return _study(
+    *[
+      {
+        "validation/error": (
+          5000 * time,
+          0.1 + 0.001 * n + course(time) + back * (n == one) + _noise(n, scale=0.0005),
+        )
+      }
+      for n in range(12)
+    ]
+  )
+
+
+def test_one_recovering_trial_is_not_still_improving():
+  def flat(time: np.ndarray) -> np.ndarray:
+    return 0.1 * np.exp(-time / 0.01)
+
+  for one in range(5):
+    (answer,) = found("convergence", _recovering(flat, one))
+    assert answer.title.startswith("validation/error improves by less than"), one
+    assert f"Trial {one} is left out" in answer.why
+    assert one not in answer.trials
+  # What most trials do is not left out.
+  (answer,) = found("convergence", _recovering(lambda time: 0.05 * (1 - time), 4))
+  assert "still improves" in answer.title
+
+
+def test_trials_that_differ_only_by_noise_are_all_kept():
+  left_out = 0
+  for seed in range(40):
+    results = _ended(lambda time: 0.03 * (1 - time) ** 2, seed, 12, 0.003)
+    ran = learning_curves(results, whole_trainings(results))
+    assert ran is not None
+    left_out += len(ran.left_out)
+  assert left_out <= 2
+
+
+def _with_losses(**logged: tuple[int, int]) -> StudyResults:
+  """Six trials of 1,000 steps that logged these training losses: name with "__" for "/" -> last step, evaluations."""
+  curves = {"validation/wer": (np.arange(20, 1001, 20), np.linspace(0.5, 0.1, 50))}
+  for name, (last, count) in logged.items():
+    curves[name.replace("__", "/")] = np.linspace(0, last, count).round(), np.linspace(2, 1, count)
+  trials = [planted.trial(number, {}, curves) for number in range(6)]
+  return planted.results(trials, planted.SPACE, Minimize("validation/wer"))
+
+
+def test_the_training_loss_that_was_logged_until_late_is_found_whatever_its_name():
+  names = {
+    "train_subset/ctc_loss": _with_losses(train__loss=(10, 100), train_subset__ctc_loss=(1000, 30)),
+    "train/loss": _with_losses(train__loss=(1000, 100), train_subset__ctc_loss=(300, 30)),
+    "train_subset/loss": _with_losses(train__loss=(1000, 100), train_subset__loss=(980, 30)),
+    "train_loss": _with_losses(train_loss=(1000, 100), validation__loss=(1000, 30)),
+    "training/cross_entropy": _with_losses(training__cross_entropy=(1000, 100), train__accuracy=(1000, 30)),
+    "trainLoss": _with_losses(trainLoss=(1000, 100)),
+    None: _with_losses(validation__loss=(1000, 100), train__accuracy=(1000, 100)),
+  }
+  for name, results in names.items():
+    assert training_loss_metric(results) == name
+
+
+def test_a_loss_that_was_logged_at_the_start_only_does_not_show_that_none_rises_late():
+  answers = found("convergence", _with_losses(train__loss=(10, 100)))
+  (unseen,) = [one for one in answers if "training loss" in one.title]
+  assert unseen.severity == "cannot_tell"
+  assert unseen.title == ("Unknown whether the training loss rises late: train/loss was logged until step 10 of 1,000")
+  assert not any("rises late in none" in one.why for one in answers)
+  for results in (_with_losses(train__loss=(10, 100), train_subset__ctc_loss=(1000, 30)), _with_losses()):
+    assert not any("training loss rises" in one.title for one in found("convergence", results))
 
 
 def test_clipping_most_updates_is_too_much():

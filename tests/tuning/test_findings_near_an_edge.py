@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import numpy as np
-import planted
 import pytest
 
 from trialbook.tuning import Minimize, StudyResults
+from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.findings import boundary, importance, infeasible
 from trialbook.tuning.findings.statistics import expansion
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, OneOf, Scale
@@ -44,14 +44,14 @@ def valley(bottom: float) -> Callable[[float], float]:
 
 
 @pytest.mark.parametrize("upper", [True, False])
-@pytest.mark.parametrize("scale", [Log(1e-4, 1.0), Linear(1.0, 2.0), Integer(10, 30), Discrete((2, 4, 8, 16, 32, 64))])
+@pytest.mark.parametrize("scale", [Log(1e-4, 0.1), Linear(2.0, 3.0), Integer(10, 30), Discrete((2, 4, 8, 16, 32, 64))])
 def test_an_optimum_right_at_an_edge_is_a_note_with_the_space_expanded_there(scale, upper):
   results = study(scale, valley(float(upper)))
   (found,) = boundary.find(results)
   assert (found.id, found.severity, found.subject, found.plot) == ("PB-23", "note", "x", "axis:x")
   # Most of the best have the last of so few values.
   at = "at" if isinstance(scale, Discrete) else "near"
-  assert found.title.startswith(f"The best trials lie {at} the {'upper' if upper else 'lower'} edge of x")
+  assert found.title.startswith(f"The best points lie {at} the {'upper' if upper else 'lower'} edge of x")
   assert found.space is not None
   new = Hyperparameter.from_json("x", found.space["x"]).scale
   assert new == expansion.expanded(results.space["x"], upper, 0.25)
@@ -69,7 +69,7 @@ def test_an_optimum_right_at_an_edge_is_a_note_with_the_space_expanded_there(sca
 def test_on_a_scale_of_few_values_it_is_said_which_the_best_trials_have(scale, bottom, severity, at):
   found = [one for one in boundary.find(study(scale, valley(bottom), beside=0.01)) if one.subject == "x"]
   assert [(one.severity, one.title) for one in found] == [
-    (severity, f"The best trials lie {at} the upper edge of x (8)")
+    (severity, f"The best points lie {at} the upper edge of x (8)")
   ]
   assert ("of the best 6 points have 8, the last value." in found[0].why) == (at == "at")
   assert ("the best 6 points have 7 at the median." in found[0].why) == (at == "near")
@@ -83,7 +83,7 @@ def test_an_optimum_inside_of_the_outer_part_is_none():
 
 
 def test_a_side_that_is_warned_of_has_no_note_too():
-  assert [one.severity for one in boundary.find(study(Log(1e-4, 1.0), valley(1.3)))] == ["warning"]
+  assert [one.severity for one in boundary.find(study(Log(1e-4, 0.1), valley(1.3)))] == ["warning"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_near_an_instability_it_is_said_without_a_larger_space():
   results = study(Log(1e-4, 1.0), valley(0.7), bad=lambda unit, _: unit > 0.7, name="learning_rate")
   found = [one for one in boundary.find(results) if one.severity != "ok"]
   assert [(one.id, one.severity, one.space) for one in found] == [("PB-80", "note", None)]
-  assert "the best trials lie not far below" in found[0].title
+  assert "the best points lie not far below" in found[0].title
 
 
 @pytest.mark.parametrize(("bottom", "left_out"), [(0.9, False), (0.7, False), (0.35, True)])

@@ -6,14 +6,14 @@ import json
 import time
 
 import numpy as np
-import planted
-import planted_points
 import pytest
 import scipy.stats
-from planted import SPACE, World
-from planted_points import CONTROLS, PLANTS, RATE, quick, shape
 
 from trialbook.tuning import Halton, Maximize, StudyResults
+from trialbook.tuning.advice_benchmark import planted, planted_points, plants, point_plants
+from trialbook.tuning.advice_benchmark.planted import SPACE, World
+from trialbook.tuning.advice_benchmark.planted_points import RATE, quick, shape
+from trialbook.tuning.advice_benchmark.point_plants import CONTROLS, PLANTS
 from trialbook.tuning.findings import (
   SEVERITIES,
   boundary,
@@ -31,24 +31,6 @@ from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Lin
 
 MODULES = (infeasible, boundary, density, stopping, comparison, variance, importance, fixed)
 SEEDS = range(50)
-REACHED = {
-  "optimum near an edge, or beyond": 0.2,
-  "optimum beyond an edge, warned of": 0.4,
-  "instability near the best, or under it": 0.2,
-  "instability under the best, warned of": 0.4,
-  "too few points": 10,
-  "best point alone": 1,
-  "infeasible region": 0.2,
-  "infeasible everywhere": 0.3,
-  "no effect": 0.01,
-  "useless feature": 0.02,
-  "two interact": 0.8,
-  "winner by luck": 0.01,
-  "real winner": 0.1,
-  "unequal effort": 2.0,
-  "search saturated": 0.1,
-}
-"""The size from which 0.9 are found; docs/findings.md says why each matters."""
 
 
 def worths(trials) -> list[float]:
@@ -62,33 +44,29 @@ def all_findings(results: StudyResults):
 @pytest.mark.evidence
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "_"))
 def test_what_is_planted_is_found_the_more_surely_the_larger_it_is(plant):
-  rates = planted_points.detections(plant, SEEDS)
+  rates = [plants.rate(plant, size, SEEDS) for size in plant.sizes]
   assert rates[0] <= 0.25 or plant.name == "winner by luck"
   # Within what 50 instances leave uncertain.
   assert all(later >= earlier - 0.15 for earlier, later in itertools.pairwise(rates)), rates
-  size = REACHED.get(plant.name)
-  if size is None:
-    assert rates[-1] >= 0.7, rates
-  else:
-    assert all(rate >= 0.84 for rate in rates[plant.effects.index(size) :]), rates
+  assert all(rate >= 0.84 for rate in rates[plant.sizes.index(plant.reached) :]), rates
 
 
 @pytest.mark.evidence
 @pytest.mark.parametrize("control", CONTROLS)
 def test_healthy_studies_raise_no_alarm(control):
-  rates = planted_points.false_alarms(control, SEEDS)
+  rates = point_plants.false_alarms(control, SEEDS)
   assert all(rate <= 0.05 for rate in rates.values()), rates
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name.replace(" ", "_"))
 def test_a_large_effect_is_found_in_most_of_a_few_studies(plant):
-  found = [plant.found(plant.find(plant.draw(seed, plant.effects[-1])), seed) for seed in range(4)]
+  found = [plant.is_seen(seed, plant.sizes[-1]) for seed in range(4)]
   assert sum(found) >= 3
 
 
 def test_a_few_healthy_studies_are_silent():
   for control in CONTROLS.values():
-    assert not planted_points.alarms(control(3))
+    assert not point_plants.alarms(control(3))
 
 
 @pytest.mark.evidence
@@ -235,11 +213,13 @@ def test_wilsons_interval_and_the_cut_are_those_of_the_counts():
 @pytest.mark.parametrize(
   ("scale", "upper", "expected"),
   [
-    (Log(1e-4, 1.0), True, Log(1e-4, 10.0)),
+    (Log(1e-4, 0.1), True, Log(1e-4, 0.6)),
+    (Log(1e-4, 1.0), True, None),
     (Log(1e-4, 1.0), False, Log(1e-5, 1.0)),
     (Linear(0.0, 4.0), True, Linear(0.0, 5.0)),
     (Linear(0.0, 4.0), False, None),
-    (Linear(1.0, 9.0), False, Linear(0.0, 9.0)),
+    (Linear(1.0, 9.0), False, None),
+    (Linear(2.0, 10.0), False, Linear(1.0, 10.0)),
     (ReverseLog(0.9, 0.999), True, ReverseLog(0.9, 0.9997)),
     (Integer(1, 8), True, Integer(1, 10)),
     (Integer(1, 8), False, None),
@@ -256,18 +236,21 @@ def test_a_scale_is_expanded_by_a_quarter_at_least_and_not_beyond_what_it_can_be
 
 def test_a_share_is_not_expanded_beyond_one():
   one = Hyperparameter(name="d", path="model.dropout_rate", scale=Linear(0.0, 0.9), role="nuisance")
-  assert expansion.expanded(one, True, 0.25) == Linear(0.0, 1.0)
+  assert expansion.expanded(one, True, 0.25) == ReverseLog(0.0, 0.94)
   whole = dataclasses.replace(one, scale=Linear(0.0, 1.0))
   assert expansion.expanded(whole, True, 0.25) is None
 
 
-def test_inferred_bounds_are_no_edges():
+def test_inferred_bounds_are_the_outermost_values_that_were_tried():
   results = planted_points.edge(0, 0.6)
   assert any(one.severity == "warning" for one in boundary.find(results))
   inferred = [dataclasses.replace(one, inferred=True) for one in SPACE]
   study = dataclasses.replace(results.study, hyperparameters={one.name: one.as_json() for one in inferred})
   (found,) = boundary.find(dataclasses.replace(results, study=study))
-  assert found.severity == "cannot_tell"
+  assert (found.severity, found.subject) == ("warning", SPACE[0].name)
+  assert "the upper end of the values that were tried" in found.title
+  # What is proposed was not made up from the trials.
+  assert not Hyperparameter.from_json(SPACE[0].name, found.space[SPACE[0].name]).inferred  # pyright: ignore
 
 
 def retrained(deviation: float, points: int = 6, seeds: int = 5) -> StudyResults:
@@ -290,7 +273,7 @@ def test_trial_variance_is_pooled_over_the_better_half_of_the_retrained_points()
   assert trial.numbers["freedom"] == 12
   ends = expected * np.sqrt(12 / scipy.stats.chi2.ppf([0.975, 0.025], 12))
   assert (trial.numbers["low"], trial.numbers["high"]) == pytest.approx(tuple(ends))
-  assert (apart.severity, apart.numbers["not_told_apart"]) == ("ok", 1)
+  assert (apart.severity, apart.numbers["ties"]) == ("ok", 1)
   # Both means are of five seeds.
   margin = scipy.stats.t.ppf(0.975, 12) * expected * np.sqrt(2 / 5)
   assert apart.numbers["margin"] == pytest.approx(margin)

@@ -1,16 +1,22 @@
 """Findings about curves know schedules of the learning rate, trials of several lengths, and percentages."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
-import planted
-import planted_curves
 import pytest
-from planted_curves import SCHEDULES, SMALL, following, found, schedule_alarms
 
 from trialbook.trainer.config import Config
-from trialbook.tuning import Maximize, StudyResults
-from trialbook.tuning.findings.statistics.relevance import of_perfection, relevant
+from trialbook.tuning import Maximize, StudyResults, read_results
+from trialbook.tuning.advice_benchmark import planted, planted_curves
+from trialbook.tuning.advice_benchmark.curve_plants import schedule_alarms
+from trialbook.tuning.advice_benchmark.planted_curves import SCHEDULES, SMALL, following
+from trialbook.tuning.advice_benchmark.plants import found
+from trialbook.tuning.findings import late_noise
+from trialbook.tuning.findings.statistics import pieces
+from trialbook.tuning.findings.statistics.curve_trends import costs
+from trialbook.tuning.findings.statistics.relevance import has_natural_zero, of_perfection, relevant
+from trialbook.tuning.importers.importing import import_study
 from trialbook.tuning.space.scales import Hyperparameter, Log, OneOf
 
 
@@ -88,14 +94,132 @@ def test_that_fewer_steps_would_not_do_is_said_only_where_it_was_seen():
   found_losses = [found("convergence", results)[-1] for results in noisy]
   # It is said with 95% certainty.
   assert sum("half as many" in one.title for one in found_losses) <= 1
-  assert sum("Whether fewer" in one.title or "(95% certain)" in one.title for one in found_losses) >= 6
+  assert sum("whether half the steps" in one.title or "(95% confidence)" in one.title for one in found_losses) >= 6
 
   def slow(curves: planted.Curves, _: planted.Units, rng: np.random.Generator) -> planted.Curves:
     steps, errors = curves["validation/error"]
     return {**curves, "validation/error": (steps, errors[-1] + 0.3 * np.maximum(0.6 - steps / steps[-1], 0))}
 
   exact = planted.healthy(1, **SMALL, jitter=0.0004, validation_examples=1_000_000, reshape=slow)
-  assert "half as many would not do" in found("convergence", exact)[0].title
+  assert "half as many would lose at least" in found("convergence", exact)[0].title
+
+
+CASES = pathlib.Path(__file__).parent / "cases"
+RATE_NAMES = ("learning_rate", "train/lr", "lr-AdamW/pg1", "optimizer/learningRate", None)
+"""Names under which a learning rate is logged; None: it is not."""
+
+
+@pytest.mark.parametrize("name", ["step80", "step80lr"])
+def test_a_drop_of_the_rate_at_epoch_80_of_90_is_not_noise(name, tmp_path):
+  results = read_results(import_study("csv", CASES / name, tmp_path / name)[0])
+  (noise,) = found("late_noise", results)
+  assert noise.severity == "ok"
+  # Drawn with 0.0005.
+  np.testing.assert_allclose(noise.numbers["deviation"], 0.0005, rtol=0.15)
+  assert noise.numbers["jump"] == 80_000
+  (length,) = found("convergence", results)
+  assert length.severity == "ok"
+  # The drop gained 0.03, which is nothing that more steps would gain.
+  assert length.numbers["high"] < length.numbers["relevant"] < 0.01
+  assert "jump at step 80" in length.why
+  assert {one.severity for one in found("optimization", results)} == {"ok"}
+
+
+def _step_decay(seed: int, *, lasts: float, name: str | None = None) -> tuple[StudyResults, float, float]:
+  """A study whose rate drops one to three times, the last time late, and its noise at the end and the drop. The error
+  falls within about `lasts` evaluations after a drop."""
+  rng = np.random.default_rng(seed)
+  count, trials = int(rng.choice([60, 90, 150])), int(rng.integers(8, 24))
+  time = np.arange(1, count + 1) / count
+  drops = [*rng.uniform(0.3, 0.7, rng.integers(0, 3)), rng.uniform(0.78, 1 - 9 / count)]
+  size = 10 ** rng.uniform(-2, -1.2)
+  noise = size * 10 ** rng.uniform(-2, -1)
+  made = []
+  for number in range(trials):
+    error = 0.2 + 0.3 * noise * number + 0.4 * np.exp(-time / 0.08)
+    for drop in drops:
+      after = np.exp(-np.maximum(time - drop, 0) * count / lasts) if lasts else 0.0
+      error = error + size * np.where(time <= drop, 1.0, after)
+    curves = {"validation/error": (100 * np.arange(1, count + 1), error + rng.normal(0, noise, count))}
+    if name is not None:
+      rate = 0.3 * 0.1 ** np.sum([time > drop for drop in drops], axis=0)
+      curves[name] = 100 * np.arange(1, count + 1), rate
+    made.append(planted.trial(number, {}, curves))
+  return planted.results(made, planted.SPACE), noise, size
+
+
+@pytest.mark.parametrize("lasts", [0, 1])
+def test_noise_around_a_late_drop_is_that_of_the_evaluations(lasts):
+  for seed in range(10):
+    results, noise, size = _step_decay(seed, lasts=lasts, name=RATE_NAMES[seed % len(RATE_NAMES)])
+    seen = late_noise.measured(results)
+    assert seen is not None
+    assert 0.6 * noise < seen.deviation < 1.6 * noise, seed
+    assert seen.is_decayed
+    (answer,) = found("late_noise", results)
+    assert "decay" not in str(answer.action)
+    for one in found("convergence", results):
+      assert one.severity in ("ok", "cannot_tell"), seed
+      assert (one.numbers["high"] or 0.0) < size, seed
+
+
+def test_a_smooth_decay_and_a_steep_start_have_no_jumps():
+  studies = [planted.healthy(seed, **SMALL) for seed in range(8)]
+  for schedule in ("linear", "cosine", "last_tenth", "last_fifth"):
+    studies += [planted.healthy(seed, **SMALL, reshape=following(schedule, 1.0, logged=False)) for seed in range(4)]
+  for results in studies:
+    curves = [(trial, *costs(results, trial)) for trial in results.ranked]
+    assert not any(pieces.all_jumps(curves))
+
+
+@pytest.mark.parametrize("name", RATE_NAMES[:-1])
+def test_only_a_logged_rate_that_changes_at_once_makes_a_piece(name):
+  time = np.arange(1, 101) / 100
+  cosine = 0.5 * (1 + np.cos(np.pi * time))
+  rates = {
+    "linear": (1 - time, []),
+    "cosine": (cosine, []),
+    "exponential": (0.9 ** (100 * time), []),
+    "warmup": (np.minimum(10 * time, 1) * cosine, []),
+    "staircase": (0.94 ** np.floor(20 * time), []),
+    "steps": (0.1 ** np.floor(3 * time), [3400, 6700, 10_000]),
+    "one step": (np.where(time <= 0.8, 0.1, 0.01), [8100]),
+  }
+  for kind, (rate, jumps) in rates.items():
+    trial = planted.trial(0, {}, {name: (10_000 * time, 0.3 * rate), "validation/lr_of_nothing": ([1, 2], [1, 1])})
+    assert pieces.steps_of_rate(trial) == jumps, kind
+
+
+def test_noise_at_a_rate_that_has_decayed_is_not_met_by_more_decay():
+  def logged(final: float) -> StudyResults:
+    def reshape(curves: planted.Curves, _: planted.Units, rng: np.random.Generator) -> planted.Curves:
+      steps, errors = curves["validation/error"]
+      rate = 10 * (1 - (1 - final) * steps / steps[-1])
+      noisy = errors + rng.normal(0, 0.03, len(errors))
+      return {**curves, "validation/error": (steps, noisy), "train/lr": (steps, rate)}
+
+    return planted.healthy(1, **SMALL, reshape=reshape)
+
+  decayed, constant = (str(found("late_noise", logged(final))[0].action) for final in (0.001, 1.0))
+  assert "Let the learning rate decay to nearly 0" in constant
+  assert "decay" not in decayed
+  assert "larger batches" in decayed
+
+
+def test_a_gain_that_the_decay_made_is_not_foreseen_for_more_steps():
+  """Before the decay, a fifth more steps gain about 0.012; in it, the last fifth gained 0.05."""
+
+  def reshape(curves: planted.Curves, _: planted.Units, rng: np.random.Generator) -> planted.Curves:
+    steps, errors = curves["validation/error"]
+    time = steps / steps[-1]
+    decay = np.clip((1 - time) / 0.2, 0, 1)
+    error = errors[-1] + 0.06 * (1 - time) + 0.04 * decay + 0.3 * np.exp(-time / 0.03)
+    return {**curves, "validation/error": (steps, error), "learning_rate": (steps, decay)}
+
+  (answer,) = found("convergence", planted.healthy(1, **SMALL, jitter=0.001, reshape=reshape))
+  assert answer.severity == "warning"
+  np.testing.assert_allclose(answer.numbers["gain"], 0.012, rtol=0.35)
+  assert "before it began to decay" in answer.why
 
 
 def _with_one_longer() -> tuple[StudyResults, StudyResults]:
@@ -140,8 +264,10 @@ def test_a_percentage_is_judged_as_the_share_is():
   np.testing.assert_allclose(relevant(percent, 92.0), 100 * relevant(share, 0.92))
   for question in ("late_noise", "overfitting", "convergence"):
     assert [one.severity for one in found(question, percent)] == [one.severity for one in found(question, share)]
-  # What is no share has no perfect value at 100.
-  np.testing.assert_allclose(of_perfection(accuracy(100, "reward"), 92.0), 0.02 * 92)
+  # What is no share has no perfect value at 100, and none at 0.
+  reward = accuracy(100, "reward")
+  assert not has_natural_zero(reward)
+  assert of_perfection(reward, 92.0) == of_perfection(reward, -1000.0) == relevant(reward, 0.0)
 
 
 def test_a_learning_rate_of_any_usual_name_is_looked_at_and_only_what_was_looked_at_is_said():

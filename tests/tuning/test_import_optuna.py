@@ -72,7 +72,7 @@ def test_trials_rank_as_in_optuna_with_its_scales_and_curves(storage, tmp_path):
   }
   assert results.space["depth"].role == "fixed"
   pruned = results.trials[4]
-  assert (pruned.state, pruned.reason, pruned.objective) == ("stopped", "pruned at step 2", None)
+  assert (pruned.state, pruned.reason, pruned.objective) == ("pruned", "pruned at step 2", None)
   reported = made.trials[4].intermediate_values
   assert pruned.curves == {"objective": [(epoch + 1, value) for epoch, value in reported.items()]}
   assert results.trials[0].seconds > 0
@@ -133,7 +133,7 @@ def test_states_are_those_of_docs(storage, tmp_path):
   made.enqueue_trial({"rate": 0.5})
   results = read_results(import_study("optuna", storage[1], tmp_path / "out")[0])
   assert [(trial.state, trial.reason) for trial in results.trials] == [
-    ("failed", "failed in Optuna"),
+    ("failed", "recorded as FAIL: an exception, or a returned NaN; Optuna stores neither"),
     ("infeasible", "objective = inf"),
     ("infeasible", "constraint violated: memory"),
     ("complete", None),

@@ -121,11 +121,11 @@ def test_scales_are_inferred_by_the_documented_rules():
 
 def test_a_column_of_notes_is_no_hyperparameter(source, tmp_path):
   (source / "trials.csv").write_text(
-    "trial,rate,notes\n" + "".join(f"{'ab'[n] if n < 2 else n},0.{n + 1},note {n}\n" for n in range(60))
+    "trial,rate,label\n" + "".join(f"{'ab'[n] if n < 2 else n},0.{n + 1},label {n // 2}\n" for n in range(120))
   )
   results = read_results(import_study("csv", source, tmp_path / "out")[0])
   assert list(results.space) == ["rate"]
-  assert results.study.warnings == ("notes has more than 50 different texts, and is no hyperparameter",)
+  assert results.study.warnings == ("Columns left out: label (more than 50 different texts).",)
 
 
 def test_an_import_is_replaced_only_by_one_of_the_same_source(source, tmp_path):

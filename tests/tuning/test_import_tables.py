@@ -81,7 +81,7 @@ def test_columns_that_are_metrics_are_named_and_what_is_declared_is_set(imported
   study = {"hyperparameters": {"dropout": {"min": 0.0, "max": 0.5}}}
   results = imported(trials, curves, study)
   assert [one.name for one in results.varied] == ["dropout"]
-  assert "columns of trials that are metrics, not hyperparameters: val_loss, bleu" in results.study.warnings
+  assert "Columns left out, because curves have the same metrics: val_loss, bleu." in results.study.warnings
 
 
 def test_a_larger_study_ranks_as_its_tables_do(imported):
@@ -93,6 +93,7 @@ def test_a_larger_study_ranks_as_its_tables_do(imported):
       lines.append(f"{trial},{step},val_loss,{value!r}\n")
       if math.isfinite(value):
         worth[trial] = min(worth.get(trial, math.inf), value)
+    lines.append(f"{trial},200,val_loss,1\n")
   rng.shuffle(lines)
   results = imported(
     "trial,state,rate\n" + "".join(f"{trial},complete,{trial + 1}\n" for trial in range(40)),
@@ -146,7 +147,7 @@ def test_states_are_told_by_the_curves_where_the_table_does_not(imported):
     ("infeasible", "validation/error is not finite, for the first time at step 2"),
     ("failed", "it logged nothing"),
     ("failed", "out of disk"),
-    ("stopped", None),
+    ("pruned", None),
     ("infeasible", None),
   ]
   assert [trial.trial for trial in results.ranked] == [0]
@@ -250,7 +251,14 @@ MISTAKES = {
     ["curves.csv, line 1: column 'step' is missing", "curves.csv, line 1: column 'value' is missing"],
   ),
   "a column is there twice": ({"trials": "trial,rate,rate\nt0,1,2\nt1,1,2\n"}, ["column 'rate' is there twice"]),
-  "a file is missing": ({"curves": None}, ["has no curves.csv (or curves.parquet); it has trials.csv"]),
+  "there are neither curves nor results": (
+    {"curves": None},
+    ["trials.csv: no column is known to hold results, and there is no curves.csv; name the column to rank by"],
+  ),
+  "the table of trials is missing": (
+    {"trials": None},
+    ["has no trials.csv (or trials.parquet), a table with a row for each trial; it has curves.csv"],
+  ),
   "a trial twice, one without a name": (
     {"trials": TRIALS + "t0,complete,1.0,adam\n,complete,1.0,adam\n"},
     [

@@ -4,10 +4,10 @@ import math
 import statistics
 
 import numpy as np
-import planted
 import pytest
 
 from trialbook.tuning import Linear, Log, Maximize, Minimize, Objective, OneOf, ReverseLog
+from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.curves import Logged
 from trialbook.tuning.findings import findings
 from trialbook.tuning.reporting import charts

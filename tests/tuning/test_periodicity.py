@@ -1,15 +1,19 @@
 """A period in a validation metric is seen whatever its form, and noise, bends and steps are not taken for one."""
 
+import pathlib
 import re
+from collections.abc import Callable
 
 import numpy as np
-import planted
-import planted_curves
 import pytest
 
-from trialbook.tuning import StudyResults
+from trialbook.tuning import StudyResults, read_results
+from trialbook.tuning.advice_benchmark import planted, planted_curves
 from trialbook.tuning.findings import periodicity
 from trialbook.tuning.findings.finding import Finding
+from trialbook.tuning.importers.importing import import_study
+
+CASES = pathlib.Path(__file__).parent / "cases"
 
 FORMS = {
   "sine": lambda at, period: np.sin(2 * np.pi * at / period),
@@ -107,6 +111,74 @@ def test_what_a_schedule_does_is_no_period(schedule):
   for seed in range(10_000, 10_003):
     reshape = planted_curves.following(schedule, 1.0, logged=False)
     assert _answer(planted.healthy(seed, trials=16, reshape=reshape)).severity == "ok"
+
+
+def _cycles(*lengths: float) -> Callable[[np.ndarray], np.ndarray]:
+  """A learning rate that falls as a cosine in cycles of these lengths."""
+  ends = np.cumsum(lengths) / sum(lengths)
+
+  def factor(time: np.ndarray) -> np.ndarray:
+    cycle = np.minimum(np.searchsorted(ends, time, side="right"), len(ends) - 1)
+    starts = np.r_[0, ends[:-1]]
+    return 0.5 * (1 + np.cos(np.pi * (time - starts[cycle]) / (ends - starts)[cycle]))
+
+  return factor
+
+
+EVENTS = {
+  "restart": lambda time, at: _cycles(at, 1 - at)(time),
+  "unequal restarts": lambda time, at: _cycles(1, 2, 4)(time),
+  "collapse and recovery": lambda time, at: np.where(time > at, np.exp(-np.maximum(time - at, 0) / 0.1), 0),
+  "bump": lambda time, at: np.exp(-(((time - at) / 0.06) ** 2)),
+  "plateau": lambda time, at: ((time > at) & (time < at + 0.12)).astype(float),
+  "drop": lambda time, at: (time < at).astype(float),
+  "slow recovery": lambda time, at: np.clip((time - at) / 0.05, 0, 1) * np.exp(-np.maximum(time - at - 0.05, 0) / 0.2),
+}
+"""What happens once, of time from 0 to 1 and when it happens; an amplitude of 1."""
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_happens_once_is_no_period(event):
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    count, trials = int(rng.integers(50, 151)), int(rng.integers(3, 21))
+    time = np.arange(1, count + 1) / count
+    at, size = rng.uniform(0.3, 0.8), 10 ** rng.uniform(-2, -0.7)
+    curves = _trained(seed, trials, count, noise=10 ** rng.uniform(-3.3, -2.3))
+    # In all trials, or in the first half of them.
+    hit = np.arange(trials) < trials * rng.choice([0.5, 1.0])
+    answer = _answer(_study(*(curves + size * EVENTS[event](time, at) * hit[:, None])))
+    assert answer.severity != "warning", seed
+
+
+def test_one_restart_in_real_trials_is_no_period(tmp_path):
+  """From public logs: five points of three seeds; three of the points restart once, in the middle."""
+  name = "restart_called_period_15"
+  results = read_results(import_study("csv", CASES / name, tmp_path / name)[0])
+  answer = _answer(results)
+  assert answer.severity == "ok"
+  assert "one part of the curves" in answer.title
+  assert answer.numbers["recurs"] < 0.3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_period_whose_amplitude_falls_is_still_one(form):
+  fading = 0.03 * np.linspace(1, 0.25, 60)
+  for seed in range(5):
+    assert _answer(_study(*(_trained(seed) + fading * _wave(form, 12 + seed / 3)))).severity == "warning"
+
+
+def test_a_period_of_the_logged_learning_rate_is_its_own():
+  rate = _cycles(1, 1, 1, 1, 1)(np.arange(1, 101) / 100)
+  errors = _trained(10_007, evaluations=100) + 0.02 * rate
+  trials = [
+    planted.trial(number, {}, {"validation/error": (np.arange(1, 101), one), "lr": (np.arange(1, 101), 0.1 * rate)})
+    for number, one in enumerate(errors)
+  ]
+  answer = _answer(planted.results(trials, planted.SPACE))
+  assert answer.severity == "note"
+  assert "with the learning rate" in answer.title
+  assert _answer(_study(*errors)).severity == "warning"
 
 
 def test_few_trials_or_shared_noise_are_no_certainty():

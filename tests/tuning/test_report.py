@@ -9,13 +9,13 @@ import re
 import shutil
 
 import csv_studies
-import planted
 import pytest
 from commands import changes, outcome
 
 from trialbook import files
 from trialbook.errors import ConfigError, UserError
 from trialbook.tuning import Minimize, Objective, read_results, report
+from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.findings import SEVERITIES, Finding, findings
 from trialbook.tuning.records import study_lock
 from trialbook.tuning.reporting.answer import answer
@@ -208,7 +208,7 @@ PLACES = {
   "a study that is not there": (["DIR/nothing"], "DIR/nothing holds no study: there is no study.json"),
   "a folder that is not there": (["STUDY", "--output=DIR/there/page.html"], "there is no folder DIR/there"),
   "a folder": (["STUDY", "--output=DIR"], "DIR is a folder; name a file"),
-  "a device": (["STUDY", "--output=/dev/null"], "/dev/null is no regular file"),
+  "a device": (["STUDY", "--output=/dev/null"], "/dev/null is not a regular file"),
   "a file for pictures": (["STUDY", "--format=svg", "--output=DIR/file"], "DIR/file is a file; name a folder"),
   "pictures printed": (["STUDY", "--format=png", "--output=-"], "pictures are files: name a folder"),
   "an unknown format": (["STUDY", "--format=pdf"], "--format: invalid choice: 'pdf'"),
@@ -286,6 +286,7 @@ def test_findings_are_json_of_one_schema(hostile):
     "best",
     "findings",
     "provenance",
+    "since",
     "states",
     "warnings",
   }
@@ -321,15 +322,15 @@ def test_a_study_that_is_not_at_its_end_is_reported_as_such(folder, tmp_path):
     return complete, report(of, path, format="md").read_text()
 
   assert told(folder)[0] is True
-  assert "not at its end" not in told(folder)[1]
+  assert "have ended. Results are preliminary" not in told(folder)[1]
   assert told(study)[0] is False
-  assert "> This study is not at its end: 8 of 20 trials are. It is not running" in told(study)[1]
-  assert "It was so when it was imported" in told(imported)[1]
+  assert "> Not running (rerun the same command to resume): 8 of 20 trials have ended. Results" in told(study)[1]
+  assert "> Imported before its end: 8 of 20 trials have ended." in told(imported)[1]
   with files.locked(study_lock(study), "it"):
     assert told(study)[0] is False
-    assert "It is running" in told(study)[1]
+    assert "> Running: 8 of 20 trials have ended." in told(study)[1]
     text = report(study, path).read_text()
-  assert '<p id="running" class="banner">This study is not at its end: 8 of 20 trials are. It is running' in text
+  assert '<p id="running" class="banner">Running: 8 of 20 trials have ended.' in text
   data = json.loads(Page(text).raw["script"][0])["study"]
   assert (data["running"], data["states"]) == (True, {"complete": 8, "pending": 12})
 

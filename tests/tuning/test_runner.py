@@ -132,8 +132,9 @@ def test_a_function_that_does_not_return_the_objective_ends_the_study(tmp_path: 
   assert code == 2
   assert "returned no 'eror'; it returned error" in errors
   assert "Traceback" not in errors
-  assert calls(noted) == {"none": 1}
-  assert [record.state for record in read_trials(tmp_path / "study").values()] == ["stopped"]
+  assert "All 2 trials that ended had this mistake" in errors
+  assert calls(noted) == {"none": 1, "nan": 1}
+  assert [record.state for record in read_trials(tmp_path / "study").values()] == ["failed"] * 2
 
 
 def planned(*groups: str) -> list[PlannedTrial]:
@@ -160,6 +161,14 @@ def test_a_worker_is_given_trials_of_a_program_that_it_has_then_of_one_that_none
   assert choose(0) == {"worker 0": 1}
   assert choose(1) == {"worker 1": 4}  # Rather than to stand idle.
   assert choose(1) == {}
+
+
+def test_trials_that_are_compared_with_earlier_ones_start_in_order(tmp_path: pathlib.Path):
+  workers = LocalWorkers(tmp_path, 2, 1, 1, queue.SimpleQueue(), in_order=True)
+  pending = planned("a", "a", "b", "c", "a", "b")
+  assert [(one.trial, where) for one, where in workers.choose(pending)] == [(0, "worker 0"), (1, "worker 1")]
+  workers._workers = {0: dataclasses.make_dataclass("Busy", ["trial"])(trial=99)}  # pyright: ignore[reportAttributeAccessIssue]
+  assert [one.trial for one, _ in workers.choose(pending[2:])] == [2]
 
 
 WIDTHS, LARGE = ((32,), (24, 24)), (10**11,)

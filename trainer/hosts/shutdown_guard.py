@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from trialbook import errors
-from trialbook.errors import InfeasibleError, PreemptedError, UserError, exit_code
+from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError, exit_code
 from trialbook.trainer.config import Job
 from trialbook.trainer.hosts import joining
 from trialbook.trainer.hosts.channel import END, Message, end
@@ -117,7 +117,7 @@ class Guard:
     """Report what is raised inside to the other hosts at once, before anything is closed."""
     try:
       yield
-    except (InfeasibleError, PreemptedError, AgreedError):
+    except (InfeasibleError, PrunedError, PreemptedError, AgreedError):
       raise  # All hosts have come to it.
     except BaseException as error:
       if not isinstance(error, UserError | KeyboardInterrupt) and self.hosts.channel is not None:

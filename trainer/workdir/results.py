@@ -16,9 +16,9 @@ class RunResult:
 
   Attributes:
     workdir: where everything lies.
-    status: "complete", "infeasible", or "preempted"; "running", "failed" or "stopped" for a run that did not come
-      to an end otherwise.
-    reason: of an infeasible run: what was not finite, and at which step; of a preempted one: what happened.
+    status: "complete", "infeasible", "pruned" (a rule of its study ended it early), or "preempted"; "running", "failed"
+      or "stopped" for a run that did not come to an end otherwise.
+    reason: of an infeasible run: what was not finite, and at which step; of a pruned or preempted one: why.
     step: number of updates applied.
     metrics: the last evaluation of each split, and the last step's metrics.
     best_step: the step of the selected checkpoint (without checkpoints: of the best evaluation).

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trialbook import files
-from trialbook.errors import InfeasibleError, PreemptedError, UserError
+from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError
 from trialbook.input_pipeline import Dataset
 from trialbook.trainer.config import Config
 from trialbook.trainer.evaluation_schedule import checkpoint_due
@@ -115,13 +115,18 @@ class RunRecord:
 
   @contextlib.contextmanager
   def ending(self, recorder: Recorder, *, writes: bool) -> Iterator[None]:
-    """Record how what is inside ended; an infeasible or preempted run ends here, any other error is raised again."""
+    """Record how what is inside ended.
+
+    An infeasible, pruned or preempted run ends here; any other error is raised again.
+    """
     status, reason = "failed", None
     try:
       yield
       status = "complete"
     except InfeasibleError as error:
       status, reason, self.step = "infeasible", str(error), error.step
+    except PrunedError as error:
+      status, reason = "pruned", str(error)
     except PreemptedError as error:
       status, reason = "preempted", str(error)
     except KeyboardInterrupt:

@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any
 from trialbook import files
 from trialbook.command_line import this_command
 from trialbook.errors import UserError
-from trialbook.launch.supervisor import newest_step
 from trialbook.launch.watch import signals_to
 from trialbook.paths import as_path
 from trialbook.trainer.evaluation_schedule import evaluation_steps
 from trialbook.tuning import records, role_advice, tables, tracking
+from trialbook.tuning.execution import mistakes
 from trialbook.tuning.execution.executor import Ended, Executor, InterruptedStudyError
 from trialbook.tuning.execution.local_workers import LocalWorkers
-from trialbook.tuning.execution.trial_states import StudyError, crashed, interrupted, refused, started
+from trialbook.tuning.execution.observations import observations
+from trialbook.tuning.execution.pruning import RuleAtWork, settle
+from trialbook.tuning.execution.study_folder import check_folder, since
+from trialbook.tuning.execution.trial_states import Cost, StudyError, crashed, interrupted, refused, started
 from trialbook.tuning.plan import PlannedTrial, plan, trial_config, trial_count
 from trialbook.tuning.progress import StudyProgress
 from trialbook.tuning.records import FINAL, StudyRecord, TrialRecord, trial_folder
 from trialbook.tuning.results import StudyResults, read_results
-from trialbook.tuning.search.bayesian import BayesianOptimization, Observation
+from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Study, check
@@ -60,6 +63,11 @@ class PlannedStudy:
     """Return the trial with these values."""
     return plan(self.study, self.config, self.hyperparameters, trial, values)
 
+  def record(self) -> StudyRecord:
+    """Return the record of the study if it is a new one."""
+    hyperparameters = {one.name: one.as_json() for one in self.hyperparameters}
+    return records.describe(self.study, self.config, hyperparameters, self.trials, this_command())
+
   def points(self, start: int, stop: int) -> list[PlannedTrial]:
     """Return trials `start` to `stop` of a search that does not depend on results."""
     search = self.study.search
@@ -82,7 +90,7 @@ class PlannedStudy:
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="trialbook-dry-run-") as name, signals_to(events):
       folder = pathlib.Path(name)
-      records.write_study(folder, _record(self))
+      records.write_study(folder, self.record())
       with LocalWorkers(folder, 1, self.study.cores_per_trial, self.study.devices_per_trial, events) as one:
         first = next((trial for trial in trials if trial.refusal is None), None)
         try:
@@ -150,46 +158,21 @@ def run_study(
     raise UserError(f"workers = {workers}: should be at least 1")
   events: queue.SimpleQueue[Any] = queue.SimpleQueue()
   if executor is None:
-    made: Executor = LocalWorkers(folder, workers, study.cores_per_trial, study.devices_per_trial, events)
+    made: Executor = LocalWorkers(
+      folder, workers, study.cores_per_trial, study.devices_per_trial, events, in_order=study.stopping is not None
+    )
   else:
     made = executor(study, folder, events)
-  check_folder(folder, planned)
+  new = planned.record()
+  check_folder(folder, new)
   with files.locked(records.study_lock(folder), str(folder)), files.disk_errors(str(folder)), signals_to(events), made:
     # Another coordinator may have worked here until a moment ago.
-    existing = check_folder(folder, planned)
+    existing = check_folder(folder, new)
     coordinator = Coordinator(
       folder, planned, made, StudyProgress(planned.trials, enabled=progress), existing, retry_failed
     )
     coordinator.run()
   return read_results(folder)
-
-
-def check_folder(folder: pathlib.Path, planned: PlannedStudy) -> StudyRecord | None:
-  """Return the study that a folder holds, if its trials are this one's. Raise UserError if they are another's."""
-  if not (folder / "study.json").exists():
-    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-      raise UserError(f"{folder} is not empty and holds no study: name another folder")
-    return None
-  old = records.read_study(folder)
-  if old.source is not None:
-    raise UserError(f"{folder} holds a study that was imported from {old.source}; name another folder")
-  found = records.differences(old, _record(planned))
-  if found and any(_came_to_something(folder, trial) for trial in records.read_trials(folder).values()):
-    raise UserError(
-      [f"{folder} holds another study, of which trials have been run; name another folder. What differs:", *found]
-    )
-  return None if found else old
-
-
-def _came_to_something(folder: pathlib.Path, record: TrialRecord) -> bool:
-  """Return whether a trial was run and there is something to lose."""
-  return bool(record.attempts) and (record.state in FINAL or newest_step(trial_folder(folder, record.trial)) >= 0)
-
-
-def _record(planned: PlannedStudy) -> StudyRecord:
-  hyperparameters = {one.name: one.as_json() for one in planned.hyperparameters}
-  command = this_command()
-  return records.describe(planned.study, planned.config, hyperparameters, planned.trials, command)
 
 
 class Coordinator:
@@ -211,7 +194,7 @@ class Coordinator:
     self._trials = records.read_trials(folder)
     if (last := max(self._trials, default=-1)) >= planned.trials:
       raise UserError(f"trials = {planned.trials}: {folder} has trial {last} already, counted from 0")
-    new = _record(planned)
+    new = planned.record()
     session = {
       "started": time.time(),
       "finished": None,
@@ -226,18 +209,24 @@ class Coordinator:
       new,
       created=new.created if existing is None else existing.created,
       warnings=tuple(role_advice.warnings(planned.study, planned.hyperparameters)),
+      stopping=None if new.stopping is None else {**new.stopping, "since": since(existing, self._trials)},
       sessions=(*(() if existing is None else existing.sessions), session),
     )
+    self._rule = RuleAtWork.of(self._record)
+    if self._rule is not None and existing is not None and existing.stopping is None:
+      for record in [one for one in self._trials.values() if one.state in FINAL]:
+        self._write(self._rule.with_reached(record, trial_folder(folder, record.trial)))
     records.write_study(folder, self._record)
     if retry_failed:
       for record in list(self._trials.values()):
         if record.state == "failed":
-          self._write(dataclasses.replace(record, state="pending", reason=None, attempts=()))
+          self._write(dataclasses.replace(record, state="pending", reason=None, attempts=(), summary={}))
     self._running = executor.adopt([trial for trial, record in self._trials.items() if record.state not in FINAL])
     for trial, record in self._trials.items():
       if record.state == "running" and trial not in self._running:
         self._write(interrupted(record, "the coordinator was lost"))
     self._tables_due = 0.0
+    self._session: list[TrialRecord] = []
     # Of a search that looks at results, those that were asked for and not ended; else all that are left.
     self._pending = [
       planned.plan(trial, record.values)
@@ -258,13 +247,14 @@ class Coordinator:
   def run(self) -> None:
     """Run until no trial is left. Raise StudyError, and KeyboardInterrupt."""
     self._progress.begin(self._folder, list(self._trials.values()), self._planned.study.objective.sign)
+    self._settle()
     self._tables(at_once=True)
     try:
       self._refuse()
       self._ask()
       if self._pending:
         self._executor.prepare(self._left())
-        cost = self._executor.measure(self._pending[0])
+        cost = self._measure()
         if cost is not None and self._planned.config is not None:
           steps = self._planned.config.max_train_steps
           evaluations = len(list(evaluation_steps(self._planned.config)))
@@ -291,6 +281,17 @@ class Coordinator:
       with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
         records.write_study(self._folder, self._record)
         self._tables(at_once=True)
+
+  def _measure(self) -> Cost | None:
+    """Return the cost of a trial. Raise StudyError if the first ones cannot be run, each because of the study."""
+    first, *others = self._pending[: mistakes.FIRST]
+    try:
+      return self._executor.measure(first)
+    except StudyError as error:
+      for other in others:
+        with contextlib.suppress(StudyError):
+          return self._executor.measure(other)
+      raise error
 
   def _left(self) -> int:
     return self._planned.trials - sum(record.state in FINAL for record in self._trials.values())
@@ -332,24 +333,12 @@ class Coordinator:
       index = len(self._trials)
       if index >= self._planned.trials:
         return
-      values = search.ask(self._planned.hyperparameters, self._observations(), index)
+      known = observations(self._trials.values(), self._planned.study)
+      values = search.ask(self._planned.hyperparameters, known, index)
       self._pending = [self._planned.plan(index, values)]
       # What was asked for is recorded before it is run: a study that goes on asks for nothing twice.
       self._write(self._of(self._pending[0]))
       self._refuse()
-
-  def _observations(self) -> list[Observation]:
-    sign = self._planned.study.objective.sign
-    found = []
-    for record in self._trials.values():
-      state = record.state if record.state in ("complete", "infeasible") else "running"
-      value = record.summary.get("objective")
-      if state == "complete" and (value is None or record.summary.get("uncharacteristic")):
-        state = "infeasible"
-      if record.state == "failed":
-        continue
-      found.append(Observation(record.values, state, None if state != "complete" or value is None else sign * value))
-    return found
 
   def _take(self, ended: Ended) -> None:
     trial = ended.trial
@@ -369,8 +358,23 @@ class Coordinator:
     record = self._trials[trial]
     # What ends the study is told once, by its end.
     self._progress.ended(dataclasses.replace(record, reason=None) if ended.problems else record)
-    if record.state not in FINAL and not ended.stopped:
+    self._settle()
+    if ended.stopped:
+      return
+    if record.state not in FINAL:
       self._pending = sorted([*self._pending, self._planned.plan(trial, record.values)], key=lambda one: one.trial)
+    elif not ended.problems:
+      self._session.append(self._trials[trial])
+      function = self._planned.study.function
+      if found := mistakes.shared(self._session, self._trials.values(), self._left(), self._folder, function):
+        raise StudyError(found)
+
+  def _settle(self) -> None:
+    """End trials early that had ended before the rule could decide on them."""
+    if self._rule is not None:
+      for record in settle(self._folder, self._rule, self._trials):
+        self._trials[record.trial] = record
+        self._progress.changed(record)
 
   def _stop(self) -> None:
     for ended in self._executor.stop():

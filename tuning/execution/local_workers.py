@@ -42,6 +42,8 @@ class LocalWorkers:
     cores: of each; if this machine has too few, they take turns.
     devices: of each.
     events: where signals to this process appear.
+    in_order: whether trials start in the order of their numbers, because later ones are compared with earlier ones;
+      else a worker prefers trials whose program it has.
 
   Raises:
     UserError: if the machine does not have that many cores or devices.
@@ -49,8 +51,17 @@ class LocalWorkers:
 
   name = "local"
 
-  def __init__(self, study: pathlib.Path, count: int, cores: int, devices: int, events: "queue.SimpleQueue[Any]"):
-    self.count = count
+  def __init__(
+    self,
+    study: pathlib.Path,
+    count: int,
+    cores: int,
+    devices: int,
+    events: "queue.SimpleQueue[Any]",
+    *,
+    in_order: bool = False,
+  ):
+    self.count, self._in_order = count, in_order
     self.programs: dict[str, int] = {}
     self._study, self._events = study, events
     self._environments = [_environment(index, count, cores, devices) for index in range(count)]
@@ -117,7 +128,8 @@ class LocalWorkers:
         self._heard(event)
 
   def choose(self, pending: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, str]]:
-    """Return which trials to start now, and where: one for each idle worker, if possible of a program that it has."""
+    """Return which trials to start now, and where: one for each idle worker, if possible of a program that it has; the
+    next one if trials start in order."""
     left, chosen = list(pending), []
     for index in range(self.count):
       worker = self._workers.get(index)
@@ -125,7 +137,7 @@ class LocalWorkers:
         continue
       others = set().union(*(groups for other, groups in self._groups.items() if other != index))
       own = self._groups[index]
-      best = min(left, key=lambda one: (one.group not in own, one.group in others, one.trial))
+      best = min(left, key=lambda one: (not self._in_order and (one.group not in own, one.group in others), one.trial))
       left.remove(best)
       # At once: the next worker must not choose the same program.
       self._groups[index].add(best.group)

@@ -16,6 +16,22 @@ class StudyError(UserError):
   """A problem of the study and not of a trial: no trial of it can be run."""
 
 
+class MistakeError(Exception):
+  """A mistake in the user's function, plug-in or config that one trial shows, and perhaps no other.
+
+  Attributes:
+    kind: the same for the same mistake in other trials, whatever their values.
+  """
+
+  def __init__(self, reason: str, kind: str):
+    self.kind = kind
+    super().__init__(reason)
+
+
+MISTAKE = "mistake"
+"""Entry of a trial record's summary: the kind of the mistake by which the trial ended."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
   """The time that a few steps took.
@@ -39,6 +55,12 @@ def crashed(folder: pathlib.Path, record: TrialRecord, cause: str, max_attempts:
   return record
 
 
+def mistaken(record: TrialRecord, state: State, reason: str, kind: str) -> TrialRecord:
+  """Return the record after an attempt that ended by a mistake, which another attempt would repeat."""
+  record = ended(record, state, reason)
+  return dataclasses.replace(record, summary={**record.summary, MISTAKE: kind})
+
+
 def interrupted(record: TrialRecord, cause: str) -> TrialRecord:
   """Return the record of a trial whose process was taken away: it resumes later, and nothing counts against it."""
   return ended(record, "stopped", cause, f"interrupted: {cause}")
@@ -47,7 +69,10 @@ def interrupted(record: TrialRecord, cause: str) -> TrialRecord:
 def started(record: TrialRecord, worker: str) -> TrialRecord:
   """Return the record of a trial that is handed to a worker."""
   attempt = {"worker": worker, "started": time.time(), "finished": None, "end": None, "checkpoint": None}
-  return dataclasses.replace(record, state="running", reason=None, attempts=(*record.attempts, attempt))
+  summary = {name: value for name, value in record.summary.items() if name != MISTAKE}
+  return dataclasses.replace(
+    record, state="running", reason=None, attempts=(*record.attempts, attempt), summary=summary
+  )
 
 
 def refused(record: TrialRecord, reason: str) -> TrialRecord:

@@ -33,7 +33,8 @@ def main() -> int:
 
   from trialbook.errors import TryAgainError, UserError
   from trialbook.trainer import Programs
-  from trialbook.tuning.execution.trial import guard_for, measure, run_trial
+  from trialbook.tuning.execution.training import measure
+  from trialbook.tuning.execution.trial import guard_for, run_trial
   from trialbook.tuning.records import read_study, trial_folder
 
   # Where the devices are others, these are not used.

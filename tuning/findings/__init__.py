@@ -5,15 +5,18 @@ the same study each time. They run on any study, also one that was made elsewher
 """
 
 import importlib
+from collections.abc import Sequence
 
 from trialbook.tuning.findings.finding import SEVERITIES, Finding, Severity
 from trialbook.tuning.results import StudyResults
 
 QUESTIONS = (
+  "outcomes",
   "infeasible",
   "boundary",
   "density",
   "stopping",
+  "early_stopping",
   "comparison",
   "variance",
   "importance",
@@ -30,14 +33,21 @@ QUESTIONS = (
 
 
 def findings(results: StudyResults) -> list[Finding]:
-  """Return the findings on a study, by its objective: the gravest first, and in the order of `QUESTIONS` among
-  equals."""
+  """Return the findings on a study, by its objective: the gravest first; among equals, those that answer the study's
+  question (`asked`) first, and the others in the order of `QUESTIONS`."""
   found = [
     one
     for question in QUESTIONS
     for one in importlib.import_module(f"trialbook.tuning.findings.{question}").find(results)
   ]
-  return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
+  question = asked(found)
+  return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), one.question != question))
 
 
-__all__ = ["QUESTIONS", "SEVERITIES", "Finding", "Severity", "findings"]
+def asked(found: Sequence[Finding]) -> str:
+  """Return the question that a study was made to answer: "comparison" if it compares settings, or else "variance":
+  which trial is best, and is it more than noise."""
+  return "comparison" if any(one.question == "comparison" for one in found) else "variance"
+
+
+__all__ = ["QUESTIONS", "SEVERITIES", "Finding", "Severity", "asked", "findings"]

@@ -6,148 +6,153 @@ instability first. Here: each side of each numeric hyperparameter is tested by `
 best points lie at one or near it, the scale that goes further is proposed, unless nothing can lie there.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
+from trialbook.tuning.findings import edges, few_values
 from trialbook.tuning.findings.finding import Finding, finding_of
+from trialbook.tuning.findings.statistics import response_surface
 from trialbook.tuning.findings.statistics.boundary_tests import (
-  FEW_PLACES,
   LEAST,
   LEAST_PLACES,
-  LEAST_STEP,
   LEVEL,
+  MOST_SIDES_BY_COUNTS,
   Side,
   level_of,
   testable,
   tested,
 )
-from trialbook.tuning.findings.statistics.expansion import allowed, bound_of, expanded, places_of
+from trialbook.tuning.findings.statistics.expansion import bound_of, places_of
+from trialbook.tuning.findings.statistics.finite_spaces import exhausted
 from trialbook.tuning.findings.statistics.points import (
   TriedPoint,
+  feasible,
   is_learning_rate,
   is_numeric,
   points_of,
-  rounded,
   searched,
-  unit_of,
-  value_at,
+  tried_points,
 )
 from trialbook.tuning.findings.statistics.separation import separation
-from trialbook.tuning.findings.wording import many, p_value, region, shown
+from trialbook.tuning.findings.wording import listed, many, p_value, region, shown
 from trialbook.tuning.results import StudyResults
-from trialbook.tuning.space.scales import ReverseLog, Scale
 
 _finding = finding_of("PB-23", "boundary")
 
 SHOWN = 3
 """Sides whose tests are named in one finding, the first ones: a reader sees what is asked."""
-BEYOND, MOST_STEP = 0.1, 0.5
-"""Share of the scale beyond the fitted optimum to which a side is moved out; more than a half would be guessed."""
 
 
 def find(results: StudyResults) -> list[Finding]:
   """Return for each side at which the best points lie by how much to expand it, or that training is unstable beyond."""
-  found = _untestable(results)
+  binary = _two_values(results)
+  found = [*binary]
   axes = testable(results)
   if not axes:
     none = "No numeric hyperparameter is varied: there is no edge to be near to"
     return found or [_finding("ok", none, "Nothing to test.")]
-  points, sides = points_of(results), tested(results)
+  tried, sides = tried_points(results), tested(results)
   unsure: list[Side] = []
   for side in sides:
     if side.cliff is not None:
       # Of what cannot be expanded it is not asked whether it should be.
       found += [_unstable(side)] if side.is_limiting_or_near else []
       continue
-    scale = _room(side, results)
-    if side.limits:
-      found.append(_expand(side, scale))
-    elif scale is not None and not _often_infeasible(side, points):
-      found += [_expand(side, scale)] if side.p_near is not None else []
+    if side.sweep is not None:
+      found += [_by_order(side, results)] if side.is_limiting_or_near else []
+      continue
+    scale = edges.room(side, results)
+    if side.limits and not _is_pruned(side, tried):
+      found.append(edges.expand(side, scale))
+    elif not side.limits and scale is not None and not _often_without_value(side, tried):
+      found += [edges.expand(side, scale)] if side.p_near is not None else []
       unsure += [side] if side.p_near is None and side.more is not None else []
-  if unsure:
+  # Of a space that was tried completely no more points can be asked for.
+  if unsure and exhausted(results) is None:
     found.append(_unsure(unsure, level_of(axes)))
   names = {side.one.name for side in sides}
   if short := [one.name for one in axes if one.name not in names]:
-    found.append(
-      _finding(
-        "cannot_tell",
-        f"Too few points to tell whether the best lie at an edge of {', '.join(short)}",
-        f"The test takes {LEAST} points with a value (retrains count once) and {LEAST_PLACES} places on the scale.",
-        action=f"Run until each has {LEAST} points with a value.",
-      )
-    )
-  if not found:
-    found.append(
-      _finding(
-        "ok",
-        "No side of the space is shown to limit the best points",
-        f"Towards none of {2 * len(axes)} sides do the good points still get better (p below {level_of(axes):.2g} would"
-        " tell).",
-        numbers={"p": {side.key: round(side.p, 6) for side in sides}},
-      )
-    )
+    found.append(_short(short, results))
+  elif found == binary:
+    found.append(_nowhere(sides, results))
   return found
 
 
-def _untestable(results: StudyResults) -> list[Finding]:
-  """Return a finding on the numeric hyperparameters that have no edge, or no known edge."""
-  axes = [one for one in searched(results) if is_numeric(one)]
-  found = []
-  if unknown := [one.name for one in axes if one.inferred]:
-    found.append(
-      _finding(
-        "cannot_tell",
-        f"The bounds of {', '.join(unknown)} are not known, so that nobody can tell whether the best trials lie at"
-        " them",
-        "Their scales were inferred from the trials' values.",
-        action="Give the min, max and scale of each: in study.json for tables, else with import --space=FILE.",
-      )
+def _two_values(results: StudyResults) -> list[Finding]:
+  """Return a finding on the numeric hyperparameters of two values, which have no edge."""
+  axes = [one for one in searched(results) if is_numeric(one) and places_of(one) < LEAST_PLACES]
+  if not axes:
+    return []
+  names = listed([one.name for one in axes])
+  return [
+    _finding(
+      "cannot_tell",
+      f"{names} {'has' if len(axes) == 1 else 'have'} two values: there is no edge to test",
+      "Each of two values is at an edge. That one is better does not show whether one beyond it is better still.",
+      action=f"If {'it matters' if len(axes) == 1 else 'they matter'}, add a third value next to the better one.",
     )
-  if binary := [one.name for one in axes if not one.inferred and places_of(one) < LEAST_PLACES]:
-    found.append(
-      _finding(
-        "cannot_tell",
-        f"{', '.join(binary)} {'has' if len(binary) == 1 else 'have'} two values: there is no edge to test",
-        "Of two values each is at an edge; that one is better does not say whether one beyond it is better still.",
-        action="To learn that, give it a third value on the better side.",
-      )
-    )
-  return found
+  ]
 
 
-def _where(side: Side, what: str) -> str:
-  """Return how the best points lie before a side, in a clause that calls it `what`."""
-  values = sorted(point.values[side.one.name] for point in side.points[: side.best])
-  middle = shown(side.one, values[len(values) // 2])
-  if side.at_last:
-    before_it = f" before {what}" if side.cliff is not None else ""
-    return f"{side.at_last} of the best {side.best} points have {middle}, the last value{before_it}"
-  if places_of(side.one) <= FEW_PLACES:
-    return f"the best {side.best} points have {middle} at the median"
-  return f"the best points lie at a median distance of {side.distance:.0%} of the scale from {what}"
+def _short(names: Sequence[str], results: StudyResults) -> Finding:
+  """Return the finding that there are too few points for a test."""
+  count = len(feasible(points_of(results)))
+  axes = searched(results)
+  needed = LEAST_PLACES if len(axes) == 1 else LEAST
+  if len(names) > MOST_SIDES_BY_COUNTS:
+    needed = response_surface.needed(axes)
+  more = max(needed - count, 1)
+  points = "1 point with a value is" if count == 1 else f"{count} points with a value are"
+  all_tried = exhausted(results)
+  if all_tried is not None and all_tried.is_declared:
+    action, asked = f"{all_tried.said}. To test it, add values of {listed(names)}.", {}
+  elif len(axes) == 1 and count == needed - 1:
+    best = feasible(points_of(results))
+    upper = best[0].values[names[0]] > best[1].values[names[0]]
+    value = shown(axes[0], best[0].values[names[0]])
+    action, asked = f"Try a third value beyond the better one, {'above' if upper else 'below'} {value}.", {"more": 1}
+  else:
+    action, asked = f"To test it, try {many(more, 'more point')}.", {"more": more}
+  return _finding(
+    "cannot_tell",
+    f"{points} too few to test whether the best lie at an edge of {listed(names)}",
+    f"The test needs {needed} points with a value, at {LEAST_PLACES} values of a hyperparameter at least. Retrains of a"
+    " point count once.",
+    numbers={"points": count, "needed": needed, **asked},
+    action=action,
+    until=f"{many(asked['more'], 'more point')}." if asked else None,
+  )
 
 
-def _test(side: Side, note: str = "") -> str:
-  """Return the test that found something, in a clause; `note` follows its p-value."""
-  if side.limits:
-    return f"{side.how} ({p_value(side.p)}{note})"
-  where = "towards it" if places_of(side.one) <= FEW_PLACES else "a sixth of the scale before it"
-  return f"a quadratic through the good points still falls {where} ({p_value(side.p_near or 0.0)}{note})"
+def _nowhere(sides: Sequence[Side], results: StudyResults) -> Finding:
+  """Return the finding that no side limits the best points."""
+  inner = {side.one.name: text for side in sides if (text := few_values.inside(side, results)) is not None}
+  undecided: list[str] = []
+  for side in sides:
+    if (text := few_values.undecided(side)) is not None:
+      inner[side.one.name] = text
+      undecided.append(side.one.name)
+  fitted = [side for side in sides if side.sweep is None]
+  numbers = {"p": {side.key: round(side.p, 6) for side in sides}}
+  texts = list(inner.values())
+  if fitted:
+    count = len(sides)
+    texts.append(f"Towards none of {count} edges do the good points still get better (p below {LEVEL / count:.2g}).")
+  if sides and not fitted and not undecided and len(inner) == len({side.one.name for side in sides}):
+    names = listed(list(inner))
+    title = f"The best {'value' if len(inner) == 1 else 'values'} of {names} {'lies' if len(inner) == 1 else 'lie'}"
+    return _finding("ok", f"{title} between others that were tried", " ".join(texts), numbers=numbers)
+  said = " ".join(texts) or "Nothing to test."
+  return _finding("ok", "No edge of the space is shown to limit the best points", said, numbers=numbers)
 
 
-def _room(side: Side, results: StudyResults) -> Scale | None:
-  """Return the scale that goes further on this side; None if nothing lies beyond, or the config accepts none of it."""
-  beyond = 0.0 if side.optimum is None else side.optimum - 1 if side.upper else -side.optimum
-  scale = expanded(side.one, side.upper, min(max(beyond + BEYOND, LEAST_STEP), MOST_STEP))
-  if scale is None or not allowed(side.one, bound_of(scale, side.upper), side.points[0], results):
-    return None
-  return scale
+def _is_pruned(side: Side, tried: Sequence[TriedPoint]) -> bool:
+  """Return whether points were pruned more often on this side: they were worse."""
+  return any(point.pruned for point in tried) and _often_without_value(side, tried)
 
 
-def _often_infeasible(side: Side, points: Sequence[TriedPoint]) -> bool:
-  """Return whether points are infeasible more often on this side, so that it should not be expanded."""
-  cut = separation(side.one, points, [not point.retrains for point in points])
+def _often_without_value(side: Side, tried: Sequence[TriedPoint]) -> bool:
+  """Return whether points are infeasible or pruned more often on this side, so that it should not be expanded."""
+  cut = separation(side.one, tried, [not point.retrains for point in tried])
   return cut is not None and cut.above == side.upper and cut.p < LEVEL
 
 
@@ -155,10 +160,11 @@ def _unstable(side: Side) -> Finding:
   cut, one = side.cliff, side.one
   assert cut is not None
   right = side.limits or side.at_last > 0
-  beside, below = ("right beside", "right") if right else ("near", "not far")
+  beside, below = ("right next to", "right") if right else ("near", "not far")
   why = (
     f"{cut.inside[0]} of {many(cut.inside[1], 'point')} with {region(cut)} are infeasible or much worse,"
-    f" {cut.outside[0]} of {cut.outside[1]} others; {_where(side, 'that cliff')}, and {_test(side)}."
+    f" and {cut.outside[0]} of {cut.outside[1]} others. In addition, {edges.where(side, 'that cliff')}, and"
+    f" {edges.evidence(side)}."
   )
   numbers = {
     "cliff": cut.value,
@@ -173,7 +179,7 @@ def _unstable(side: Side) -> Finding:
       question="boundary",
       severity="warning" if side.limits else "note",
       subject=one.name,
-      title=f"Training is unstable at {region(cut)}, and the best trials lie {below} below",
+      title=f"Training is unstable at {region(cut)}, and the best points lie {below} below",
       why=f"{why} It {surely} instability that limits the learning rate, not the search space.",
       trials=side.trials,
       numbers=numbers,
@@ -183,12 +189,12 @@ def _unstable(side: Side) -> Finding:
     )
   return _finding(
     "note",
-    f"The best trials lie {beside} the infeasible region, {region(cut)}",
+    f"The best points lie {beside} the infeasible region, {region(cut)}",
     why,
     subject=one.name,
     trials=side.trials,
     numbers=numbers,
-    action="See why trials are infeasible there; expanding the space on that side gains nothing.",
+    action="Find out why trials are infeasible there. Expanding the space on that side gains nothing.",
     plot=f"axis:{one.name}",
   )
 
@@ -201,71 +207,27 @@ def _unsure(sides: Sequence[Side], level: float) -> Finding:
   which = (
     f"the {sides[0].word} edge of {names[0]} limits the best points"
     if len(sides) == 1
-    else f"the best points lie at an edge of {', '.join(names)}"
+    else f"the best points lie at an edge of {listed(names)}"
   )
   tests = "; ".join(
-    f"on the {side.word} side of {side.one.name} {side.how} ({p_value(side.p)})" for side in sides[:SHOWN]
+    f"at the {side.word} edge of {side.one.name}, {side.how} ({p_value(side.p)})"
+    for side in sorted(sides, key=lambda side: side.p)[:SHOWN]
   )
   return _finding(
     "cannot_tell",
-    f"Whether {which} cannot be told from {many(count, 'point')} with a value",
-    f"The tests of all sides together take p below {level:.2g}; {tests}"
-    + (f"; and {many(len(sides) - SHOWN, 'more side')}." if len(sides) > SHOWN else "."),
+    f"{many(count, 'point')} with a value are too few to say whether {which}",
+    f"With all edges tested together, p must be below {level:.2g}. Here: {tests}"
+    + (f"; and {many(len(sides) - SHOWN, 'more edge')}." if len(sides) > SHOWN else "."),
     subject=names[0] if len(names) == 1 else None,
     numbers={"p": {side.key: round(side.p, 6) for side in sides}, "more": more},
-    action=f"Run trials at {many(more, 'more point')} at least (retrains count once).",
+    action=f"To decide it, try at least {many(more, 'more point')}. Retrains of a point count once.",
+    until=f"{many(more, 'more point')}.",
     plot=f"axis:{names[0]}",
   )
 
 
-def _expand(side: Side, scale: Scale | None) -> Finding:
-  """Return the finding that an edge should move to this scale, or that nothing lies beyond it."""
-  one = side.one
-  bound = bound_of(one.scale, side.upper)
-  test = _test(side, ", tested on all sides")
-  why = f"{test[0].upper()}{test[1:]}; {_where(side, 'it')}."
-  if side.optimum is not None and not side.at_last:
-    optimum = value_at(one, min(max(side.optimum, -MOST_STEP), 1 + MOST_STEP))
-    place = unit_of(one, {one.name: optimum})
-    short = rounded(one, optimum, lambda new: abs(unit_of(one, {one.name: new}) - place) < LEAST_STEP / 4, 2)
-    why += f" The fitted optimum is at {shown(one, short)}{' or beyond' if side.limits else ''}."
-  at = "at" if side.limits or side.at_last else "near"
-  title = f"The best trials lie {at} the {side.word} edge of {one.name} ({shown(one, bound)})"
-  numbers = {
-    "edge": bound,
-    "side": side.word,
-    "p": side.p if side.limits else side.p_near,
-    "distance": side.distance,
-  }
-  plot = f"axis:{one.name}"
-  if scale is None:
-    return _finding(
-      "note",
-      f"{title}, which is the end of what it can be",
-      why,
-      subject=one.name,
-      trials=side.trials,
-      numbers=numbers,
-      action="Nothing lies beyond: narrow the space to this side, or ask whether the extreme value itself is best.",
-      plot=plot,
-    )
-  new = bound_of(scale, side.upper)
-  numbers["new"] = new
-  if bound > 0 and new > 0 and not isinstance(scale, ReverseLog):
-    numbers["factor"] = new / bound
-  by = f"by a factor of {max(new / bound, bound / new):.3g}, " if "factor" in numbers else ""
-  if side.limits:
-    reason = "better values may lie outside"
-  else:
-    reason = f"{'no' if side.at_last else 'few'} trials lie beyond the best value"
-  return _finding(
-    "warning" if side.limits else "note",
-    title,
-    why if side.limits else f"{why} That better ones lie beyond is not shown.",
-    subject=one.name,
-    trials=side.trials,
-    numbers=numbers,
-    action=f"Expand {one.name} {by}to {shown(one, new)}, and search again: {reason}.",
-    space={one.name: dataclasses.replace(one, scale=scale).as_json()},
-    plot=plot,
-  )
+def _by_order(side: Side, results: StudyResults) -> Finding:
+  """Return the finding on a few values of which the last is the best."""
+  bound = bound_of(side.one.scale, side.upper)
+  title, action = edges.end(side, bound)
+  return few_values.last_is_best(side, results, edges.room(side, results), title, action)

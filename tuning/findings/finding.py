@@ -28,6 +28,7 @@ class Finding:
     trials: that show it.
     numbers: what `title` and `why` say in numbers, by name; JSON.
     action: what to do; for "cannot_tell" how many trials would tell. None: nothing.
+    until: what would change this finding: which further trials, and how many. None: not known, or nothing.
     space: the changed hyperparameters by name as `Hyperparameter.as_json` gives them; None: no change of the space.
     changes: of the config: dotted path -> value; None: no change.
     plot: the id of the plot that shows it: "axis:NAME", "isolation:NAME", "curves", "best_of_k", "steps", "grad_norm",
@@ -43,6 +44,7 @@ class Finding:
   trials: tuple[int, ...] = ()
   numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   action: str | None = None
+  until: str | None = None
   space: Mapping[str, Any] | None = None
   changes: Mapping[str, Any] | None = None
   plot: str | None = None

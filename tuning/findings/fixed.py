@@ -46,16 +46,24 @@ def find(results: StudyResults) -> list[Finding]:
       if path in varied | named or inside or _rank(path) is None:
         continue
       fixed[path] = value
+  partly: dict[str, int] = {}
   for one in results.space.values():
     values = [trial.values[one.name] for trial in results.trials if one.name in trial.values]
-    if values and one.path not in varied and one.path != "seed" and one.name not in {v.name for v in results.varied}:
+    if not values or one.path in varied or one.path == "seed" or one.name in {v.name for v in results.varied}:
+      continue
+    if one.parent is None and len(values) < len(results.trials):
+      # What the others have instead is not known: it is not the same in all trials.
+      partly[one.path] = len(values)
+    else:
       fixed[one.path] = values[0]
+  some = ", ".join(f"{path} in {count} of {len(results.trials)} trials" for path, count in partly.items())
+  some = f" Not fixed, but recorded only for some: {some}." if some else ""
   if not fixed:
     return [
       _finding(
         severity="ok",
         title="No fixed hyperparameter is recorded",
-        why="The study has no config, and all that its trials name is varied.",
+        why=f"The study has no config, and all that its trials name is varied.{some}",
       )
     ]
   order = sorted(fixed, key=lambda path: (len(CONSEQUENTIAL) if _rank(path) is None else _rank(path), path))
@@ -66,9 +74,9 @@ def find(results: StudyResults) -> list[Finding]:
     _finding(
       severity="note",
       title=f"The conclusions hold for {text}{f', and {more} more' if more else ''}",
-      why="These were fixed: with other values of them, others may be best, and another setting may win.",
+      why=f"These were the same in all trials. With other values of them, another point or setting may be best.{some}",
       numbers={path: fixed[path] for path in order},
-      action="Before relying on a conclusion elsewhere, repeat the comparison there.",
+      action="Before you rely on a conclusion for other values, repeat the comparison with them.",
     )
   ]
 

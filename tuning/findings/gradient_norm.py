@@ -13,9 +13,12 @@ import numpy as np
 from scipy import ndimage
 
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
+from trialbook.tuning.findings.rising_loss import place
 from trialbook.tuning.findings.settings_in_use import is_varied, proposed, setting
 from trialbook.tuning.findings.statistics.curve_trends import complete, share_interval
-from trialbook.tuning.findings.wording import between, short
+from trialbook.tuning.findings.statistics.points import points_of
+from trialbook.tuning.findings.statistics.regions import region_of
+from trialbook.tuning.findings.wording import between, many, short
 from trialbook.tuning.results import StudyResults, Trial
 
 _outlier_finding = finding_of("PB-81", "gradient_norm")
@@ -43,6 +46,9 @@ MANY, TOP = 0.25, 0.25
 best trials, by this share, has them. Else they are those of some bad values."""
 THRESHOLD = 0.9
 """The playbook's percentile of the norms, for clipping."""
+COVERED = 0.5
+"""Share of a training that the logged norms must reach: of the first hundred of a hundred thousand steps, the absence
+of outliers says nothing about the others."""
 BEGINNING = 0.1
 """Share of a training in which warmup would help: it is seldom longer (PB-82)."""
 AGGRESSIVE = 0.5
@@ -58,12 +64,16 @@ class Outliers:
     steps: at which they are.
     logged: the number of values looked at.
     largest: factor over the median of the neighbours.
+    last: step of the last value that was logged.
+    length: steps of the training.
   """
 
   trial: Trial
   steps: tuple[int, ...]
   logged: int
   largest: float
+  last: int
+  length: int
 
 
 def find(results: StudyResults) -> list[Finding]:
@@ -78,7 +88,7 @@ def find(results: StudyResults) -> list[Finding]:
     found.append(
       _outlier_finding(
         severity="cannot_tell",
-        title="Whether gradients have outliers cannot be told: their norms were not logged",
+        title="Unknown whether gradients have outliers: their norms were not logged",
         why=f"No complete trial logged {LEAST} values of {METRIC}.",
         action=f"Log the L2 norm of the full gradient, before clipping, as {METRIC} at every step.",
       )
@@ -92,15 +102,30 @@ def find(results: StudyResults) -> list[Finding]:
 
 def looked_at(results: StudyResults, metric: str, until: float = 1.0) -> list[Outliers]:
   """Return `outliers_of` the complete trials that logged the metric, the best first, at most `MOST_TRIALS`."""
-  seen = (outliers_of(trial, metric, until) for trial in complete(results)[:MOST_TRIALS])
+  trials = complete(results)[:MOST_TRIALS]
+  seen = (outliers_of(trial, metric, until, results.length(trial)) for trial in trials)
   return [one for one in seen if one is not None]
 
 
-def outliers_of(trial: Trial, metric: str, until: float = 1.0) -> Outliers | None:
+def is_beginning_only(seen: Sequence[Outliers]) -> bool:
+  """Return whether most trials logged the metric in the beginning of training only."""
+  return sum(one.last < COVERED * one.length for one in seen) > len(seen) / 2
+
+
+def covered(seen: Sequence[Outliers]) -> str:
+  """Return what was looked at, in words: trials, and steps of how many."""
+  return f"{many(len(seen), 'trial')}, up to step {_usual(seen, 'last'):,} of {_usual(seen, 'length'):,}"
+
+
+def _usual(seen: Sequence[Outliers], name: str) -> int:
+  return int(np.median([getattr(one, name) for one in seen]))
+
+
+def outliers_of(trial: Trial, metric: str, until: float = 1.0, length: int | None = None) -> Outliers | None:
   """Return the outliers of a positive metric in the share `until` of the training; None if it was not logged often
-  enough."""
+  enough. `length` is the number of steps of the training, if that is known."""
   steps, values = trial.curve(metric)
-  wanted = (values > 0) & (steps <= until * trial.last_step)
+  wanted = (values > 0) & (steps <= until * max(length or 0, trial.last_step))
   steps, values = steps[wanted], values[wanted]
   if len(values) < LEAST:
     return None
@@ -114,6 +139,8 @@ def outliers_of(trial: Trial, metric: str, until: float = 1.0) -> Outliers | Non
     steps=tuple(int(step) for step in steps[far]),
     logged=len(values),
     largest=float(np.exp(above.max())),
+    last=int(steps[-1]),
+    length=max(length or 0, trial.last_step),
   )
 
 
@@ -147,12 +174,21 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
   numbers = {"outliers": count, "logged": logged, "low": low, "high": high, "largest": largest, "trials": len(seen)}
   share = f"{count:,} of {logged:,} norms ({low:.2%} to {high:.2%}, 95% interval)"
   rule = f"more than {FACTOR:g} times and {DEVIATIONS:g} standard deviations of the logarithm above their neighbours"
+  if not hit and is_beginning_only(seen):
+    return _outlier_finding(
+      severity="cannot_tell",
+      title=f"Unknown whether gradients have outliers: norms were logged up to step {_usual(seen, 'last'):,} of"
+      f" {_usual(seen, 'length'):,} only",
+      why=f"{share} of {covered(seen)} are {rule}. Later steps were not logged.",
+      numbers=numbers,
+      action=f"Log {METRIC} during all of the training.",
+    )
   if not hit:
     return _outlier_finding(
       severity="ok",
       title=f"Gradient norms have no frequent outliers: {count:,} of {logged:,}",
-      why=f"{share} of {len(seen)} complete trials are {rule}; the largest is {short(largest)} times its neighbours."
-      f" They count from {RECURRENT} in each of {FREQUENT:.0%} of the trials on.",
+      why=f"{share} of {covered(seen)} are {rule}. The largest is {short(largest)} times its neighbours. A trial counts"
+      f" from {RECURRENT} outliers on, and a study from {FREQUENT:.0%} of its trials on.",
       numbers=numbers,
       plot="grad_norm",
     )
@@ -167,9 +203,10 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
   return _outlier_finding(
     severity="warning" if grave else "note",
     title=f"Gradient norms have outliers in {len(hit)} of {len(seen)} trials, up to {short(largest)} times their"
-    f" neighbours{'' if grave else '; none of the best has'}",
-    why=f"{share} are {rule}; {early:.0%} of them are in the first {BEGINNING:.0%} of the training. A single such"
-    " update can throw a training back or make it diverge, and forces smaller learning rates.",
+    f" neighbours{'' if grave else '. None of the best trials has any'}",
+    why=f"{share} are {rule}, and {early:.0%} of them are in the first {BEGINNING:.0%} of the training"
+    f"{_region(results, hit, seen)}. A single such update can throw a training back or make it diverge, and forces"
+    " smaller learning rates.",
     trials=trial_numbers([one.trial for one in hit]),
     numbers=numbers,
     action=f"Clip gradients at {threshold:g}, the 90th percentile of the best trial's norms"
@@ -177,6 +214,15 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
     changes={"clip_norm": threshold} if changeable and grave else None,
     plot="grad_norm",
   )
+
+
+def _region(results: StudyResults, hit: Sequence[Outliers], seen: Sequence[Outliers]) -> str:
+  """Return where the trials with outliers lie, in a clause; "" if nowhere in particular."""
+  looked_at, numbers = {one.trial.trial for one in seen}, {one.trial.trial for one in hit}
+  points = [point for point in points_of(results) if looked_at & set(point.trials)]
+  bad = [2 * len(numbers & set(point.trials)) >= len(looked_at & set(point.trials)) for point in points]
+  found = region_of(results, points, bad)
+  return f". {place(found).capitalize()}" if found.kind in ("axis", "corner") else ""
 
 
 def _clipping(results: StudyResults) -> Finding | None:
@@ -201,7 +247,7 @@ def _clipping(results: StudyResults) -> Finding | None:
     title=f"{best:.0%} of the best trial's updates are clipped, and more than half in {len(hard)} of {len(shares)}"
     " trials",
     why=f"Clipping more than {AGGRESSIVE:.0%} of the updates is extremely aggressive: it acts as a smaller learning"
-    f" rate that nobody chose ({between(low, high)} of trials). Clipping is for outliers.",
+    f" rate. That is so in {between(low, high)} of such trials. Clipping is for outliers.",
     trials=trial_numbers([trial for trial, _ in hard]),
     numbers={**numbers, "threshold": threshold},
     action="Cut the learning rate instead, and clip at the 90th percentile of the norms"

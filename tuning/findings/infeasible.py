@@ -1,39 +1,48 @@
-"""Trials that gave no value, and where in the space they lie (PB-21).
+"""Points that gave no value, and where in the space they lie (PB-21).
 
 The playbook: infeasible trials are points of the space to avoid; where they are many, the space should exclude that
-region, or there is a bug. Here: the share with Wilson's interval; then, for each hyperparameter, the cut of its scale
-(or the value) that tells infeasible from feasible trials best, by Fisher's exact test, corrected for all cuts that were
-tried. If none does, although enough trials of both kinds would show it, nothing in the space explains them.
+region, or there is a bug. Here: the share of the points, retrains of one being one, with Wilson's interval; then the
+region that holds them (`statistics.regions`): one point, beyond a cut of one scale, or a corner of two. If they have no
+region, although a test of enough points would show one, nothing in the space explains them.
 """
 
 import collections
+from collections.abc import Sequence
 
 import scipy.stats
 
 from trialbook.tuning.findings.finding import Finding, Severity, finding_of
 from trialbook.tuning.findings.statistics.boundary_tests import tested
-from trialbook.tuning.findings.statistics.points import is_learning_rate, points_of, searched
-from trialbook.tuning.findings.statistics.separation import Separation, separation, without
-from trialbook.tuning.findings.wording import many, p_value, region
-from trialbook.tuning.results import StudyResults
+from trialbook.tuning.findings.statistics.points import (
+  TriedPoint,
+  is_learning_rate,
+  is_numeric,
+  points_ended,
+  points_of,
+  searched,
+  unit_of,
+)
+from trialbook.tuning.findings.statistics.regions import Region, region_of
+from trialbook.tuning.findings.statistics.separation import Separation, without
+from trialbook.tuning.findings.wording import listed, many, p_value, region, shown
+from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-21", "infeasible")
 
 WARNING_SHARE = 0.2
-"""Share of the trials: a fifth of the budget bought nothing but the knowledge of where not to look."""
+"""Share of the points: a fifth of the budget bought nothing but the knowledge of where not to look."""
 CERTAIN_SHARE = 0.08
-"""Share that the interval must exceed for a warning: 2 of 8 trials may be chance."""
+"""Share that the interval must exceed for a warning: 2 of 8 points may be chance."""
 PROBLEM_SHARE = 0.5
-"""Share of the trials from which more is lost than is learnt."""
-LEVEL = 0.01
-"""Level of the test, over all cuts: a region to cut off is a claim about trials that will never be run."""
+"""Share of the points from which more is lost than is learnt."""
 TELLING = 5
-"""Infeasible and feasible trials each, for "nothing separates them": fewer pass the test in no space."""
+"""Infeasible points without a feasible one, for a verdict."""
+REASONS = 3
+"""Reasons that are listed, the most frequent ones."""
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """Return findings on infeasible trials (how many, where, whether the space explains them) and on those that
-  failed."""
+  """Return findings on infeasible points (how many, where, whether the space explains them) and on failed trials."""
   return [*_infeasible(results), *_failed(results)]
 
 
@@ -42,15 +51,47 @@ def _failed(results: StudyResults) -> list[Finding]:
   failed = [trial for trial in results.trials if trial.state == "failed"]
   if not failed:
     return []
-  ended = sum(results.count(state) for state in ("complete", "infeasible", "failed"))
+  ended = sum(results.count(state) for state in ("complete", "infeasible", "failed", "pruned"))
+  points = points_ended(results, ("failed", "infeasible"))
+  numbers = {trial.trial for trial in failed}
+  bad = [not point.retrains and any(trial in numbers for trial in point.trials) for point in points]
+  found = region_of(results, points, bad)
+  why = f"Reasons: {_reasons(failed)}. Their values are unknown, and no other finding counts them."
+  title = f"{len(failed)} of {many(ended, 'trial')} failed"
+  trials = tuple(trial.trial for trial in failed)
+  where = _where(found)
+  if where is None or len(failed) == ended:
+    return [
+      _finding(
+        "problem" if len(failed) == ended else "warning",
+        title,
+        why if len(failed) == ended else f"{why} {_nowhere(found)}",
+        trials=trials,
+        numbers={"failed": len(failed), "ended": ended},
+        action=f"Read the log of trial {failed[0].trial}, fix the cause, and run the failed trials again.",
+      )
+    ]
+  cut = found.cut if found.kind == "axis" else None
+  diverged = cut is not None and is_learning_rate(cut.one) and cut.above
   return [
     _finding(
-      "problem" if len(failed) == ended else "warning",
-      f"{len(failed)} of {many(ended, 'trial')} failed",
-      f"Reasons: {_reasons(failed)}. They say nothing of their values, and no other finding counts them.",
-      trials=tuple(trial.trial for trial in failed),
-      numbers={"failed": len(failed), "ended": ended},
-      action=f"Read the log of trial {failed[0].trial}, mend what made it fail, and run the failed ones again.",
+      "warning",
+      f"{title}, {'all' if _holds_all(found) else 'most'} of them with {where}",
+      f"{why} {_evidence(found)}"
+      + (
+        " That suggests that they diverged and were recorded as failures, as Optuna does when a trial returns NaN. It"
+        " is a guess, because they logged no value that is not finite."
+        if diverged
+        else " Something about these values makes them fail."
+      ),
+      subject=cut.one.name if cut is not None else None,
+      trials=trials,
+      numbers={"failed": len(failed), "ended": ended, "p": found.p},
+      action=f"Read the log of trial {failed[0].trial}. If its loss was not finite, record such trials as infeasible,"
+      f" and leave out {where}."
+      if diverged
+      else f"Read the log of trial {failed[0].trial}, and look first at what {where} does.",
+      plot=f"axis:{cut.one.name}" if cut is not None else None,
     )
   ]
 
@@ -62,81 +103,218 @@ def _infeasible(results: StudyResults) -> list[Finding]:
   if total == 0:
     said = "No trial is complete or infeasible", "There is nothing to look at."
     return [_finding("cannot_tell", *said, action="Run trials.")]
+  points = points_of(results)
+  without_value = [point for point in points if not point.retrains]
   if total == count:
-    few = total < TELLING
+    few = len(points) < TELLING
     return [
       _finding(
         "cannot_tell" if few else "problem",
-        f"All {total} trials are infeasible",
+        f"All {many(total, 'trial')} are infeasible" if total > 1 else "The only trial is infeasible",
         f"Reasons: {_reasons(bad)}.",
         trials=tuple(t.trial for t in bad),
         numbers={"infeasible": count, "ended": total},
-        action="Look for a bug in the model, the data or the loss first, then at a much smaller learning rate."
-        + (f" {TELLING} trials without a feasible one would be a verdict." if few else ""),
+        action="Look for a bug in the model, the data or the loss first, then try a much smaller learning rate."
+        + (f" {TELLING} points without a feasible one would be a verdict." if few else ""),
       )
     ]
-  low, high = scipy.stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
-  share = f"{count} of {total} trials are infeasible ({count / total:.0%}, 95% interval {low:.0%} to {high:.0%})"
-  numbers = {"infeasible": count, "ended": total, "share": count / total, "low": float(low), "high": float(high)}
+  low, high = scipy.stats.binomtest(len(without_value), len(points)).proportion_ci(0.95, method="wilson")
+  numbers = {
+    "infeasible": count,
+    "ended": total,
+    "points": len(points),
+    "infeasible_points": len(without_value),
+    "share": len(without_value) / len(points),
+    "low": float(low),
+    "high": float(high),
+  }
   if not count:
-    return [_finding("ok", "No trial is infeasible", f"{share}.", numbers=numbers)]
-  points = [point for point in points_of(results) if bool(point.retrains) != bool(point.infeasible)]
-  cuts = [separation(one, points, [not point.retrains for point in points]) for one in searched(results)]
-  known = [cut for cut in cuts if cut is not None]
-  best = min(known, key=lambda cut: cut.p, default=None)
-  p = min(1.0, best.p * len(known)) if best is not None else 1.0
+    why = f"All {many(total, 'trial')} at {many(len(points), 'point')} have a value."
+    return [_finding("ok", "No trial is infeasible", why, numbers=numbers)]
+  if not without_value:
+    return [
+      _finding(
+        "ok",
+        f"No point is infeasible in all of its retrains, but {many(count, 'trial')} {'is' if count == 1 else 'are'}",
+        f"Reasons: {_reasons(bad)}. Other seeds of the same points have values.",
+        trials=tuple(trial.trial for trial in bad),
+        numbers=numbers,
+      )
+    ]
+  # Points of which some seeds have a value and others have not say that training is unstable there, not where.
+  clear = [point for point in points if bool(point.retrains) != bool(point.infeasible)]
+  found = region_of(results, clear, [not point.retrains for point in clear])
   severity: Severity = "note"
-  if count / total >= WARNING_SHARE and low > CERTAIN_SHARE:
-    severity = "problem" if count / total >= PROBLEM_SHARE else "warning"
+  if len(without_value) / len(points) >= WARNING_SHARE and low > CERTAIN_SHARE:
+    severity = "problem" if len(without_value) / len(points) >= PROBLEM_SHARE else "warning"
+  return [_located(results, bad, without_value, found, severity, numbers)]
+
+
+def _located(
+  results: StudyResults,
+  bad: Sequence[Trial],
+  without_value: Sequence[TriedPoint],
+  found: Region,
+  severity: Severity,
+  numbers: dict,
+) -> Finding:
+  """Return the finding on infeasible points, by where they lie."""
   trials = tuple(trial.trial for trial in bad)
-  numbers["p"] = p
-  if best is not None and p < LEVEL:
-    unstable, there = _limits(results, best), region(best)
-    where = (
-      f"{best.inside[0]} of {many(best.inside[1], 'point')} with {there} are infeasible, and {best.outside[0]} of"
-      f" {best.outside[1]} others ({p_value(p)}, Fisher's test corrected for the cuts tried)"
-    )
-    numbers |= {"cut": best.value, "inside": list(best.inside), "outside": list(best.outside)}
-    return [
-      _finding(
-        severity,
-        f"{share}, most of them at {there}",
-        f"{where}. Reasons: {_reasons(bad)}.",
-        subject=best.one.name,
-        trials=trials,
-        numbers=numbers,
-        action=f"Do not leave out {there} yet: the best trials lie beside it. Mend the instability first (PB-80),"
-        " and search there again."
-        if unstable
-        else f"Leave out {there}, unless the best trials lie right beside it: then see whether it is instability"
-        " that can be mended (PB-80).",
-        space=None if unstable else without(best),
-        plot=f"axis:{best.one.name}",
-      )
-    ]
-  feasible_count = total - count
-  if severity != "note" and min(count, feasible_count) >= TELLING:
-    return [
-      _finding(
-        "problem",
-        f"{share}, everywhere in the space: this points at a bug",
-        f"No hyperparameter tells them from feasible trials (the best has p = {p:.2g}). Reasons: {_reasons(bad)}.",
-        trials=trials,
-        numbers=numbers,
-        action="Read the logs of two of them: data that is now and then not finite, a loss that can divide by zero, "
-        "memory, or a machine.",
-      )
-    ]
-  return [
-    _finding(
-      severity,
-      f"{share}; which hyperparameter is behind it cannot be told",
-      f"No hyperparameter separates them (p = {p:.2g}). Reasons: {_reasons(bad)}.",
+  numbers |= {"p": found.p, "region": found.kind}
+  share = _share(numbers, bad)
+  reasons = f"Reasons: {_reasons(bad)}."
+  if found.kind == "point":
+    point = without_value[0]
+    return _finding(
+      "note",
+      f"{share}: {_place(results, point)}",
+      f"{_seeds(point)} {reasons} One point is no region: it shows neither a bug nor where to cut the space."
+      + _extremes(results, point),
       trials=trials,
       numbers=numbers,
-      action=f"Read the log of trial {trials[0]}." if trials else None,
+      action="Nothing, if other values are better. Otherwise run trials next to it to see where the infeasible region"
+      " begins.",
     )
+  where = _where(found)
+  if found.kind == "axis" and found.cut is not None:
+    cut = found.cut
+    unstable = _limits(results, cut)
+    numbers |= {"cut": cut.value, "inside": list(cut.inside), "outside": list(cut.outside)}
+    return _finding(
+      severity,
+      f"{share}, {'all' if _holds_all(found) else 'most'} of them with {where}",
+      f"{_evidence(found)} {reasons}",
+      subject=cut.one.name,
+      trials=trials,
+      numbers=numbers,
+      action=f"Do not leave out {where} yet, because the best trials lie next to it. Fix the instability first (PB-80),"
+      " and search there again."
+      if unstable
+      else f"Leave out {where}. If the best trials lie right next to it, first see whether it is an instability that"
+      " can be fixed (PB-80).",
+      space=None if unstable else without(cut),
+      plot=f"axis:{cut.one.name}",
+    )
+  if found.kind == "corner" and found.corner is not None:
+    first, second = (one.name for one in found.corner.axes)
+    numbers |= {"corner": [first, second], "inside": list(found.corner.inside), "outside": list(found.corner.outside)}
+    return _finding(
+      severity,
+      f"{share}, {'all' if _holds_all(found) else 'most'} of them where {where}",
+      f"{_evidence(found)} {reasons}",
+      subject=first,
+      trials=trials,
+      numbers=numbers,
+      action=f"Search {first} and {second} together: choose {second} relative to {first}, so that this corner is left"
+      f" out, or narrow one of them. If the best trials lie next to the corner, fix the instability first (PB-80).",
+      plot=f"axis:{first}",
+    )
+  if found.kind == "everywhere" and severity != "note":
+    return _finding(
+      "problem",
+      f"{share}, everywhere in the space: this points at a bug",
+      f"No cut of one hyperparameter and no corner of two separates them, and infeasible points do not lie closer to"
+      f" each other than to feasible ones ({p_value(found.p)}). {reasons}",
+      trials=trials,
+      numbers=numbers,
+      action="Read the logs of two of them: data that is sometimes not finite, a loss that can divide by zero, memory,"
+      " or a machine.",
+    )
+  if found.kind == "together":
+    return _finding(
+      severity,
+      f"{share}, close to each other",
+      f"They lie closer to each other than to feasible points ({p_value(found.p)}), but no cut of one hyperparameter"
+      f" and no corner of two holds most of them. {reasons} A bug would be everywhere.",
+      trials=trials,
+      numbers=numbers,
+      action=f"Compare the values of trials {listed([str(number) for number in trials])}; then leave that part out.",
+    )
+  return _finding(
+    severity,
+    f"{share}; too few to see where they lie",
+    f"{_nowhere(found)} {reasons}",
+    trials=trials,
+    numbers=numbers,
+    action=f"Read the log of trial {trials[0]}." if trials else None,
+  )
+
+
+def _share(numbers: dict, bad: Sequence[Trial]) -> str:
+  """Return how many points are infeasible, and how many trials if these are more."""
+  count, total = numbers["infeasible_points"], numbers["points"]
+  interval = f"{count / total:.0%}, 95% interval {numbers['low']:.0%} to {numbers['high']:.0%}"
+  noun = "points" if numbers["ended"] > total else "trials"
+  own = f"{count} of {total} {noun} {'is' if count == 1 else 'are'} infeasible ({interval}"
+  return f"{own}; {many(len(bad), 'trial')})" if len(bad) > count else f"{own})"
+
+
+def _where(found: Region) -> str | None:
+  """Return a region in words; None if there is none to name."""
+  if found.kind == "axis" and found.cut is not None:
+    return region(found.cut)
+  if found.kind == "corner" and found.corner is not None:
+    return found.corner.text
+  return None
+
+
+def _holds_all(found: Region) -> bool:
+  part = found.corner if found.kind == "corner" else found.cut
+  return part is not None and part.outside[0] == 0
+
+
+def _evidence(found: Region) -> str:
+  """Return the counts in a region and outside of it, with the test."""
+  part = found.corner if found.kind == "corner" else found.cut
+  if part is None:
+    return ""
+  tried = "all cuts and corners tried" if found.kind == "corner" else "all cuts tried"
+  return (
+    f"There, {part.inside[0]} of {many(part.inside[1], 'point')} have no value; elsewhere it is {part.outside[0]} of"
+    f" {part.outside[1]} ({p_value(found.p)}, Fisher's test corrected for {tried})."
+  )
+
+
+def _nowhere(found: Region) -> str:
+  """Return that no region was found, and what is known all the same."""
+  if found.kind == "everywhere":
+    return "They lie all over the space."
+  if found.cut is None:
+    return "No hyperparameter was varied that could explain them."
+  if found.cut.outside[0] == 0 and found.cut.inside[0] == found.cut.inside[1]:
+    return (
+      f"All of them, and no others, have {region(found.cut)}, but {many(found.bad, 'point')} can do so by chance"
+      f" ({p_value(found.p)})."
+    )
+  return f"No hyperparameter separates {many(found.bad, 'point')} from the others with certainty ({p_value(found.p)})."
+
+
+def _place(results: StudyResults, point: TriedPoint) -> str:
+  values = [
+    f"{one.name}={shown(one, point.values[one.name]) if is_numeric(one) else point.values[one.name]}"
+    for one in searched(results)
+    if point.values.get(one.name) is not None
   ]
+  return f"trial {point.trials[0]}" + (f", {', '.join(values)}" if values else "")
+
+
+def _seeds(point: TriedPoint) -> str:
+  count = point.infeasible
+  return f"All {count} infeasible trials are retrains of this point." if count > 1 else "It was run once."
+
+
+def _extremes(results: StudyResults, point: TriedPoint) -> str:
+  """Return at which ends of the tried values a point lies."""
+  ends = []
+  for one in searched(results):
+    units = [unit_of(one, other.values) for other in points_of(results)]
+    own = unit_of(one, point.values)
+    if is_numeric(one) and own == own and len({unit for unit in units if unit == unit}) > 1:
+      if all(not unit > own for unit in units):
+        ends.append(f"largest {one.name}")
+      elif all(not unit < own for unit in units):
+        ends.append(f"smallest {one.name}")
+  return f" It has the {listed(ends)} of all points." if ends else ""
 
 
 def _limits(results: StudyResults, cut: Separation) -> bool:
@@ -147,7 +325,7 @@ def _limits(results: StudyResults, cut: Separation) -> bool:
   return any(side.cliff is not None and side.is_limiting_or_near for side in sides)
 
 
-def _reasons(trials) -> str:
+def _reasons(trials: Sequence[Trial]) -> str:
   """Return the most frequent reasons, without the step or the value, which differ from trial to trial."""
-  counts = collections.Counter((trial.reason or "none given").partition(" at step")[0] for trial in trials)
-  return "; ".join(f"{reason} ({count})" for reason, count in counts.most_common(3))
+  counts = collections.Counter((trial.reason or "none recorded").partition(" at step")[0] for trial in trials)
+  return "; ".join(f"{reason} ({count})" for reason, count in counts.most_common(REASONS))

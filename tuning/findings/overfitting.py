@@ -55,7 +55,9 @@ def find(results: StudyResults) -> list[Finding]:
   amount (`relevance.RELEVANT`), and by more than its noise explains at level `CERTAIN`, after Bonferroni.
   """
   metric = results.objective.metric
-  trials = [trial for trial in complete(results) if len(costs(results, trial)[0]) >= LEAST_EVALUATIONS]
+  # A sudden collapse is no overfitting, see `outcomes`.
+  trials = [trial for trial in complete(results) if results.endings[trial.trial].kind != "collapsed"]
+  trials = [trial for trial in trials if len(costs(results, trial)[0]) >= LEAST_EVALUATIONS]
   if metric.startswith("train"):
     return [_cannot_tell(f"The objective {metric} is measured on training examples", "Choose a validation metric.")]
   if not trials:

@@ -12,9 +12,13 @@ import numpy as np
 
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import proposed
-from trialbook.tuning.findings.statistics.curve_trends import effective_trials
-from trialbook.tuning.findings.statistics.learning_curves import LearningCurve, LearningCurves, tenths
-from trialbook.tuning.findings.wording import short
+from trialbook.tuning.findings.statistics.learning_curves import (
+  LearningCurve,
+  LearningCurves,
+  error_of_typical,
+  tenths,
+)
+from trialbook.tuning.findings.wording import listed, short
 from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-28", "convergence")
@@ -41,12 +45,14 @@ class Fewer:
     lost: at most, with 95% certainty, by having stopped there; None as before.
     half: what the fifth of the curve that ends at half of the steps is worse than the last one, at least and at most,
       with 95% certainty each.
+    left_out: trials among the best few whose course is unlike that of the others.
   """
 
   trials: Sequence[Trial]
   saturated: int | None
   lost: float | None
   half: tuple[float, float]
+  left_out: Sequence[Trial] = ()
 
   @property
   def numbers(self) -> dict[str, float]:
@@ -71,17 +77,17 @@ def fewer(ran: LearningCurves, margin: float) -> Fewer:
     saturated=saturated,
     lost=None if saturated is None else float(at_most[ENOUGH.index(saturated)]),
     half=(float(lost[-1] - ONE_SIDED * error), float(at_most[-1])),
+    left_out=ran.left_out,
   )
 
 
 def _lost(several: Sequence[LearningCurve], shared: float) -> tuple[np.ndarray, float]:
   """Return by how much the fifths of the mean curve that end at each of `ENOUGH` are worse than the last fifth: [3];
   their standard error, with noise as before half of the steps, and the effective number of trials."""
-  means, count = tenths(several), len(several)
+  means = tenths(several)
   lost = np.array([means[end - 2 : end].mean() for end in ENOUGH]) - means[8:].mean()
-  # A fifth held against another: twice as many evaluations in each.
-  errors = [error for one in several for error in (one.error, one.error_before)]
-  return lost, math.hypot(*errors) / math.sqrt(2 * count * effective_trials(count, shared))
+  # The difference of two fifths, of two tenths each, has the error of one tenth.
+  return lost, error_of_typical(several, shared, before=True)
 
 
 def finding(results: StudyResults, seen: Fewer, level: float, margin: float) -> Finding:
@@ -97,12 +103,11 @@ def finding(results: StudyResults, seen: Fewer, level: float, margin: float) -> 
   change = proposed(results, ("max_train_steps", shorter))
   return _finding(
     severity="warning",
-    title=f"{metric} improves by less than {short(seen.lost)} after {share} (95% certain)"
+    title=f"{metric} improves by less than {short(seen.lost)} after {share} (95% confidence)"
     if seen.lost > 0
-    else f"{metric} is no better at the end than after {share} (95% certain)",
-    why=f"Mean of the best {len(seen.trials)} trials that ran to their end: the fifth of the curve up to there against"
-    f" the last one. A difference of {short(margin)} would be relevant. With fewer steps the same compute pays for more"
-    " trials.",
+    else f"{metric} is no better at the end than after {share} (95% confidence)",
+    why=f"{_compared(seen)} A difference of {short(margin)} would matter. With fewer steps, the same compute pays for"
+    " more trials.",
     trials=trial_numbers(seen.trials),
     numbers={
       "saturated": seen.saturated / 10,
@@ -125,15 +130,31 @@ def unsure(results: StudyResults, seen: Fewer, margin: float) -> Finding:
   half = math.ceil(ENOUGH[-1] / 10 * (results.length(seen.trials[0]) or 1))
   return _finding(
     severity="cannot_tell",
-    title=f"Whether fewer steps would do as well cannot be told: half may lose up to {short(most)}",
-    why=f"Mean of the best {len(seen.trials)} trials that ran to their end: the fifth of the curve up to half of the"
-    f" steps is worse than the last one by 0 to {short(most)} (95% certain), as evaluations vary. A difference of"
-    f" {short(margin)} would be relevant.",
+    title=f"Unknown whether half the steps would do: {results.objective.metric} may be worse by up to {short(most)}",
+    why=f"{_compared(seen)} Half-way, it is worse by 0 to {short(most)} (95% confidence), because evaluations vary. A"
+    f" difference of {short(margin)} would matter.",
     trials=trial_numbers(seen.trials),
     numbers={**seen.numbers, "relevant": margin},
-    action=f"Train the best trial again for {half:,} steps, with the learning rate decayed by then. Evaluations that"
-    " vary less, on more examples,"
+    action=f"Train the best trial again for {half:,} steps, with the learning rate decayed by then. Less noisy"
+    " evaluations, on more examples,"
     + (f" or {math.ceil(times)} times as many of them," if times <= MOST_TIMES else "")
-    + " would tell too.",
+    + " would show it too.",
     plot="curves",
+  )
+
+
+def _compared(seen: Fewer) -> str:
+  """Return a sentence on what was compared."""
+  count = len(seen.trials)
+  whose = "of the best trial" if count == 1 else f"over the best {count} trials that ran to their end"
+  text = f"Mean {whose}: the fifth of the curve up to there is compared with the last fifth."
+  return f"{text} {unlike(seen.left_out)}" if seen.left_out else text
+
+
+def unlike(trials: Sequence[Trial]) -> str:
+  """Return a sentence on trials whose course is unlike that of the others; they are not empty."""
+  numbers = [str(trial.trial) for trial in trials]
+  return (
+    f"{'Trials' if len(numbers) > 1 else 'Trial'} {listed(numbers)} {'are' if len(numbers) > 1 else 'is'} left out: the"
+    " course is unlike that of the others, as if a training recovered late."
   )

@@ -10,7 +10,9 @@ import numpy as np
 
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import proposed
-from trialbook.tuning.findings.statistics.curve_trends import complete, share_interval
+from trialbook.tuning.findings.statistics.curve_trends import share_interval
+from trialbook.tuning.findings.statistics.whole_trainings import WholeTrainings, ended_early, whole_trainings
+from trialbook.tuning.findings.wording import many
 from trialbook.tuning.objective import value_of
 from trialbook.tuning.results import StudyResults, Trial
 
@@ -34,68 +36,66 @@ EVALUATIONS = 10
 
 
 def find(results: StudyResults) -> list[Finding]:
-  """Return the finding on the step of the best evaluation of every complete trial, as a share of the trial's steps
-  (PB-61).
+  """Return the finding on the step of the best evaluation of every trial that ran to its end, as a share of the trial's
+  steps (PB-61).
 
   It has the share of trials that are early or late with its interval (Clopper and Pearson). Late ones are a note at
-  most.
+  most. The best step of a trial that was ended early, as at a target, is usually its last one, and says nothing.
   """
-  selected = shares(results)
+  trainings = whole_trainings(results)
+  selected = shares(results, trainings) if trainings.is_enough else []
   if not selected:
-    return [
-      _finding(
-        severity="cannot_tell",
-        title="Which steps were the best cannot be told",
-        why=f"It takes a complete trial with {EVALUATIONS} evaluations of {results.objective.metric}.",
-        action=f"Evaluate {EVALUATIONS} times at least in each training.",
-      )
-    ]
+    return [_unknown(results, trainings)]
   at = np.array([share for _, share in selected])
   early, late = int((at <= EARLY).sum()), int((at > LATE).sum())
   lengths = sorted(results.length(trial) or 1 for trial, _ in selected)
   usual = lengths[len(lengths) // 2]
-  few, many = share_interval(early, len(at)), share_interval(late, len(at))
+  few, many_ = share_interval(early, len(at)), share_interval(late, len(at))
   numbers = {
     "trials": len(at),
     "early": early,
     "early_low": few[0],
     "early_high": few[1],
     "late": late,
-    "late_low": many[0],
-    "late_high": many[1],
+    "late_low": many_[0],
+    "late_high": many_[1],
     "median": float(np.median(at)),
     "steps": usual,
+    "left_out": len(trainings.ended),
   }
   of_steps = f"{usual:,} steps" if lengths[0] == lengths[-1] else "its steps"
   counted = (
-    f"Of {len(at)} complete trials, the best evaluation of {early} ({few[0]:.0%} to {few[1]:.0%}, 95% interval) is in"
-    f" the first {EARLY:.0%} of {of_steps}, that of {late} ({many[0]:.0%} to {many[1]:.0%}) in the last"
-    f" {1 - LATE:.0%}; the median is at {np.median(at):.0%}."
+    f"{many(len(at), 'trial')} ran to the end. The best evaluation is in the first {EARLY:.0%} of {of_steps} in"
+    f" {early} of them ({few[0]:.0%} to {few[1]:.0%}, 95% interval), in the last {1 - LATE:.0%} in {late}"
+    f" ({many_[0]:.0%} to {many_[1]:.0%}), and at {np.median(at):.0%} in the median trial."
   )
+  if trainings.ended:
+    counted += f" {many(len(trainings.ended), 'trial')} that ended early {_are(len(trainings.ended))} left out."
   fewer = max(round(usual * 2 * EARLY), 1)
   if few[0] > MOST:
     return [
       _finding(
         severity="problem" if early >= ALWAYS * len(at) else "warning",
         title=f"In {early} of {len(at)} trials the best step is in the first {EARLY:.0%}: trainings are far too long",
-        why=f"{counted} All steps after the best were paid for and not used.",
+        why=f"{counted} All steps after the best one cost compute and were not used.",
         trials=trial_numbers([trial for trial, share in selected if share <= EARLY]),
         numbers=numbers,
-        action=f"Train for far fewer steps, such as {fewer:,}, and let the learning rate decay by then; if validation"
+        action=f"Train for far fewer steps, such as {fewer:,}, and let the learning rate decay by then. If validation"
         " gets worse after the best step, regularize.",
         changes=proposed(results, ("max_train_steps", fewer)),
         plot="steps",
       )
     ]
-  if many[0] > CONSISTENTLY:
+  longer = "If the best trials still improve at the end, train longer and tune the decay again."
+  if many_[0] > CONSISTENTLY:
     return [
       _finding(
         severity="note",
         title=f"In {late} of {len(at)} trials the best step is in the last {1 - LATE:.0%}",
-        why=f"{counted} With a learning rate that decays to the end this is usual: the last steps are the least noisy.",
+        why=f"{counted} This is usual if the learning rate decays to the end: the last steps are the least noisy.",
         trials=trial_numbers([trial for trial, share in selected if share > LATE]),
         numbers=numbers,
-        action="If the best trials still improve at the end, train longer and tune the decay again.",
+        action=longer,
         plot="steps",
       )
     ]
@@ -103,28 +103,28 @@ def find(results: StudyResults) -> list[Finding]:
     return [
       _finding(
         severity="note",
-        title=f"The median of the best steps is at {np.median(at):.0%}: trainings may be too long",
-        why=f"{counted} Whether most trials are that early cannot be told from so many.",
+        title=f"The best step of the median trial is at {np.median(at):.0%}: trainings may be too long",
+        why=f"{counted} {many(len(at), 'trial')} do not show whether most trials are that early.",
         trials=trial_numbers([trial for trial, share in selected if share <= EARLY]),
         numbers=numbers,
-        action="Look at the curves: if none of the best trials improves after its first fifth, train for fewer steps,"
+        action="Look at the curves. If none of the best trials improves after its first fifth, train for fewer steps,"
         f" such as {fewer:,}, and let the learning rate decay by then.",
         plot="steps",
       )
     ]
   where = f"{late} of {len(at)} best steps are in the last {1 - LATE:.0%}, {early} in the first {EARLY:.0%}"
-  if np.median(at) > LATE and many[1] >= CONSISTENTLY:
+  if np.median(at) > LATE and many_[1] >= CONSISTENTLY:
     needed = _would_tell(late, len(at))
     return [
       _finding(
         severity="cannot_tell",
-        title=f"{where}: too few trials to call it consistently late",
-        why=f"{counted} Consistently: in {CONSISTENTLY:.0%} at least. With a learning rate that decays to the end late"
-        " ones are usual.",
+        title=f"{where}: too few trials to call this consistently late",
+        why=f"{counted} Consistently late means in at least {CONSISTENTLY:.0%} of all trials. Late steps are usual if"
+        " the learning rate decays to the end.",
         trials=trial_numbers([trial for trial, share in selected if share > LATE]),
         numbers=numbers,
-        action=(f"{needed} complete trials would tell, if as large a part of them were late. " if needed else "")
-        + "If the best trials still improve at the end, train longer and tune the decay again.",
+        action=(f"Complete {needed} trials: if as large a share of them is late, that decides. " if needed else "")
+        + longer,
         plot="steps",
       )
     ]
@@ -140,6 +140,29 @@ def find(results: StudyResults) -> list[Finding]:
   ]
 
 
+def _unknown(results: StudyResults, trainings: WholeTrainings) -> Finding:
+  """Return the finding that no best step is known."""
+  metric = results.objective.metric
+  if trainings.best and not trainings.is_enough:
+    return _finding(
+      severity="cannot_tell",
+      title="Unknown which steps are best: too few of the best trials ran to their end",
+      why=f"{ended_early(results, trainings)} The best step of a trial that ended early is usually near its end,"
+      " whatever its length.",
+      action="Train the best trials to their end.",
+    )
+  return _finding(
+    severity="cannot_tell",
+    title=f"Unknown which steps are best: too few evaluations of {metric}",
+    why=f"It takes a trial that ran to its end with {EVALUATIONS} evaluations.",
+    action=f"Evaluate at least {EVALUATIONS} times in each training.",
+  )
+
+
+def _are(count: int) -> str:
+  return "is" if count == 1 else "are"
+
+
 def _would_tell(late: int, trials: int) -> int | None:
   """Return how many trials would show whether lateness is consistent, if the same share is late; None if many more."""
   for more in range(trials + 1, MOST_TIMES * trials + 1):
@@ -149,12 +172,12 @@ def _would_tell(late: int, trials: int) -> int | None:
   return None
 
 
-def shares(results: StudyResults) -> list[tuple[Trial, float]]:
-  """Return the complete trials with enough evaluations, and the step of the best one as a share of the trial's own
-  steps."""
+def shares(results: StudyResults, trainings: WholeTrainings) -> list[tuple[Trial, float]]:
+  """Return the trials that ran to their end with enough evaluations, and the step of the best one as a share of the
+  trial's own steps."""
   best = dataclasses.replace(results.objective, value="best")
   found = []
-  for trial in complete(results):
+  for trial in trainings.whole:
     points = trial.curves[best.metric]
     step = trial.step if results.objective.value == "best" else (value_of(best, points) or (None,))[0]
     length = results.length(trial)

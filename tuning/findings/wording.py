@@ -1,5 +1,6 @@
 """Numbers, names and trials in the words of findings."""
 
+import math
 import shlex
 from collections.abc import Sequence
 
@@ -12,11 +13,27 @@ SMALLEST_P = 1e-6
 """Smallest p-value that is written out: the noise is not known well enough to distinguish smaller ones from it."""
 NAMED = 4
 """Settings in a sentence: what a reader takes in; `numbers` has all."""
+_FEWEST_DIGITS, _MOST_DIGITS = 4, 12
 
 
 def short(value: float) -> str:
   """Return a number with as many digits as a reader can use."""
   return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def apart(values: Sequence[float]) -> list[str]:
+  """Return values with at least four digits, and as many as show their differences: the zero of a metric may be far
+  away."""
+  spread = max(values) - min(values) if values else 0.0
+  largest = max(map(abs, values), default=0.0)
+  digits = _FEWEST_DIGITS
+  if spread > 0:
+    digits = min(max(digits, math.ceil(math.log10(largest / spread)) + 2), _MOST_DIGITS)
+  for count in range(digits, digits + 4):
+    texts = [f"{value:.{count}g}" for value in values]
+    if len(set(texts)) == len(set(values)):
+      return texts
+  return [f"{value:.{digits}g}" for value in values]
 
 
 def between(low: float, high: float) -> str:

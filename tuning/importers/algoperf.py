@@ -7,6 +7,7 @@ tells apart. (The format: github.com/mlcommons/algorithmic-efficiency, `submissi
 """
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -73,7 +74,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     folder = root / submission
     own = f"{folder.resolve().name}_{workload}"
     notes: list[str] = []
-    trials = [_trial(path, folder, problems, notes) for path in sorted(paths, key=_order)]
+    trials = _without_unset([_trial(path, folder, problems, notes) for path in sorted(paths, key=_order)])
     label = own if several else workload
     name = options.name and (f"{options.name}_{label}" if len(found) > 1 else options.name)
     studies.append(
@@ -91,6 +92,15 @@ def read(source: str, options: Options) -> list[SourceStudy]:
   if problems:
     raise UserError(problems)
   return studies
+
+
+def _without_unset(trials: list[SourceTrial]) -> list[SourceTrial]:
+  """Return trials without the hyperparameters that are null in all of them; null in some means that it is off there."""
+  used = {name for trial in trials for name, value in trial.values.items() if value is not None}
+  return [
+    dataclasses.replace(trial, values={name: value for name, value in trial.values.items() if name in used})
+    for trial in trials
+  ]
 
 
 def _trials(root: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -126,7 +136,7 @@ def _trial(path: pathlib.Path, submission: pathlib.Path, problems: list[str], no
   values = {}
   try:
     stored = json.loads((path / "hparams.json").read_text())
-    values = {key: plain(value) for key, value in stored.items() if value is not None}
+    values = {key: plain(value) for key, value in stored.items()}
   except FileNotFoundError:
     notes.append(f"{name} has no hparams.json: its hyperparameters are unknown")
   except (OSError, ValueError, AttributeError) as error:
@@ -146,8 +156,9 @@ def _read_csv(
 ) -> list[int]:
   """Add what a file measured to the curves; the later one of two values of a metric at a step counts.
 
-  An empty cell is not a value. But the writer of evaluations leaves NaN empty too: where an evaluation has no value of
-  a metric that others of the trial have, but has other ones, it was NaN.
+  An empty cell is not a value. But the writer of such tables leaves NaN empty too. Where an evaluation has no value of
+  a metric that others of the trial have, but has other ones, it was NaN. And in the row of a single step that has no
+  finite value, the metrics of single steps were NaN: there would be no such row otherwise.
 
   Returns:
     the numbers of the lines that lack cells at their end.
@@ -173,11 +184,13 @@ def _read_csv(
         problems.append(f"{path}, line {rows.line_num}, column global_step: {row['global_step']!r} is no step")
         continue
       evaluated = any(text for name, text in row.items() if _EVALUATED.fullmatch(name))
+      is_dead = not any(_is_finite(text) for name, text in row.items() if name != "global_step")
       for name, text in row.items():
         if name == "global_step":
           continue
         if not text:
-          if evaluated and _EVALUATED.fullmatch(name):
+          is_evaluation = _EVALUATED.fullmatch(name) is not None
+          if (evaluated and is_evaluation) or (is_dead and not is_evaluation and name not in _TIMES):
             empty.append((name, step))
           continue
         try:
@@ -194,3 +207,7 @@ def _read_csv(
     if name in measured and step not in curves[name]:
       curves[name][step] = float("nan")
   return short
+
+
+def _is_finite(text: str) -> bool:
+  return text.strip().lower() not in ("", "nan", "inf", "-inf")

@@ -9,15 +9,12 @@ from typing import Any
 from trialbook.errors import UserError
 from trialbook.metric_names import better
 from trialbook.naming import nearest
-from trialbook.tuning.importers import inferred, metric_names
+from trialbook.tuning.importers import inferred, metric_names, optional_scales, trial_endings
 from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial
 from trialbook.tuning.objective import uncharacteristic, value_of
 from trialbook.tuning.records import State, StudyRecord, TrialRecord
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import TRIAL_COLUMNS, Objective
-
-DEFAULTS = ("validation/error", "validation/loss", "validation/accuracy")
-"""Metrics by which a study is ranked if nothing names one: the first of these that was logged."""
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -49,11 +46,16 @@ def convert(study: SourceStudy, options: Options, command: str) -> Converted:
   trials, hyperparameters, notes = _hyperparameters(study, {*TRIAL_COLUMNS, objective.metric})
   notes = [*study.notes, *notes]
   if unusable := [name for name in names.values() if not _usable(name)]:
-    notes.append(f"metrics that cannot be kept: {', '.join(map(repr, unusable))}")
-  converted = []
-  for number, trial in enumerate(trials):
-    curves = {names[name]: kept for name, points in trial.curves.items() if (kept := _kept(names[name], points))}
-    converted.append((_trial(number, trial, curves, objective), curves))
+    notes.append(f"Metrics left out, because their names stand for something else here: {', '.join(unusable)}.")
+  curves = [
+    {names[name]: kept for name, points in trial.curves.items() if (kept := _kept(names[name], points))}
+    for trial in trials
+  ]
+  states, more = trial_endings.states(objective, trials, curves)
+  converted = [
+    (_trial(number, trial, own, objective, *states[number]), own)
+    for number, (trial, own) in enumerate(zip(trials, curves, strict=True))
+  ]
   steps = {step for _, curves in converted for step, _ in curves.get(objective.metric, ())}
   if steps == {0}:
     raise UserError(
@@ -77,7 +79,7 @@ def convert(study: SourceStudy, options: Options, command: str) -> Converted:
     commit=None,
     diff="",
     created=time.time(),
-    warnings=tuple(notes),
+    warnings=tuple(dict.fromkeys([*notes, *more])),
     source=study.source,
   )
   return Converted(place=study.place, record=record, trials=converted)
@@ -103,15 +105,18 @@ def _usable(name: str) -> bool:
 
 def _objective(study: SourceStudy, names: Mapping[str, str], options: Options) -> Objective:
   logged = sorted({name for name in names.values() if _usable(name) and not _counts_examples(name)})
-  own = study.objective and dataclasses.replace(
-    study.objective, metric=names.get(study.objective.metric, study.objective.metric)
-  )
+
+  def ours(name: str) -> str:
+    found = names.get(name, name)
+    return metric_names.ours(name) if found not in logged and metric_names.ours(name) in logged else found
+
+  own = study.objective and dataclasses.replace(study.objective, metric=ours(study.objective.metric))
   asked = None if study.chosen else options.objective
   if asked is not None:
-    metric = names.get(asked, asked)
+    metric = ours(asked)
   elif own is not None:
     metric = own.metric
-  elif (metric := next((metric for metric in DEFAULTS if metric in logged), None)) is None:
+  elif (metric := next((metric for metric in metric_names.DEFAULTS if metric in logged), None)) is None:
     raise UserError(
       "objective: say which metric trials are ranked by, --objective=METRIC --mode=min or --mode=max;"
       f" logged: {', '.join(logged) or 'none'}"
@@ -135,33 +140,63 @@ def _hyperparameters(
     for name, value in trial.values.items():
       values[name].append(value)
   found: dict[str, Hyperparameter] = {}
+  splits: dict[str, optional_scales.Split] = {}
   notes = []
   for name in dict.fromkeys([*own, *study.hyperparameters]):
-    one = study.hyperparameters.get(name) or inferred.hyperparameter(name, values[name])
+    known = study.hyperparameters.get(name)
+    as_two = optional_scales.split(name, values.get(name, []), known, f"{name}.present" in values)
+    if as_two is not None:
+      splits[name] = as_two
+      found |= {one.name: one for one in as_two.hyperparameters}
+      notes.append(as_two.note)
+      continue
+    one = known or inferred.hyperparameter(name, values[name])
     if one is None:
-      notes.append(f"{name} has more than {inferred.MOST_CATEGORIES} different texts, and is no hyperparameter")
+      notes.append(f"Columns left out: {name} (more than {inferred.MOST_CATEGORIES} different texts).")
     else:
       found[name] = one
-  left_out = set(own) - set(found)
-  trials = [
-    dataclasses.replace(
-      trial, values={own[name]: value for name, value in trial.values.items() if name not in left_out}
-    )
-    for trial in study.trials
-  ]
+  changed = []
+  for trial in study.trials:
+    own_values: dict[str, Any] = {}
+    for name, value in trial.values.items():
+      if name in splits:
+        own_values |= splits[name].values(value)
+      elif name in found:
+        own_values[name] = value
+    changed.append(dataclasses.replace(trial, values={own.get(name, name): v for name, v in own_values.items()}))
   hyperparameters = [
     dataclasses.replace(
       one, name=own.get(name, name), parent=one.parent and (own.get(one.parent[0], one.parent[0]), one.parent[1])
     )
     for name, one in found.items()
   ]
-  return trials, hyperparameters, notes
+  return changed, _under_presence(hyperparameters, changed), notes
 
 
-def _trial(number: int, trial: SourceTrial, curves: Curves, objective: Objective) -> TrialRecord:
+def _under_presence(hyperparameters: Sequence[Hyperparameter], trials: Sequence[SourceTrial]) -> list[Hyperparameter]:
+  """Return hyperparameters, those that exist exactly where `NAME.present` is true below it, as in our own tables."""
+  found = []
+  for one in hyperparameters:
+    name = f"{one.name}.present"
+    exists = [one.name in trial.values for trial in trials]
+    if one.parent is None and not all(exists) and exists == [trial.values.get(name) is True for trial in trials]:
+      one = dataclasses.replace(one, parent=(name, True))
+    found.append(one)
+  known = {one.name: one for one in found}
+  # Parents stand before what is under them.
+  ordered = dict.fromkeys(
+    name
+    for one in found
+    for name in ([one.parent[0], one.name] if one.parent is not None and one.parent[0] in known else [one.name])
+  )
+  return [known[name] for name in ordered]
+
+
+def _trial(
+  number: int, trial: SourceTrial, curves: Curves, objective: Objective, state: State, reason: str | None
+) -> TrialRecord:
   """Return a trial's record, with the numbers in the summary that a trial of ours would have."""
   points = curves.get(objective.metric, [])
-  state, reason = (trial.state, trial.reason) if trial.state is not None else state_of(objective, curves)
   worth = value_of(objective, points)
   unusual = uncharacteristic(objective, {objective.metric: points}, {}) if state == "complete" else None
   times = {"seconds": trial.seconds, "training_seconds": trial.training_seconds}
@@ -183,19 +218,3 @@ def _trial(number: int, trial: SourceTrial, curves: Curves, objective: Objective
     attempts=() if state == "pending" else (attempt,),
     summary=summary,
   )
-
-
-def state_of(objective: Objective, curves: Curves) -> tuple[State, str | None]:
-  """Return the state of a trial of which only curves are known, and the reason.
-
-  Failed if it logged nothing; infeasible if the objective's metric or the training loss is not finite at its end, as a
-  training of ours would have ended there (PB-21); else complete.
-  """
-  if not curves:
-    return "failed", "it logged nothing"
-  for metric in (objective.metric, "train/loss", "train_subset/loss"):
-    points = curves.get(metric, [])
-    if points and not math.isfinite(points[-1][1]):
-      step = next(step for step, value in points if not math.isfinite(value))
-      return "infeasible", f"{metric} is not finite, for the first time at step {step}"
-  return "complete", None

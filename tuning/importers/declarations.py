@@ -22,7 +22,7 @@ from typing import Any
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.naming import nearest
-from trialbook.tuning.importers import inferred
+from trialbook.tuning.importers import inferred, optional_scales
 from trialbook.tuning.importers.source import SourceStudy, plain
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, OneOf, Quantity, Role, Scale, scale_from_json
 from trialbook.tuning.study import Objective, Value
@@ -92,9 +92,19 @@ class Declared:
     self, name: str, fields: Mapping[str, Any], had: list[Any], here: str, problems: list[str]
   ) -> Hyperparameter | None:
     role: Role = fields.get("role", "nuisance")
+    fields = _whole_bounds(fields, had)
     known = [fields[bound] for bound in ("min", "max") if bound in fields]
-    guessed = inferred.hyperparameter(name, [*had, *known], role) if had or known else None
     kind = fields.get("scale")
+    all_values = had
+    if not self.is_chosen(name) and any(isinstance(value, int | float) for value in had):
+      # What its scale cannot have means that it is switched off.
+      above_zero = kind in ("log", "integer_log") or (kind is None and fields.get("min", 0) > 0)
+      had = [value for value in had if value is not None and not (value == 0 and above_zero)]
+    # Without zeros in the trials, a bound of 0 is one of a linear scale.
+    may_be_off = not known or (kind is None and 0 in had and fields.get("min", 0) == 0)
+    guess = optional_scales.guessed if may_be_off else inferred.hyperparameter
+    guessed = guess(name, [*had, *known], role) if had or known else None
+    starts_off = may_be_off and bool(known) and guessed is not None and optional_scales.is_off(0, guessed.scale)
     made_up = False
     scale: Scale | OneOf | None
     if "values" in fields:
@@ -105,7 +115,9 @@ class Declared:
       scale, made_up = OneOf(had) if kind == "categorical" else Discrete(tuple(sorted(had))), True
     elif kind is None or (guessed is not None and len(known) < 2 and len({*had, *known}) < 2):
       scale, made_up = guessed and guessed.scale, len(known) < 2
-      if not made_up and isinstance(scale, Quantity):
+      if starts_off:
+        made_up = True  # Zero is no bound of a logarithmic scale, and the smallest other value is one of the trials.
+      elif not made_up and isinstance(scale, Quantity):
         scale = dataclasses.replace(scale, min=fields["min"], max=fields["max"])
       if guessed is not None and "role" not in fields:
         role = guessed.role
@@ -124,7 +136,7 @@ class Declared:
       problems += [f"{here}: {problem}" for problem in wrong]
       return None
     problems += [
-      f"{here}: the trials have {value!r}, outside of {_range(scale)}" for value in had if _out(scale, value)
+      f"{here}: the trials have {value!r}, outside of {_range(scale)}" for value in all_values if _out(scale, value)
     ]
     parent = fields.get("parent")
     return Hyperparameter(
@@ -254,6 +266,16 @@ def _wrong_fields(fields: Any) -> list[str]:
   return wrong
 
 
+def _whole_bounds(fields: Mapping[str, Any], had: Sequence[Any]) -> Mapping[str, Any]:
+  """Return a declaration with bounds such as 16.0 as whole numbers, where its scale or all values of the trials are."""
+  kind = fields.get("scale")
+  are_whole = had and kind is None and all(isinstance(value, int) and not isinstance(value, bool) for value in had)
+  if not are_whole and kind not in ("integer", "integer_log"):
+    return fields
+  bounds = {bound: fields[bound] for bound in ("min", "max") if bound in fields}
+  return {**fields, **{bound: int(value) for bound, value in bounds.items() if value == int(value)}}
+
+
 def _is_number(value: Any) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -264,6 +286,8 @@ def _written(value: Any) -> str:
 
 
 def _out(scale: Any, value: Any) -> bool:
+  if not isinstance(scale, OneOf) and optional_scales.is_off(value, scale):
+    return False
   if isinstance(scale, Discrete | OneOf):
     return value not in scale.values
   return not scale.min <= value <= scale.max

@@ -47,7 +47,7 @@ def import_study(
     goal: in words.
     study: the only one that is wanted of an Optuna storage.
     space: a JSON file with the `hyperparameters` of a `study.json`: roles, scales and bounds that the source does not
-      know, for "algoperf" and "optuna".
+      know.
     command: that repeats the import; None: it is made up.
 
   Returns:
@@ -62,8 +62,6 @@ def import_study(
     raise UserError(f"mode = {mode!r}: should be 'min' or 'max'")
   if study is not None and kind != "optuna":
     raise UserError(f"study = {study!r}: only an Optuna storage has studies of several names")
-  if space is not None and kind == "csv":
-    raise UserError(f"space = {str(space)!r}: tables say it in the study.json beside them")
   options = Options(
     rename=rename or {},
     objective=objective,
@@ -75,7 +73,7 @@ def import_study(
   )
   reader = importlib.import_module(f"trialbook.tuning.importers.{KINDS[kind]}")
   studies: list[SourceStudy] = reader.read(str(source), options)
-  if space is not None:
+  if space is not None and kind != "csv":  # A column's type depends on what is declared, so tables read it themselves.
     studies = declared_in(as_path(space), studies)
   logged = {metric for one in studies for trial in one.trials for metric in trial.curves}
   problems = metric_names.unknown(options.rename, logged)

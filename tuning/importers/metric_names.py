@@ -14,6 +14,8 @@ _SPLITS = (
 )
 _LAST = {"acc": "accuracy", "err": "error", "error_rate": "error", "ppl": "perplexity", "bpb": "bits_per_byte"}
 LEARNING_RATE = "learning_rate"
+DEFAULTS = ("validation/error", "validation/loss", "validation/accuracy")
+"""Metrics by which a study is ranked if nothing names one: the first of these that was logged."""
 _WHOLE = {
   "loss": "train/loss",
   "gradient_norm": "grad_norm",

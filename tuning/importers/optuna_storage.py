@@ -5,16 +5,20 @@ What becomes of a trial:
 | Optuna's state | ours |
 |---|---|
 | COMPLETE | complete; infeasible if its value is not finite or it violates a constraint |
-| PRUNED | stopped: it was ended early by a rule, so it is not ranked, as Optuna does not rank it; its curve counts |
-| FAIL | failed |
+| PRUNED | pruned: it was ended early by a rule, so it is not ranked, as Optuna does not rank it; its curve counts |
+| FAIL | failed; infeasible if its reported values end in NaN or infinity |
 | RUNNING | running |
 | WAITING | pending |
+
+A trial that returned NaN is FAIL in Optuna, like one that raised an exception, and neither NaN nor the exception is
+stored. A pruned trial whose reported values end in NaN is infeasible too: pruners end a trial that reports NaN.
 """
 
 import contextlib
 import datetime
 import math
 import pathlib
+import re
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -41,9 +45,12 @@ INTERMEDIATE = "intermediate"
 LONGEST_NAME = 100
 """Characters of a folder's name that are taken of a study's: file systems take 255 bytes."""
 
+UNKNOWN = "an exception, or a returned NaN; Optuna stores neither"
+"""Reason of a trial that failed without a sign of what happened."""
+
 _STATES: dict[str, State] = {
   "COMPLETE": "complete",
-  "PRUNED": "stopped",
+  "PRUNED": "pruned",
   "FAIL": "failed",
   "RUNNING": "running",
   "WAITING": "pending",
@@ -142,17 +149,34 @@ def _study(study: "optuna.Study", path: pathlib.Path, options: Options, several:
   ]
   objective, joined = _joined(Objective(metrics[chosen], mode), chosen, trials, reported)
   label = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name).lstrip(". ")[:LONGEST_NAME] or "study"
+  made = [_trial(trial, metrics, chosen, curve, joined) for trial, curve in zip(trials, reported, strict=True)]
   return SourceStudy(
     source=f"optuna: {path.resolve()}, {name}",
     name=label if options.name is None else f"{options.name}_{label}" if several else options.name,
     goal=options.goal or f"{'Minimize' if mode == 'min' else 'Maximize'} {metrics[chosen]} ({name}, Optuna)",
     place=label if several else "",
-    trials=[_trial(trial, metrics, chosen, curve, joined) for trial, curve in zip(trials, reported, strict=True)],
+    trials=made,
     objective=objective,
     chosen=is_asked,
     hyperparameters=_hyperparameters(trials),
     names={metric: metric_names.ours(metric) for metric in metrics},
+    notes=_about_states(trials, made),
   )
+
+
+def _about_states(trials: "Sequence[optuna.trial.FrozenTrial]", made: Sequence[SourceTrial]) -> list[str]:
+  pairs = [(trial.state.name, own) for trial, own in zip(trials, made, strict=True)]
+  notes = []
+  if overruled := [name for name, own in pairs if name in ("FAIL", "PRUNED") and own.state == "infeasible"]:
+    counts = ", ".join(f"{overruled.count(name)} as {name}" for name in dict.fromkeys(overruled))
+    what = "trial is" if len(overruled) == 1 else "trials are"
+    notes.append(
+      f"{len(overruled)} {what} infeasible, although recorded otherwise ({counts}): their values end in NaN."
+    )
+  if unknown := sum(own.state == "failed" for _, own in pairs):
+    what = "trial is" if unknown == 1 else "trials are"
+    notes.append(f"{unknown} {what} recorded as FAIL: {UNKNOWN}, so a diverged training looks like a bug here.")
+  return notes
 
 
 def _metrics(study: "optuna.Study") -> list[str]:
@@ -208,10 +232,17 @@ def _trial(
     state, reason = "infeasible", f"{metrics[chosen]} = {returned[chosen]}"
   elif state == "complete" and violated:
     state, reason = "infeasible", f"constraint violated: {', '.join(violated)}"
-  elif state == "stopped":
+  elif state in ("pruned", "failed") and reported and not math.isfinite(reported[last]):
+    step = next(step for step, value in reported.items() if not math.isfinite(value))
+    name = metric_names.ours(metrics[chosen]) if joined else INTERMEDIATE
+    reason = f"{name} is not finite, for the first time at step {step} (recorded as {trial.state.name})"
+    state = "infeasible"
+  elif state == "pruned":
     reason = f"pruned at step {last}" if reported else "pruned"
+  elif state == "failed" and re.search(r"\bnan\b", str(trial.system_attrs.get("fail_reason", "")).lower()):
+    state, reason = "infeasible", f"{metric_names.ours(metrics[chosen])} = nan"  # Optuna 2 and earlier say so.
   elif state == "failed":
-    reason = "failed in Optuna"
+    reason = f"recorded as FAIL{f' after step {last}' if reported else ''}: {UNKNOWN}"
   started, finished = _seconds(trial.datetime_start), _seconds(trial.datetime_complete)
   seconds = None if started is None or finished is None else round(finished - started, 6)
   return SourceTrial(
@@ -220,6 +251,7 @@ def _trial(
     curves=curves,
     state=state,
     reason=reason,
+    certain=True,
     seconds=seconds,
     training_seconds=seconds,
     started=started,

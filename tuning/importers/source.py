@@ -22,7 +22,7 @@ class Options:
     name: of the study; where a source has several, each one's own name is put behind it.
     goal: in words.
     study: of an Optuna storage, the only one that is wanted.
-    space: path of a JSON file that says roles, scales and bounds of hyperparameters, as `study.json` does.
+    space: path of a JSON file that declares roles, scales and bounds of hyperparameters, as `study.json` does.
   """
 
   rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -44,6 +44,9 @@ class SourceTrial:
     curves: metric, as it is called there -> step -> value; what is not finite is kept.
     state: None if it is to be derived from the curves.
     reason: of the state.
+    certain: whether its program returned a value at its end, so that neither the end nor the length of its curves says
+      anything else than its state.
+    any_length: whether it may be shorter than others and have run to its end.
     seconds: that it took; None: unknown.
     training_seconds: of these, in training and evaluation; None: unknown.
     started: seconds since the epoch; None: unknown.
@@ -55,6 +58,8 @@ class SourceTrial:
   curves: Mapping[str, Mapping[int, float]]
   state: State | None = None
   reason: str | None = None
+  certain: bool = False
+  any_length: bool = False
   seconds: float | None = None
   training_seconds: float | None = None
   started: float | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from trialbook.tuning.findings.comparison import compared_axes
 from trialbook.tuning.reporting import curve_charts, trial_charts
 from trialbook.tuning.reporting.plot import Plot
 from trialbook.tuning.results import StudyResults
@@ -26,8 +27,8 @@ def plots(results: StudyResults, names: Sequence[str], settings: Sequence[str]) 
   names = [f"{name}\u200b" if name in _OWN_NAMES else name for name in names]
   coloured = settings if 1 < len(settings) <= TOLD_APART else ()
   found = []
-  if len(settings) > 1:
-    found.append(trial_charts.comparison(len(settings)))
+  if rows := sum(len(of_axis) for _, of_axis in compared_axes(results)):
+    found.append(trial_charts.comparison(rows))
   found += [trial_charts.axis(number, one, names[number], coloured) for number, one in enumerate(results.varied)]
   found += [trial_charts.isolation(number, one, names[number]) for number, one in enumerate(results.varied)]
   found += [curve_charts.curves(), trial_charts.best_of_k(coloured)]

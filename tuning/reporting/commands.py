@@ -45,6 +45,8 @@ def compare(options: argparse.Namespace) -> int:
     console.print(f"  {one.why}", soft_wrap=True)
     if one.action:
       console.print(f"  {one.action}", soft_wrap=True)
+    if one.until:
+      console.print(f"  Would change this: {one.until}", soft_wrap=True)
   if options.output is not None:
     console.print(f"report: {report(results, options.output)}", soft_wrap=True)
   return errors.DONE
@@ -60,14 +62,15 @@ def index(options: argparse.Namespace) -> int:
 
 
 def _compared(results: StudyResults) -> Table:
+  from trialbook.tuning.findings import comparison_words as words
   from trialbook.tuning.findings.statistics.contenders import budget_of, contenders
 
   field = contenders(results, compared_settings(results))
   budget = budget_of(field)
   metric, sign = results.objective.metric, results.objective.sign
-  table = tables.empty(
-    "study", "points", metric, f"best of {budget} points: median", f"best of {budget} points: 5% to 95%"
-  )
+  of = f"best of {budget}"
+  kinds = [name for name in ("pruned", "infeasible") if any(getattr(one, name) for one in field)]
+  table = tables.empty("study", words.noun(field), metric, f"{of}: median", f"{of}: 5% to 95%", *kinds)
   for one in field:
     cells = [""] * 3
     if one.costs:
@@ -75,7 +78,7 @@ def _compared(results: StudyResults) -> Table:
       cells = [
         tables.number(sign * one.costs[0]),
         tables.number(spread.median),
-        f"{tables.number(spread.p5)} to {tables.number(spread.p95) or 'infeasible'}",
+        f"{tables.number(spread.p5)} to {tables.number(spread.p95) or 'no value'}",
       ]
-    table.add_row(Text(one.setting.label), str(one.total), *cells)
+    table.add_row(Text(one.setting.label), str(one.total), *cells, *(str(getattr(one, name)) for name in kinds))
   return table

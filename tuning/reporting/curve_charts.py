@@ -37,9 +37,9 @@ def curves() -> Plot:
   return Plot(
     id="curves",
     section="curves",
-    title="Training curves of the best trials, and of the selected one",
-    caption="Solid: the objective's metric; dashed: the same on training examples; points: the evaluation that was"
-    " selected. PB-25",
+    title="Training curves of the best trials and of the selected one",
+    caption="Solid: the objective's metric. Dashed: the same metric on training examples. Points: the selected"
+    " evaluation. PB-25",
     spec=spec(layer, chosen, height=340),
     datasets=("curves",),
     wide=True,
@@ -64,8 +64,8 @@ def gradient_norm() -> Plot:
     id="grad_norm",
     section="steps",
     title="Gradient norm",
-    caption="Of the whole gradient, before clipping, of the best trials and the selected one; thinned so that extremes"
-    " stay. PB-81",
+    caption="Norm of the whole gradient before clipping, in the best trials and the selected one. Some steps are left"
+    " out, but no extremes. PB-81",
     spec=spec(layer),
     datasets=("grad_norm",),
     switch=True,
@@ -98,7 +98,7 @@ def gradient_histogram() -> Plot:
     id="grad_histogram",
     section="steps",
     title="Gradient norms of the best trials",
-    caption="All logged steps; the dashed line is the 90th percentile, a first threshold for clipping. PB-81, PB-83",
+    caption="All logged steps. The dashed line is the 90th percentile, a first threshold for clipping. PB-81, PB-83",
     spec=spec(*layers),
     datasets=("grad_histogram", "grad_percentile"),
   )

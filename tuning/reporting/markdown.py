@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from trialbook.tuning import tables
 from trialbook.tuning.findings import SEVERITIES, Finding
+from trialbook.tuning.reporting import successive
 from trialbook.tuning.reporting.answer import answer
-from trialbook.tuning.reporting.plain import plain
 from trialbook.tuning.reporting.provenance import caveats, provenance
 from trialbook.tuning.results import StudyResults
 
@@ -28,12 +28,22 @@ def markdown(results: StudyResults, findings: Sequence[Finding], banner: str | N
   lines += [_text(said["sentence"]), ""]
   if said["next"]:
     lines += [f"**Next step:** {_text(said['next'])}", ""]
+  if said["more_because"]:
+    lines += [f"**Further trials:** {said['further']}. {_text(said['more_because'])}", ""]
   if results.best is not None and (command := tables.command(results.best)):
     lines += ["```sh", command, "```", ""]
-  lines += ["## Findings", ""]
+  if since := successive.changes(results, findings):
+    lines += [_text(since["summary"]), "", *(f"- {_text(line)}" for line in since["findings"]), ""]
+  own = [findings[place] for place in said["findings"]]
+  if own:
+    lines += ["## The study's question", ""]
+    for one in own:
+      lines += _finding(one, whole=True)
+    lines += [""]
+  lines += ["## Other findings" if own else "## Findings", ""]
   for severity in SEVERITIES:
     for one in findings:
-      if one.severity == severity:
+      if one.severity == severity and one not in own:
         lines += _finding(one)
   lines += ["", "## Trials", "", *_table(results), "", "## Caveats and provenance", ""]
   lines += [f"- {_text(warning)}" for warning in caveats(results)]
@@ -41,26 +51,32 @@ def markdown(results: StudyResults, findings: Sequence[Finding], banner: str | N
   return "\n".join(lines) + "\n"
 
 
-def _finding(one: Finding) -> list[str]:
+def _finding(one: Finding, whole: bool = False) -> list[str]:
+  """Return a finding; of one that is in order only its title, unless the whole is wanted."""
   lines = [f"- **{one.severity.replace('_', ' ')}** ({one.id}) {_text(one.title)}"]
-  if one.severity != "ok":
+  if whole or one.severity != "ok":
     lines.append(f"  {_text(one.why)}")
   if one.action:
     lines.append(f"  *Do:* {_text(one.action)}")
+  if one.until and (whole or one.severity != "ok"):
+    lines.append(f"  *Would change this:* {_text(one.until)}")
   if one.paste:
     lines += ["", *(f"      {line}" for line in one.paste.splitlines()), ""]
   return lines
 
 
 def _table(results: StudyResults) -> list[str]:
-  ranked = [*results.ranked, *(trial for trial in results.trials if trial.objective is None)]
-  head = ["trial", "state", results.objective.metric, "step", "hyperparameters"]
+  ranked = [*results.by_point, *(trial for trial in results.trials if trial.objective is None)]
+  means, digits = tables.means(results), tables.digits(results)
+  head = ["trial", "state", results.objective.metric, *(["mean of retrains"] if means else []), "step"]
+  head.append("hyperparameters")
   lines = [f"| {' | '.join(map(_text, head))} |", f"|{'---|' * len(head)}"]
   for trial in ranked[:ROWS]:
     values = tables.values_text(trial.values, results.study.hyperparameters)
     reason = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
-    cells = [trial.trial, reason, plain(trial.objective), trial.step, values]
-    lines.append(f"| {' | '.join(_text(tables.number(cell)) for cell in cells)} |")
+    mean = [means.get(trial.trial)] if means else []
+    cells = [trial.trial, reason, trial.objective, *mean, trial.step, values]
+    lines.append(f"| {' | '.join(_text(tables.number(cell, digits)) for cell in cells)} |")
   if len(ranked) > ROWS:
     lines += ["", f"and {len(ranked) - ROWS} more"]
   return lines

@@ -9,7 +9,7 @@ const SEVERITIES = {
   problem: "● problem", warning: "▲ warning", note: "■ note", cannot_tell: "? cannot tell", ok: "✓ ok",
 };
 const SECTIONS = {
-  comparison: "Comparison", hyperparameters: "Hyperparameters", isolation: "One at a time, the others at their best",
+  comparison: "Comparison", hyperparameters: "Hyperparameters", isolation: "Each hyperparameter, with the others at their best",
   curves: "Training curves", search: "Enough trials?", steps: "Steps and gradients",
 };
 const LABEL = 150; // Pixels of a legend's entry.
@@ -30,12 +30,16 @@ function make(tag, options = {}, ...children) {
   return element;
 }
 
-const number = (value) => {
+const number = (value, digits = 4) => {
   if (value === null || value === undefined) return "";
-  if (typeof value !== "number") return Array.isArray(value) ? value.map(number).join(", ") : typeof value === "object"
-    ? Object.entries(value).map(([name, inner]) => `${name}: ${number(inner)}`).join(", ") : String(value);
-  return Number.isInteger(value) ? value.toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+  if (typeof value !== "number") return Array.isArray(value) ? value.map((each) => number(each)).join(", ") : typeof value === "object"
+    ? Object.entries(value).filter(([, inner]) => inner !== null && !(typeof inner === "object" && !Object.keys(inner).length))
+      .map(([name, inner]) => `${name.replaceAll("_", " ")} ${typeof inner === "object" ? `(${number(inner)})` : number(inner)}`).join(", ") : String(value);
+  return Number.isInteger(value) ? value.toLocaleString("en-US") : String(Number(value.toPrecision(digits)));
 };
+
+// A value of the objective, whose zero may be far away: with the digits that show how trials differ.
+const worth = (value) => number(value, view().digits);
 
 function code(text) {
   const copy = make("button", { type: "button", text: "copy" });
@@ -103,7 +107,7 @@ function look(width) {
   };
 }
 
-const OF_OBJECTIVE = new Set(["objective", "value", "p5", "p25", "median"]);
+const OF_OBJECTIVE = new Set(["objective", "value", "p5", "p25", "median", "reference", "low", "typical"]); // as in plot.py
 
 function channels(spec, visit) {
   for (const layer of spec.layer ?? [spec]) for (const [name, channel] of Object.entries(layer.encoding ?? {})) visit(name, channel);
@@ -113,7 +117,7 @@ function channels(spec, visit) {
 function logarithmic(plot, tables) {
   const of_curves = plot.datasets.includes("curves") || plot.datasets.includes("grad_norm");
   let low = Infinity, high = -Infinity, all = true;
-  for (const row of Object.values(tables).flat()) for (const name of ["objective", "value", "p5", "p95"]) {
+  for (const row of Object.values(tables).flat()) for (const name of ["objective", "value", "p5", "p95", "low", "high"]) {
     if (typeof row[name] !== "number") continue;
     if (row[name] > 0) { low = Math.min(low, row[name]); high = Math.max(high, row[name]); } else all = false;
   }
@@ -144,7 +148,7 @@ async function draw(plot, element) {
   if (button) {
     button.disabled = !log.possible;
     button.textContent = scale === "log" ? "linear" : "log";
-    button.title = !log.possible ? "not all values are positive" : `switch the axis${log.all ? "" : "; zeros have no place on a logarithmic one"}`;
+    button.title = !log.possible ? "not all values are positive" : `switch the axis${log.all ? "" : "; a logarithmic axis leaves out zeros"}`;
     button.onclick = () => { state.scales[plot.id] = scale === "log" ? "linear" : "log"; draw(plot, element); };
   }
   for (const one of spec.params) one.value = one.name === "ink" ? css("--ink") : state.selected;
@@ -227,9 +231,9 @@ function showSelection() {
   panel.hidden = index === undefined;
   if (panel.hidden) return;
   const { state: states, objective: values, step, reason } = view().tables.trials;
-  const close = make("button", { type: "button", text: "✕", title: "let go (Escape)" });
+  const close = make("button", { type: "button", text: "✕", title: "clear the selection (Escape)" });
   close.onclick = () => select(-1);
-  const value = values[index] === null ? "" : `${objective().metric} ${number(values[index])} at step ${number(step[index])}`;
+  const value = values[index] === null ? "" : `${objective().metric} ${worth(values[index])} at step ${number(step[index])}`;
   panel.replaceChildren(make("div", { class: "row" },
     make("strong", { text: `trial ${state.selected}` }),
     data.trials.source ? make("span", { text: data.trials.source[index] }) : null,
@@ -246,22 +250,44 @@ function showSummary() {
   warning.hidden = !objective().warning;
   warning.textContent = objective().warning ?? "";
   const next = document.getElementById("next"), best = document.getElementById("best");
-  next.replaceChildren(make("p", { text: view().answer.next ?? "Nothing that was looked at asks for another study." }));
+  next.replaceChildren(make("p", { text: view().answer.next ?? "No finding asks for another study." }));
   if (view().answer.because) next.append(make("p", { class: "because", text: view().answer.because }));
+  if (view().answer.more_because) {
+    next.append(make("p", { id: "more" }, make("strong", { text: `Further trials: ${view().answer.further}. ` }), view().answer.more_because));
+  }
   const index = place.get(view().best);
   if (index === undefined) { best.replaceChildren(make("p", { text: "none yet" })); return; }
-  const { objective: values, step } = view().tables.trials;
+  const { objective: values, step, mean } = view().tables.trials;
   const link = make("button", { type: "button", text: `trial ${view().best}` });
   link.onclick = () => select(view().best);
+  // Of several retrains the best one is good by chance: the point is worth their mean.
+  const retrained = mean && view().answer.retrains > 1;
   best.replaceChildren(
-    make("p", {}, make("span", { class: "big", text: number(values[index]) }), ` ${objective().metric} at step ${number(step[index])}, `, link),
+    make("p", {}, make("span", { class: "big", text: worth(retrained ? mean[index] : values[index]) }),
+      retrained ? ` ${objective().metric}, mean of ${view().answer.retrains} retrains; the best of them is ` : ` ${objective().metric} at step ${number(step[index])}, `,
+      link, retrained ? ` with ${worth(values[index])} at step ${number(step[index])}` : ""),
     make("p", { class: "because", text: data.trials.values[index] }));
   if (data.commands[view().best]) best.append(code(data.commands[view().best]));
+}
+
+function showSince() {
+  const place_ = document.getElementById("since");
+  place_.hidden = !data.since || state.view !== 0; // It is about the study's own objective.
+  if (place_.hidden) return;
+  place_.replaceChildren(make("summary", { text: data.since.summary }), make("ul", {}, ...data.since.findings.map((text) => make("li", { text }))));
 }
 
 function showStates() {
   document.getElementById("states").replaceChildren(...Object.entries(view().states).map(([name, count]) => make("span", { class: "pill", text: `${count} ${name}` })),
     make("span", { class: "pill", text: `written ${data.study.written}` }));
+}
+
+// A row for a number, or for each of several things that have numbers, such as settings; none for what is not known.
+function numberRows(name, value) {
+  if (value === null || value === undefined) return [];
+  const inner = typeof value === "object" && !Array.isArray(value) ? Object.entries(value) : [];
+  if (!inner.some(([, each]) => each && typeof each === "object" && !Array.isArray(each))) return [[name, value]];
+  return inner.map(([of, each]) => [`${name}: ${of}`, each]);
 }
 
 function finding(one) {
@@ -273,11 +299,12 @@ function finding(one) {
     make("span", { class: "text", text: one.title }), make("span", { class: "id", text: one.id })));
   const body = make("div", { class: "body" }, make("p", { text: one.why }));
   if (one.action) body.append(make("p", { class: "todo", text: one.action }));
+  if (one.until) body.append(make("p", { class: "until" }, make("strong", { text: "Would change this: " }), one.until));
   if (one.paste) body.append(code(one.paste));
-  const numbers = Object.entries(one.numbers);
+  const numbers = Object.entries(one.numbers).flatMap(([name, value]) => numberRows(name.replaceAll("_", " "), value));
   if (numbers.length) {
     body.append(make("table", { class: "numbers" }, make("tbody", {}, ...numbers.map(([name, value]) =>
-      make("tr", {}, make("th", { text: name.replaceAll("_", " ") }), make("td", { text: number(value) }))))));
+      make("tr", {}, make("th", { text: name }), make("td", { text: number(value) }))))));
   }
   const chips = make("div", { class: "chips" });
   if (one.plot && data.plots.some((plot) => plot.id === one.plot)) {
@@ -298,22 +325,31 @@ function finding(one) {
 }
 
 function showFindings() {
-  const all = view().findings, quiet = (one) => one.severity === "ok" || one.severity === "cannot_tell";
+  const own = view().answer.findings.map((index) => view().findings[index]);
+  const all = view().findings.filter((one) => !own.includes(one));
+  const quiet = (one) => one.severity === "ok" || one.severity === "cannot_tell";
   const list = document.getElementById("finding-list");
-  list.replaceChildren(...all.filter((one) => !quiet(one)).map(finding));
-  for (const [severity, title] of [["cannot_tell", "cannot be told from these data"], ["ok", "looked at, and in order"]]) {
+  list.replaceChildren();
+  if (own.length) {
+    // What the study was made to answer is read without a click.
+    const opened = own.map((one) => Object.assign(finding(one), { open: true }));
+    list.append(make("h3", { text: "The study's question" }), ...opened, make("h3", { text: "Other findings" }));
+  }
+  list.append(...all.filter((one) => !quiet(one)).map(finding));
+  for (const [severity, [one_, many]] of [["cannot_tell", ["check needs more data", "checks need more data"]], ["ok", ["check passed", "checks passed"]]]) {
     const here = all.filter((one) => one.severity === severity);
-    if (here.length) list.append(make("details", { class: "more" }, make("summary", { text: `${here.length} ${title}` }), ...here.map(finding)));
+    if (here.length) list.append(make("details", { class: "more" }, make("summary", { text: `${here.length} ${here.length === 1 ? one_ : many}` }), ...here.map(finding)));
   }
 }
 
 // The table.
 
 const COLUMNS = [
-  { name: "trial", title: "trial" }, { name: "state", title: "state" }, { name: "objective", title: "" }, { name: "step", title: "step" },
+  { name: "trial", title: "trial" }, { name: "state", title: "state" }, { name: "objective", title: "" },
+  ...(data.views.some((each) => each.tables.trials.mean) ? [{ name: "mean", title: "mean of retrains" }] : []), { name: "step", title: "step" },
   ...data.hyperparameters.map((one, index) => ({ name: `h${index}`, title: one.scale === "reverse_log" ? `1 − ${one.short}` : one.short })),
   { name: "seconds", title: "seconds" }, { name: "reason", title: "reason" },
-  ...(data.trials.source ? [{ name: "source", title: "made as" }] : []),
+  ...(data.trials.source ? [{ name: "source", title: "original name" }] : []),
 ];
 
 function compare(a, b) {
@@ -340,12 +376,12 @@ function showTable() {
     const text = COLUMNS.map(({ name }) => row[name] ?? "").join(" ").toLowerCase();
     return words.every((word) => text.includes(word));
   });
-  found.sort((a, b) => compare(a[state.sort.column], b[state.sort.column]));
+  found.sort((a, b) => compare(a[state.sort.column], b[state.sort.column]) || compare(a.objective, b.objective));
   body.replaceChildren(...found.map((row) => {
     const line = make("tr", { class: [row.best ? "best" : "", row.trial === state.selected ? "selected" : ""].join(" ").trim() });
     line.dataset.trial = row.trial;
     for (const { name } of COLUMNS) {
-      line.append(make("td", { class: name === "state" ? row.state : "", text: name === "seconds" && row.seconds !== null ? Number(row.seconds).toFixed(1) : number(row[name]) }));
+      line.append(make("td", { class: name === "state" ? row.state : "", text: name === "seconds" && row.seconds !== null ? Number(row.seconds).toFixed(1) : name === "objective" || name === "mean" ? worth(row[name]) : number(row[name]) }));
     }
     line.onclick = () => select(row.trial === state.selected ? -1 : row.trial);
     return line;
@@ -353,9 +389,10 @@ function showTable() {
 }
 
 function showAll() {
-  state.sort = { column: "objective", down: objective().mode === "max" };
+  state.sort = { column: view().tables.trials.mean ? "mean" : "objective", down: objective().mode === "max" };
   showStates();
   showSummary();
+  showSince();
   showFindings();
   showTable();
   showSelection();

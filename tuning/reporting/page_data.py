@@ -11,9 +11,11 @@ from trialbook.metric_names import better
 from trialbook.tuning import tables
 from trialbook.tuning.compared_settings import ComparedSetting, buckets, compared_settings
 from trialbook.tuning.findings import Finding, findings
+from trialbook.tuning.findings.comparison import compared_axes
 from trialbook.tuning.findings.statistics.best_of_k import best_of_k
 from trialbook.tuning.findings.statistics.contenders import budget_of, contenders, first_of
-from trialbook.tuning.reporting import charts
+from trialbook.tuning.reporting import charts, successive
+from trialbook.tuning.reporting import plain as plain_json
 from trialbook.tuning.reporting.answer import answer
 from trialbook.tuning.reporting.axes import drawn
 from trialbook.tuning.reporting.plain import plain, short
@@ -24,7 +26,7 @@ from trialbook.tuning.study import Objective
 
 FORMAT = 1
 """Version of this JSON."""
-CURVE_POINTS = 25_000
+CURVE_POINTS = 24_000
 """Most points of all curves of a page: about 0.4 megabytes of JSON, and more than a screen can show."""
 FEWEST_POINTS = 30
 """Fewest points of a curve, with which its shape can still be seen."""
@@ -32,15 +34,23 @@ HISTOGRAM_BINS = 40
 _QUANTILES = ("p5", "p25", "median", "p75", "p95")
 
 
-def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[str, Any]:
+def page_data(
+  results: StudyResults, objectives: Sequence[Objective], seen: Sequence[Finding] | None = None
+) -> dict[str, Any]:
   """Return the tables, plots and findings of a study by each of some objectives; the first one is shown first.
 
   Everything that depends on the objective is computed here, once, and the page only chooses: it has no arithmetic that
   could disagree with the reports in other formats.
+
+  Args:
+    results: of the study.
+    objectives: that a reader may choose.
+    seen: the findings by the results' own objective, if they are known.
   """
   compared = compared_settings(results)
   names = short_names(results)
   plots = charts.plots(results, names, [each.label for each in compared])
+  seen = findings(results) if seen is None else seen
   return {
     "format": FORMAT,
     "study": _study(results),
@@ -52,7 +62,11 @@ def page_data(results: StudyResults, objectives: Sequence[Objective]) -> dict[st
     "trials": trial_columns(results, compared),
     "commands": {trial.trial: command for trial in results.trials if (command := tables.command(trial))},
     "plots": [dataclasses.asdict(plot) for plot in plots],
-    "views": [_view(_by(results, objective), compared) for objective in objectives],
+    "views": [
+      _view(by := _by(results, objective), compared, seen if by is results else findings(by))
+      for objective in objectives
+    ],
+    "since": successive.changes(results, seen),
     "curves": _curves(results, objectives),
     "provenance": provenance(results),
     "warnings": caveats(results),
@@ -122,18 +136,29 @@ def trial_columns(results: StudyResults, compared: Sequence[ComparedSetting]) ->
   return columns
 
 
-def view_tables(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, dict[str, list[Any]]]:
-  """Return the tables of plots that depend on the objective, a list a column; "trials" is beside `trial_columns`."""
+def view_tables(
+  results: StudyResults, compared: Sequence[ComparedSetting], verdicts: Sequence[Finding]
+) -> dict[str, dict[str, list[Any]]]:
+  """Return the tables of plots that depend on the objective, a list a column; "trials" is beside `trial_columns`.
+
+  Args:
+    results: of the study.
+    compared: its settings.
+    verdicts: the findings on the comparison.
+  """
   sign, best = results.objective.sign, results.best
+  means, digits = tables.means(results), _digits(results)
   trials = {
-    "objective": [short(trial.objective) for trial in results.trials],
-    "worth": [None if trial.objective is None else short(sign * trial.objective) for trial in results.trials],
+    "objective": [short(trial.objective, digits) for trial in results.trials],
+    "worth": [None if trial.objective is None else short(sign * trial.objective, digits) for trial in results.trials],
     "step": [trial.step if trial.objective is not None else None for trial in results.trials],
     "state": [trial.state for trial in results.trials],
     "reason": [trial.reason for trial in results.trials],
     "best": [best is not None and trial.trial == best.trial for trial in results.trials],
   }
-  return {"trials": trials, "settings": _settings(results, compared), "best_of_k": _best_of_k(results, compared)}
+  if means:
+    trials["mean"] = [short(means.get(trial.trial), digits) for trial in results.trials]
+  return {"trials": trials, "settings": _settings(results, verdicts), "best_of_k": _best_of_k(results, compared)}
 
 
 def common_tables(results: StudyResults) -> dict[str, dict[str, list[Any]]]:
@@ -191,7 +216,7 @@ def _objective(objective: Objective) -> dict[str, Any]:
   return {
     **dataclasses.asdict(objective),
     "label": f"{objective.metric}, {objective.value}",
-    "warning": "Ranking by the test set selects on it: its value is then no estimate of anything." if test else None,
+    "warning": "This ranks by the test set, so the best value is too optimistic an estimate." if test else None,
   }
 
 
@@ -200,18 +225,23 @@ def _by(results: StudyResults, objective: Objective) -> StudyResults:
   return results if objective == results.objective else results.by(objective)
 
 
-def _view(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, Any]:
-  seen = findings(results)
+def _view(results: StudyResults, compared: Sequence[ComparedSetting], seen: Sequence[Finding]) -> dict[str, Any]:
   compared = [dataclasses.replace(each, trials=_again(results, each.trials)) for each in compared]
   return {
     "answer": answer(results, seen),
     "best": None if results.best is None else results.best.trial,
     "order": [trial.trial for trial in results.ranked],
+    "digits": tables.digits(results),
     "training_metric": results.training_metric(results.objective.metric),
     "findings": [_finding(one) for one in seen],
-    "tables": view_tables(results, compared),
+    "tables": view_tables(results, compared, [one for one in seen if one.question == "comparison"]),
     "states": states(results),
   }
+
+
+def _digits(results: StudyResults) -> int:
+  """Return the significant digits that the page needs of the objective: one more than it shows."""
+  return max(plain_json.DIGITS, tables.digits(results) + 1)
 
 
 def _again(results: StudyResults, trials: Sequence[Trial]) -> list[Trial]:
@@ -224,28 +254,39 @@ def _finding(one: Finding) -> dict[str, Any]:
   return plain({**one.as_json(), "paste": one.paste})
 
 
-def _settings(results: StudyResults, compared: Sequence[ComparedSetting]) -> dict[str, list[Any]]:
-  field = contenders(results, compared)
-  known = first_of(results, field)
-  budget = budget_of(known)
+def _settings(results: StudyResults, verdicts: Sequence[Finding]) -> dict[str, list[Any]]:
+  """Return the settings of each comparison, with the interval of the verdict around each: where its typical best lies,
+  if that of the winner lies at `reference`."""
+  sign = results.objective.sign
+  of_axis = {one.numbers["hyperparameter"]: one.numbers for one in verdicts if "settings" in one.numbers}
   found = []
-  for order, one in enumerate(field):
-    if one.best is None:
-      continue
-    sign = results.objective.sign
-    spread = one.best_of(budget, sign)
-    found.append(
-      {
-        "setting": one.setting.label,
-        "order": order,
-        "objective": sign * one.costs[0],
-        "trial": one.best.trial,
-        "step": one.best.step,
-        "budget": budget,
-        "winner": one is known[0],
-        **{name: getattr(spread, name) for name in _QUANTILES},
-      }
-    )
+  for hyperparameter, settings in compared_axes(results):
+    numbers = of_axis.get(hyperparameter.name, {})
+    field = contenders(results, settings)
+    known = first_of(results, field)
+    for one in field:
+      if one.best is None:
+        continue
+      lead = numbers.get("leads", {}).get(one.setting.label)
+      at = None if lead is None else numbers["typical"]
+      ends = [None if lead is None or lead[end] is None else at + sign * lead[end] for end in ("low", "lead", "high")]
+      found.append(
+        {
+          "setting": one.setting.label,
+          "order": len(found),
+          "objective": sign * one.costs[0],
+          "trial": one.best.trial,
+          "step": one.best.step,
+          "budget": budget_of(known),
+          "winner": one is known[0],
+          "points": one.total,
+          "pruned": one.pruned,
+          "low": ends[0],
+          "typical": numbers.get("typical") if one is known[0] else ends[1],
+          "high": ends[2],
+          "reference": numbers.get("typical"),
+        }
+      )
   return _columns(found)
 
 
@@ -255,7 +296,7 @@ def _best_of_k(results: StudyResults, compared: Sequence[ComparedSetting]) -> di
   sign = results.objective.sign
   found = []
   for one in contenders(results, compared):
-    for each in best_of_k([sign * cost for cost in one.costs], sign, one.infeasible):
+    for each in best_of_k([sign * cost for cost in one.costs], sign, one.without_value):
       found.append({"setting": one.setting.label, "k": each.k, **{name: getattr(each, name) for name in _QUANTILES}})
   return _columns(found)
 
@@ -276,9 +317,11 @@ def _curves(results: StudyResults, objectives: Sequence[Objective]) -> dict[str,
   found: dict[str, dict[int, Any]] = {}
   for metric in wanted:
     of_metric = found.setdefault(metric, {})
-    for trial in results.trials:
-      at, values = thinned(*trial.curve(metric), limit)
+    curves = {trial.trial: thinned(*trial.curve(metric), limit) for trial in results.trials}
+    ends = sorted(float(values[-1]) for _, values in curves.values() if len(values))
+    digits = max(plain_json.DIGITS, tables.digits_of(ends), tables.digits_of([-end for end in reversed(ends)]))
+    for trial, (at, values) in curves.items():
       if len(at):
         key = tuple(map(int, at))
-        of_metric[trial.trial] = [steps.setdefault(key, len(steps)), [short(float(value)) for value in values]]
+        of_metric[trial] = [steps.setdefault(key, len(steps)), [short(float(value), digits) for value in values]]
   return {"steps": [list(key) for key in steps], "values": found, "tables": common_tables(results)}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import vl_convert
 
 from trialbook.tuning.compared_settings import compared_settings
+from trialbook.tuning.findings import comparison
 from trialbook.tuning.reporting import charts, page_data
 from trialbook.tuning.reporting.plot import Plot, name_objective
 from trialbook.tuning.results import StudyResults
@@ -27,7 +28,7 @@ _CONFIG = {
 def write_pictures(results: StudyResults, folder: pathlib.Path, kind: Literal["png", "svg"]) -> list[pathlib.Path]:
   """Write each plot that has something to show, by the study's objective, as `PLOT.KIND`; return the files."""
   compared = compared_settings(results)
-  tables = page_data.view_tables(results, compared) | page_data.common_tables(results)
+  tables = page_data.view_tables(results, compared, comparison.find(results)) | page_data.common_tables(results)
   tables["trials"] = page_data.trial_columns(results, compared) | tables["trials"]
   rows = {name: page_data.rows(columns) for name, columns in tables.items()}
   shown = results.ranked[: charts.SHOWN]

@@ -1,4 +1,4 @@
-"""Values as strict JSON for people: no number that JSON lacks, and no more digits than a plot can show."""
+"""Values as strict JSON for people: no number that JSON lacks, and no more digits than they can use."""
 
 import math
 from collections.abc import Mapping
@@ -6,22 +6,25 @@ from typing import Any
 
 import numpy as np
 
-_DIGITS = 5
+DIGITS = 5
+"""Significant digits of a number that a plot shows."""
+EXACT = 8
+"""Significant digits of a number of a finding, from which programs may take differences."""
 
 
 def plain(value: Any) -> Any:
-  """Return JSON without NumPy's numbers, and with None for what is not finite; floats as `short` gives them."""
+  """Return JSON without NumPy's numbers, and with None for what is not finite; floats with `EXACT` digits."""
   if isinstance(value, Mapping):
     return {str(name): plain(item) for name, item in value.items()}
   if isinstance(value, list | tuple):
     return [plain(item) for item in value]
   if isinstance(value, np.generic):
     value = value.item()
-  return short(value) if isinstance(value, float) else value
+  return short(value, EXACT) if isinstance(value, float) else value
 
 
-def short(value: float | None) -> float | None:
-  """Return a number with as many digits as a plot can show; None if it is not finite."""
+def short(value: float | None, digits: int = DIGITS) -> float | None:
+  """Return a number with as many digits as a plot can show, or as asked for; None if it is not finite."""
   if value is None or not math.isfinite(value):
     return None
-  return float(f"{value:.{_DIGITS}g}")
+  return float(f"{value:.{digits}g}")

@@ -16,6 +16,10 @@ HEIGHT = 260
 RED = "#d7263d"
 BLUE = "#3d7dca"
 AMBER = "#e8a33d"
+GREY = "#8a93a3"
+
+OF_OBJECTIVE = ("objective", "value", "p5", "p25", "median", "reference", "low", "typical")
+"""Fields of tables in units of the objective; `page.js` has the same."""
 
 Section = Literal["comparison", "hyperparameters", "isolation", "curves", "search", "steps"]
 
@@ -92,5 +96,5 @@ def name_objective(spec: dict[str, Any], metric: str, plot: Plot) -> None:
   for layer in spec["layer"]:
     for name in ("x", "y"):
       channel = layer["encoding"].get(name, {})
-      if channel.get("field") in ("objective", "value", "p5", "p25", "median") and "bin" not in channel:
+      if channel.get("field") in OF_OBJECTIVE and "bin" not in channel:
         channel["title"] = metric

@@ -7,8 +7,8 @@ from trialbook.tuning import records, tracking
 from trialbook.tuning.results import StudyResults
 
 ADAPTIVE = (
-  "Where a search looked at results, its points crowd at what looked good by its objective: best-of-k, what more trials"
-  " would gain, and other objectives are then answered as if points had been drawn independently, too favourably."
+  "If a search looks at results, its points crowd where its objective looks good. Findings that treat points as"
+  " independent (the best of k trials, the gain of more trials, rankings by other objectives) are then too favourable."
 )
 """The playbook's reason for quasi-random search (PB-14, PB-15)."""
 
@@ -34,8 +34,8 @@ def caveats(results: StudyResults) -> list[str]:
   found = list(results.study.warnings)
   if results.objective.metric.startswith("test/"):
     found.append(
-      f"It is ranked by {results.objective.metric}: the best trial was chosen on the test set, and what it reached"
-      " there is too optimistic."
+      f"Ranked by {results.objective.metric}: the best trial was chosen on the test set, so its value there is too"
+      " optimistic."
     )
   if str(results.study.search.get("name", "")).startswith("bayes"):
     found.append(ADAPTIVE)
@@ -52,5 +52,5 @@ def is_running(results: StudyResults) -> bool:
 
 def states(results: StudyResults) -> dict[str, int]:
   """Return how many trials are in each state that any trial is in."""
-  names = ("complete", "infeasible", "failed", "running", "stopped", "pending")
+  names = ("complete", "infeasible", "failed", "pruned", "running", "stopped", "pending")
   return {name: count for name in names if (count := results.count(name))}

@@ -1,8 +1,10 @@
 """A study in, its report out."""
 
 import json
+import math
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from trialbook import files
@@ -10,9 +12,9 @@ from trialbook.errors import ConfigError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
 from trialbook.tuning.comparing import read_any
-from trialbook.tuning.findings import findings
-from trialbook.tuning.reporting import FORMATS, Format
-from trialbook.tuning.reporting.answer import answer
+from trialbook.tuning.findings import Finding, findings
+from trialbook.tuning.reporting import FORMATS, Format, successive
+from trialbook.tuning.reporting.answer import answer, retrains_of
 from trialbook.tuning.reporting.plain import plain
 from trialbook.tuning.reporting.provenance import caveats, is_running, provenance, states
 from trialbook.tuning.results import StudyResults
@@ -44,25 +46,28 @@ def report(
 
     write_pictures(results, path, format)
     return path
+  seen = findings(results)
   # What no encoding has, such as half of a surrogate pair in a folder's name, must not cost the report.
-  text = text_of(results, format).encode(errors="replace").decode()
+  text = text_of(results, format, seen).encode(errors="replace").decode()
   if str(path) == "-":
     sys.stdout.write(text)
-  else:
-    files.write_text(path, text)
+    return path
+  files.write_text(path, text)
+  if path == default:
+    successive.write_record(results, seen)
   return path
 
 
-def text_of(results: StudyResults, format: Literal["html", "md", "json"]) -> str:
-  """Return the report of a study in one of the formats that are text."""
+def text_of(results: StudyResults, format: Literal["html", "md", "json"], seen: Sequence[Finding] | None = None) -> str:
+  """Return the report of a study in one of the formats that are text; `seen` are its findings, if they are known."""
   banner = _banner(results)
+  seen = findings(results) if seen is None else seen
   if format == "html":
     # It takes a second to import what draws, which the other formats do without.
     from trialbook.tuning.reporting.html import html
     from trialbook.tuning.reporting.page_data import objectives_of, page_data
 
-    return html(page_data(results, objectives_of(results)), banner)
-  seen = findings(results)
+    return html(page_data(results, objectives_of(results), seen), banner)
   if format == "md":
     from trialbook.tuning.reporting.markdown import markdown
 
@@ -70,8 +75,7 @@ def text_of(results: StudyResults, format: Literal["html", "md", "json"]) -> str
   return json.dumps(_json(results, seen, banner), indent=2, allow_nan=False) + "\n"
 
 
-def _json(results: StudyResults, seen: Any, banner: str | None) -> dict[str, Any]:
-  best = results.best
+def _json(results: StudyResults, seen: Sequence[Finding], banner: str | None) -> dict[str, Any]:
   return {
     "format": 1,
     "study": {"name": results.study.name, "goal": results.study.goal, "folder": str(results.folder)},
@@ -82,8 +86,8 @@ def _json(results: StudyResults, seen: Any, banner: str | None) -> dict[str, Any
     },
     "complete": banner is None,
     "answer": answer(results, seen),
-    "best": best
-    and plain({"trial": best.trial, "objective": best.objective, "step": best.step, "values": best.values}),
+    "since": successive.changes(results, seen),
+    "best": _best(results),
     "states": states(results),
     "warnings": caveats(results),
     "findings": [plain(one.as_json()) for one in seen],
@@ -91,19 +95,38 @@ def _json(results: StudyResults, seen: Any, banner: str | None) -> dict[str, Any
   }
 
 
+def _best(results: StudyResults) -> dict[str, Any] | None:
+  """Return the best retrain of the best point, with the mean of that point's retrains."""
+  best = results.best
+  if best is None:
+    return None
+  retrains = retrains_of(results, best)
+  mean = math.fsum(trial.objective or 0.0 for trial in retrains) / len(retrains)
+  return plain(
+    {
+      "trial": best.trial,
+      "objective": best.objective,
+      "mean": mean,
+      "retrains": [trial.trial for trial in retrains],
+      "step": best.step,
+      "values": best.values,
+    }
+  )
+
+
 def _banner(results: StudyResults) -> str | None:
-  """Return what a reader must know first: that the study has not ended; None if it has."""
-  ended = sum(results.count(state) for state in ("complete", "infeasible", "failed"))
+  """Return that the study has not ended, which a reader must know first; None if it has."""
+  ended = sum(results.count(state) for state in ("complete", "infeasible", "failed", "pruned"))
   planned = max(results.study.trials, len(results.trials))
   if results.study.source is not None:
     ended += results.count("stopped")  # Where it was made, a rule ended it.
   if ended >= planned:
     return None
   if results.study.source is not None:
-    working = "It was so when it was imported"
+    working = "Imported before its end"
   else:
-    working = "It is running" if is_running(results) else "It is not running. Rerun the same command to resume"
-  return f"This study is not at its end: {ended} of {planned} trials are. {working}. What follows may change."
+    working = "Running" if is_running(results) else "Not running (rerun the same command to resume)"
+  return f"{working}: {ended} of {planned} trials have ended. Results are preliminary."
 
 
 def _check(path: pathlib.Path, *, is_folder: bool) -> None:
@@ -115,6 +138,6 @@ def _check(path: pathlib.Path, *, is_folder: bool) -> None:
   if path.exists() and path.is_dir() != is_folder:
     raise ConfigError(f"{path} is a {'file; name a folder' if is_folder else 'folder; name a file'}")
   if not is_folder and path.exists() and not path.is_file():
-    raise ConfigError(f"{path} is no regular file and would be replaced; name another, or - for standard output")
+    raise ConfigError(f"{path} is not a regular file; name another one, or - for standard output")
   if not is_folder and not path.parent.is_dir():
     raise ConfigError(f"{path}: there is no folder {path.parent}")

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from trialbook.tuning.reporting.axes import banded, drawn, ink, is_sliced, x_axis, y_axis
-from trialbook.tuning.reporting.plot import AMBER, BLUE, RED, Plot, by_setting, ring, spec, table, tooltip
+from trialbook.tuning.reporting.plot import AMBER, BLUE, GREY, RED, Plot, by_setting, ring, spec, table, tooltip
 from trialbook.tuning.space.scales import Hyperparameter, Quantity
 
 STEP_BINS = 20
@@ -28,6 +28,7 @@ def axis(number: int, one: Hyperparameter, name: str, coloured: Sequence[str]) -
     colour = by_setting(coloured)
   valued = base.transform_filter("isValid(datum.objective)")
   crossed = base.transform_filter("datum.state === 'infeasible' || datum.state === 'failed'")
+  ended = base.transform_filter("datum.state === 'pruned' || datum.state === 'stopped'")
   layers = [
     valued.mark_point(filled=True, size=70).encode(
       x=x,
@@ -48,6 +49,13 @@ def axis(number: int, one: Hyperparameter, name: str, coloured: Sequence[str]) -
       opacity=alt.condition("datum.trial === selected || selected < 0", alt.value(1), alt.value(0.4)),
       tooltip=[*tooltip(field, name)[:2], alt.Tooltip("state:N"), alt.Tooltip("reason:N")],
     ),
+    ended.mark_point(shape="triangle-down", filled=True, size=60).encode(
+      x=x,
+      y=alt.value(_CROSS_Y),
+      color=alt.value(GREY),
+      opacity=alt.condition("datum.trial === selected || selected < 0", alt.value(0.8), alt.value(0.35)),
+      tooltip=[*tooltip(field, name)[:2], alt.Tooltip("state:N"), alt.Tooltip("reason:N")],
+    ),
     ring(base, x, y),
   ]
   if not one.inferred and isinstance(one.scale, Quantity):
@@ -60,8 +68,8 @@ def axis(number: int, one: Hyperparameter, name: str, coloured: Sequence[str]) -
     id=f"axis:{one.name}",
     section="hyperparameters",
     title=name,
-    caption="Each trial's objective; the ring is the best, red crosses are infeasible or failed, dashed lines the"
-    " search space's bounds. PB-22",
+    caption="Each trial's objective. The ring is the best trial, red crosses are infeasible or failed trials, grey"
+    " triangles trials that were pruned or stopped, and dashed lines the bounds of the search space. PB-22",
     spec=spec(*layers),
     datasets=("trials",),
     switch=True,
@@ -103,8 +111,8 @@ def isolation(number: int, one: Hyperparameter, name: str) -> Plot:
     id=f"isolation:{one.name}",
     section="isolation",
     title=name,
-    caption="The best trial for each value, or each slice of the axis, over all other hyperparameters; ticks are the"
-    " others. PB-30",
+    caption="Points: the best trial for each value, or each slice of the axis, over all other hyperparameters. Ticks:"
+    " all other trials. PB-30",
     spec=spec(*layers),
     datasets=("trials",),
     switch=True,
@@ -112,35 +120,45 @@ def isolation(number: int, one: Hyperparameter, name: str) -> Plot:
 
 
 def comparison(settings: int) -> Plot:
-  """Return the plot of the best of each setting, and how far chance moves it (PB-13, PB-30)."""
+  """Return the plot of the best of each setting, with the interval that the verdict speaks of (PB-13, PB-30)."""
   base = table("settings")
   y = alt.Y("setting:N", title=None, sort=alt.EncodingSortField("order"), axis=alt.Axis(labelLimit=220))
-  x = alt.X("objective:Q", scale=alt.Scale(type="linear", zero=False))
+  tested = base.transform_filter("isValid(datum.low)")
+  tooltip = [
+    alt.Tooltip("setting:N"),
+    alt.Tooltip("objective:Q", format=".4g", title="best"),
+    alt.Tooltip("trial:Q"),
+    alt.Tooltip("points:Q", title="tried"),
+    alt.Tooltip("pruned:Q"),
+    alt.Tooltip("budget:Q", title="compared at"),
+    alt.Tooltip("typical:Q", format=".4g", title="typical best"),
+    alt.Tooltip("low:Q", format=".4g", title="from"),
+    alt.Tooltip("high:Q", format=".4g", title="to"),
+  ]
   layers = [
-    base.mark_rule(strokeWidth=3, opacity=0.45).encode(
-      y=y, x=alt.X("p5:Q", scale=alt.Scale(zero=False)), x2="p95:Q", color=alt.value(BLUE)
+    base.transform_filter("isValid(datum.reference)")
+    .mark_tick(thickness=2, height=30, opacity=0.5)
+    .encode(y=y, x=alt.X("reference:Q", scale=alt.Scale(zero=False)), color=ink()),
+    tested.mark_bar(height=12, opacity=0.4).encode(
+      y=y, x=alt.X("low:Q", scale=alt.Scale(zero=False)), x2="high:Q", color=alt.value(BLUE), tooltip=tooltip
     ),
-    base.mark_bar(height=16, opacity=0.35).encode(y=y, x="p25:Q", x2="p75:Q", color=alt.value(BLUE)),
+    base.transform_filter("isValid(datum.typical)")
+    .mark_tick(thickness=2.5, height=14)
+    .encode(y=y, x="typical:Q", color=alt.value(BLUE)),
     base.mark_point(filled=True, size=110, opacity=1).encode(
       y=y,
-      x=x,
+      x=alt.X("objective:Q", scale=alt.Scale(type="linear", zero=False)),
       color=alt.condition("datum.winner", alt.value(AMBER), alt.value(BLUE)),
-      tooltip=[
-        alt.Tooltip("setting:N"),
-        alt.Tooltip("objective:Q", format=".4g", title="best"),
-        alt.Tooltip("trial:Q"),
-        alt.Tooltip("budget:Q", title="compared at trials"),
-        alt.Tooltip("p5:Q", format=".4g", title="5%"),
-        alt.Tooltip("p95:Q", format=".4g", title="95%"),
-      ],
+      tooltip=tooltip,
     ),
   ]
   return Plot(
     id="comparison",
     section="comparison",
     title="What was compared",
-    caption="Points: the best of each setting. Bars: what the best of an equal number of its trials would be, from the"
-    " lower to the upper quartile (wide) and from 5% to 95% (thin), were they drawn again. PB-13, PB-30",
+    caption="Points: the best of each setting. Bars: the interval of the finding above, that is, where the typical best"
+    " of an equal number of trials lies if that of the winner lies at the grey line. A bar that crosses the line is not"
+    " clearly worse. Settings with too few trials have no bar. PB-13, PB-30",
     spec=spec(*layers, height=34 * settings + 20),
     datasets=("settings",),
     wide=True,
@@ -171,9 +189,9 @@ def best_of_k(coloured: Sequence[str]) -> Plot:
   return Plot(
     id="best_of_k",
     section="search",
-    title="The best of so many trials",
-    caption="What a study of k of these trials, drawn again, would have found: median, quartiles, 5% to 95%. Where it"
-    " is flat, more trials gain little; where too few of the draws are feasible there is no box. PB-24",
+    title="Best value by number of trials",
+    caption="The best of k trials drawn from those of this study: median, quartiles, 5% to 95%. Where the boxes are"
+    " flat, more trials gain little. There is no box where too many of the draws have no value. PB-24",
     spec=spec(*layers),
     datasets=("best_of_k",),
     wide=True,
@@ -202,9 +220,9 @@ def selected_steps(steps: int) -> Plot:
   return Plot(
     id="steps",
     section="steps",
-    title="Where the best evaluation was",
-    caption="All trials. Shaded: the first 10% of the steps, where all of them mean far too long a training, and the"
-    " last 25%, where most of them mean that a longer one may help. PB-61",
+    title="Step of the best evaluation",
+    caption="All trials. Shaded: the first 10% and the last 25% of the steps. If all trials are best in the first part,"
+    " training is far too long. If most are best in the last part, longer training may help. PB-61",
     spec=spec(*layers),
     datasets=("trials",),
   )

@@ -4,7 +4,8 @@ An edge is the space's, or the cliff beyond which points are infeasible (`statis
 means that a quadratic through the good points (`statistics.response_surface`) still falls towards it there, by a
 one-sided t test over all sides, and that the best points stand on that side. "Near the edge" means the same at the
 inner end of the outer part of the scale: the optimum is in that part, or beyond. Studies too small for the fit are
-tested by how many of their best points lie in the outer part.
+tested by how many of their best points lie in the outer part; and a few values of one hyperparameter, each with the
+same others, by their order (`statistics.sweeps`). If a scale was inferred, its edges are the outermost values tried.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.findings.statistics import response_surface
+from trialbook.tuning.findings.statistics import response_surface, sweeps
 from trialbook.tuning.findings.statistics.expansion import bound_of, places_of
 from trialbook.tuning.findings.statistics.feasible_range import before, cliffs_of
 from trialbook.tuning.findings.statistics.points import (
@@ -24,13 +25,15 @@ from trialbook.tuning.findings.statistics.points import (
   is_numeric,
   points_of,
   searched,
+  tried_points,
   unit_of,
   units_of,
 )
-from trialbook.tuning.findings.statistics.relevance import relevant
+from trialbook.tuning.findings.statistics.relevance import has_natural_zero, of_perfection, relevant
 from trialbook.tuning.findings.statistics.response_surface import ResponseSurface
-from trialbook.tuning.findings.statistics.seed_noise import noise_of
+from trialbook.tuning.findings.statistics.seed_noise import noise_of, trial_noise
 from trialbook.tuning.findings.statistics.separation import Separation
+from trialbook.tuning.findings.statistics.sweeps import Sweep
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -45,6 +48,9 @@ LEAST = 8
 NEAR = 0.4
 """Largest distance of half of the best points from the edge, as a share of the scale. Those of an optimum there lie in
 the nearer third or so, as few points have landed right at it."""
+MOST_SIDES_BY_COUNTS = 5
+"""Hyperparameters up to which the test by counts can find anything: by chance, the best three are all in an outer sixth
+in 1 of 216 cases."""
 BEST, LEAST_BEST = 1 / 8, 3
 """Share of the points that are the best ones, and their least number."""
 OUTER = 1 / 6
@@ -54,6 +60,9 @@ p = 0.005 by chance."""
 AROUND = 2 * OUTER
 """Largest distance of half of the best points from an edge that they are near: those of an optimum in the outer part
 lie to both sides of it."""
+CLOSE = 0.6
+"""Distance of the last value from the edge, as a share of that to the value before it, up to which it is at the edge.
+Whole numbers stand in the middle of their parts of a scale, half of one from its edge."""
 LEAST_STEP = 0.25
 """The least share of the scale by which a side is moved out: less is not worth a study."""
 MOST_TIMES = 4.0
@@ -75,6 +84,8 @@ class Side:
     p: p-value of the test whether it limits them.
     optimum: of the fit, on the scale; None if there is none.
     how: that test was made, in a clause.
+    sweep: the order of a few values, if that is what was tested.
+    is_tied: whether the last two of these are the best ones, and about equal.
   """
 
   one: Hyperparameter
@@ -88,6 +99,8 @@ class Side:
   p: float = 1.0
   optimum: float | None = None
   how: str = ""
+  sweep: Sweep | None = None
+  is_tied: bool = False
 
   @property
   def key(self) -> str:
@@ -140,9 +153,8 @@ class Side:
 
 
 def testable(results: StudyResults) -> list[Hyperparameter]:
-  """Return the numeric hyperparameters whose bounds are known, with `LEAST_PLACES` values at least."""
-  axes = [one for one in searched(results) if is_numeric(one) and not one.inferred]
-  return [one for one in axes if places_of(one) >= LEAST_PLACES]
+  """Return the numeric hyperparameters with `LEAST_PLACES` values at least."""
+  return [one for one in searched(results) if is_numeric(one) and places_of(one) >= LEAST_PLACES]
 
 
 def level_of(axes: Sequence[Hyperparameter]) -> float:
@@ -154,24 +166,60 @@ def tested(results: StudyResults) -> list[Side]:
   """Return both sides of each testable hyperparameter that has enough points, the lower one first."""
   points, axes = points_of(results), testable(results)
   cliffs = {one.name: cliffs_of(one, points) for one in axes}
-  kept = before(points, axes, cliffs)
+  kept, all_kept = before(points, axes, cliffs), before(tried_points(results), axes, cliffs)
   surface = response_surface.fit(kept, searched(results))
   found = feasible(kept)
-  noise = noise_of(results)
+  noise, seeds = noise_of(results), trial_noise(results)
   least = noise.deviation if noise is not None else 0.0
-  asked = max(least, relevant(results, results.objective.sign * found[0].cost)) if found else 0.0
+  best = results.objective.sign * found[0].cost if found else 0.0
+  matters = relevant(results, best) if found else 0.0
+  large = sweeps.LARGE * of_perfection(results, best) if found and has_natural_zero(results) else math.inf
+  known, times = False, 1.96
+  if seeds is not None and seeds.is_usable:
+    known, times = True, float(scipy.stats.t.ppf(0.975, seeds.degrees_of_freedom))
   sides = []
   for one in axes:
     here = tuple(point for point in found if math.isfinite(unit_of(one, point.values)))
-    if len(here) < LEAST or len({unit_of(one, point.values) for point in here}) < LEAST_PLACES:
-      continue
     for upper in (False, True):
       side = Side(one, upper, cliffs[one.name].get(upper), here)
-      if surface is not None:
-        sides.append(_by_fit(side, surface, level_of(axes), least, asked))
+      few = len(here) < LEAST or len({unit_of(one, point.values) for point in here}) < LEAST_PLACES
+      # Of few points any row says more than nothing.
+      share = 0.0 if few else sweeps.MAINLY
+      swept = sweeps.sweep(one, upper, all_kept, searched(results), noise, known=known, times=times, least=share)
+      if swept is not None:
+        sides.append(_by_order(side, swept, sweeps.Matters(matters, large), sweeps.LEVEL / len(axes)))
+      elif few:
+        continue
+      elif surface is not None:
+        sides.append(_by_fit(side, surface, level_of(axes), least, max(least, matters)))
       else:
         sides.append(_by_counts(side, level_of(axes), response_surface.needed(searched(results))))
   return sides
+
+
+def _by_order(side: Side, swept: Sweep, matters: sweeps.Matters, level: float) -> Side:
+  """Return the side with the result of the test whether the objective gets better up to the last value.
+
+  Args:
+    matters: costs by which the last value has to be better than the one before it.
+    level: of the test.
+  """
+  # Points beyond it that were pruned are worse.
+  pruned = any(point.pruned and not point.infeasible for point in swept.beyond)
+  limits = not pruned and swept.limits(matters, level)
+  near = not pruned and (swept.is_near(matters, level) or limits)
+  # Between the last of some drawn values and the edge the space was not searched.
+  limits = limits and (swept.is_chosen or is_searched_up_to(side.one, swept))
+  p_near = swept.p if near and not limits else None
+  tied = swept.is_tied(matters)
+  return dataclasses.replace(side, best=1, limits=limits, p_near=p_near, p=swept.p, sweep=swept, is_tied=tied)
+
+
+def is_searched_up_to(one: Hyperparameter, swept: Sweep) -> bool:
+  """Return whether the last value of a sweep is at the edge of the space, or as close as the values are to each
+  other."""
+  last, before_it = (unit_of(one, {one.name: value}) for value in swept.values[:-3:-1])
+  return (1 - last if swept.upper else last) <= CLOSE * abs(last - before_it)
 
 
 def _by_fit(side: Side, surface: ResponseSurface, level: float, least: float, asked: float) -> Side:
@@ -201,7 +249,7 @@ def _by_fit(side: Side, surface: ResponseSurface, level: float, least: float, as
     more=more,
     p=p,
     optimum=surface.lowest(side.one.name),
-    how="a quadratic through the good points still falls towards it there",
+    how="a quadratic fit to the good points still gets better towards it there",
   )
 
 
@@ -230,5 +278,5 @@ def _by_counts(side: Side, level: float, needed: int) -> Side:
     limits=p < level and side.distance < NEAR,
     more=None if could else max(needed - len(side.points), 1),
     p=p,
-    how=f"its outer sixth holds {count} of the best {side.best} points",
+    how=f"the outer sixth of the scale holds {count} of the best {side.best} points",
   )

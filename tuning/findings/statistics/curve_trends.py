@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import special
@@ -22,6 +23,14 @@ MOST_CORRELATED = 0.8
 """Largest estimate of the correlation of neighbours: beyond, noise cannot be separated from a trend."""
 ENOUGH_CURVES = 100
 """Most curves whose correlations of neighbours the median is taken of: more do not change it."""
+TRAINING = ("train", "training")
+"""First words of the names of metrics of training examples."""
+LOSSES = ("loss", "entropy", "nll", "xent", "ce", "perplexity", "ppl", "mse")
+"""Last words of the names of losses, beside those that end in loss."""
+LOOKED_AT = 20
+"""Trials, the best, by which it is decided which of several training losses was logged until late."""
+AS_LATE = 0.9
+"""Share of the latest end of such a loss from which on another one was logged as late."""
 SMOOTHED = 0.1
 """Share of a curve in the running mean whose best is looked for: narrow beside what is looked for, and an average of
 several evaluations."""
@@ -132,23 +141,31 @@ def effective_trials(trials: int, correlation: float) -> float:
   return trials / (1 + (trials - 1) * correlation)
 
 
-def deviation(steps: np.ndarray, values: np.ndarray, points: int) -> float | None:
-  """Return the standard deviation of the last `points` values around a parabola through them; None if too few."""
-  if points < LEAST_POINTS or steps[-1] <= steps[-points]:
-    return None
-  left = _around_parabola(steps[-points:], values[-points:])
-  return float(np.sqrt(left @ left / (points - 3)))
+def deviation(
+  steps: np.ndarray, values: np.ndarray, pieces: Sequence[tuple[int, int]] | None = None
+) -> tuple[float, int] | None:
+  """Return the standard deviation of values [points] around a parabola through each of several pieces (first and last
+  index, the latter excluded; None: all is one), and its degrees of freedom; None if too few. Pieces of fewer than
+  `LEAST_POINTS` are left out."""
+  squares, freedom = 0.0, 0
+  for first, end in pieces or [(0, len(values))]:
+    if end - first >= LEAST_POINTS and steps[end - 1] > steps[first]:
+      left = _around_parabola(steps[first:end], values[first:end])
+      squares += float(left @ left)
+      freedom += end - first - 3
+  return (math.sqrt(squares / freedom), freedom) if freedom else None
 
 
 def _around_parabola(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
   where = (2 * steps - steps[0] - steps[-1]) / (steps[-1] - steps[0])
   basis, _ = np.linalg.qr(np.stack([np.ones(len(where)), where, where**2], axis=1))
   left = values - basis @ (basis.T @ values)
-  tamed = values - left + _tamed(left)
-  return tamed - basis @ (basis.T @ tamed)
+  pulled = values - left + tamed(left)
+  return pulled - basis @ (basis.T @ pulled)
 
 
-def _tamed(left: np.ndarray) -> np.ndarray:
+def tamed(left: np.ndarray) -> np.ndarray:
+  """Return residuals with those pulled in that are `FAR` robust standard deviations from 0 or more."""
   middle = float(np.median(np.abs(left))) * 1.4826
   return np.clip(left, -FAR * middle, FAR * middle) if middle > 0 else left
 
@@ -159,8 +176,7 @@ def _line(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
   spread = float(where @ where)
   line, left = _fit(where, spread, values)
   for _ in range(PULLS):
-    tamed = line + _tamed(values - line)
-    line, left = _fit(where, spread, tamed)
+    line, left = _fit(where, spread, line + tamed(values - line))
   return line, left, spread
 
 
@@ -218,9 +234,35 @@ def costs(results: StudyResults, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
 
 
 def training_losses(results: StudyResults, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
-  """Return the steps after the first, and the training loss there, on the fixed part of the training set if known."""
-  metric = results.training_metric("validation/loss")
+  """Return the steps after the first, and the training loss there, of the metric that `training_loss_metric` finds."""
+  metric = training_loss_metric(results)
   return _after_start(trial, metric, 1) if metric else (np.zeros(0, int), np.zeros(0))
+
+
+def training_loss_metric(results: StudyResults) -> str | None:
+  """Return the name of the loss of training examples that was logged until the latest in training; None if none was.
+
+  Any name counts whose split is of training and that ends in a loss: `train_subset/ctc_loss`, `train_loss`. Among those
+  logged about as late (`AS_LATE`), one on a fixed part of the training set comes first, and then the plainest name.
+  """
+  names = [name for name in results.metrics if _is_training_loss(name)]
+  if len(names) < 2:
+    return next(iter(names), None)
+  trials = complete(results)[:LOOKED_AT] or results.trials[:LOOKED_AT]
+
+  def coverage(name: str) -> float:
+    ends = [steps[-1] / max(trial.last_step, 1) if len(steps := trial.curve(name)[0]) else 0.0 for trial in trials]
+    return float(np.median(ends)) if ends else 0.0
+
+  covered = {name: coverage(name) for name in names}
+  latest = max(covered.values())
+  late = [name for name in names if covered[name] >= AS_LATE * latest]
+  return min(late, key=lambda name: ("subset" not in name, len(name), name))
+
+
+def _is_training_loss(name: str) -> bool:
+  words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+  return bool(words) and words[0] in TRAINING and (words[-1] in LOSSES or words[-1].endswith("loss"))
 
 
 def _after_start(trial: Trial, metric: str, sign: int) -> tuple[np.ndarray, np.ndarray]:

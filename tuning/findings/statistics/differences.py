@@ -43,11 +43,6 @@ class Axis:
   sliced: bool
 
   @property
-  def plot(self) -> str:
-    """Return the plot that shows its settings."""
-    return f"isolation:{self.name}" if self.others else "comparison"
-
-  @property
   def level(self) -> float:
     """Return the level of the permutation test of this hyperparameter."""
     return SIGNIFICANCE / self.count
@@ -58,23 +53,28 @@ class Difference:
   """The difference between the best setting and another one.
 
   Attributes:
-    lead, low, high: the median of how much better it is, and the wider one of both intervals.
-    bootstrap: the ends of the bootstrap interval of the difference of the bests.
+    lead, low, high: the median of how much better it is, and the wider one of both intervals; None if no point of the
+      other setting has a value, since all were pruned.
+    bootstrap: the ends of the bootstrap interval of the difference of the bests; None likewise.
     test: by permutations; None if too few points of both have the same values of the others.
     aliased: then, the names of the others that were varied together with it.
   """
 
-  lead: float
-  low: float
-  high: float
-  bootstrap: tuple[float, float]
+  lead: float | None
+  low: float | None
+  high: float | None
+  bootstrap: tuple[float, float] | None
   test: PermutationTest | None
   aliased: tuple[str, ...]
 
   @property
   def confounded(self) -> bool:
     """Return whether the intervals show a difference, but the other hyperparameters make up most of it."""
-    return self.test is not None and self.low > 0 and 2 * self.test.expected > self.test.observed
+    return self.test is not None and self._is_lead and 2 * self.test.expected > self.test.observed
+
+  @property
+  def _is_lead(self) -> bool:
+    return self.low is None or self.low > 0
 
   @property
   def numbers(self) -> dict[str, Any]:
@@ -83,21 +83,24 @@ class Difference:
       "lead": self.lead,
       "low": self.low,
       "high": self.high,
-      "bootstrap": {"low": self.bootstrap[0], "high": self.bootstrap[1]},
-      "luck": None if self.test is None else self.test.p_value,
+      "bootstrap": self.bootstrap and {"low": self.bootstrap[0], "high": self.bootstrap[1]},
+      "p": None if self.test is None else self.test.p_value,
       "by_others": None if self.test is None else self.test.expected,
     }
 
   def is_significant(self, level: float) -> bool:
     """Return whether the interval excludes 0 and the permutation test rejects chance at this level."""
-    return self.low > 0 and self.test is not None and self.test.p_value <= level
+    return self._is_lead and self.test is not None and self.test.p_value <= level
 
   def times_to_settle(self, level: float) -> float:
     """Return how many times as many trials would make it significant, if it is as large as it looks.
 
     Intervals, and the differences that chance makes, shrink with the root of the number of trials.
     """
-    shrink = (self.lead - self.low) / self.lead if self.lead > 0 else math.inf
+    if self.lead is None or self.low is None:
+      shrink = 1.0
+    else:
+      shrink = (self.lead - self.low) / self.lead if self.lead > 0 else math.inf
     p_value = 1.0 if self.test is None else self.test.p_value
     chance = scipy.stats.norm.isf(level / 2) / scipy.stats.norm.isf(p_value / 2) if p_value < 1 else math.inf
     return max(shrink, float(chance), 1.0) ** 2
@@ -105,45 +108,45 @@ class Difference:
 
 def differences(
   winner: Contender, others: Sequence[Contender], axis: Axis, budget: int, rng: np.random.Generator
-) -> list[Difference]:
-  """Return the differences between the best setting and each of the others, [others].
+) -> tuple[float, list[Difference]]:
+  """Return the median cost of the best of `budget` points of the best setting, and the differences between it and each
+  of the others, [others].
 
   Args:
     winner: with the best point.
-    others: each of them has an extreme-value fit, as the winner has.
+    others: of each, and of the winner, a fit or the observed distribution is compared
+      (`Contender.is_known_by_pruning`).
     axis: the hyperparameter that they differ in.
     budget: points at which the best are compared: as many as the smallest has.
     rng: of all draws and permutations.
   """
-  fits = {id(one): one.extreme_value for one in (winner, *others)}
-  medians = {key: fit.medians(budget, DRAWS, rng) for key, fit in fits.items() if fit is not None}
-  bests = {id(one): _bests(one, budget, rng) for one in (winner, *others)}
+  field = (winner, *others)
+  medians = {id(one): one.extreme_value.medians(budget, DRAWS, rng) for one in field if one.extreme_value is not None}
+  bests = {id(one): _bests(one, budget, rng) for one in field if one.costs}
   level = LEVEL / len(others)
   ends = [level / 2, 1 - level / 2]
   found = []
   for one in others:
-    difference = medians[id(one)] - medians[id(winner)]
-    bootstrap = tuple(float(x) for x in np.quantile(bests[id(one)] - bests[id(winner)], ends))
-    low, high = (float(x) for x in np.quantile(difference, ends))
-    test, aliased = _tested(winner, one, axis, budget, rng)
-    found.append(
-      Difference(
-        lead=float(np.median(difference)),
-        low=min(low, bootstrap[0]),
-        high=max(high, bootstrap[1]),
-        bootstrap=(bootstrap[0], bootstrap[1]),
-        test=test,
-        aliased=aliased,
-      )
-    )
-  return found
+    lead = low = high = bootstrap = None
+    if one.costs:
+      observed = bests[id(one)] - bests[id(winner)]
+      low, high = bootstrap = (float(np.quantile(observed, ends[0])), float(np.quantile(observed, ends[1])))
+      lead = float(np.median(observed))
+      if id(one) in medians and id(winner) in medians:
+        fitted = medians[id(one)] - medians[id(winner)]
+        lead = float(np.median(fitted))
+        low = min(low, float(np.quantile(fitted, ends[0])))
+        high = max(high, float(np.quantile(fitted, ends[1])))
+    test, aliased = permuted(winner, one, axis, budget, rng)
+    found.append(Difference(lead=lead, low=low, high=high, bootstrap=bootstrap, test=test, aliased=aliased))
+  return float(np.median(medians.get(id(winner), bests[id(winner)]))), found
 
 
-def _tested(
+def permuted(
   winner: Contender, other: Contender, axis: Axis, budget: int, rng: np.random.Generator
 ) -> tuple[PermutationTest | None, tuple[str, ...]]:
   """Return the permutation test; if it is not possible, None and the names of the others that prevent it."""
-  worst = max(winner.costs[-1], other.costs[-1])
+  worst = max(one.costs[-1] for one in (winner, other) if one.costs)
   places = [[axis.places[point.trials[0]] for point in one.points] for one in (winner, other)]
   # What no point of one of them has belongs to the other setting alone, such as a momentum to its optimizer.
   both = [
@@ -159,7 +162,7 @@ def _tested(
   if permutation_count(*strata(both)) < least:
     alone = [place for place in both if permutation_count(*strata([place])) < least]
     return None, tuple(axis.others[place] for place in alone or both)
-  first, second = ([*one.costs, *[worst] * one.infeasible] for one in (winner, other))
+  first, second = ([*one.costs, *[worst] * one.without_value] for one in (winner, other))
   return permutation_test((first, second), strata(both), budget, rng), ()
 
 
@@ -168,6 +171,6 @@ def _bests(one: Contender, budget: int, rng: np.random.Generator) -> np.ndarray:
 
   Points without a value count as the worst one.
   """
-  reached = cumulative(len(one.costs), budget, one.infeasible)
+  reached = cumulative(len(one.costs), budget, one.without_value)
   places = np.searchsorted(reached, rng.random(DRAWS))
   return np.asarray(one.costs)[np.minimum(places, len(one.costs) - 1)]

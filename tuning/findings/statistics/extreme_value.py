@@ -71,10 +71,13 @@ class ExtremeValueFit:
       found += np.sum(self.weights * (1 - (1 - share * inside) ** more), axis=(1, 2))
     return found / len(QUANTILES)
 
-  def gain(self, more: int) -> tuple[float, float, float]:
-    """Return by how much `more` new trials are expected to beat the best, and its 5% and 95% quantiles."""
+  def gain(self, more: int, lead: float = 0.0) -> tuple[float, float, float]:
+    """Return by how much `more` new trials are expected to beat the best, and its 5% and 95% quantiles.
+
+    `lead`: by how much a trial that was not fitted is better than the best of those that were.
+    """
     gains = np.concatenate([[0.0], self.excess * np.geomspace(1e-3, 10, 60)])
-    exceeded = self.exceeds(gains, more)
+    exceeded = self.exceeds(gains + max(lead, 0.0), more)
     mean = float(np.trapezoid(exceeded, gains))
     low, high = (
       float(np.interp(-chance, -exceeded, gains)) if chance < exceeded[0] else 0.0 for chance in (0.95, 0.05)

@@ -27,13 +27,16 @@ class TriedPoint:
     values: of its hyperparameters, by name.
     trials: numbers of its trials that are complete or infeasible.
     retrains: cost of each complete trial: the objective times its sign.
-    infeasible: number of trials without a value.
+    infeasible: number of trials without a value, other than those that a rule ended early.
+    pruned: number of trials that a rule ended early, because they were worse than others: their values are not known,
+      but it is known that they are not among the best.
   """
 
   values: Mapping[str, Any]
   trials: tuple[int, ...]
   retrains: tuple[float, ...]
   infeasible: int
+  pruned: int = 0
 
   @functools.cached_property
   def cost(self) -> float:
@@ -43,13 +46,24 @@ class TriedPoint:
 
 def points_of(results: StudyResults) -> list[TriedPoint]:
   """Return the points that have a complete or an infeasible trial, in order of their first trial."""
+  return points_ended(results, ("infeasible",))
+
+
+def tried_points(results: StudyResults) -> list[TriedPoint]:
+  """Return the points of `points_of` and those whose trials were all pruned: all that the study spent effort on."""
+  return points_ended(results, ("infeasible", "pruned"))
+
+
+def points_ended(results: StudyResults, without_value: Sequence[str]) -> list[TriedPoint]:
+  """Return the points that have a trial with a value, or in one of some states, in order of their first trial."""
   found = []
   for trials in results.points:
-    ended = [trial for trial in trials if trial.objective is not None or trial.state == "infeasible"]
+    ended = [trial for trial in trials if trial.objective is not None or trial.state in without_value]
     if ended:
       retrains = tuple(results.objective.sign * t.objective for t in ended if t.objective is not None)
       numbers = tuple(trial.trial for trial in ended)
-      found.append(TriedPoint(ended[0].values, numbers, retrains, len(ended) - len(retrains)))
+      pruned = sum(trial.state == "pruned" for trial in ended)
+      found.append(TriedPoint(ended[0].values, numbers, retrains, len(ended) - len(retrains) - pruned, pruned))
   return found
 
 

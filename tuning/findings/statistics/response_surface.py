@@ -57,6 +57,7 @@ class ResponseSurface:
     degrees_of_freedom: points less coefficients.
     points: that were fitted.
     explained: the share of the weighted variance that is explained in points left out one at a time.
+    deviation: the standard deviation of good points around the fit: noise, and what a quadratic does not fit.
     centre: of the good points, by name: (2 unit - 1) sqrt(3), the first polynomial.
     levels: of each categorical hyperparameter: value -> its contrasts, by name.
     presence: the share of points in which a hyperparameter exists.
@@ -69,6 +70,7 @@ class ResponseSurface:
   degrees_of_freedom: int
   points: int
   explained: float
+  deviation: float
   centre: Mapping[str, float]
   levels: Mapping[str, Mapping[object, np.ndarray]]
   presence: Mapping[str, float]
@@ -125,6 +127,16 @@ class ResponseSurface:
         design[position] = EDGE * x * self.centre[column.names[column.names[0] == name]]
     return design
 
+  def effect_p(self, name: str) -> float:
+    """Return the p-value of the test that a hyperparameter changes the cost at all: Wald's test of its columns."""
+    own = [i for i, column in enumerate(self.columns) if column.names == (name,)]
+    if not own:
+      return 1.0
+    part = self.coefficients[own]
+    covariance = self.covariance[np.ix_(own, own)]
+    statistic = float(part @ np.linalg.pinv(covariance) @ part) / len(own)
+    return float(scipy.stats.f.sf(statistic, len(own), self.degrees_of_freedom))
+
   def variances(self, coefficients: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
     """Return the parts of the variance over the space by hyperparameters: name or pair -> [draws]."""
     found: dict[tuple[str, ...], np.ndarray] = {}
@@ -152,8 +164,15 @@ class ResponseSurface:
 
 def needed(space: Sequence[Hyperparameter]) -> int:
   """Return the number of points with a value that the fit of a space takes, at least."""
-  columns = sum(2 if is_numeric(one) else max(len(one.scale.as_json()["values"]) - 1, 1) for one in space)
-  return 1 + columns + SPARE
+  return 1 + sum(_columns(one) for one in space) + SPARE
+
+
+def _columns(one: Hyperparameter) -> int:
+  """Return the number of columns of a hyperparameter: a curve takes three values, a line two."""
+  values = one.scale.as_json().get("values")
+  if is_numeric(one):
+    return 1 if values is not None and len(values) < 3 else 2
+  return max(len(values or ()) - 1, 1)
 
 
 def fit(points: Sequence[TriedPoint], space: Sequence[Hyperparameter]) -> ResponseSurface | None:
@@ -166,6 +185,8 @@ def fit(points: Sequence[TriedPoint], space: Sequence[Hyperparameter]) -> Respon
   scale = HALF_WEIGHT * float(np.median(excess)) or float(np.mean(excess))
   if not scale > 1e-12 * max(abs(costs[0]), 1e-300):
     return None
+  # Of a metric like a log-likelihood the zero is arbitrary, and often far away.
+  costs = excess
   weights = 1 / (1 + (excess / scale) ** 2)
   blocks, columns, levels, presence = _design(found, space)
   if not blocks or len(found) < 1 + len(columns) + SPARE:
@@ -173,7 +194,7 @@ def fit(points: Sequence[TriedPoint], space: Sequence[Hyperparameter]) -> Respon
   first = {column.names[0]: block for column, block in zip(columns, blocks, strict=True) if column.degree == 1}
   design = np.column_stack([np.ones(len(found)), *blocks])
   design, columns, pairs = _with_pairs(design, columns, first, np.sqrt(weights), costs)
-  coefficients, covariance, explained = _regression(design, weights, costs)
+  coefficients, covariance, explained, deviation = _regression(design, weights, costs)
   # Of a categorical one the mean of its first contrast, which is what enters products.
   centre = {name: float(np.mean(values[:TOP])) for name, values in first.items()}
   return ResponseSurface(
@@ -183,6 +204,7 @@ def fit(points: Sequence[TriedPoint], space: Sequence[Hyperparameter]) -> Respon
     len(found) - design.shape[1],
     len(found),
     explained,
+    deviation,
     centre,
     levels,
     presence,
@@ -255,7 +277,8 @@ def _with_pairs(design, columns, first, roots, costs):
 
 
 def _regression(design: np.ndarray, weights: np.ndarray, costs: np.ndarray):
-  """Return the coefficients, their HC2 covariance, and the share of variance explained in points that are left out."""
+  """Return the coefficients, their HC2 covariance, the share of variance explained in points that are left out, and the
+  standard deviation around the fit."""
   weighted = design * weights[:, None]
   # Collinear columns get a large standard error instead of an exception.
   inverse = np.linalg.inv(design.T @ weighted + 1e-9 * np.sum(weights) * np.eye(design.shape[1]))
@@ -266,4 +289,6 @@ def _regression(design: np.ndarray, weights: np.ndarray, costs: np.ndarray):
   half = weighted @ inverse * (residuals / np.sqrt(1 - leverage))[:, None]
   mean = np.average(costs, weights=weights)
   explained = 1 - float(np.sum(weights * left_out**2) / max(np.sum(weights * (costs - mean) ** 2), 1e-300))
-  return coefficients, half.T @ half, explained
+  freedom = max(len(costs) - design.shape[1], 1) / len(costs)
+  deviation = math.sqrt(float(np.average(residuals**2, weights=weights)) / freedom)
+  return coefficients, half.T @ half, explained, deviation

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.results import StudyResults
+from trialbook.tuning.findings.statistics.relevance import whole_of
+from trialbook.tuning.results import StudyResults, Trial
 
 LEVEL = 0.95
 """Level of the interval of a standard deviation."""
@@ -42,15 +44,13 @@ def trial_noise(results: StudyResults) -> TrialNoise | None:
 
   Bad points vary more and decide nothing, so that only the better half of the groups counts, and of these only what is
   among the better half of all points, if there is such. A rerun trial itself does not count: it was chosen because it
-  was good, but its seeds were not.
+  was good, but its seeds were not. A seed that died while others of its point trained does not count either: that is
+  another finding (`outcomes`), and in the deviation it would hide all differences.
   """
-  groups: list[tuple[list[float], int]] = []
-  for trials in results.points:
-    groups.append(([t.objective for t in trials if t.objective is not None], trials[0].trial))
+  groups = [(_trained(results, trials), trials[0].trial) for trials in results.points]
   costs = {number: results.objective.sign * float(np.mean(values)) for values, number in groups if values}
   median = float(np.median(list(costs.values()))) if costs else math.inf
-  for number, study in results.reruns.items():
-    groups.append(([t.objective for t in study.trials if t.objective is not None], number))
+  groups += [(_trained(study, study.trials), number) for number, study in results.reruns.items()]
   groups = [group for group in groups if len(group[0]) > 1]
   if not groups:
     return None
@@ -77,6 +77,11 @@ def trial_noise(results: StudyResults) -> TrialNoise | None:
   )
 
 
+def _trained(results: StudyResults, trials: Sequence[Trial]) -> list[float]:
+  """Return the objectives of the trials that trained to their end."""
+  return [t.objective for t in trials if t.objective is not None and results.endings[t.trial].kind == "finished"]
+
+
 def sampling_noise(results: StudyResults) -> tuple[float, int] | None:
   """Return the standard error of the best trial's objective by the draw of validation examples, and their number.
 
@@ -89,11 +94,12 @@ def sampling_noise(results: StudyResults) -> tuple[float, int] | None:
   if best is None or best.objective is None or name not in ("error", "accuracy"):
     return None
   examples = best.log.examples.get(split, 0)
-  if examples < 1 or not 0 <= best.objective <= 1:
+  whole = whole_of(results)
+  if examples < 1 or not 0 <= best.objective <= whole:
     return None
   # A share of 0 of n examples is no proof of 0: as if there had been one success and one failure more (Laplace).
-  share = (best.objective * examples + 1) / (examples + 2)
-  return math.sqrt(share * (1 - share) / examples), examples
+  share = (best.objective / whole * examples + 1) / (examples + 2)
+  return whole * math.sqrt(share * (1 - share) / examples), examples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Studies drawn at random whose truth is known: what the findings are tested on.
+"""Studies drawn at random whose truth is known, on which the findings are tested.
 
-`healthy(seed)` is a study in which nothing is wrong, with noise and untidiness as real ones have: evaluations that vary
-with the examples, the learning rate and the seed, at other steps in some trials, now and then missing or NaN, and a
-trial that was cut short. A pathology is planted by changing what makes it up:
+`healthy(seed)` is a study in which nothing is wrong, with the noise and the untidiness of real ones: evaluations that
+vary with the examples, the learning rate and the seed, at other steps in some trials, sometimes missing or NaN, and
+sometimes a trial that was cut short. A fault is planted by changing a part:
 
   surface     the error that a trial converges to, from where it is in the space [0, 1] for each hyperparameter
   diverges    whether a trial is infeasible, from the same
@@ -13,7 +13,7 @@ Everything depends on the seed. Make it harder: smaller effects, more noise, few
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def nuisance(name: str, low: float, high: float) -> Hyperparameter:
-  """A nuisance hyperparameter on a log scale."""
+  """Return a nuisance hyperparameter on a log scale."""
   return Hyperparameter(name=name, path=name, scale=Log(low, high), role="nuisance")
 
 
@@ -60,6 +60,7 @@ class World:
     diverges: see above; None: no trial does.
     reshape: see above; None: as drawn.
     untidy: evaluations are missing, off the grid, or NaN, and a trial is cut short, now and then.
+    cooling: share of the jitter at a time from 0 to 1: it shrinks with the learning rate.
   """
 
   space: tuple[Hyperparameter, ...] = SPACE
@@ -74,15 +75,16 @@ class World:
   diverges: Callable[[Units, np.random.Generator], bool] | None = None
   reshape: Callable[[Curves, Units, np.random.Generator], Curves] | None = None
   untidy: bool = True
+  cooling: Callable[[np.ndarray], np.ndarray] = lambda time: 1 - 0.9 * time
 
 
 def healthy(seed: int, **changes: Any) -> StudyResults:
-  """A study drawn from `World(**changes)`."""
+  """Return a study drawn from `World(**changes)`."""
   return draw(seed, World(**changes))
 
 
 def bowl(world: World, rng: np.random.Generator) -> Callable[[Units, np.random.Generator], float]:
-  """A surface with its bottom in the middle half of each dimension, that rises by 0.05 to 0.4 towards the edges."""
+  """Return a surface with its bottom in the middle of each dimension that rises by 0.05 to 0.4 towards the edges."""
   centres = {one.name: rng.uniform(0.3, 0.7) for one in world.space}
   heights = {one.name: rng.uniform(0.2, 1.0) for one in world.space}
 
@@ -93,7 +95,7 @@ def bowl(world: World, rng: np.random.Generator) -> Callable[[Units, np.random.G
 
 
 def draw(seed: int, world: World) -> StudyResults:
-  """The study of a seed."""
+  """Return the study of a seed."""
   rng = np.random.default_rng(seed)
   surface = world.surface or bowl(world, rng)
   points = Halton(seed=seed).points(list(world.space), 0, world.trials)
@@ -105,12 +107,12 @@ def draw(seed: int, world: World) -> StudyResults:
       trials.append(_diverged(number, here, world, rng))
       continue
     error = min(surface(units, rng) + rng.normal(0, world.retrain), 0.85)
-    curves = _curves(error, world, rng)
+    curves = curves_of(error, world, rng)
     if world.reshape is not None:
       curves = world.reshape(curves, units, rng)
-    curves = _noisy(curves, world, rng)
+    curves = noisy(curves, world, rng)
     if world.untidy:
-      curves = _untidy(curves, world, rng)
+      curves = untidied(curves, world, rng)
     trials.append(_trial(number, here, curves, world))
   return results(trials, world.space)
 
@@ -118,8 +120,14 @@ def draw(seed: int, world: World) -> StudyResults:
 OBJECTIVE = Minimize("validation/error")
 
 
-def results(trials: list[Trial], space: tuple[Hyperparameter, ...], objective: Objective = OBJECTIVE) -> StudyResults:
-  """A study of trials that are there; each is worth what the objective says."""
+def results(
+  trials: Sequence[Trial],
+  space: Sequence[Hyperparameter],
+  objective: Objective = OBJECTIVE,
+  *,
+  source: str | None = None,
+) -> StudyResults:
+  """Return a study of these trials, each valued by the objective. `source`: what it was imported from."""
   record = StudyRecord(
     name="planted",
     goal="Is what was planted found?",
@@ -137,6 +145,7 @@ def results(trials: list[Trial], space: tuple[Hyperparameter, ...], objective: O
     diff="",
     created=0.0,
     warnings=(),
+    source=source,
   )
   study = StudyResults(folder=pathlib.Path("planted"), study=record, objective=objective, trials=tuple(trials))
   return study.by(objective)
@@ -151,7 +160,7 @@ def trial(
   reason: str | None = None,
   examples: Mapping[str, int] | None = None,
 ) -> Trial:
-  """A trial that logged such curves."""
+  """Return a trial that logged such curves."""
   points = {
     name: [(int(step), float(value)) for step, value in zip(steps, values_, strict=True)]
     for name, (steps, values_) in curves.items()
@@ -170,8 +179,8 @@ def trial(
   )
 
 
-def _curves(error: float, world: World, rng: np.random.Generator) -> Curves:
-  """Errors and losses without noise, that have come to within a thousandth of their end at about 80% of the steps."""
+def curves_of(error: float, world: World, rng: np.random.Generator) -> Curves:
+  """Return errors and losses without noise, which are within a thousandth of their end at about 80% of the steps."""
   steps = np.linspace(0, world.steps, world.evaluations + 1).round()
   time = steps / world.steps
   left = np.exp(-((time / rng.uniform(0.03, 0.07)) ** 0.7))
@@ -192,14 +201,15 @@ def _curves(error: float, world: World, rng: np.random.Generator) -> Curves:
   }
 
 
-def _noisy(curves: Curves, world: World, rng: np.random.Generator) -> Curves:
+def noisy(curves: Curves, world: World, rng: np.random.Generator) -> Curves:
+  """Return curves with the noise of evaluations."""
   found = {}
   wobble: dict[int, np.ndarray] = {}
   for name, (steps, values) in curves.items():
     if len(steps) not in wobble:
       wobble[len(steps)] = _autocorrelated(len(steps), rng)
     # What the learning rate makes of it is common to all metrics of an evaluation.
-    jitter = world.jitter * (1 - 0.9 * steps / max(steps[-1], 1)) * wobble[len(steps)]
+    jitter = world.jitter * world.cooling(steps / max(steps[-1], 1)) * wobble[len(steps)]
     if name == "grad_norm":
       values = values * np.exp(rng.normal(0, 0.25, len(values)))
     elif name.endswith("error"):
@@ -224,7 +234,8 @@ def _autocorrelated(count: int, rng: np.random.Generator) -> np.ndarray:
   return values
 
 
-def _untidy(curves: Curves, world: World, rng: np.random.Generator) -> Curves:
+def untidied(curves: Curves, world: World, rng: np.random.Generator) -> Curves:
+  """Return curves as real logs have them: evaluations missing, off the grid or NaN, and now and then cut short."""
   off_grid, short = rng.random() < 0.1, rng.random() < 0.02
   end = world.steps * rng.uniform(0.6, 0.95) if short else world.steps
   found = {}
@@ -249,7 +260,7 @@ def _trial(number: int, values: Mapping[str, Any], curves: Curves, world: World)
 
 def _diverged(number: int, values: Mapping[str, Any], world: World, rng: np.random.Generator) -> Trial:
   """It becomes NaN somewhere in the first third."""
-  curves = _noisy(_curves(0.5, world, rng), world, rng)
+  curves = noisy(curves_of(0.5, world, rng), world, rng)
   end = rng.uniform(0.02, 0.33) * world.steps
   curves = {name: (steps[steps <= end], values_[steps <= end]) for name, (steps, values_) in curves.items()}
   return trial(number, values, curves, state="infeasible", reason=f"train/loss = nan at step {int(end)}")

@@ -1,0 +1,1 @@
+"""Studies with a known truth, and how often the findings see it."""

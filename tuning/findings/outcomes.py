@@ -1,0 +1,253 @@
+"""How the trials ended (PB-21): cut short, ended by a rule, collapsed, stuck, or far worse than their own retrains.
+
+Infeasible points are a question of their own (`infeasible`). Here are the trials that look complete and are not, those
+that a rule has censored, and the points at which some seeds train and others do not: training is unstable there, though
+each trial alone looks like a result.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import scipy.stats
+
+from trialbook.tuning.endings import Ending
+from trialbook.tuning.findings.finding import Finding, Severity, finding_of, trial_numbers
+from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, points_of
+from trialbook.tuning.findings.statistics.regions import Region, region_of
+from trialbook.tuning.findings.wording import listed, many, region
+from trialbook.tuning.results import StudyResults, Trial
+
+_finding = finding_of("PB-21", "outcomes")
+
+WARNING_SHARE = 0.2
+"""Share of the trials that a defect must have for a warning: a fifth of the study is lost or doubtful."""
+CERTAIN_SHARE = 0.08
+"""Share that the interval must exceed for a warning: 2 of 8 may be chance."""
+BEST = 5
+"""Points, the best few: of one of these, a seed that died decides what is adopted."""
+SHOWN = 3
+"""Trials that are described one by one."""
+DEAD = ("diverged", "stuck", "collapsed", "outlier")
+"""Endings of a seed that died."""
+
+
+def find(results: StudyResults) -> list[Finding]:
+  """Return findings on trials that were cut short, censored, collapsed or stuck, and on seeds that died; an ok if all
+  that ended ran to their end."""
+  ended = [trial for trial in results.trials if trial.state not in ("pending", "running")]
+  if not ended:
+    return [_finding("cannot_tell", "No trial has ended", "There is nothing to look at.", action="Run trials.")]
+  of = results.endings
+  unstable = _unstable(results)
+  seeds = {number for one in unstable for number in one.trials}
+  found = [
+    *_cut_short(results, ended, of),
+    *_censored(ended, of),
+    *unstable,
+    *_lost(results, [t for t in ended if of[t.trial].kind == "collapsed" and t.trial not in seeds], of),
+    *_lost(results, [t for t in ended if _is_stuck(t, of) and t.trial not in seeds], of),
+  ]
+  if found:
+    return found
+  finished = sum(of[trial.trial].kind == "finished" for trial in ended)
+  return [
+    _finding(
+      "ok",
+      f"No trial was cut short, collapsed or stayed at its start; {finished} of {many(len(ended), 'trial')} ran to"
+      " their end",
+      _covered(results),
+      numbers={"finished": finished, "ended": len(ended)},
+    )
+  ]
+
+
+def _is_stuck(trial: Trial, of: Mapping[int, Ending]) -> bool:
+  # Those whose state says so are counted as infeasible.
+  return of[trial.trial].kind == "stuck" and trial.objective is not None
+
+
+def _covered(results: StudyResults) -> str:
+  """Return what was looked at."""
+  curves = sum(len(trial.curve(results.objective.metric)[0]) > 1 for trial in results.trials)
+  if not curves:
+    return f"Only final values of {results.objective.metric} are known: how trials came to them needs their curves."
+  return f"Looked at: {many(curves, 'curve')} of {results.objective.metric}."
+
+
+def _severity(count: int, total: int) -> Severity:
+  low, _ = scipy.stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
+  return "warning" if count / total >= WARNING_SHARE and low > CERTAIN_SHARE else "note"
+
+
+def _cut_short(results: StudyResults, ended: Sequence[Trial], of: Mapping[int, Ending]) -> list[Finding]:
+  cut = [trial for trial in ended if of[trial.trial].kind == "cut_short"]
+  if not cut:
+    return []
+  steps = sorted(of[trial.trial].step or 0 for trial in cut)
+  span = f"at step {steps[0]:,}" if steps[0] == steps[-1] else f"between step {steps[0]:,} and {steps[-1]:,}"
+  usual = max((results.length(trial) or 0 for trial in cut), default=0)
+  ranked = [trial for trial in cut if trial.objective is not None]
+  values = (
+    "Their values so far count, though they would have become better."
+    if len(ranked) == len(cut)
+    else "They are not ranked, because the values that they would have reached are unknown."
+  )
+  return [
+    _finding(
+      _severity(len(cut), len(ended)),
+      f"{len(cut)} of {many(len(ended), 'trial')} {'was' if len(cut) == 1 else 'were'} cut short: they ended {span}"
+      + (f" of {usual:,}" if usual > steps[-1] else ""),
+      f"Their curves end while those of others go on, for no reason that they show: they were not done improving, and"
+      f" had reached no value at which others ended too. {values} Examples: {_examples(cut, of)}.",
+      trials=trial_numbers(cut),
+      numbers={"cut_short": len(cut), "ended": len(ended), "first": steps[0], "last": steps[-1], "usual": usual},
+      action="Look at what ended them (preemption, a time limit, a lost log), and resume them or run them again before"
+      " you rely on a ranking.",
+      plot="curves",
+    )
+  ]
+
+
+def _censored(ended: Sequence[Trial], of: Mapping[int, Ending]) -> list[Finding]:
+  """Return findings on trials that a target or a rule ended."""
+  found = []
+  targets = [trial for trial in ended if of[trial.trial].kind == "target"]
+  if targets:
+    found.append(
+      _finding(
+        "note",
+        f"{len(targets)} of {many(len(ended), 'trial')} were ended at about the same value, probably a target",
+        f"They ended at different steps, each at its best value. What they would have reached later is unknown, so they"
+        f" are not compared with trials that went on. Examples: {_examples(targets, of)}.",
+        trials=trial_numbers(targets),
+        numbers={"target": len(targets), "ended": len(ended)},
+        action="Compare such trials by the step at which they reached the target, or run all trials equally long.",
+        plot="curves",
+      )
+    )
+  pruned = [trial for trial in ended if of[trial.trial].kind == "pruned"]
+  if pruned:
+    found.append(
+      _finding(
+        "note",
+        f"{len(pruned)} of {many(len(ended), 'trial')} were ended early because they were worse than others",
+        "They count as tried, and as not among the best. Their final values are unknown, so findings about curves and"
+        f" about the shape of the space are about the other {len(ended) - len(pruned)}. Examples:"
+        f" {_examples(pruned, of)}.",
+        trials=trial_numbers(pruned),
+        numbers={"pruned": len(pruned), "ended": len(ended)},
+      )
+    )
+  return found
+
+
+def _unstable(results: StudyResults) -> list[Finding]:
+  """Return the finding on points at which some seeds died and others trained."""
+  groups = [(results, trials[0].trial, trials) for trials in results.points]
+  groups += [(study, number, study.trials) for number, study in results.reruns.items()]
+  hit: list[tuple[int, int]] = []
+  numbers: set[int] = set()
+  dead: list[str] = []
+  kinds: set[str] = set()
+  all_seeds = repeated = 0
+  for study, number, trials in groups:
+    ends = [(trial, study.endings[trial.trial]) for trial in trials]
+    ends = [(trial, end) for trial, end in ends if end.kind in ("finished", *DEAD)]
+    if len(ends) < 2:
+      continue
+    repeated += 1
+    all_seeds += len(ends)
+    died = [(trial, end) for trial, end in ends if end.kind in DEAD]
+    if died and len(died) < len(ends):
+      hit.append((number, len(ends)))
+      kinds |= {end.kind for _, end in died}
+      numbers |= {trial.trial for trial, _ in died} if study is results else {number}
+      dead += [f"{'' if study is results else f'rerun of trial {number}, '}trial {t.trial}: {e.text}" for t, e in died]
+  if not hit:
+    return []
+  best = {number for point in feasible(points_of(results))[:BEST] for number in point.trials}
+  seeds, among_best = sum(count for _, count in hit), any(number in best for number, _ in hit)
+  where = f"{len(dead)} of {seeds} seeds of {'one point' if len(hit) == 1 else f'{len(hit)} points'}"
+  words = {"diverged": "diverged", "stuck": "learned nothing", "collapsed": "collapsed", "outlier": "got far worse"}
+  what = (
+    "trained far worse than the others"
+    if kinds == {"outlier"}
+    else f"{listed([words[kind] for kind in sorted(kinds)], 'or')} while the others trained"
+  )
+  return [
+    Finding(
+      id="PB-80",
+      question="outcomes",
+      severity="warning" if among_best else "note",
+      title=f"{where} {what}: training is unstable there",
+      why=f"{_first(dead)}. Of all {all_seeds} seeds of {many(repeated, 'point')} with retrains, {len(dead)}"
+      " died while others of their point did not. The noise between seeds is given without them, so it does not hide"
+      " other differences.",
+      trials=tuple(sorted(numbers)),
+      numbers={"dead": len(dead), "seeds": seeds, "points": len(hit), "all_seeds": all_seeds},
+      action="Find the instability before you adopt such a point: try warmup, gradient clipping, then a smaller"
+      " learning rate (PB-84). Report how many seeds died beside the mean of the others.",
+      plot="curves",
+    )
+  ]
+
+
+def _lost(results: StudyResults, trials: Sequence[Trial], of: Mapping[int, Ending]) -> list[Finding]:
+  """Return the finding on trials that collapsed, or that stayed at their start, of points that have no other seeds."""
+  if not trials:
+    return []
+  collapsed = of[trials[0].trial].kind == "collapsed"
+  points = points_of(results)
+  numbers = {trial.trial for trial in trials}
+  bad = [any(number in numbers for number in point.trials) for point in points]
+  found = region_of(results, points, bad)
+  best = {number for point in feasible(points)[:BEST] for number in point.trials}
+  among_best = sorted(numbers & best)
+  count, total = len(trials), sum(trial.objective is not None for trial in results.trials)
+  what = "collapsed: they got better and suddenly fell back" if collapsed else "stayed where they began"
+  severity = "warning" if collapsed and among_best else _severity(sum(bad), len(bad))
+  where = _where(found, points, bad)
+  return [
+    Finding(
+      id="PB-80" if collapsed else "PB-21",
+      question="outcomes",
+      severity=severity,
+      title=f"{count} of {total} complete trials {what}{where}",
+      why=f"{_examples(trials, of)}. "
+      + (f"{len(among_best)} of them are among the {BEST} best points. " if among_best else "")
+      + (
+        "The best value of such a trial counts, but it lasts only until the collapse."
+        if collapsed
+        else "They have learned nothing, and rank as what they are: the worst."
+      ),
+      trials=trial_numbers(trials),
+      numbers={"count": count, "complete": total, "region": found.kind},
+      action="Look at the gradient norm before the collapse. Try warmup or gradient clipping first, then a smaller"
+      " learning rate (PB-84)."
+      if collapsed
+      else "Leave out their region if the best trials are not next to it."
+      if found.kind in ("axis", "corner")
+      else f"Look at the curves of trial {trials[0].trial}.",
+      plot="curves",
+    )
+  ]
+
+
+def _where(found: Region, points: Sequence[TriedPoint], bad: Sequence[bool]) -> str:
+  """Return the region for the end of a title."""
+  if found.kind == "axis" and found.cut is not None:
+    return f", {'all' if found.cut.outside[0] == 0 else 'most'} of them with {region(found.cut)}"
+  if found.kind == "corner" and found.corner is not None:
+    return f", where {found.corner.text}"
+  if found.kind == "point":
+    point = next(point for point, is_bad in zip(points, bad, strict=True) if is_bad)
+    return f", all at one point (trial {point.trials[0]})" if len(point.trials) > 1 else ""
+  return ", everywhere in the space" if found.kind == "everywhere" else ""
+
+
+def _examples(trials: Sequence[Trial], of: Mapping[int, Ending]) -> str:
+  return _first([f"trial {trial.trial}: {of[trial.trial].text}" for trial in trials])
+
+
+def _first(told: Sequence[str]) -> str:
+  more = len(told) - SHOWN
+  return "; ".join(told[:SHOWN]) + (f"; and {more} more" if more > 0 else "")

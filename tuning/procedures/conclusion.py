@@ -1,0 +1,118 @@
+"""What a procedure concludes: a verdict with its evidence, and the changes of the config that follow, or none."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trialbook import files
+from trialbook.trainer import Config
+from trialbook.tuning.procedures import drawing
+from trialbook.tuning.reporting.plain import plain
+
+FORMAT = 1
+"""Version of `conclusion.json`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conclusion:
+  """The result of a procedure.
+
+  Attributes:
+    procedure: its command, such as "max-steps".
+    id: of the playbook's requirement that it fulfils, such as "PB-60".
+    verdict: what was found, in one sentence with its most important number.
+    evidence: how that is known: numbers, intervals, thresholds; a sentence each.
+    changes: of the config: dotted path -> value; None: nothing is recommended.
+    numbers: what the sentences say in numbers, by name; JSON.
+    actions: what to do now, or to try if nothing could be recommended; a sentence each.
+    table: rows that show the evidence, each column -> value; empty: none.
+    plots: pictures of the evidence, by the name of their file without its ending: Vega-Lite specifications.
+  """
+
+  procedure: str
+  id: str
+  verdict: str
+  evidence: Sequence[str] = ()
+  changes: Mapping[str, Any] | None = None
+  numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  actions: Sequence[str] = ()
+  table: Sequence[Mapping[str, Any]] = ()
+  plots: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+  @property
+  def is_recommendation(self) -> bool:
+    """Return whether it recommends changes, be they none: that the config is right as it is."""
+    return self.changes is not None
+
+  def as_json(self) -> dict[str, Any]:
+    """Return all fields, for records."""
+    return plain({"format": FORMAT, **dataclasses.asdict(self)})
+
+
+def write(conclusion: Conclusion, folder: pathlib.Path, config: Config, studies: Sequence[str], cost: str) -> None:
+  """Write `conclusion.json`, `conclusion.md`, its pictures, and the recommended config as `recommended/config.json`.
+
+  Args:
+    conclusion: of the procedure.
+    folder: of the procedure.
+    config: that the changes are of.
+    studies: names of the folders of its studies.
+    cost: of its trainings, in words.
+  """
+  stored = conclusion.as_json() | {"studies": list(studies), "cost": cost, "config": config.model_dump(mode="json")}
+  pictures = "".join(f"\n![{name}]({name}.svg)\n" for name in conclusion.plots)
+  folder.mkdir(parents=True, exist_ok=True)
+  files.write_text(folder / "conclusion.md", markdown(conclusion, studies, cost) + pictures)
+  if conclusion.changes is not None:
+    write_config(config.override(dict(conclusion.changes)), folder / "recommended")
+  drawing.write(conclusion.plots, folder)
+  # Last: whoever finds it finds the others.
+  files.write_json(folder / "conclusion.json", stored)
+
+
+def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
+  """Write a config as `config.json` into a folder, as `--config` takes it, and return the file."""
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / "config.json"
+  files.write_json(path, {"format": files.FORMAT, **config.model_dump(mode="json")})
+  return path
+
+
+def read(folder: pathlib.Path) -> Conclusion | None:
+  """Return the conclusion in a folder; None if there is none. Raise UserError if it cannot be read."""
+  path = folder / "conclusion.json"
+  stored = files.read_json(path)
+  if stored is None:
+    return None
+  files.check_format(path, stored.get("format"))
+  names = {field.name for field in dataclasses.fields(Conclusion)}
+  return Conclusion(**{name: value for name, value in stored.items() if name in names})
+
+
+def markdown(conclusion: Conclusion, studies: Sequence[str] = (), cost: str = "") -> str:
+  """Return the conclusion as text."""
+  lines = [f"# {conclusion.procedure} ({conclusion.id})", "", conclusion.verdict, ""]
+  lines += [f"- {sentence}" for sentence in conclusion.evidence]
+  if conclusion.table:
+    columns = list(conclusion.table[0])
+    lines += ["", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in conclusion.table]
+  if conclusion.changes is not None:
+    flags = " ".join(f"--set {path}={_flag(value)}" for path, value in conclusion.changes.items())
+    lines += ["", f"Recommended: `{flags}`" if flags else "Recommended: the config as it is."]
+  lines += [""] + [f"- Next: {sentence}" for sentence in conclusion.actions] if conclusion.actions else []
+  if studies:
+    lines += ["", f"Studies: {', '.join(studies)}."]
+  if cost:
+    lines += ["", f"Cost: {cost}."]
+  return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+  return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _flag(value: Any) -> str:
+  return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,92 @@
+"""The measurements of a folder, one JSON line each, so that what was measured is not measured again."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trialbook import files
+from trialbook.errors import UserError
+from trialbook.progress import ProgressLine
+from trialbook.settings import KINDS
+from trialbook.trainer import Config
+from trialbook.trainer.workdir.existing_run import differences
+from trialbook.tuning.procedures.lab import Lab
+from trialbook.tuning.procedures.step_measurement import Machine, Measure, Measurement, from_json
+
+NAME = "measurements.jsonl"
+"""Name of the file. Its first line says what was measured, each other one is a batch size."""
+
+
+class MeasurementRecord:
+  """The measurements of a procedure, which makes those that are missing.
+
+  Args:
+    lab: whose config is measured, and whose folder holds the file.
+    machine: that it is measured on.
+    measure: measures a size.
+
+  Attributes:
+    used: the measurements that were asked for, by batch size, in order.
+
+  Raises:
+    UserError: if the folder holds measurements of another config or machine.
+  """
+
+  def __init__(self, lab: Lab, machine: Machine, measure: Measure):
+    self._lab, self._machine, self._measure = lab, machine, measure
+    self._path = lab.folder / NAME
+    self._line = ProgressLine(enabled=lab.progress)
+    self._key = {
+      "format": files.FORMAT,
+      "config": lab.config.model_dump(mode="json"),
+      "machine": dataclasses.asdict(machine),
+    }
+    self._known: dict[int, Measurement] = {}
+    self.used: dict[int, Measurement] = {}
+    stored = files.read_json_lines(self._path)
+    if stored:
+      self._check_settings(stored[0])
+      self._known = {one.batch_size: one for one in map(from_json, stored[1:])}
+
+  def measured(self, batch_size: int) -> Measurement:
+    """Return the measurement of a size; make and record it if there is none yet."""
+    found = self._known.get(batch_size)
+    if found is None:
+      found = self._measure(self._lab.config, batch_size, self._machine, self._lab.folder)
+      self._check_device(found)
+      self._known[batch_size] = found
+      lines = [self._key, *map(dataclasses.asdict, self._known.values())]
+      files.write_text(self._path, "".join(map(_line, lines)))
+      self._line.note(_note(found))
+    self.used = dict(sorted({**self.used, batch_size: found}.items()))
+    return found
+
+  def _check_settings(self, stored: Mapping[str, Any]) -> None:
+    files.check_format(self._path, stored.get("format"))
+    before = Config.model_validate_json(json.dumps(stored["config"]))
+    other = [*differences(before, self._lab.config, kinds=KINDS, layout=True)]
+    if stored["machine"] != self._key["machine"]:
+      other.append("devices, cores or memory")
+    if other:
+      raise UserError(f"{self._path} was measured with other settings ({', '.join(other)}); choose another --dir")
+
+  def _check_device(self, new: Measurement) -> None:
+    for one in self._known.values():
+      if one.device_kind and new.device_kind and one.device_kind != new.device_kind:
+        raise UserError(
+          f"{self._path} was measured on {one.device_kind}, and this is {new.device_kind}; choose another --dir"
+        )
+
+
+def _line(value: Mapping[str, Any]) -> str:
+  return json.dumps(files.jsonable(value), allow_nan=False) + "\n"
+
+
+def _note(one: Measurement) -> str:
+  if not one.fits:
+    return f"batch size {one.batch_size:,}: {one.reason}"
+  return (
+    f"batch size {one.batch_size:,}: {one.examples_per_second:,.0f} examples/s, {one.step_seconds * 1e3:.3g} ms a step,"
+    f" {one.waiting:.0%} of it waiting for data"
+  )
