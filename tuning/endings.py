@@ -309,7 +309,9 @@ def _collapsed(results: "StudyResults", trial: "Trial", gain: float) -> Ending |
   costs = sign * values
   if len(costs) < 2 * LAST:
     return None
-  smooth = np.array([np.median(costs[max(at - LAST + 1, 0) : at + 1]) for at in range(len(costs))])
+  first = [float(np.median(costs[: at + 1])) for at in range(LAST - 1)]
+  windows = np.lib.stride_tricks.sliding_window_view(costs, LAST)
+  smooth = np.concatenate([first, np.median(windows, axis=1)])
   best = int(np.argmin(smooth))
   gained, lost = max(float(costs[0] - smooth[best]), gain), float(np.median(costs[-LAST:]) - smooth[best])
   if gained <= 0 or lost < max(BACK * gained, DEVIATIONS * _noise(costs)) or len(costs) - 1 - best < LAST:

@@ -130,10 +130,10 @@ def balance(of: Balance, trials: Sequence[PlannedTrial], hyperparameters: Sequen
   groups = {trial.group for trial in trials if trial.refusal is None}
   by_role = {role: [one.name for one in hyperparameters if one.role == role] for role in ("scientific", "nuisance")}
   lines = [f"{role}: {', '.join(names) or 'none'}" for role, names in by_role.items()]
-  density = f"{of.points:.2g} points per dimension, if they were a grid" if of.dimensions else "nothing to tune"
-  each = f" for each of {of.combinations} scientific values" if of.combinations > 1 else ""
-  width = f"{of.dimensions:.3g} nuisance {'dimension' if of.dimensions == 1 else 'dimensions'}"
-  lines.append(f"{of.trials} trials; {width}{each}: {density}")
+  each = f", {of.trials / of.combinations:.3g} for each of {of.combinations} settings" if of.combinations > 1 else ""
+  width = f"{of.dimensions:.3g} {'hyperparameter' if of.dimensions == 1 else 'hyperparameters'} to tune"
+  density = f": as dense as a grid of {of.points:.2g} values per hyperparameter" if of.dimensions else ""
+  lines.append(f"{of.trials} trials{each}; {width if of.dimensions else 'nothing to tune'}{density}")
   if of.repeats:
     count = f"{of.repeats} of {of.trials} trials {'repeats' if of.repeats == 1 else 'repeat'}"
     space = f": the space has {of.possible:,.0f} combinations" if math.isfinite(of.possible) else ""

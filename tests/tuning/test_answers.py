@@ -308,4 +308,7 @@ def test_a_study_that_runs_asks_for_the_trials_that_it_planned():
   results = with_states(planted.healthy(1, trials=24, evaluations=30), {3: "running", 4: "pending"}, source=None)
   said = answer(results, findings(results))
   assert (said["more"], said["more_because"]) == (2, "These were planned and have not ended.")
-  assert (said["next"] or "").startswith("Wait for the other 2 trials, or resume them: ")
+  assert said["next"] == "Wait for the other 2 trials."
+  record = dataclasses.replace(results.study, command="trialbook tune run --dir=runs/x")
+  said = answer(dataclasses.replace(results, study=record), [])
+  assert said["next"] == "Wait for the other 2 trials, or resume them: trialbook tune run --dir=runs/x"

@@ -275,3 +275,19 @@ def test_an_optimum_beyond_the_last_value_is_said_and_one_inside_is_not(count):
       beyond += bottom > 1 and found.severity in ("note", "warning")
   assert inside <= 10
   assert beyond >= 180
+
+
+@pytest.mark.parametrize("values", [FALLING[2:], (0.8, 0.5, 0.3, 0.1, 0.0999), (0.8, 0.3, 0.1, 0.2, 0.6), FALLING[-3:]])
+def test_without_a_natural_zero_it_does_not_depend_on_the_zero_the_scale_or_the_direction(values):
+  one = named(Log(RATES[0], RATES[len(values) - 1]))
+
+  def said(scale: float, shift: float) -> tuple[str, ...]:
+    mode = Minimize("elbo") if scale > 0 else Maximize("elbo")
+    trials = [
+      planted.trial(k, {one.name: rate}, {"elbo": ([1], [scale * value + shift])})
+      for k, (rate, value) in enumerate(zip(RATES, values, strict=False))
+    ]
+    found = only(planted.results(trials, (one,), mode))
+    return found.severity, found.title.replace("rises", "falls")
+
+  assert {said(*change) for change in ((1.0, -5000.0), (-1.0, -1180.0), (730.0, 0.0), (0.003, 0.1))} == {said(1.0, 0.0)}

@@ -73,7 +73,8 @@ def test_infeasible_trials_are_no_proof_of_being_worse():
 
 
 def test_unequal_effort_is_that_of_what_was_tried():
-  rows = [("A", 0.3, "pruned")] * 9 + [("B", 0.1 + n / 1000, "complete" if n < 12 else "pruned") for n in range(30)]
+  rows = [("A", 0.1 + n / 1000, "complete" if n < 8 else "pruned") for n in range(9)]
+  rows += [("B", 0.1 + n / 1000, "complete" if n < 12 else "pruned") for n in range(30)]
   (found,) = [one for one in comparison.find(study(rows)) if "effort" in one.numbers]
   assert found.title == "Unequal effort: B was tried 30 times, A 9 times"
   assert found.numbers["more"] == 21

@@ -206,6 +206,21 @@ def test_noise_at_a_rate_that_has_decayed_is_not_met_by_more_decay():
   assert "larger batches" in decayed
 
 
+def test_noise_that_decays_at_the_very_end_is_that_of_the_end():
+  """At the full rate the noise is 0.01, in the last tenth 0.001; the best trials differ by 0.006."""
+  time = np.arange(1, 101) / 100
+  rng = np.random.default_rng(10_000)
+  trials = []
+  for number in range(16):
+    noise = rng.normal(0, np.where(time <= 0.9, 0.01, 0.001))
+    curves = {"validation/error": (100 * np.arange(1, 101), 0.1 + 0.004 * number + 0.3 * np.exp(-time / 0.05) + noise)}
+    trials.append(planted.trial(number, {}, curves))
+  (answer,) = found("late_noise", planted.results(trials, planted.SPACE))
+  assert answer.severity == "ok"
+  assert answer.numbers["evaluations"] == 10
+  assert answer.numbers["deviation"] < 0.002
+
+
 def test_a_gain_that_the_decay_made_is_not_foreseen_for_more_steps():
   """Before the decay, a fifth more steps gain about 0.012; in it, the last fifth gained 0.05."""
 

@@ -161,7 +161,7 @@ def test_one_restart_in_real_trials_is_no_period(tmp_path):
   assert answer.numbers["recurs"] < 0.3
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["sine", "saw"])
 def test_a_period_whose_amplitude_falls_is_still_one(form):
   fading = 0.03 * np.linspace(1, 0.25, 60)
   for seed in range(5):

@@ -32,7 +32,7 @@ def test_run_says_what_is_planned_what_ended_and_what_was_best(capsys, tmp_path,
   code, out, err = outcome(capsys, "run", f"--study={curves()}", f"--dir={tmp_path / 'runs/curves'}")
   assert code == 0
   assert "nuisance: x" in err
-  assert "4 trials; 1 nuisance dimension: 4 points per dimension" in err
+  assert "4 trials; 1 hyperparameter to tune: as dense as a grid of 4 values per hyperparameter" in err
   assert "trial 3: infeasible: x = 1.0 is too large" in err
   assert "4/4 trials" in err
   assert "program" not in err

@@ -5,6 +5,7 @@ A job is a tuple of names and numbers, so that it can be sent to another process
 
 import contextlib
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -129,12 +130,13 @@ def _mapped(jobs: Sequence[Job], workers: int) -> Iterator[Iterator[tuple[Job, A
     yield map(done, jobs)
     return
   # Started afresh: a fork would inherit the threads' locks of whatever runs this.
-  with multiprocessing.get_context("spawn").Pool(workers, _use_one_thread) as pool:
+  with multiprocessing.get_context("spawn").Pool(workers, _begin) as pool:
     yield pool.imap_unordered(done, jobs, CHUNK)
 
 
-def _use_one_thread() -> None:
-  """Let each process compute in one thread: matrices are small, and all cores have a process."""
+def _begin() -> None:
+  """Let a process compute in one thread, since each core has a process; Ctrl-C is for the one that started it."""
   import threadpoolctl
 
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   threadpoolctl.threadpool_limits(1)

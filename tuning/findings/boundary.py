@@ -6,6 +6,7 @@ instability first. Here: each side of each numeric hyperparameter is tested by `
 best points lie at one or near it, the scale that goes further is proposed, unless nothing can lie there.
 """
 
+import math
 from collections.abc import Sequence
 
 from trialbook.tuning.findings import edges, few_values
@@ -31,10 +32,12 @@ from trialbook.tuning.findings.statistics.points import (
   points_of,
   searched,
   tried_points,
+  units_of,
 )
 from trialbook.tuning.findings.statistics.separation import separation
 from trialbook.tuning.findings.wording import listed, many, p_value, region, shown
 from trialbook.tuning.results import StudyResults
+from trialbook.tuning.space.scales import Hyperparameter
 
 _finding = finding_of("PB-23", "boundary")
 
@@ -46,7 +49,8 @@ def find(results: StudyResults) -> list[Finding]:
   """Return for each side at which the best points lie by how much to expand it, or that training is unstable beyond."""
   binary = _two_values(results)
   found = [*binary]
-  axes = testable(results)
+  two = {one.name for one in _binary(results)}
+  axes = [one for one in testable(results) if one.name not in two]
   if not axes:
     none = "No numeric hyperparameter is varied: there is no edge to be near to"
     return found or [_finding("ok", none, "Nothing to test.")]
@@ -79,7 +83,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 def _two_values(results: StudyResults) -> list[Finding]:
   """Return a finding on the numeric hyperparameters of two values, which have no edge."""
-  axes = [one for one in searched(results) if is_numeric(one) and places_of(one) < LEAST_PLACES]
+  axes = _binary(results)
   if not axes:
     return []
   names = listed([one.name for one in axes])
@@ -93,30 +97,44 @@ def _two_values(results: StudyResults) -> list[Finding]:
   ]
 
 
+def _binary(results: StudyResults) -> list[Hyperparameter]:
+  """Return the numeric hyperparameters that have two values, or of which enough points tried two only."""
+  found = []
+  for one in searched(results):
+    if not is_numeric(one):
+      continue
+    units = [unit for unit in units_of(one, tried_points(results)).tolist() if math.isfinite(unit)]
+    if places_of(one) < LEAST_PLACES or (len(units) >= LEAST and len(set(units)) < LEAST_PLACES):
+      found.append(one)
+  return found
+
+
 def _short(names: Sequence[str], results: StudyResults) -> Finding:
   """Return the finding that there are too few points for a test."""
-  count = len(feasible(points_of(results)))
-  axes = searched(results)
+  points, axes = feasible(points_of(results)), searched(results)
+  total = len(points)
+  # A conditional hyperparameter has fewer than the study.
+  counts = {one.name: sum(map(math.isfinite, units_of(one, points).tolist())) for one in axes if one.name in names}
+  count = min(counts.values())
   needed = LEAST_PLACES if len(axes) == 1 else LEAST
   if len(names) > MOST_SIDES_BY_COUNTS:
     needed = response_surface.needed(axes)
-  more = max(needed - count, 1)
-  points = "1 point with a value is" if count == 1 else f"{count} points with a value are"
+  more = max(math.ceil((needed - count) * total / max(count, 1)), 1)
+  are = f"{many(count, 'point')} with a value {'is' if count == 1 else 'are'} too few"
   all_tried = exhausted(results)
   if all_tried is not None and all_tried.is_declared:
     action, asked = f"{all_tried.said}. To test it, add values of {listed(names)}.", {}
   elif len(axes) == 1 and count == needed - 1:
-    best = feasible(points_of(results))
-    upper = best[0].values[names[0]] > best[1].values[names[0]]
-    value = shown(axes[0], best[0].values[names[0]])
+    upper = points[0].values[names[0]] > points[1].values[names[0]]
+    value = shown(axes[0], points[0].values[names[0]])
     action, asked = f"Try a third value beyond the better one, {'above' if upper else 'below'} {value}.", {"more": 1}
   else:
     action, asked = f"To test it, try {many(more, 'more point')}.", {"more": more}
   return _finding(
     "cannot_tell",
-    f"{points} too few to test whether the best lie at an edge of {listed(names)}",
-    f"The test needs {needed} points with a value, at {LEAST_PLACES} values of a hyperparameter at least. Retrains of a"
-    " point count once.",
+    f"{are} to test whether the best lie at an edge of {listed(names)}",
+    f"The test needs {needed} points with a value that have the hyperparameter, at {LEAST_PLACES} values at least."
+    " Retrains of a point count once.",
     numbers={"points": count, "needed": needed, **asked},
     action=action,
     until=f"{many(asked['more'], 'more point')}." if asked else None,
@@ -135,8 +153,12 @@ def _nowhere(sides: Sequence[Side], results: StudyResults) -> Finding:
   numbers = {"p": {side.key: round(side.p, 6) for side in sides}}
   texts = list(inner.values())
   if fitted:
-    count = len(sides)
-    texts.append(f"Towards none of {count} edges do the good points still get better (p below {LEVEL / count:.2g}).")
+    p = f"p below {LEVEL / len(sides):.2g} would show it"
+    texts.append(
+      f"A quadratic fit to the good points gets better towards none of {len(fitted)} edges ({p})."
+      if all(side.is_fitted for side in fitted)
+      else f"Near none of {len(fitted)} edges are there more of the best points than by chance ({p})."
+    )
   if sides and not fitted and not undecided and len(inner) == len({side.one.name for side in sides}):
     names = listed(list(inner))
     title = f"The best {'value' if len(inner) == 1 else 'values'} of {names} {'lies' if len(inner) == 1 else 'lie'}"

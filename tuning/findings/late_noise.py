@@ -16,7 +16,7 @@ from scipy import special
 
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import is_varied
-from trialbook.tuning.findings.statistics.curve_trends import LEAST_POINTS, costs, deviation
+from trialbook.tuning.findings.statistics.curve_trends import LEAST_POINTS, costs, residuals
 from trialbook.tuning.findings.statistics.pieces import all_jumps, learning_rate, pieces
 from trialbook.tuning.findings.statistics.relevance import has_natural_zero, of_perfection, relevant, whole_of
 from trialbook.tuning.findings.statistics.seed_noise import split_of
@@ -35,6 +35,8 @@ TOP, LEAST_TOP = 0.25, 4
 """Share of the trials among which the choice is made, and how many these are at least."""
 CONTEXT = 2
 """Multiple of the late evaluations in which jumps are looked for: before a jump, a line is drawn too."""
+CALMER = 0.01
+"""Largest p of the F test by which the last half of the late evaluations counts as less noisy than the first."""
 DECAYED = 0.1
 """Share of its largest value from which on a learning rate has decayed: to let it decay further changes little."""
 RIGHT = 0.75
@@ -188,12 +190,11 @@ def measured(results: StudyResults) -> LateNoise | None:
   ends = _ends(results, trainings.whole[:count])
   if len(ends) < LEAST_TOP:
     return None
-  degrees_of_freedom = sum(end.freedom for end in ends)
-  variance = sum(end.freedom * end.noise**2 for end in ends) / degrees_of_freedom
+  variance, degrees_of_freedom, share = _pooled(ends)
   quantiles = special.chdtri(degrees_of_freedom, [0.025, 0.975]).tolist()
   low, high = (math.sqrt(variance * degrees_of_freedom / quantile) for quantile in quantiles)
   levels = np.array([end.level for end in ends])
-  by_noise = float(np.mean([end.noise**2 / end.points for end in ends]))
+  by_noise = float(np.mean([end.squares / end.freedom / end.points for end in ends]))
   spread = math.sqrt(max(float(levels.var(ddof=1)) - by_noise, 0.0))
   level = results.objective.sign * float(np.median(levels))
   examples = ends[0].trial.log.examples.get(results.objective.metric.rpartition("/")[0])
@@ -214,7 +215,7 @@ def measured(results: StudyResults) -> LateNoise | None:
     right_at_most=_right(spread, low),
     level=level,
     examples=examples,
-    evaluations=int(np.median([end.evaluations for end in ends])),
+    evaluations=round(share * float(np.median([end.evaluations for end in ends]))),
     jump=int(np.median(jumps)) if 2 * len(jumps) > len(ends) else None,
     rate_left=float(np.median(rates)) if rates else None,
   )
@@ -240,17 +241,20 @@ class _End:
 
   Attributes:
     trial: whose it is.
-    noise: standard deviation around parabolas.
-    freedom: degrees of freedom of `noise`.
-    evaluations: number of them that `noise` is from.
+    squares: sum of squares around parabolas.
+    freedom: its degrees of freedom.
+    last_squares, last_freedom: the same of the last half of the evaluations.
+    evaluations: number of them that `squares` is from.
     level: mean after the last jump.
     points: number of evaluations in that mean.
     jump: step before the last fall at once; None if there is none.
   """
 
   trial: Trial
-  noise: float
-  freedom: int
+  squares: float
+  freedom: float
+  last_squares: float
+  last_freedom: float
   evaluations: int
   level: float
   points: int
@@ -272,14 +276,46 @@ def _ends(results: StudyResults, trials: Sequence[Trial]) -> list[_End]:
     # What follows the last jump is the end, if it is enough.
     first = max(points - count, *(jump.settled for jump in jumps if points - jump.settled >= LEAST_LATE), 0)
     inside = pieces(jumps, points, first)
-    if not inside or (noise := deviation(steps[first:], values[first:], inside)) is None:
+    left, places, freedom = residuals(steps[first:], values[first:], inside)
+    if not freedom:
       continue
+    half = (points - first + 1) // 2
+    is_last = places >= half
+    last, last_freedom = left[is_last], freedom * float(is_last.mean())
+    if len(last) >= LEAST_POINTS and inside[-1][0] <= half:
+      # A parabola through all follows the noise of the first half.
+      last, _, last_freedom = residuals(steps[first + half :], values[first + half :])
     level = values[first:][slice(*inside[-1])]
     falls = [jump.at for jump in jumps if jump.at >= points - count and values[jump.at] < values[jump.at - 1]]
-    evaluations = sum(end - begin for begin, end in inside)
-    jump = int(steps[falls[-1] - 1]) if falls else None
-    found.append(_End(trial, *noise, evaluations, float(level.mean()), len(level), jump))
+    found.append(
+      _End(
+        trial=trial,
+        squares=float(left @ left),
+        freedom=freedom,
+        last_squares=float(last @ last),
+        last_freedom=last_freedom,
+        evaluations=len(left),
+        level=float(level.mean()),
+        points=len(level),
+        jump=int(steps[falls[-1] - 1]) if falls else None,
+      )
+    )
   return found
+
+
+def _pooled(ends: Sequence[_End]) -> tuple[float, float, float]:
+  """Return the variance of the noise, its degrees of freedom, and the share of the evaluations that it is from.
+
+  That is the last half if it is certainly less noisy, as where the learning rate decays at the very end, else all.
+  """
+  squares, freedom = sum(end.squares for end in ends), sum(end.freedom for end in ends)
+  last, last_freedom = sum(end.last_squares for end in ends), sum(end.last_freedom for end in ends)
+  first, first_freedom = squares - last, freedom - last_freedom
+  if min(first, last, last_freedom, first_freedom) > 0:
+    ratio = (first / first_freedom) / (last / last_freedom)
+    if float(special.fdtrc(first_freedom, last_freedom, ratio)) < CALMER:
+      return last / last_freedom, last_freedom, 0.5
+  return squares / freedom, freedom, 1.0
 
 
 def _right(spread: float, noise: float) -> float:

@@ -23,6 +23,7 @@ from trialbook.tuning.procedures.measurement_record import MeasurementRecord
 from trialbook.tuning.procedures.step_measurement import (
   BLOCK_SECONDS,
   BLOCKS,
+  MOST_SECONDS,
   Machine,
   Measure,
   Measurement,
@@ -97,7 +98,7 @@ def preview(lab: Lab, *, smallest: int | None = None, devices: int = 1, **_: Any
   """Return what would be measured, and what it costs."""
   first = first_size(unit(lab.config, devices), smallest)
   sizes = f"{first:,}, {2 * first:,}, {4 * first:,} … on {_many(devices, 'device')}"
-  seconds = duration(BLOCKS * BLOCK_SECONDS)
+  seconds = f"{duration(BLOCKS * BLOCK_SECONDS)}, and for up to {duration(MOST_SECONDS)} if timings vary"
   return [
     f"Batch sizes {sizes}, each in a fresh process.",
     f"A size is compiled and, if it fits by the compiler's analysis, run for about {seconds}.",

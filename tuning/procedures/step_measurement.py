@@ -39,8 +39,8 @@ from trialbook.tuning.procedures.device_memory import available_bytes, is_out_of
 
 WARM_STEPS = 5
 """Steps that do not count: in the first ones the pipeline and the devices start."""
-BLOCKS, MOST_BLOCKS = 5, 40
-"""Blocks of steps that are timed: more than the fewest only until the fastest agree."""
+BLOCKS, MOST_SECONDS = 5, 20.0
+"""Fewest blocks of steps that are timed, and the seconds for which more are until the fastest agree."""
 FASTEST = 3
 """Fastest blocks that count. What else runs on a machine only adds time: the fastest are the least disturbed."""
 AGREE = 0.05
@@ -304,7 +304,8 @@ def _timed(run: OpenRun) -> tuple[list[float], float, int]:
   steps(WARM_STEPS)
   count = max(BLOCK_STEPS, math.ceil(BLOCK_SECONDS * BLOCK_STEPS / max(steps(BLOCK_STEPS)[0], 1e-6)))
   timed: list[tuple[float, float]] = []
-  while len(timed) < BLOCKS or (spread([seconds for seconds, _ in timed]) > AGREE and len(timed) < MOST_BLOCKS):
+  end = time.perf_counter() + MOST_SECONDS
+  while len(timed) < BLOCKS or (spread([one for one, _ in timed]) > AGREE and time.perf_counter() < end):
     timed.append(steps(count))
   fastest = sorted(timed)[:FASTEST]
   waiting = sum(waited for _, waited in fastest) / sum(seconds for seconds, _ in fastest)

@@ -86,6 +86,7 @@ class Side:
     how: that test was made, in a clause.
     sweep: the order of a few values, if that is what was tested.
     is_tied: whether the last two of these are the best ones, and about equal.
+    is_fitted: whether a quadratic was tested.
   """
 
   one: Hyperparameter
@@ -101,6 +102,7 @@ class Side:
   how: str = ""
   sweep: Sweep | None = None
   is_tied: bool = False
+  is_fitted: bool = False
 
   @property
   def key(self) -> str:
@@ -250,6 +252,7 @@ def _by_fit(side: Side, surface: ResponseSurface, level: float, least: float, as
     p=p,
     optimum=surface.lowest(side.one.name),
     how="a quadratic fit to the good points still gets better towards it there",
+    is_fitted=True,
   )
 
 
@@ -276,7 +279,8 @@ def _by_counts(side: Side, level: float, needed: int) -> Side:
   return dataclasses.replace(
     side,
     limits=p < level and side.distance < NEAR,
-    more=None if could else max(needed - len(side.points), 1),
+    # Where none of the best lie, there is nothing to ask about.
+    more=None if could or not count else max(needed - len(side.points), 1),
     p=p,
     how=f"the outer sixth of the scale holds {count} of the best {side.best} points",
   )

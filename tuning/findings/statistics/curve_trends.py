@@ -141,19 +141,27 @@ def effective_trials(trials: int, correlation: float) -> float:
   return trials / (1 + (trials - 1) * correlation)
 
 
+def residuals(
+  steps: np.ndarray, values: np.ndarray, pieces: Sequence[tuple[int, int]] | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Return values [points] less a parabola through each of several pieces (first and last index, the latter excluded;
+  None: all is one), the indices of these points, and the degrees of freedom. Pieces of fewer than `LEAST_POINTS` are
+  left out."""
+  left, places, freedom = [np.zeros(0)], [np.zeros(0, int)], 0
+  for first, end in pieces or [(0, len(values))]:
+    if end - first >= LEAST_POINTS and steps[end - 1] > steps[first]:
+      left.append(_around_parabola(steps[first:end], values[first:end]))
+      places.append(np.arange(first, end))
+      freedom += end - first - 3
+  return np.concatenate(left), np.concatenate(places), freedom
+
+
 def deviation(
   steps: np.ndarray, values: np.ndarray, pieces: Sequence[tuple[int, int]] | None = None
 ) -> tuple[float, int] | None:
-  """Return the standard deviation of values [points] around a parabola through each of several pieces (first and last
-  index, the latter excluded; None: all is one), and its degrees of freedom; None if too few. Pieces of fewer than
-  `LEAST_POINTS` are left out."""
-  squares, freedom = 0.0, 0
-  for first, end in pieces or [(0, len(values))]:
-    if end - first >= LEAST_POINTS and steps[end - 1] > steps[first]:
-      left = _around_parabola(steps[first:end], values[first:end])
-      squares += float(left @ left)
-      freedom += end - first - 3
-  return (math.sqrt(squares / freedom), freedom) if freedom else None
+  """Return the standard deviation of `residuals`, and its degrees of freedom; None if there are too few points."""
+  left, _, freedom = residuals(steps, values, pieces)
+  return (math.sqrt(float(left @ left) / freedom), freedom) if freedom else None
 
 
 def _around_parabola(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
