@@ -222,8 +222,8 @@ BREAKS = (
   Break(
     "trials that have failed are run again",
     "tuning/records.py",
-    'FINAL: tuple[State, ...] = ("complete", "infeasible", "failed")',
-    'FINAL: tuple[State, ...] = ("complete", "infeasible")',
+    'FINAL: tuple[State, ...] = ("complete", "infeasible", "failed", "pruned")',
+    'FINAL: tuple[State, ...] = ("complete", "infeasible", "pruned")',
     "tests/tuning/test_runner.py",
   ),
 )
