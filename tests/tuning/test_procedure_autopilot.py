@@ -119,7 +119,7 @@ def test_bad_situations_recommend_nothing_and_say_what_to_try(tmp_path):
   assert "baseline" in found.verdict
   for wrong, words in (({"steps": None}, "--steps=N, or --hours=H"), ({"skip": "lunch"}, "is no stage")):
     with pytest.raises(UserError, match=words):
-      pilot(tmp_path / "wrong", training(), **wrong)
+      pilot(tmp_path / "wrong", training(), **wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_finish_refines_the_space_around_the_best_points(tmp_path):
