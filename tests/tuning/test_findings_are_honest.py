@@ -174,7 +174,7 @@ def test_where_bounds_are_not_known_the_values_that_were_tried_are_named():
   (found,) = boundary.find(planted.results(trials, (one,), Minimize("m")))
   assert (found.severity, found.title) == (
     "warning",
-    "The best points lie at the upper end of the values that were tried of x (0.1)",
+    "The best points lie at the upper end of the tried values of x (0.1)",
   )
 
 

@@ -11,6 +11,7 @@ from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.advice_benchmark.plants import found
 from trialbook.tuning.findings.statistics.whole_trainings import at_target, whole_trainings
 from trialbook.tuning.importers.importing import import_study
+from trialbook.tuning.space.scales import Hyperparameter, OneOf
 
 CASES = pathlib.Path(__file__).parent / "cases"
 QUESTIONS = ("convergence", "late_noise", "selected_step")
@@ -104,6 +105,22 @@ def test_lengths_without_a_usual_one_are_held_against_the_longest():
   assert seen.steps == 36189
   assert len(seen.whole) == 2
   assert not seen.is_enough
+
+
+def test_trainings_that_are_as_long_as_their_batch_size_says_are_whole():
+  """Sixty epochs at three batch sizes; one trial was cut short."""
+  trials = []
+  for number in range(18):
+    batch_size = (64, 128, 256)[number % 3]
+    length = 20_000 * 64 // batch_size
+    steps = np.linspace(length / 50, length, 50).round()[: 20 if number == 4 else 50]
+    curve = steps, 0.1 + 0.001 * number + 0.4 * np.exp(-8 * steps / length)
+    trials.append(planted.trial(number, {"batch_size": batch_size}, {"validation/error": curve}))
+  batch_size = Hyperparameter(name="batch_size", path="batch_size", scale=OneOf([64, 128, 256]), role="scientific")
+  results = planted.results(trials, (batch_size,))
+  seen = whole_trainings(results)
+  assert [trial.trial for trial in seen.ended] == [4]
+  assert seen.is_enough
 
 
 @pytest.mark.parametrize("name", ["restart_called_period_15"])

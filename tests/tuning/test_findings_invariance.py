@@ -8,16 +8,17 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
+from trialbook.metric_names import Mode
 from trialbook.tuning import StudyResults, read_results
 from trialbook.tuning.advice_benchmark import planted, planted_curves, planted_points
 from trialbook.tuning.advice_benchmark.plants import found
 from trialbook.tuning.findings import QUESTIONS, Finding
-from trialbook.tuning.findings.statistics.relevance import has_natural_zero
+from trialbook.tuning.findings.statistics.relevance import has_natural_zero, of_perfection, relevant, whole_of
 from trialbook.tuning.importers.importing import import_study
 from trialbook.tuning.results import Trial
 from trialbook.tuning.study import Objective
@@ -138,3 +139,83 @@ def test_an_error_its_accuracy_and_their_percentages_get_the_same_findings(quest
     for metric, scale, shift in (("accuracy", -1.0, 1.0), ("error", 100.0, 0.0)):
       changed = _changed(results, f"validation/{metric}", scale, shift)
       assert _all(question, changed) == said, (name, metric, scale)
+
+
+def _final(name: str, mode: Mode, values: Sequence[float], points: Sequence[int] | None = None) -> StudyResults:
+  """A study of final values; trials with the same number of `points` are retrains."""
+  numbers = range(len(values)) if points is None else points
+  axis = planted.SPACE[0]
+  trials = [
+    planted.trial(number, {axis.name: axis.scale.at(0.001 + 0.99 * point / len(values))}, {name: ([10], [value])})
+    for number, (value, point) in enumerate(zip(values, numbers, strict=True))
+  ]
+  return planted.results(trials, planted.SPACE[:1], Objective(name, mode))
+
+
+@pytest.mark.parametrize(
+  ("name", "mode", "values", "expected"),
+  [
+    *((name, "min", (0.1, 0.2, 0.3, 0.5), True) for name in ("error", "val_err", "test/top5_error", "wer", "val/cer")),
+    *((name, "max", (0.9, 0.8, 0.7, 0.5), True) for name in ("valAcc", "mAP50", "mIoU", "f1_macro", "roc_auc", "ssim")),
+    *((name, "max", (91.0, 90.0, 80.0, 20.0), True) for name in ("accuracy", "bleu", "success_rate")),
+    *((name, "min", (0.1, 0.2, 0.3, 0.9), True) for name in ("val_loss", "rmse", "mean_squared_error", "ppl", "fid")),
+    ("neg_mean_squared_error", "max", (-0.1, -0.2, -0.3, -0.9), True),
+    # Shares beyond the whole are none, and losses of both signs have no zero.
+    ("accuracy", "max", (0.9, 0.8, 0.7, -0.5), False),
+    ("loss", "min", (-0.1, 0.2, 0.3, 0.9), False),
+    # Far from zero relative to what good trials differ by.
+    ("loss", "min", (1180.1, 1180.2, 1180.4, 1181.0), False),
+    ("loss", "min", (2.31, 2.32, 2.35, 2.4), False),
+    *(
+      (name, "max", (0.9, 0.8, 0.7, 0.5), False) for name in ("elbo", "log_likelihood", "reward", "score", "objective")
+    ),
+    *((name, "min", (0.1, 0.2, 0.3, 0.5), False) for name in ("nll", "elbo_loss", "negative_log_likelihood", "value")),
+    # Words that only contain or end in a known one.
+    *((name, "min", (0.1, 0.2, 0.3, 0.5), False) for name in ("power", "credit", "performance", "confidence")),
+  ],
+)
+def test_a_natural_zero_is_known_by_the_name_and_the_values(name, mode, values, expected):
+  assert has_natural_zero(_final(name, mode, values)) == expected
+
+
+def test_relevant_is_what_good_trials_differ_by_and_not_what_bad_or_lucky_ones_do():
+  rng = np.random.default_rng(0)
+  good = np.sort(rng.normal(-1180, 0.4, 40))
+  plain = relevant(_final("elbo", "max", good), -1180.0)
+  # A quarter of the standard deviation of the better half, whose values are closer than all of them.
+  assert 0.25 * 0.1 < plain < 0.25 * 0.4
+  # Six tenths of the trials never learned anything, or diverged.
+  bad = [*good, *rng.normal(-3000, 500, 60)]
+  assert 0.4 * plain < relevant(_final("elbo", "max", bad), -1180.0) < 2.5 * plain
+  lucky = [*good, -1150.0]
+  assert 0.5 * plain < relevant(_final("elbo", "max", lucky), -1180.0) < 2 * plain
+  # The best point was trained again twenty times, with little noise: it counts once.
+  again = [*good, *(good[-1] + rng.normal(0, 0.001, 20))]
+  numbers = [*range(40), *[39] * 20]
+  assert 0.5 * plain < relevant(_final("elbo", "max", again, numbers), -1180.0) < 2 * plain
+
+
+def test_relevant_does_not_jump_where_a_loss_is_far_from_zero():
+  """A loss is shifted away from 0: what matters grows with it until it is what good trials differ by, and stays so."""
+  values = np.array([0.1, 0.12, 0.15, 0.2, 0.3, 0.4, 0.6, 0.9])
+  margins = [relevant(_final("loss", "min", values + shift), 0.1 + shift) for shift in np.linspace(0, 5, 101)]
+  steps = np.diff(margins)
+  assert margins[0] < margins[-1]
+  assert np.abs(steps).max() < 0.3 * margins[-1]
+  np.testing.assert_allclose(margins[-20:], margins[-1], rtol=1e-6)
+
+
+def test_a_log_likelihood_has_no_natural_zero(log_likelihood):
+  """The second half gains 1.2 where the best trials differ by 0.13: it matters."""
+  assert not has_natural_zero(log_likelihood)
+  assert relevant(log_likelihood, -1180.4) == of_perfection(log_likelihood, 12.0) < 0.13
+  (answer,) = found("convergence", log_likelihood)
+  assert answer.severity == "note"
+  assert "still improves" in answer.title
+  assert not answer.title.startswith("validation/elbo improves by less than")
+
+
+def test_percentages_without_curves_are_known_by_their_values():
+  share, percent = (_final("accuracy", "max", scale * np.array([0.95, 0.94, 0.9, 0.5])) for scale in (1.0, 100.0))
+  assert (whole_of(share), whole_of(percent)) == (1.0, 100.0)
+  np.testing.assert_allclose(relevant(percent, 95.0), 100 * relevant(share, 0.95))

@@ -248,7 +248,7 @@ def test_inferred_bounds_are_the_outermost_values_that_were_tried():
   study = dataclasses.replace(results.study, hyperparameters={one.name: one.as_json() for one in inferred})
   (found,) = boundary.find(dataclasses.replace(results, study=study))
   assert (found.severity, found.subject) == ("warning", SPACE[0].name)
-  assert "the upper end of the values that were tried" in found.title
+  assert "the upper end of the tried values" in found.title
   # What is proposed was not made up from the trials.
   assert not Hyperparameter.from_json(SPACE[0].name, found.space[SPACE[0].name]).inferred  # pyright: ignore
 

@@ -123,7 +123,7 @@ def expand(side: Side, scale: Scale | None) -> Finding:
   at = "at" if side.limits or side.at_last else "near"
   edge = "edge"
   if one.inferred:
-    edge = "end of the values that were tried"
+    edge = "end of the tried values"
   title = f"The best points lie {at} the {side.word} {edge} of {one.name} ({shown(one, bound)})"
   numbers = {
     "edge": bound,

@@ -163,19 +163,18 @@ def _why(results: StudyResults, seen: LateNoise) -> str:
 def _unknown(results: StudyResults, trainings: WholeTrainings) -> Finding:
   """Return the finding that the noise is not known."""
   metric = results.objective.metric
-  enough = (
-    f"It takes {LEAST_TOP} of the best trials that ran to their end, each with {2 * LEAST_LATE} evaluations, of which"
-    f" {LEAST_POINTS} in a row are not parted by a jump late in training."
-  )
+  enough = f"It takes {LEAST_TOP} of the best trials that ran to their end, with {2 * LEAST_LATE} evaluations each"
   if early := ended_early(results, trainings) if not trainings.is_enough else "":
+    why = f"{early} {enough}."
     action = f"Train {LEAST_TOP} of the best trials to their end, with at least {2 * LEAST_LATE} evaluations each."
   else:
+    why = f"{enough}, of which {LEAST_POINTS} follow the last jump of the curve."
     action = f"Run at least {LEAST_TOP} trials, with at least {2 * LEAST_LATE} evaluations of {metric} each."
   return _finding(
     severity="cannot_tell",
     title=f"Unknown evaluation-to-evaluation noise of {metric} late in training: "
     + ("too few of the best trials ran to their end" if early else "too few trials or evaluations"),
-    why=f"{early} {enough}".strip(),
+    why=why,
     action=action,
   )
 

@@ -106,7 +106,7 @@ def _clip(lab: Lab, rates: RateSweep, typical: Trial, targets: Sequence[float]) 
     trained = _in_order(results)
     if number == 0:
       baseline, trained = trained[0], trained[1:]
-    new = [_clipped(rates, typical, rate, threshold, trial) for rate, trial in zip(left, trained, strict=True)]
+    new = [_clipped(rates, rate, threshold, trial) for rate, trial in zip(left, trained, strict=True)]
     clipped += new
     left = [one.rate for one in new if one.went.is_unstable and not one.is_aggressive]
   assert baseline is not None
@@ -122,7 +122,8 @@ def _in_order(results: StudyResults) -> list[Trial]:
   return sorted(results.trials, key=lambda trial: trial.trial)
 
 
-def _clipped(rates: RateSweep, typical: Trial, rate: float, threshold: float, trial: Trial) -> Clipped:
-  shares = trial.curve(CLIPPED)[1]
-  went = behaviour(trial, rates.length, typical, may_be_slow=rate <= rate_of(typical))
+def _clipped(rates: RateSweep, rate: float, threshold: float, trial: Trial) -> Clipped:
+  shares, reference = trial.curve(CLIPPED)[1], rates.reference
+  is_slower = reference is not None and rate <= rate_of(reference)
+  went = behaviour(trial, rates.length, reference, may_be_slow=is_slower)
   return Clipped(trial, rate, threshold, float(shares.mean()) if len(shares) else 0.0, went)

@@ -20,6 +20,9 @@ WINDOW = 5
 RISE = 0.25
 """Share of all that training gains by which the loss rises if it is unstable: the first steps of stable trainings of
 small networks, at their best learning rate, rise by up to 0.08 of it."""
+SHARED = 2.0
+"""Multiple of the reference's rise at the same step that a rise exceeds as well: what both have in common is due to the
+examples of these batches, such as outliers among the targets."""
 NOISE = 5.0
 """Robust standard deviations of the loss from step to step that a rise exceeds as well."""
 NEIGHBOURS = 101
@@ -62,14 +65,15 @@ class Behaviour:
 def behaviour(trial: Trial, length: int, reference: Trial | None = None, *, may_be_slow: bool = False) -> Behaviour:
   """Return how a training went.
 
-  It is unstable if it diverged; if the running median of its loss rises by `RISE` of all that training gains and by
-  `NOISE`; if it ends above where it began; or if it ends `BEHIND` the reference, as a network does that died.
+  It is unstable if it diverged; if the running median of its loss rises by `RISE` of all that training gains, by
+  `NOISE`, and by `SHARED` times as much as that of the reference at the same step; if it ends above where it began; or if
+  it ends `BEHIND` the reference, as a network does that died.
 
   Args:
     trial: the training.
     length: of a whole training, in steps, of which the beginning is early.
-    reference: a stable training of the same data, which says what training gains, how noisy it is, and how far it is at
-      each step.
+    reference: a stable training on the same batches, which says what training gains, how noisy it is, and how far it
+      is at each step.
     may_be_slow: whether it may stay behind the reference without being broken, as with a smaller learning rate.
   """
   state, reason = trial.recorded
@@ -152,7 +156,11 @@ def _rise(own: _Curve, other: _Curve, gain: float) -> tuple[int, float, float] |
   # The noise is that of the place where the loss was lowest: it is not known from a place where training is breaking.
   lowest = np.maximum.accumulate(np.where(before <= low, np.arange(len(before)), 0))
   places = np.clip(np.searchsorted(other.steps, own.steps[np.maximum(lowest - 1, 0)]), 0, len(other.noise) - 1)
-  over = own.smooth - low > np.maximum(RISE * gain, NOISE * other.noise[places])
+  rise = own.smooth - low
+  if other is not own:
+    also = other.smooth - np.minimum.accumulate(np.minimum(other.smooth, other.start))
+    rise = rise - SHARED * also[np.clip(np.searchsorted(other.steps, own.steps), 0, len(also) - 1)]
+  over = rise > np.maximum(RISE * gain, NOISE * other.noise[places])
   if not over.any():
     return None
   first = int(np.argmax(over))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -79,15 +80,35 @@ class RateSweep:
     return "lowest" if best is self.trials[0] else "highest" if best is self.trials[-1] else None
 
   @functools.cached_property
-  def behaviours(self) -> list[Behaviour]:
-    """Return how each training went, in the order of the learning rates; the best one is what others are held against.
+  def reference(self) -> Trial | None:
+    """Return the training that others are held against: the best one, or if that is unstable the next smaller learning
+    rate that is not; None if no training has a value."""
+    best = self.best
+    if best is None:
+      return None
+    below = [trial for trial in self.trials if trial.objective is not None and rate_of(trial) <= rate_of(best)]
+    for lower, trial in reversed(list(itertools.pairwise(below))):
+      if not behaviour(trial, self.length, lower, may_be_slow=True).is_unstable:
+        return trial
+    return below[0]
 
-    With a smaller learning rate than the best one, training may be slow. With a larger one, it is broken if it is far
+  @functools.cached_property
+  def behaviours(self) -> list[Behaviour]:
+    """Return how each training went, in the order of the learning rates.
+
+    With a smaller learning rate than the reference, training may be slow. With a larger one, it is broken if it is far
     behind.
     """
-    best = self.best
-    top = math.inf if best is None else rate_of(best)
-    return [behaviour(trial, self.length, best, may_be_slow=rate_of(trial) <= top) for trial in self.trials]
+    reference = self.reference
+    top = math.inf if reference is None else rate_of(reference)
+    valued = [trial for trial in self.trials if trial.objective is not None and trial is not reference]
+    # The reference itself is held against its smaller neighbour, or else against the larger one.
+    smaller = [trial for trial in valued if rate_of(trial) < top]
+    beside = next(iter(smaller[-1:] or valued), None)
+    return [
+      behaviour(trial, self.length, beside if trial is reference else reference, may_be_slow=rate_of(trial) <= top)
+      for trial in self.trials
+    ]
 
   def smallest_unstable(self, least: float = 0.0) -> tuple[Trial, Behaviour] | None:
     """Return the unstable training with the smallest learning rate from `least` on; None if there is none."""

@@ -100,7 +100,7 @@ def run(lab: Lab, *, budget: int | None = None) -> Conclusion:
   ).trials[0]
   studies = [study for name, study in lab.results.items() if name == "above" or name.startswith("rates_")]
   whole = RateSweep.of(studies, length)
-  went = behaviour(often, length, best)
+  went = behaviour(often, length, whole.reference)
   return lab.conclude(_concluded(lab, _Seen(whole, best, often, went)))
 
 

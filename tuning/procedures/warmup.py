@@ -98,7 +98,7 @@ def lengths(max_train_steps: int) -> list[int]:
 
 
 def _rates(lab: Lab, base: Config, unstable: float | None) -> tuple[float, Trial | None, RateSweep | None] | Conclusion:
-  """Return the smallest unstable learning rate, the best training, and the sweep; or a conclusion if there is none."""
+  """Return the smallest unstable learning rate, a stable training, and the sweep; or a conclusion if there is none."""
   if unstable is not None:
     return unstable, None, None
   found = sweep(lab, config=base, changes={}, is_enough=lambda rates: rates.smallest_unstable() is not None)
@@ -115,7 +115,7 @@ def _rates(lab: Lab, base: Config, unstable: float | None) -> tuple[float, Trial
     studies = [study for name, study in lab.results.items() if name.startswith("rates_")]
     found = RateSweep.of(studies, base.max_train_steps)
     limit = (found.smallest_unstable() or first)[0]
-  return rate_of(limit), found.best, found
+  return rate_of(limit), found.reference, found
 
 
 def _warmups(lab: Lab, base: Config, peak: float, factor: float, reference: Trial | None) -> list[Tried]:

@@ -25,6 +25,8 @@ LEAST_LINE = 5
 CERTAIN = 1e-4
 """Largest p of a jump, corrected for the number of places. Noise of neighbours that is correlated by a half makes jumps
 look 1.7 times as far from 0, which leaves a p of about 0.05."""
+CERTAIN_OF_ALL = 0.05
+"""The same of a jump of the median of several curves, in which the noise of neighbours is averaged too."""
 SUSPECT = 2.0
 """Robust standard deviations of the differences of neighbours from which on a place is tested: a jump that is certain
 makes one of twice as many. Of neighbours, the place of the largest difference is tested."""
@@ -63,8 +65,9 @@ def pieces(jumps: Sequence[Jump], points: int, first: int = 0) -> list[tuple[int
   ]
 
 
-def jumps_of(steps: np.ndarray, values: np.ndarray) -> list[Jump]:
-  """Return where values [points] at steps [points] jump, in order.
+def jumps_of(steps: np.ndarray, values: np.ndarray, certain: float = CERTAIN) -> list[Jump]:
+  """Return where values [points] at steps [points] jump, in order; `certain` is the largest p, corrected for the number
+  of places.
 
   A jump is the difference, at a place, of two lines through what is before and after it: 0 for a curve that bends, or
   turns. It is tested by Student's t.
@@ -72,7 +75,7 @@ def jumps_of(steps: np.ndarray, values: np.ndarray) -> list[Jump]:
   found: list[Jump] = []
   if len(values) < LEAST_SIDE + LEAST_LINE:
     return found
-  level = CERTAIN / (2 * len(values) * len(SETTLES))
+  level = certain / (2 * len(values) * len(SETTLES))
   differences = np.diff(values)
   away = np.abs(differences - np.median(differences))
   is_largest = away >= ndimage.maximum_filter1d(away, 2 * LEAST_SIDE - 1)
@@ -210,4 +213,4 @@ def _common(curves: Sequence[tuple[Trial, np.ndarray, np.ndarray]]) -> list[floa
   at = usual / usual[-1]
   courses = np.array([np.interp(at * steps[-1], steps, values) for steps, values in whole])
   middle = np.median(courses - courses.mean(axis=1, keepdims=True), axis=0)
-  return [float(0.5 * (at[jump.at - 1] + at[jump.at])) for jump in jumps_of(usual, middle)]
+  return [float(0.5 * (at[jump.at - 1] + at[jump.at])) for jump in jumps_of(usual, middle, CERTAIN_OF_ALL)]

@@ -5,7 +5,7 @@ unknown, so it says nothing of whether training was long enough.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,9 @@ WHOLE = 0.95
 USUAL = 0.5
 """Share of the trials of about the same length for it to be that of a whole training, else the longest trial has it. Of
 trials that were ended anywhere some have about the same length by chance."""
+EXPLAINED, LEAST_OF_A_VALUE = 0.8, 3
+"""Share of the trials that must have about the same length as others of the same value of a hyperparameter for it to
+set the length, as a batch size does if the number of epochs is fixed; and trials of each value at least."""
 ENDED = ("cut_short", "target", "pruned")
 """Endings of trainings that did not run to their end."""
 LEAST_AT_TARGET = 3
@@ -63,15 +66,31 @@ def whole_trainings(results: StudyResults) -> WholeTrainings:
   """Return which trials ran to their end."""
   trials = complete(results)
   usual, count = usual_length([trial.last_step for trial in trials])
+  lengths: Mapping[int, float] = {}
   if count < USUAL * len(trials):
     usual = max((trial.last_step for trial in trials), default=0)
+    lengths = _by_hyperparameter(results, trials)
   whole, ended = [], []
   for trial in trials:
     known = results.study.config is not None or "max_train_steps" in trial.changes
-    length = (results.length(trial) or 0) if known else usual
-    is_whole = trial.last_step >= WHOLE * length and results.endings[trial.trial].kind not in ENDED
-    (whole if is_whole else ended).append(trial)
+    length = (results.length(trial) or 0) if known else lengths.get(trial.trial, usual)
+    is_known = trial.trial in lengths or results.endings[trial.trial].kind not in ENDED
+    (whole if is_known and trial.last_step >= WHOLE * length else ended).append(trial)
   return WholeTrainings(whole, ended, trials[: min(BEST, len(trials))], int(usual) or None)
+
+
+def _by_hyperparameter(results: StudyResults, trials: Sequence[Trial]) -> Mapping[int, float]:
+  """Return the length of a whole training by trial, if a hyperparameter sets it; empty if none does."""
+  for one in results.varied:
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+      groups.setdefault(repr(trial.values.get(one.name)), []).append(trial)
+    if len(groups) < 2 or min(map(len, groups.values())) < LEAST_OF_A_VALUE:
+      continue
+    usual = {value: usual_length([trial.last_step for trial in group]) for value, group in groups.items()}
+    if sum(count for _, count in usual.values()) >= EXPLAINED * len(trials):
+      return {trial.trial: usual[value][0] for value, group in groups.items() for trial in group}
+  return {}
 
 
 def ended_early(results: StudyResults, seen: WholeTrainings) -> str:
