@@ -66,8 +66,8 @@ def behaviour(trial: Trial, length: int, reference: Trial | None = None, *, may_
   """Return how a training went.
 
   It is unstable if it diverged; if the running median of its loss rises by `RISE` of all that training gains, by
-  `NOISE`, and by `SHARED` times as much as that of the reference at the same step; if it ends above where it began; or if
-  it ends `BEHIND` the reference, as a network does that died.
+  `NOISE`, and by `SHARED` times as much as that of the reference at the same step; if it ends above where it began; or
+  if it ends `BEHIND` the reference, as a network does that died.
 
   Args:
     trial: the training.
