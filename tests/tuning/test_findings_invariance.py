@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -141,8 +141,9 @@ def test_an_error_its_accuracy_and_their_percentages_get_the_same_findings(quest
       assert _all(question, changed) == said, (name, metric, scale)
 
 
-def _final(name: str, mode: Mode, values: Sequence[float], points: Sequence[int] | None = None) -> StudyResults:
+def _final(name: str, mode: Mode, values: Iterable[float], points: Sequence[int] | None = None) -> StudyResults:
   """A study of final values; trials with the same number of `points` are retrains."""
+  values = list(values)
   numbers = range(len(values)) if points is None else points
   axis = planted.SPACE[0]
   trials = [

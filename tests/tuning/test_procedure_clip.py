@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import residual_mlp
+from in_process import run_in_process
 from simulated_trainings import Simulation
 from unstable_trainings import CONFIG, Unstable, simulation
 
 from trialbook.errors import UserError
 from trialbook.trainer import Config
 from trialbook.trainer.workdir.existing_run import stored_config
+from trialbook.tuning import run_study
 from trialbook.tuning.procedures import clip, drawing
 from trialbook.tuning.procedures.lab import Lab
 
@@ -95,6 +98,13 @@ def test_nothing_is_recommended_without_evidence(tmp_path, truth, says):
     assert conclusion.changes is None
 
 
+def test_a_threshold_that_helps_one_seed_only_is_not_recommended(tmp_path):
+  conclusion = found(tmp_path, Unstable(0.15, best=10.0, threshold=2.0, unlucky=2.0))
+  assert conclusion.changes is None
+  assert "it breaks with other seeds" in conclusion.verdict
+  assert any("2 of 2 trainings with other seeds break" in line for line in conclusion.evidence)
+
+
 def test_bad_situations_are_named(tmp_path):
   conclusion = found(tmp_path / "stable", Unstable(1e9, best=0.1))
   assert conclusion.changes is None
@@ -112,3 +122,38 @@ def test_a_second_call_runs_nothing_again(tmp_path):
   count = len(trainings.ran)
   assert clip.run(Lab(folder=tmp_path, config=CONFIG, runner=trainings)).as_json() == first.as_json()
   assert len(trainings.ran) == count
+
+
+def in_process(study, folder, **_):
+  return run_study(study, folder, executor=run_in_process)
+
+
+@pytest.mark.slow
+def test_a_real_training_on_targets_with_outliers(tmp_path):
+  config = Config().override(
+    {
+      "dataset": {"name": "residual_mlp:outliers"},
+      "task.name": "regression",
+      "model": {"name": "mlp", "widths": (16,)},
+      "schedule": {"name": "cosine"},
+      "optimizer.learning_rate": 0.03,
+      "max_train_steps": 200,
+      "batch_size": 32,
+      "evaluation.every_steps": 20,
+      "checkpointing.every_evaluations": 0,
+      "compilation_cache": None,
+    }
+  )
+  conclusion = clip.run(Lab(folder=tmp_path, config=config, runner=in_process))
+  assert conclusion.changes is not None
+  assert "clip_norm" in conclusion.changes
+  assert conclusion.numbers["outliers"] >= 2
+  assert conclusion.numbers["value"] < min(conclusion.numbers["baseline"], conclusion.numbers["unclipped"])
+
+
+@pytest.mark.long
+def test_a_network_without_zero_initialized_branches_trains_better_with_clipping(tmp_path, optimized):
+  conclusion = clip.run(Lab(folder=tmp_path, config=residual_mlp.config(), runner=in_process))
+  assert conclusion.changes is not None
+  assert conclusion.changes["optimizer.learning_rate"] > residual_mlp.config().optimizer.learning_rate
+  assert conclusion.numbers["value"] < min(conclusion.numbers["baseline"], conclusion.numbers["unclipped"]) - 0.02

@@ -1,12 +1,15 @@
 """`warmup` finds the unstable learning rate and the shortest warmup, on trainings whose truth is known (PB-82)."""
 
 import pytest
+import residual_mlp
+from in_process import run_in_process
 from simulated_trainings import Simulation
 from unstable_trainings import CONFIG, Unstable, simulation
 
 from trialbook.errors import UserError
 from trialbook.trainer import Config
 from trialbook.trainer.workdir.existing_run import stored_config
+from trialbook.tuning import run_study
 from trialbook.tuning.procedures import drawing, warmup
 from trialbook.tuning.procedures.lab import Lab
 
@@ -46,10 +49,10 @@ def test_the_shortest_warmup_to_ten_times_the_unstable_rate_is_found(tmp_path, l
 
 def test_the_warmups_are_tried_as_the_playbook_says(tmp_path):
   trainings = simulation(Unstable(0.2, best=20.0, warmup=80))
-  warmup.run(Lab(folder=tmp_path, config=LONG.override({"max_train_steps": 30_000}), runner=trainings))
+  warmup.run(Lab(folder=tmp_path, config=LONG.override({"max_train_steps": 3000}), runner=trainings))
   short = [one for one in trainings.ran if one.schedule.name == "constant"]
-  tried = [one.schedule.warmup_steps for one in short]
-  assert tried[:4] == [10, 100, 1000, 3000]
+  tried = [(one.schedule.warmup_steps, one.seed) for one in short]
+  assert tried[:9] == [(steps, seed) for steps in (10, 100, 300) for seed in (0, 1, 2)]
   assert all(one.max_train_steps == 3 * one.schedule.warmup_steps for one in short)
   assert warmup.lengths(100) == [10]
   assert warmup.lengths(10_000) == [10, 100, 1000]
@@ -65,7 +68,7 @@ def test_a_peak_of_a_hundred_times_is_tried_in_the_same_folder(tmp_path):
   again = warmup.run(Lab(folder=tmp_path, config=LONG, runner=trainings), factor=100.0)
   assert again.numbers["peak_learning_rate"] == pytest.approx(10 * first.numbers["peak_learning_rate"], rel=0.01)
   assert again.numbers["warmup_steps"] > first.numbers["warmup_steps"]
-  assert len(trainings.ran) < count + 8
+  assert len(trainings.ran) <= count + 12 + 4
 
 
 def test_the_warmup_that_a_config_has_is_replaced(tmp_path):
@@ -83,7 +86,8 @@ def test_a_known_unstable_rate_saves_the_sweep(tmp_path):
   conclusion = warmup.run(Lab(folder=tmp_path, config=LONG, runner=trainings), unstable=0.12)
   assert conclusion.numbers["peak_learning_rate"] == 1.2
   assert conclusion.numbers["warmup_steps"] == 10
-  assert len(trainings.ran) == 3 + 2
+  # Three lengths of warmup with three seeds each, the comparison, and two more seeds.
+  assert len(trainings.ran) == 9 + 2 + 2
 
 
 def test_the_next_longer_warmup_is_taken_if_the_whole_training_breaks(tmp_path):
@@ -92,6 +96,12 @@ def test_the_next_longer_warmup_is_taken_if_the_whole_training_breaks(tmp_path):
   assert any(
     "10 steps of warmup work in the short training, but not in the whole" in line for line in conclusion.evidence
   )
+
+
+def test_a_warmup_that_one_seed_needs_is_not_enough(tmp_path):
+  conclusion = found(tmp_path, Unstable(0.012, best=1.2, warmup=8, unlucky=5.0))
+  assert conclusion.numbers["warmup_steps"] >= 5 * 8
+  assert conclusion.table[0]["broken"] == "2 of 3 seeds"
 
 
 @pytest.mark.parametrize(
@@ -128,3 +138,37 @@ def test_a_second_call_runs_nothing_again(tmp_path):
   count = len(trainings.ran)
   assert warmup.run(Lab(folder=tmp_path, config=LONG, runner=trainings)).as_json() == first.as_json()
   assert len(trainings.ran) == count
+
+
+def in_process(study, folder, **_):
+  return run_study(study, folder, executor=run_in_process)
+
+
+@pytest.mark.slow
+def test_a_real_training_on_digits(tmp_path):
+  config = Config().override(
+    {
+      "model": {"name": "mlp", "widths": (32,)},
+      "schedule": {"name": "constant"},
+      "optimizer.learning_rate": 0.1,
+      "max_train_steps": 100,
+      "batch_size": 32,
+      "evaluation.every_steps": 50,
+      "checkpointing.every_evaluations": 0,
+      "compilation_cache": None,
+    }
+  )
+  conclusion = warmup.run(Lab(folder=tmp_path, config=config, runner=in_process))
+  assert conclusion.numbers["peak_learning_rate"] >= 9.9 * conclusion.numbers["unstable_learning_rate"]
+  assert conclusion.numbers["tried"] == [10]
+  # Ten times what breaks a network without normalization breaks it after ten steps of warmup, too.
+  assert conclusion.changes is None
+
+
+@pytest.mark.long
+def test_a_network_without_zero_initialized_branches_trains_better_with_warmup(tmp_path, optimized):
+  conclusion = warmup.run(Lab(folder=tmp_path, config=residual_mlp.config(), runner=in_process))
+  assert conclusion.changes is not None
+  assert conclusion.numbers["peak_learning_rate"] >= 9.9 * conclusion.numbers["unstable_learning_rate"]
+  assert conclusion.numbers["value"] < conclusion.numbers["baseline"] - 0.02
+  assert conclusion.numbers["value"] < conclusion.numbers["without_warmup"] - 0.02

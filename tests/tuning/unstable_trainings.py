@@ -30,6 +30,7 @@ class Unstable:
     whole: steps of warmup that a whole training needs at ten times the limit, if those are more.
     norm: usual norm of the gradient; that of each twentieth step is 20 times as large above the limit.
     threshold: of clipping, up to which training is stable above the limit; 0: clipping does not help.
+    unlucky: multiple of the warmup that seeds other than 0 need; with more than 1, clipping does not help them.
     noise: relative noise of the loss from step to step.
   """
 
@@ -41,16 +42,19 @@ class Unstable:
   whole: int = 0
   norm: float = 1.0
   threshold: float = 0.0
+  unlucky: float = 1.0
   noise: float = 0.05
 
   def is_stable(self, config: Config) -> bool:
     """Return whether a training is stable."""
     rate = config.optimizer.learning_rate
-    if rate <= self.limit or (config.clip_norm is not None and config.clip_norm <= self.threshold):
+    more = self.unlucky if config.seed else 1.0
+    is_clipped = config.clip_norm is not None and config.clip_norm <= self.threshold and more == 1
+    if rate <= self.limit or is_clipped:
       return True
     short = config.max_train_steps == 3 * config.schedule.warmup_steps
     needed = self.warmup if short or self.warmup is None else max(self.warmup, self.whole)
-    return needed is not None and config.schedule.warmup_steps >= needed * rate / (10 * self.limit) * 0.999
+    return needed is not None and config.schedule.warmup_steps >= more * needed * rate / (10 * self.limit) * 0.999
 
   def curves(self, config: Config):
     """Return what a training logs."""

@@ -192,6 +192,7 @@ def _located(
       if unstable
       else f"Leave out {where}. If the best trials lie right next to it, first see whether it is an instability that"
       " can be fixed (PB-80).",
+      until=f"{many(len(without_value), 'point')} with {where} that train to their end.",
       space=None if unstable else without(cut),
       plot=f"axis:{cut.one.name}",
     )
@@ -207,6 +208,7 @@ def _located(
       numbers=numbers,
       action=f"Search {first} and {second} together: choose {second} relative to {first}, so that this corner is left"
       f" out, or narrow one of them. If the best trials lie next to the corner, fix the instability first (PB-80).",
+      until=f"{many(len(without_value), 'point')} in this corner that train to their end.",
       plot=f"axis:{first}",
     )
   if found.kind == "everywhere" and severity != "note":

@@ -3,8 +3,8 @@
 The playbook ("Examining the training curves"): if validation error goes up and down late in training by more than the
 difference between trials, find out why: batch variance, a small validation set, or a learning rate that is still high.
 
-A drop of the learning rate late in training is not noise. The curves are cut where they jump (`statistics.pieces`), and
-if enough evaluations follow the last jump, only these count.
+A drop of the learning rate late in training is not noise, and the noise before it is not that of the end. The curves
+are cut where they jump (`statistics.pieces`), and what follows the last jump counts.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from scipy import special
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import is_varied
 from trialbook.tuning.findings.statistics.curve_trends import LEAST_POINTS, costs, residuals
-from trialbook.tuning.findings.statistics.pieces import all_jumps, learning_rate, pieces
+from trialbook.tuning.findings.statistics.pieces import all_jumps, learning_rate
 from trialbook.tuning.findings.statistics.relevance import has_natural_zero, of_perfection, relevant, whole_of
 from trialbook.tuning.findings.statistics.seed_noise import split_of
 from trialbook.tuning.findings.statistics.whole_trainings import WholeTrainings, ended_early, whole_trainings
@@ -58,7 +58,7 @@ class LateNoise:
 
   Attributes:
     trials: that were looked at, the best first.
-    deviation: standard deviation from evaluation to evaluation around parabolas, pooled over them.
+    deviation: standard deviation from evaluation to evaluation around a parabola, pooled over them.
     low, high: its 95% interval, by the chi-squared distribution.
     sampling: standard deviation that as many validation examples explain; None if that is not known.
     spread: standard deviation between the trials' levels, without what noise adds to it.
@@ -143,7 +143,7 @@ def find(results: StudyResults) -> list[Finding]:
 
 def _why(results: StudyResults, seen: LateNoise) -> str:
   text = (
-    f"This is the standard deviation of single evaluations around {'parabolas' if seen.jump else 'a parabola'} through"
+    f"This is the standard deviation of single evaluations around a parabola through"
     f" the last {seen.evaluations} evaluations of the best {len(seen.trials)} trials that ran to their end."
     f" Their levels there differ by {short(seen.spread)} (standard deviation). One evaluation of each would order"
     f" {seen.right:.0%} of their pairs correctly; a coin flip orders 50%."
@@ -214,7 +214,7 @@ def measured(results: StudyResults) -> LateNoise | None:
     right_at_most=_right(spread, low),
     level=level,
     examples=examples,
-    evaluations=round(share * float(np.median([end.evaluations for end in ends]))),
+    evaluations=round(share * float(np.median([end.points for end in ends]))),
     jump=int(np.median(jumps)) if 2 * len(jumps) > len(ends) else None,
     rate_left=float(np.median(rates)) if rates else None,
   )
@@ -240,12 +240,11 @@ class _End:
 
   Attributes:
     trial: whose it is.
-    squares: sum of squares around parabolas.
+    squares: sum of squares around a parabola.
     freedom: its degrees of freedom.
     last_squares, last_freedom: the same of the last half of the evaluations.
-    evaluations: number of them that `squares` is from.
-    level: mean after the last jump.
-    points: number of evaluations in that mean.
+    level: mean of these.
+    points: their number.
     jump: step before the last fall at once; None if there is none.
   """
 
@@ -254,7 +253,6 @@ class _End:
   freedom: float
   last_squares: float
   last_freedom: float
-  evaluations: int
   level: float
   points: int
   jump: int | None
@@ -272,19 +270,17 @@ def _ends(results: StudyResults, trials: Sequence[Trial]) -> list[_End]:
   found = []
   for (trial, steps, values), jumps, count in zip(tails, all_jumps(tails), late, strict=True):
     points = len(steps)
-    # What follows the last jump is the end, if it is enough.
-    first = max(points - count, *(jump.settled for jump in jumps if points - jump.settled >= LEAST_LATE), 0)
-    inside = pieces(jumps, points, first)
-    left, places, freedom = residuals(steps[first:], values[first:], inside)
+    # What follows the last jump is the end: before it, the learning rate was another.
+    first = max([points - count, *(jump.settled for jump in jumps)])
+    left, places, freedom = residuals(steps[first:], values[first:])
     if not freedom:
       continue
     half = (points - first + 1) // 2
     is_last = places >= half
     last, last_freedom = left[is_last], freedom * float(is_last.mean())
-    if len(last) >= LEAST_POINTS and inside[-1][0] <= half:
+    if len(last) >= LEAST_POINTS:
       # A parabola through all follows the noise of the first half.
       last, _, last_freedom = residuals(steps[first + half :], values[first + half :])
-    level = values[first:][slice(*inside[-1])]
     falls = [jump.at for jump in jumps if jump.at >= points - count and values[jump.at] < values[jump.at - 1]]
     found.append(
       _End(
@@ -293,9 +289,8 @@ def _ends(results: StudyResults, trials: Sequence[Trial]) -> list[_End]:
         freedom=freedom,
         last_squares=float(last @ last),
         last_freedom=last_freedom,
-        evaluations=len(left),
-        level=float(level.mean()),
-        points=len(level),
+        level=float(values[first:].mean()),
+        points=points - first,
         jump=int(steps[falls[-1] - 1]) if falls else None,
       )
     )

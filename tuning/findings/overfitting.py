@@ -128,6 +128,7 @@ def _of_best(results: StudyResults, group: ComparedSetting | None, best: Trial, 
     action=None
     if exempt
     else "Regularize, then compare again: add dropout or label smoothing, or search larger weight decay.",
+    until=f"Two retrains of trial {best.trial} with other seeds in which {metric} does not get worse.",
     changes=None if exempt else _remedy(results),
     plot="curves",
   )
@@ -199,6 +200,7 @@ def _selection(
     trials=(trials[0].trial,),
     numbers={"low": low, "high": high},
     action="Regularize, and search again: the best learning rate may be another.",
+    until="A regularized search in which the same values are best.",
     changes=_remedy(results),
     plot="curves",
   )

@@ -186,6 +186,7 @@ def find(results: StudyResults) -> list[Finding]:
       action="Compare the period with that of the learning rate, and with the steps of one pass over the training data."
       " If it is the latter, check that each pass is shuffled anew and covers all of the data, and that no validation"
       " example is among the training examples.",
+      until=f"{many(len(trials), 'more trial')} with other data seeds that do not have this period.",
       plot="curves",
     )
   ]

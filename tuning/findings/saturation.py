@@ -108,6 +108,7 @@ def finding(results: StudyResults, seen: Fewer, level: float, margin: float) -> 
     else f"{metric} is no better at the end than after {share} (95% confidence)",
     why=f"{_compared(seen)} A difference of {short(margin)} would matter. With fewer steps, the same compute pays for"
     " more trials.",
+    until=f"A training of {shorter:,} steps that ends worse than the best trial by more than {short(margin)}.",
     trials=trial_numbers(seen.trials),
     numbers={
       "saturated": seen.saturated / 10,

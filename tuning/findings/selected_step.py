@@ -82,6 +82,7 @@ def find(results: StudyResults) -> list[Finding]:
         numbers=numbers,
         action=f"Train for far fewer steps, such as {fewer:,}, and let the learning rate decay by then. If validation"
         " gets worse after the best step, regularize.",
+        until=f"{many(len(at), 'more trial')} whose best step is later.",
         changes=proposed(results, ("max_train_steps", fewer)),
         plot="steps",
       )

@@ -7,11 +7,14 @@ from typing import Any
 
 from trialbook.settings import leaves
 from trialbook.trainer import Config
+from trialbook.tuning.procedures.instability import Behaviour, behaviour
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.results import Trial
 
 RESOLVED = 2.0
 """Standard errors of a share of the validation examples by which two trainings differ if it is not by chance."""
+SEEDS = 3
+"""Seeds with which training must be stable: if it breaks with half of all seeds, it passes one time in eight."""
 FLOOR = 1e-12
 """Share of a value below which a difference is a rounding error."""
 
@@ -93,6 +96,25 @@ def compare(lab: Lab, name: str, candidate: Config, goal: str, probe: Mapping[st
   points: list[Mapping[str, Any]] = [{path: values[side] for path, values in paths.items()} for side in (0, 1)]
   results = lab.points(name, goal, points, config=baseline, changes=probe)
   return _against(results.objective.metric, results.objective.sign, *results.trials)
+
+
+def other_seeds(
+  lab: Lab, name: str, candidate: Config, length: int, reference: Trial | None, probe: Mapping[str, Any]
+) -> list[Behaviour]:
+  """Train a changed config with other seeds than its own, and return how these trainings went.
+
+  Args:
+    lab: where they run.
+    name: of the study.
+    candidate: the changed config.
+    length: of a training, in steps.
+    reference: a stable training.
+    probe: changes of all.
+  """
+  seeds = [candidate.seed + more for more in range(1, SEEDS)]
+  goal = "Is training stable with other seeds as well?"
+  results = lab.sweep(name, goal, "seed", seeds, config=candidate, changes=probe)
+  return [behaviour(trial, length, reference, same_batches=False) for trial in results.trials]
 
 
 def _against(metric: str, sign: int, baseline: Trial, candidate: Trial) -> Against:

@@ -19,7 +19,7 @@ from trialbook.trainer.profile import Spent, remedies
 from trialbook.tuning.procedures import drawing
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.lab import Lab
-from trialbook.tuning.procedures.measurement_record import MeasurementRecord
+from trialbook.tuning.procedures.measurement_record import UNSURE, MeasurementRecord
 from trialbook.tuning.procedures.step_measurement import (
   BLOCK_SECONDS,
   BLOCKS,
@@ -43,9 +43,6 @@ START = 16
 """First batch size: small enough to fit nearly always, and far below what saturates an accelerator."""
 PATIENCE = 2
 """Doublings in a row without growth after which the search ends: one alone may be a size that the hardware dislikes."""
-UNSURE = 0.1
-"""Least difference of the fastest blocks of steps, relative to their median, at which timings decide nothing: as much
-as the growth that is asked for."""
 LATER = ""
 """All sizes are in `preview`."""
 
@@ -209,7 +206,9 @@ def _unsure(
     f" differ by up to {spread:.0%}, and growth of {STILL_GROWS - 1:.0%} is looked for.",
     evidence=[f"By these timings it would be batch size {best.batch_size:,}. {fitting[-1].batch_size:,} fits."],
     numbers={"spread": spread, "largest_that_fits": fitting[-1].batch_size},
-    actions=["Run this in another folder while nothing else runs on the machine."],
+    actions=[
+      "Run the same again while nothing else runs on the machine. Only the sizes whose timings vary are measured again."
+    ],
     table=_table(found),
     plots={"throughput": _picture(fitting, best)},
   )

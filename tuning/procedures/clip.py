@@ -5,6 +5,7 @@ gradient. If instability remains, clip harder. More than half of the updates cli
 a smaller learning rate, so cut that instead. The result is compared with the baseline by retrospective selection.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from trialbook.errors import UserError
 from trialbook.tuning.findings.gradient_norm import LEAST, RECURRENT, Outliers, outliers_of
+from trialbook.tuning.procedures.against_baseline import other_seeds
 from trialbook.tuning.procedures.clip_conclusion import (
   PERCENTILES,
   THRESHOLD_FIELD,
@@ -59,7 +61,10 @@ def run(lab: Lab) -> Conclusion:
   if not targets:
     return lab.conclude(nothing_to_clip(lab, rates, typical, outliers))
   baseline, clipped = _clip(lab, rates, typical, targets)
-  return lab.conclude(concluded(lab, Found(rates, typical, outliers, targets, baseline, clipped)))
+  found = Found(rates, typical, outliers, targets, baseline, clipped)
+  while found.best is not None and found.is_better and (tested := _with_other_seeds(lab, rates, found.best)).broken:
+    found = dataclasses.replace(found, clipped=[tested if one is found.best else one for one in found.clipped])
+  return lab.conclude(concluded(lab, found))
 
 
 LATER = (
@@ -111,6 +116,14 @@ def _clip(lab: Lab, rates: RateSweep, typical: Trial, targets: Sequence[float]) 
     left = [one.rate for one in new if one.went.is_unstable and not one.is_aggressive]
   assert baseline is not None
   return baseline, clipped
+
+
+def _with_other_seeds(lab: Lab, rates: RateSweep, one: Clipped) -> Clipped:
+  """Return a clipped training with the number of trainings with other seeds that break."""
+  candidate = lab.config.override({RATE: one.rate, THRESHOLD_FIELD: one.threshold})
+  name = f"seeds_{one.rate:g}_{one.threshold:g}"
+  went = other_seeds(lab, name, candidate, rates.length, rates.reference, PROBE)
+  return dataclasses.replace(one, broken=sum(other.is_unstable for other in went))
 
 
 def _threshold(typical: Trial, percentile: float) -> float:

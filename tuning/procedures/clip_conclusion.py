@@ -9,6 +9,7 @@ import numpy as np
 
 from trialbook.tuning.findings.gradient_norm import AGGRESSIVE, LEAST, THRESHOLD, Outliers
 from trialbook.tuning.findings.wording import listed
+from trialbook.tuning.procedures.against_baseline import SEEDS
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.instability import NORM, Behaviour
 from trialbook.tuning.procedures.lab import Lab
@@ -24,13 +25,23 @@ THRESHOLD_FIELD = "clip_norm"
 
 @dataclasses.dataclass(frozen=True)
 class Clipped:
-  """A training with clipping: its learning rate, threshold, share of clipped updates, and how it went."""
+  """A training with clipping.
+
+  Attributes:
+    trial: the training.
+    rate: its learning rate.
+    threshold: of the norm of the gradient.
+    share: of clipped updates.
+    went: how it went.
+    broken: number of trainings with other seeds that broke.
+  """
 
   trial: Trial
   rate: float
   threshold: float
   share: float
   went: Behaviour
+  broken: int = 0
 
   @property
   def is_aggressive(self) -> bool:
@@ -39,8 +50,9 @@ class Clipped:
 
   @property
   def works(self) -> bool:
-    """Return whether it is stable without being aggressive."""
-    return self.went.kind == "stable" and not self.is_aggressive and self.trial.objective is not None
+    """Return whether it is stable, with other seeds as well, without being aggressive."""
+    is_stable = self.went.kind == "stable" and not self.broken
+    return is_stable and not self.is_aggressive and self.trial.objective is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +80,15 @@ class Found:
     """Return the best clipped training that works; None if none does."""
     working = [one for one in self.clipped if one.works]
     return min(working, key=lambda one: self.rates.sign * (one.trial.objective or 0.0), default=None)
+
+  @property
+  def is_better(self) -> bool:
+    """Return whether the best clipped training is better than the baseline, and than all without clipping."""
+    if self.best is None:
+      return False
+    value = self.rates.sign * (self.best.trial.objective or 0.0)
+    others = [self.baseline, *([] if self.rates.best is None else [self.rates.best])]
+    return all(one.objective is None or value < self.rates.sign * one.objective for one in others)
 
 
 def nothing_trains(lab: Lab, rates: RateSweep) -> Conclusion:
@@ -156,7 +177,9 @@ def _cut_instead(lab: Lab, found: Found, make: Any) -> Conclusion:
     f"at {aggressive[-1].threshold:g}, {aggressive[-1].share:.0%} of the updates are clipped, which is extremely"
     " aggressive"
     if aggressive
-    else f"it is unstable still, down to the {PERCENTILES[-1]:.0%} percentile of the norms"
+    else "it breaks with other seeds"
+    if any(one.broken for one in found.clipped)
+    else f"it is unstable still, down to percentile {100 * PERCENTILES[-1]:.0f} of the norms"
   )
   verdict = f"Clipping does not help at a learning rate of {rates}: {why}."
   stable = found.rates.best
@@ -203,7 +226,15 @@ def _evidence(lab: Lab, found: Found) -> list[str]:
   ]
   if lab.config.clip_norm is not None:
     lines.append(f"The baseline is clipped at {lab.config.clip_norm:g}.")
-  return [*lines, "Each was trained once, with the same seed."]
+  lines += [
+    f"At a learning rate of {one.rate:.3g}, clipped at {one.threshold:g}, {one.broken} of {SEEDS - 1} trainings with"
+    " other seeds break."
+    for one in found.clipped
+    if one.broken
+  ]
+  if found.is_better:
+    lines.append(f"With {SEEDS - 1} other seeds, training with the recommended threshold is stable as well.")
+  return [*lines, "The values are those of one training each, with the same seed."]
 
 
 def _numbers(found: Found) -> dict[str, Any]:

@@ -62,7 +62,14 @@ class Behaviour:
     return self.kind in ("early", "mid")
 
 
-def behaviour(trial: Trial, length: int, reference: Trial | None = None, *, may_be_slow: bool = False) -> Behaviour:
+def behaviour(
+  trial: Trial,
+  length: int,
+  reference: Trial | None = None,
+  *,
+  may_be_slow: bool = False,
+  same_batches: bool = True,
+) -> Behaviour:
   """Return how a training went.
 
   It is unstable if it diverged; if the running median of its loss rises by `RISE` of all that training gains, by
@@ -72,9 +79,10 @@ def behaviour(trial: Trial, length: int, reference: Trial | None = None, *, may_
   Args:
     trial: the training.
     length: of a whole training, in steps, of which the beginning is early.
-    reference: a stable training on the same batches, which says what training gains, how noisy it is, and how far it
-      is at each step.
+    reference: a stable training, which says what training gains, how noisy it is, and how far it is at each step.
     may_be_slow: whether it may stay behind the reference without being broken, as with a smaller learning rate.
+    same_batches: whether the reference had the same batches; if not, a rise that ends may be due to them, and is not
+      looked at.
   """
   state, reason = trial.recorded
   if state not in ("complete", "infeasible") or (reason or "").startswith("refused"):
@@ -88,7 +96,7 @@ def behaviour(trial: Trial, length: int, reference: Trial | None = None, *, may_
   own = _Curve.of(steps, values)
   other = own if reference is None or len(reference.curve(LOSS)[0]) < WINDOW else _Curve.of(*reference.curve(LOSS))
   gain = max(own.gain, other.gain)
-  rise = _rise(own, other, gain)
+  rise = _rise(own, other, gain) if same_batches else None
   behind = None if may_be_slow or reference is None else _behind(own, other, gain)
   if diverged:
     at = int(steps[-1]) if rise is None else rise[0]

@@ -16,10 +16,13 @@ from trialbook.tuning.procedures.step_measurement import Machine, Measure, Measu
 
 NAME = "measurements.jsonl"
 """Name of the file. Its first line says what was measured, each other one is a batch size."""
+UNSURE = 0.1
+"""Least difference of the fastest blocks of steps, relative to their median, at which timings decide nothing: as much
+as the growth of throughput that is asked for."""
 
 
 class MeasurementRecord:
-  """The measurements of a procedure, which makes those that are missing.
+  """The measurements of a procedure, which makes those that are missing, or whose timings vary too much (`UNSURE`).
 
   Args:
     lab: whose config is measured, and whose folder holds the file.
@@ -50,11 +53,13 @@ class MeasurementRecord:
       self._known = {one.batch_size: one for one in map(from_json, stored[1:])}
 
   def measured(self, batch_size: int) -> Measurement:
-    """Return the measurement of a size; make and record it if there is none yet."""
-    found = self._known.get(batch_size)
-    if found is None:
-      found = self._measure(self._lab.config, batch_size, self._machine, self._lab.folder)
-      self._check_device(found)
+    """Return the measurement of a size; make and record it if there is none yet, or none that decides anything."""
+    found = self.used.get(batch_size) or self._known.get(batch_size)
+    if found is None or (batch_size not in self.used and found.fits and found.spread >= UNSURE):
+      new = self._measure(self._lab.config, batch_size, self._machine, self._lab.folder)
+      self._check_device(new)
+      # Of two that were disturbed, the one that was less so.
+      found = new if found is None or not new.fits or new.spread < found.spread else found
       self._known[batch_size] = found
       lines = [self._key, *map(dataclasses.asdict, self._known.values())]
       files.write_text(self._path, "".join(map(_line, lines)))

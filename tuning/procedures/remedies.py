@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trialbook.models.plugin import PluginConfig
 from trialbook.trainer import Config
 
 Name = Literal["warmup", "clip", "optimizer", "architecture", "learning_rate"]
@@ -73,7 +72,7 @@ def _optimizer(config: Config) -> list[Remedy]:
 def architecture(config: Config) -> list[Remedy]:
   """Return what the architecture of a config's model lacks, read from the model's settings."""
   model = config.model
-  if isinstance(model, PluginConfig):
+  if ":" in model.name:  # A plug-in, "module:Class".
     return [
       Remedy(
         "architecture",

@@ -96,7 +96,7 @@ def run(lab: Lab, *, budget: int | None = None) -> Conclusion:
     RATE,
     [rounded(OFTEN * rate_of(best))],
     config=_short(lab.config, length),
-    changes=_EVERY_STEP,
+    changes=_every_step(lab.ranked_by.metric),
   ).trials[0]
   studies = [study for name, study in lab.results.items() if name == "above" or name.startswith("rates_")]
   whole = RateSweep.of(studies, length)
@@ -111,14 +111,14 @@ LATER = (
 )
 """What may be run after the first study."""
 
-_EVERY_STEP: dict[str, Any] = {
-  **PROBE,
-  "evaluation.every_steps": 1,
-  "evaluation.train_examples": 0,
-  "evaluation.predictions": 0,
-  # It is short, and a checkpoint at every evaluation would take longer than it.
-  "checkpointing.every_evaluations": 0,
-}
+
+def _every_step(metric: str) -> dict[str, Any]:
+  """Return the changes that evaluate a metric at every step, and do no more than that."""
+  changes = {**PROBE, "evaluation.every_steps": 1, "evaluation.predictions": 0}
+  if not metric.startswith("train_subset/"):
+    changes["evaluation.train_examples"] = 0
+  # The run is short, and a checkpoint at every evaluation would take longer than it.
+  return {**changes, "checkpointing.every_evaluations": 0}
 
 
 def _short(config: Config, length: int) -> Config:
@@ -204,9 +204,7 @@ def _verdict(seen: _Seen, kind: Verdict, unstable: list[float], confirmed: bool)
   where = "Early instability" if kind == "early" else "Mid-training instability"
   factor = unstable[0] / seen.rate
   at = f"at {best}, itself" if factor < 1.01 else f"at {unstable[0]:.3g}, {factor:.2g} times {best}"
-  sure = (
-    "It is confirmed at 5 to 10 times that." if confirmed else "At 5 to 10 times that it is not seen, so it is weak."
-  )
+  sure = "It is confirmed at 5 to 10 times the best." if confirmed else "It is not confirmed at 5 to 10 times the best."
   return f"{where} {at}. {sure}"
 
 

@@ -155,7 +155,7 @@ def _evidence(
   tuned = ", ".join(path.removeprefix("optimizer.") for path in first.changes)
   evidence = [
     f"At each size the optimizer was tuned again ({tuned}; {first.trials} trials), at a constant learning rate.",
-    f"The steps are the median of {len(first.of_seeds)} retrains of the best point, with other seeds.",
+    f"The steps are the median of {_retrains(len(first.of_seeds))} of the best point, with other seeds.",
     f"The small sizes take {scaling.examples:,.0f} examples; up to {LEAVES} times as many count as perfect scaling.",
   ]
   if critical is not None:
@@ -167,8 +167,8 @@ def _evidence(
     evidence.append(f"Batch normalization had virtual batches of {virtual} at all sizes.")
   if best is not None and best.seconds is not None:
     evidence.append(
-      f"Batch size {best.batch_size:,} takes the least time: {duration(best.seconds)} of training"
-      f" ({best.device_seconds:.3g} device-seconds); smaller ones within {TIE:.0%} of it would count as equal."
+      f"Batch size {best.batch_size:,} takes {duration(best.seconds)} of training ({best.device_seconds:.3g}"
+      f" device-seconds). It is the smallest size within {TIE:.0%} of the least time."
     )
   if scaling.worse:
     evidence.append(
@@ -282,6 +282,10 @@ def _at(tree: Any, path: str) -> Any:
 
 def _many(value: float) -> str:
   return f"{value:,.0f}"
+
+
+def _retrains(count: int) -> str:
+  return f"{count} retrain{'' if count == 1 else 's'}"
 
 
 def _listed(sizes: Sequence[int]) -> str:

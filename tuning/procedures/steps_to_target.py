@@ -44,9 +44,10 @@ LUCK = 3
 FINER = 25
 """Evaluations of a retrain in as many steps as the search's best took: its steps are known to 4%."""
 RELIABLE = 3
-"""Trials of the smallest size that reach the target, if none is given, within half of the budget: not a lucky one."""
-EDGE = 0.05
-"""Share of the range of the learning rate, on its scale, that is the edge of the search."""
+"""Trials of the smallest size that reach the target, if none is given, within half of the budget; and of each size,
+those that have to lie at an edge: fewer may do so by chance."""
+OUTER = 0.25
+"""Share of the range of the learning rate, on its scale, that is close to an end of it."""
 ADAM_LIKE = ("adam", "nadam", "adamw", "lamb")
 LATER = (
   f"The same search at each larger batch size, with {SLACK} times the steps that the size before needed, and"
@@ -233,17 +234,25 @@ def _reached(
     resolution=every,
     of_seeds=tuple(of_seeds),
     changes=trial.changes,
-    at_edge=_is_at_edge(trial, results, space["optimizer.learning_rate"]),
+    at_edge=_is_at_edge(results, space["optimizer.learning_rate"], objective, target),
     examples_per_second=statistics.median(rates) if rates else None,
     devices=results.study.devices_per_trial,
   )
 
 
-def _is_at_edge(best: Trial, results: StudyResults, scale: Any) -> bool:
-  """Return whether a trial's learning rate is the smallest or the largest of a search, or close to an end of it.
+def _is_at_edge(results: StudyResults, scale: Any, objective: Objective, target: float) -> bool:
+  """Return whether the best learning rate of a search may lie beyond its space.
 
-  Trials that diverged count: where they lie, the search has been.
+  That is so if the best trial has the smallest or the largest one of all trials, be they diverged, and the next best
+  are close to the same end. One alone is at an end by chance: with another momentum, other rates are as good.
   """
-  places = sorted(scale.unit(trial.values["optimizer.learning_rate"]) for trial in results.trials)
-  place = scale.unit(best.values["optimizer.learning_rate"])
-  return place in (places[0], places[-1]) or not EDGE <= place <= 1 - EDGE
+  reached = [(step, trial) for trial in results.trials if (step := _step(trial, objective, target)) is not None]
+  best = [trial for _, trial in sorted(reached, key=lambda one: (one[0], one[1].trial))[:RELIABLE]]
+
+  def place(trial: Trial) -> float:
+    return scale.unit(trial.values["optimizer.learning_rate"])
+
+  places, tried = [place(trial) for trial in best], [place(trial) for trial in results.trials]
+  low = places[0] == min(tried) and max(places) <= OUTER
+  high = places[0] == max(tried) and min(places) >= 1 - OUTER
+  return low or high

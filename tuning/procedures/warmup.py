@@ -6,11 +6,12 @@ and `post_warmup_steps = 2 * warmup_steps` at it. The shortest warmup that works
 that training is longer by it. The result is compared with the baseline by retrospective selection.
 """
 
+import dataclasses
 import math
 
 from trialbook.errors import UserError
 from trialbook.trainer import Config, prepend_warmup
-from trialbook.tuning.procedures.against_baseline import compare
+from trialbook.tuning.procedures.against_baseline import SEEDS, compare, other_seeds
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.instability import behaviour
 from trialbook.tuning.procedures.lab import Lab
@@ -66,6 +67,11 @@ def run(lab: Lab, *, factor: float = FACTOR, unstable: float | None = None) -> C
     against = compare(lab, name, candidate, goal, PROBE)
     stable = reference or (against.baseline if against.baseline.objective is not None else None)
     went = behaviour(against.candidate, candidate.max_train_steps, stable)
+    if not went.is_unstable and against.is_better:
+      seeds = other_seeds(lab, f"seeds_{factor:g}_{one.steps}", candidate, candidate.max_train_steps, stable, PROBE)
+      broken = next((other for other in seeds if other.is_unstable), None)
+      if broken is not None:
+        went = dataclasses.replace(broken, text=f"with another seed, {broken.text}")
     compared.append(Compared(one, candidate, against, went))
     # The short training does not show all. If the whole one breaks, the next longer warmup is tried.
     if not went.is_unstable:
@@ -133,15 +139,24 @@ def _warmups(lab: Lab, base: Config, peak: float, factor: float, reference: Tria
 
 
 def _trained(lab: Lab, config: Config, name: str, steps: list[int], reference: Trial | None) -> list[Tried]:
+  # Whether a training breaks depends on its seed near the limit.
+  seeds = [config.seed + more for more in range(SEEDS)]
   results = lab.points(
     name,
     "Which warmup makes the peak learning rate stable?",
-    [{WARMUP: each, "max_train_steps": (1 + POST) * each} for each in steps],
+    [{WARMUP: each, "max_train_steps": (1 + POST) * each, "seed": seed} for each in steps for seed in seeds],
     config=config,
     # These show by their training loss whether they are stable; they are too different in length to be compared.
     changes={**PROBE, "evaluation.every_steps": (1 + POST) * steps[-1], "checkpointing.every_evaluations": 0},
   )
-  return [
-    Tried(each, trial, behaviour(trial, (1 + POST) * each, reference))
-    for each, trial in zip(steps, results.trials, strict=True)
-  ]
+  tried = []
+  for at, each in enumerate(steps):
+    trials = results.trials[at * SEEDS : (at + 1) * SEEDS]
+    went = [
+      behaviour(trial, (1 + POST) * each, reference, same_batches=seed == config.seed)
+      for seed, trial in zip(seeds, trials, strict=True)
+    ]
+    broken = [one for one in went if one.kind != "stable"]
+    shown = went.index(broken[0]) if broken else 0
+    tried.append(Tried(each, trials[shown], went[shown], len(broken)))
+  return tried

@@ -7,7 +7,7 @@ from typing import Any
 
 from trialbook.trainer import Config
 from trialbook.tuning.findings.wording import listed
-from trialbook.tuning.procedures.against_baseline import Against, changed
+from trialbook.tuning.procedures.against_baseline import SEEDS, Against, changed
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.instability import Behaviour
 from trialbook.tuning.procedures.lab import Lab
@@ -29,16 +29,24 @@ MORE_STEPS = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-  """A warmup that was tried: its steps, its short training, and how that went."""
+  """A warmup that was tried.
+
+  Attributes:
+    steps: its length.
+    trial: a short training with it, the first that broke if one did.
+    went: how that training went.
+    broken: number of short trainings with other seeds and this one that broke.
+  """
 
   steps: int
   trial: Trial
   went: Behaviour
+  broken: int
 
   @property
   def works(self) -> bool:
-    """Return whether the training was stable."""
-    return self.went.kind == "stable"
+    """Return whether all trainings were stable."""
+    return self.broken == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +209,7 @@ def _table(found: Found) -> list[dict[str, Any]]:
       "warmup steps": one.steps,
       "steps": (1 + POST) * one.steps,
       "peak": found.peak,
-      "training": one.went.kind,
+      "broken": f"{one.broken} of {SEEDS} seeds",
       "seen": one.went.text,
     }
     for one in found.tried
@@ -221,7 +229,7 @@ def _evidence(lab: Lab, found: Found) -> list[str]:
     lines.append(f"The {lab.config.schedule.warmup_steps:,} steps of warmup that the config has were taken away first.")
   lines.append(
     f"{sum(one.works for one in found.tried)} of {len(found.tried)} warmups work at a peak of {found.peak:.3g}, each"
-    f" followed by {POST} times as many steps at the peak."
+    f" followed by {POST} times as many steps at the peak, with {SEEDS} seeds."
   )
   lines += [
     f"{one.tried.steps:,} steps of warmup work in the short training, but not in the whole one: {one.went.text}."
@@ -229,7 +237,10 @@ def _evidence(lab: Lab, found: Found) -> list[str]:
     if one.went.is_unstable
   ]
   if found.compared:
-    lines += [found.compared[-1].against.text, found.compared[-1].against.caveat]
+    last = found.compared[-1]
+    lines += [last.against.text, last.against.caveat]
+    if last.against.is_better and not last.went.is_unstable:
+      lines.append(f"With {SEEDS - 1} other seeds, training with this warmup is stable as well.")
   if found.best is not None and found.best.objective is not None:
     rate = rate_of(found.best)
     lines.append(f"Of the learning rates without warmup, {rate:.3g} is the best, with {found.best.objective:.4g}.")
