@@ -5,10 +5,8 @@ the other seeds of its point. So these look at all trials of a study. States are
 endings are what its numbers say.
 """
 
-import bisect
 import dataclasses
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +15,7 @@ import numpy as np
 
 from trialbook.tuning.objective import Curve, value_of
 from trialbook.tuning.study import Objective
+from trialbook.tuning.training_lengths import SAME_LENGTH, training_length
 
 if TYPE_CHECKING:
   from trialbook.tuning.results import StudyResults, Trial
@@ -35,23 +34,21 @@ Kind = Literal[
   "unfinished",
 ]
 
-SAME_LENGTH = 0.05
-"""Share by which trainings of the same length may differ in the last step that they logged: one evaluation of
-twenty."""
 EARLY = 0.9
 """Share of the usual length under which a training ended early: two evaluations of twenty are missing."""
 AT_ONCE = 0.1
 """Share of the median length under which a training ended early where no length is usual: rules that stop trainings
 leave them longer than that."""
-USUAL = 0.2
-"""Share of the trials that must have about the same length for it to be the usual one."""
 REACHED = 0.9
 """Share of the trials of the usual length that a shorter one beats if it was ended because it had reached a target."""
 PATIENCE = 0.8
 """Share of its own length before which a trial was at its best if it was ended because it no longer improved."""
-TARGET, BAND = 3, 0.1
-"""Trials that end early at the same value if that was a target, and the share of what they gained in the second half of
-their curves within which these values lie."""
+TARGET, AT_END = 3, 2
+"""Trials that end early at the same value if that was a target, and evaluations at their ends among which it was
+reached: the last one, or the one before if training ended a little later."""
+WENT_ON, BAND = 0.1, 0.1
+"""Share of the whole trainings that may have reached a target and gone on; if more have, the share of what the trials
+gained in the second half of their curves by which they may be beyond the target."""
 RUNG = 3
 """Trials that end at the same early step, worse than those that go on, if a rule ended them."""
 BACK = 0.5
@@ -69,9 +66,6 @@ LEAST_SEEDS = 3
 """Seeds of a point, of which one can be an outlier."""
 IMPROVES = 0.05
 """Share of what the median trial gains under which a trial has learned nothing."""
-
-_LENGTH = re.compile(r"(?:^|[._/])(?:(?:max|num|n|train|training|total)_)*(?:steps|epochs|iterations|iters|updates)$")
-"""Names of hyperparameters that set the length of a training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,22 +114,13 @@ class EarlyEnd:
     return f"cut short at step {self.step:,} of the usual {self.usual:,}"
 
 
-def usual_length(last_steps: Sequence[float]) -> tuple[float, int]:
-  """Return the last step of which the most others are at most `SAME_LENGTH` short, the longest among equals, and how
-  many these are; (0, 0) if there are none."""
-  last = sorted(last_steps)
-  near = [at + 1 - bisect.bisect_left(last, (1 - SAME_LENGTH) * step) for at, step in enumerate(last)]
-  count, step = max(zip(near, last, strict=True), default=(0, 0))
-  return step, count
-
-
 def early_ends(
   objective: Objective, curves: Sequence[Mapping[str, Curve]], values: Sequence[Mapping[str, Any]]
 ) -> dict[int, EarlyEnd]:
   """Return the trainings that ended before the others, by index; those with a reason to be shorter are not among them.
 
-  A reason is a hyperparameter that sets the length, a target that was reached (better than nearly all of the usual
-  length), or that it no longer improved (its best evaluation lies well before its end).
+  A reason is a hyperparameter that sets the length (`training_lengths`), a value better than nearly all of the usual
+  length, or that it no longer improved (its best evaluation lies well before its end).
 
   Args:
     objective: by which trials are ranked.
@@ -145,62 +130,62 @@ def early_ends(
   last = [max((points[-1][0] for points in each.values() if points), default=0) for each in curves]
   if len(last) < 2 or max(last) <= 1:
     return {}
-  relative = _relative(last, values)
-  usual, count = usual_length([length for length in relative if length > 0])
-  if count >= max(2, USUAL * len(last)):
-    least = EARLY * usual
-  else:
-    usual = float(np.median(relative))
-    least = AT_ONCE * usual
-  whole = [index for index, length in enumerate(relative) if length >= (1 - SAME_LENGTH) * usual]
-  worths = {index: _best(objective, curves[index]) for index in range(len(curves))}
-  of_whole = [worth for index in whole if (worth := worths[index]) is not None]
+  length = training_length(last, values)
+  shares = [step / max(length.of(each), 1) for step, each in zip(last, values, strict=True)]
+  short = [index for index, share in enumerate(shares) if share < 1 - SAME_LENGTH]
+  whole = [index for index, share in enumerate(shares) if share >= 1 - SAME_LENGTH]
+  at_target, at_rung = _at_targets(objective, curves, short, whole), _at_rungs(objective, curves, last, short)
+  # Where no length is usual, a rule may have ended most trials, and leaves them longer than that.
+  least = EARLY if length.is_usual else AT_ONCE * statistics.median(shares)
+  bests = [_best(objective, each) for each in curves]
+  of_whole = [best for index in whole if (best := bests[index]) is not None]
   early = {}
-  for index, length in enumerate(relative):
-    if length >= least:
+  for index in short:
+    if index in at_rung or index in at_target:
+      kind = "pruned" if index in at_rung else "target"
+    elif shares[index] < least and not _has_reason(objective, curves[index], last[index], bests[index], of_whole):
+      kind = "cut_short"
+    else:
       continue
-    own = worths[index]
-    beats = sum(own is not None and own < other for other in of_whole)
-    reached = bool(of_whole) and beats >= REACHED * len(of_whole)
-    if not reached and not _stopped_improving(objective, curves[index], last[index]):
-      early[index] = EarlyEnd("cut_short", last[index], round(usual * last[index] / length) if length else round(usual))
-  return _with_rungs(objective, curves, last, _with_targets(objective, curves, early))
+    early[index] = EarlyEnd(kind, last[index], round(length.of(values[index])))
+  return early
 
 
-def _with_targets(
-  objective: Objective, curves: Sequence[Mapping[str, Curve]], early: dict[int, EarlyEnd]
-) -> dict[int, EarlyEnd]:
-  """Return early ends, those of trials that were ended at the same value, which was the best of each, as targets."""
-  ends, gains = {}, []
-  for index in early:
-    points = [(step, value) for step, value in curves[index].get(objective.metric, ()) if math.isfinite(value)]
-    best = objective.sign * points[-1][1] if points else math.inf
-    if len(points) > LAST and best == _best(objective, curves[index]):
-      ends[index] = points[-1][1]
-      before = _so_far(objective, curves[index], points[-1][0] // 2)
-      gains.append(0.0 if before is None else before - best)
-  if len(ends) < max(TARGET, len(early) / 2):
-    return early
-  middle = statistics.median(ends.values())
-  band = BAND * statistics.median(gains)
-  at_target = [index for index, value in ends.items() if abs(value - middle) <= band]
-  if len(at_target) < max(TARGET, len(ends) / 2):
-    return early
-  return early | {index: dataclasses.replace(early[index], kind="target") for index in at_target}
+def _has_reason(
+  objective: Objective, curves: Mapping[str, Curve], last: int, best: float | None, of_whole: Sequence[float]
+) -> bool:
+  """Return whether a training is better than nearly all of the usual length, or no longer improved."""
+  beats = sum(best is not None and best < other for other in of_whole)
+  return (bool(of_whole) and beats >= REACHED * len(of_whole)) or _stopped_improving(objective, curves, last)
 
 
-def _relative(last: Sequence[int], values: Sequence[Mapping[str, Any]]) -> list[float]:
-  """Return lengths, as multiples of what a hyperparameter sets if one does."""
-  names = dict.fromkeys(name for each in values for name in each if _LENGTH.search(name.lower()))
-  for name in names:
-    planned = [each.get(name) for each in values]
-    numbers = [float(one) for one in planned if isinstance(one, int | float) and not isinstance(one, bool) and one > 0]
-    if len(numbers) < len(last) or len(set(numbers)) < 2:
-      continue
-    shares = [step / one for step, one in zip(last, numbers, strict=True)]
-    if usual_length(shares)[1] > max(usual_length(last)[1], len(last) / 2):
-      return shares
-  return [float(step) for step in last]
+def _at_targets(
+  objective: Objective, curves: Sequence[Mapping[str, Curve]], short: Sequence[int], whole: Sequence[int]
+) -> set[int]:
+  """Return the short trials that were ended at a target: a value that each of them reached for the first time at its
+  end."""
+  costs = {index: _costs(objective, curves[index]) for index in (*short, *whole)}
+  firsts = {index: (min(costs[index]), min(costs[index][:-AT_END])) for index in short if len(costs[index]) > LAST}
+  if len(firsts) < TARGET:
+    return set()
+
+  def ended_at(target: float) -> set[int]:
+    return {index for index, (best, before) in firsts.items() if best <= target < before}
+
+  target = max((best for best, _ in firsts.values()), key=lambda one: (len(ended_at(one)), -one))
+  found = ended_at(target)
+  if len(found) < max(TARGET, len(short) / 2):
+    return set()
+  if sum(min(costs[index][:-AT_END], default=math.inf) <= target for index in whole) <= WENT_ON * len(whole):
+    return found
+  # Where others reached it and went on, it is a target if the values are much closer to it than by chance.
+  away = statistics.median(target - min(costs[index]) for index in found)
+  gained = statistics.median(min(costs[index][: len(costs[index]) // 2]) - min(costs[index]) for index in found)
+  return found if away <= BAND * gained else set()
+
+
+def _costs(objective: Objective, curves: Mapping[str, Curve]) -> list[float]:
+  return [objective.sign * value for _, value in curves.get(objective.metric, ()) if math.isfinite(value)]
 
 
 def _best(objective: Objective, curves: Mapping[str, Curve]) -> float | None:
@@ -216,21 +201,21 @@ def _stopped_improving(objective: Objective, curves: Mapping[str, Curve], last: 
   return found[0] <= PATIENCE * last and sum(step > found[0] for step, _ in points) >= LAST
 
 
-def _with_rungs(
-  objective: Objective, curves: Sequence[Mapping[str, Curve]], last: Sequence[int], early: dict[int, EarlyEnd]
-) -> dict[int, EarlyEnd]:
-  """Return early ends, those of several trials at one step as pruned if they were worse there than trials that went
-  on."""
+def _at_rungs(
+  objective: Objective, curves: Sequence[Mapping[str, Curve]], last: Sequence[int], short: Sequence[int]
+) -> set[int]:
+  """Return the short trials of which several ended at one step, and were worse there than trials that went on."""
   at: dict[int, list[int]] = {}
-  for index in early:
+  for index in short:
     at.setdefault(last[index], []).append(index)
+  pruned: set[int] = set()
   for step, those in at.items():
     there = {index: _so_far(objective, each, step) for index, each in enumerate(curves) if last[index] >= step}
-    on = [value for index, value in there.items() if index not in those and last[index] > step and value is not None]
+    on = [value for index, value in there.items() if last[index] > step and value is not None]
     ended = [value for index in those if (value := there[index]) is not None]
     if len(ended) >= RUNG and len(on) >= RUNG and min(ended) > statistics.median(on):
-      early |= {index: dataclasses.replace(early[index], kind="pruned") for index in those}
-  return early
+      pruned |= {*those}
+  return pruned
 
 
 def _so_far(objective: Objective, curves: Mapping[str, Curve], step: int) -> float | None:

@@ -17,11 +17,12 @@ from trialbook.paths import as_path
 from trialbook.tuning import objective as objectives
 from trialbook.tuning import records
 from trialbook.tuning.curves import Log, LogFile
-from trialbook.tuning.endings import Ending, endings, usual_length
+from trialbook.tuning.endings import Ending, endings
 from trialbook.tuning.objective import Curve
 from trialbook.tuning.records import StudyRecord, TrialRecord, trial_folder
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Objective
+from trialbook.tuning.training_lengths import TrainingLength, training_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,19 +204,20 @@ class StudyResults:
     return max((trial.last_step for trial in self.trials), default=0) or None
 
   def length(self, trial: Trial) -> int | None:
-    """Return the steps of a whole training of a trial: as it or the config says, or else what most complete trials ran,
-    or the trial itself if that is more; None if unknown."""
+    """Return the steps of a whole training of a trial: as it or the config says, or else as the other trials show
+    (`training_lengths`), or its own if these are more; None if unknown."""
     own = trial.changes.get("max_train_steps")
     if isinstance(own, int | float) and own >= 1:
       return int(own)
     if self.study.config is not None:
       return self.study.config.max_train_steps
-    return max(self._usual_length, trial.last_step) or None
+    return max(round(self.training_length.of(trial.values)), trial.last_step) or None
 
   @functools.cached_property
-  def _usual_length(self) -> int:
-    """Return the last step of most complete trials, see `endings.usual_length`."""
-    return int(usual_length([trial.last_step for trial in self.trials if trial.state == "complete"])[0])
+  def training_length(self) -> TrainingLength:
+    """Return the length of a whole training, told from the complete trials."""
+    complete = [trial for trial in self.trials if trial.state == "complete"]
+    return training_length([trial.last_step for trial in complete], [trial.values for trial in complete])
 
   @functools.cached_property
   def endings(self) -> Mapping[int, Ending]:

@@ -68,7 +68,9 @@ def test_all_combinations_of_a_grid_were_tried_and_none_are_left(tmp_path):
   assert asked(results) == []
   (dense,), (stop,) = density.find(results), stopping.find(results)
   assert (dense.severity, dense.numbers["combinations"], dense.numbers["left"]) == ("ok", 12, 0)
-  assert dense.title == "All 12 combinations (3 of lr, 2 of act and 2 of bs) were tried: none are left"
+  assert dense.title == "4 of 12 points lie within 0.014 of the best, and nothing is left to try"
+  assert "All 12 combinations (3 of lr, 2 of act and 2 of bs) were tried." in dense.why
+  assert stop.title == "All 12 combinations (3 of lr, 2 of act and 2 of bs) were tried: others could only repeat them"
   assert "gain" not in stop.numbers
   # What can be done instead is said: between the neighbours of the best learning rate.
   assert "lr between 0.001 and 0.1" in (stop.action or "")
@@ -115,7 +117,7 @@ def test_a_grid_of_values_that_were_chosen_from_continuous_scales_is_complete_to
   assert found is not None
   assert not found.is_declared
   assert asked(results) == []
-  assert "only new values would add to it" in density.find(results)[0].title
+  assert "only new values would add to it" in stopping.find(results)[0].title
   # One point less is no grid.
   assert finite_spaces.finite_space(study(space, points[:-1])) is None
 

@@ -107,6 +107,17 @@ def test_trials_that_end_at_one_value_reached_a_target():
   assert "probably a target" in found.title
 
 
+def test_a_noisy_training_that_ends_an_evaluation_after_its_target_reached_it():
+  rng = np.random.default_rng(0)
+  curves = [curve(0.2 + 0.002 * n, seed=n) for n in range(12)]
+  for rate in (4.0, 5.0, 6.0, 7.0, 8.0):
+    at = np.linspace(0, 1000, 51).round()
+    values = 0.12 + 0.78 * np.exp(-rate * at / 1000) + rng.normal(0, 0.005, 51)
+    end = int(np.argmax(values <= 0.17)) + 1
+    curves.append((at[: end + 1], values[: end + 1]))
+  assert kinds(study(curves)) == ["finished"] * 12 + ["target"] * 5
+
+
 def test_several_that_end_at_one_step_as_the_worst_were_pruned():
   curves = [curve(0.1 + 0.01 * n, seed=n) for n in range(10)]
   curves += [cut(curve(0.5 + 0.01 * n, seed=n), 240) for n in range(5)]
@@ -164,7 +175,8 @@ def test_a_trial_that_stays_at_its_start_is_stuck():
 
 def test_one_seed_in_five_that_dies_is_a_finding_and_no_noise(tmp_path):
   results = case("dead_but_finite_wer", tmp_path)
-  (found,) = outcomes.find(results)
+  target, found = outcomes.find(results)
+  assert target.trials == (1, 7, 17)  # In these logs, training stops below a word error rate of 0.0859.
   assert found.severity == "warning"
   assert found.title.startswith("1 of 5 seeds of one point trained far worse than the others: training is unstable")
   assert found.trials == (3,)

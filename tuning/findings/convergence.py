@@ -223,15 +223,26 @@ def _unseen_losses(results: StudyResults) -> list[Finding]:
   metric = training_loss_metric(results)
   if metric is None or rising_loss.late_enough(results):
     return []
-  last = max((int(steps[-1]) for trial in results.trials if len(steps := trial.curve(metric)[0])), default=0)
+  logged = [trial.curve(metric)[0] for trial in results.trials]
+  last = max((int(steps[-1]) for steps in logged if len(steps)), default=0)
+  most = max(map(len, logged), default=0)
+  is_few = most < rising_loss.LEAST
   return [
     _finding(
       severity="cannot_tell",
-      title=f"Unknown whether the training loss rises late: {metric} was logged until step {last:,} of"
-      f" {results.steps or last:,}",
-      why="A late rise of the training loss probably shows a bug. No other training loss was logged until later, with"
-      " enough values.",
-      numbers={"last": last, "steps": results.steps},
+      title="Unknown whether the training loss rises late: "
+      + (
+        f"{metric} has {many(most, 'value')} at most"
+        if is_few
+        else f"{metric} was logged until step {last:,} of {results.steps or last:,}"
+      ),
+      why="A late rise of the training loss probably shows a bug."
+      + (
+        f" To see it takes {rising_loss.LEAST} values."
+        if is_few
+        else " No other training loss was logged until later, with enough values."
+      ),
+      numbers={"last": last, "steps": results.steps, "values": most},
       action="Log the training loss throughout training.",
       plot="curves",
     )

@@ -94,8 +94,9 @@ def find(results: StudyResults) -> list[Finding]:
     f" {per_axis:.1f} values per hyperparameter.{left_out(results)}"
   )
   if space is not None and space.left == 0:
-    return [_exhausted(space, results, f"{spread}{left_out(results)}", numbers)]
-  if count + len(pruned_points(results)) < PER_DIMENSION * active:
+    return [_exhausted(space, results, good, within, f"{spread}{left_out(results)}", numbers)]
+  pruned = len(pruned_points(results))
+  if count + pruned < PER_DIMENSION * active:
     if noise is not None and (equal := int(np.sum(costs <= costs[0] + NOISE_TIMES * noise.deviation))) >= WANTED:
       return [
         _finding(
@@ -110,7 +111,7 @@ def find(results: StudyResults) -> list[Finding]:
       ]
     more = max(math.ceil(PER_DIMENSION * active * total / count) - total, 1)
     return [_few(count, dimensions, more, space, why, numbers)]
-  if good <= ALONE and (chance := _chance_alone(costs, active)) < ALONE_LEVEL:
+  if good <= ALONE and (chance := _chance_alone(costs, active, pruned)) < ALONE_LEVEL:
     return [_alone(found, total * (WANTED - good), chance, space, why, numbers)]
   if good <= ALONE:
     title = f"The best of {count} points leads by {costs[1] - costs[0]:.2g}, as the best of so few often does"
@@ -126,12 +127,15 @@ def _within(costs: np.ndarray, within: float) -> str:
   return "half of the way to the median point"
 
 
-def _exhausted(space: FiniteSpace, results: StudyResults, why: str, numbers: dict[str, Any]) -> Finding:
+def _exhausted(
+  space: FiniteSpace, results: StudyResults, good: int, within: float, why: str, numbers: dict[str, Any]
+) -> Finding:
   """Return the finding that no points are left to try."""
   return _finding(
     "ok",
-    f"{space.said}: {'none are left' if space.is_declared else 'only new values would add to it'}",
-    why,
+    f"{good} of {numbers['points']} points {'lies' if good == 1 else 'lie'} within {within:.2g} of the best, and"
+    " nothing is left to try",
+    f"{why} {space.said}.",
     numbers={**numbers, "combinations": space.combinations, "left": 0},
     action=f"To go on, retrain the best points with other seeds, or {instead(space, results)}.",
   )
@@ -163,8 +167,8 @@ def _alone(
   return _finding(
     "warning",
     f"The best point stands alone: it leads the other {len(found) - 1} by {found[1].cost - found[0].cost:.2g}",
-    f"{why} Among {len(found)} points of a smooth valley, or of equal ones with noise, the best leads by as much in"
-    f" {chance:.1%} of studies.",
+    f"{why} Among the points of a smooth valley, or equal ones with noise, the best leads by as much in {chance:.1%} of"
+    " studies.",
     trials=found[0].trials,
     numbers={**numbers, "more": more, "chance": chance},
     action=f"Retrain the best point with other seeds. If it stays the best, search around it; about {more} more points"
@@ -173,15 +177,16 @@ def _alone(
   )
 
 
-def _chance_alone(costs: np.ndarray, active: float) -> float:
+def _chance_alone(costs: np.ndarray, active: float, pruned: int) -> float:
   """Return the chance that the best of as many points leads the second by as large a share of its distance to the
-  median: in a smooth valley of this many dimensions, or if all differences are noise."""
+  median: in a smooth valley of this many dimensions, or if all differences are noise. Points that were pruned are the
+  worst of those that are drawn."""
   lead = (costs[1] - costs[0]) / (float(np.median(costs)) - costs[0])
   rng = np.random.default_rng(0)
   # In a quadratic valley of d dimensions, the share of points that cost less than x grows as x^(d / 2).
-  valley = rng.random((DRAWS, len(costs))) ** (2 / max(active, 1.0))
+  valley = rng.random((DRAWS, len(costs) + pruned)) ** (2 / max(active, 1.0))
   chances = []
   for drawn in (valley, rng.standard_normal(valley.shape)):
-    drawn.sort(axis=1)
+    drawn = np.sort(drawn, axis=1)[:, : len(costs)]
     chances.append(np.mean(drawn[:, 1] - drawn[:, 0] >= lead * (np.median(drawn, axis=1) - drawn[:, 0])))
   return float(max(chances))

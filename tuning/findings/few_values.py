@@ -4,12 +4,13 @@ import dataclasses
 from typing import Any
 
 from trialbook.tuning.findings.finding import Finding, finding_of
+from trialbook.tuning.findings.left_out import STATES
 from trialbook.tuning.findings.statistics.boundary_tests import Side, is_searched_up_to
 from trialbook.tuning.findings.statistics.expansion import bound_of
-from trialbook.tuning.findings.statistics.points import is_learning_rate
+from trialbook.tuning.findings.statistics.points import is_learning_rate, unit_of
 from trialbook.tuning.findings.statistics.sweeps import Sweep
-from trialbook.tuning.findings.wording import SMALLEST_P, apart, many, shown
-from trialbook.tuning.results import StudyResults
+from trialbook.tuning.findings.wording import SMALLEST_P, apart, listed, many, shown
+from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.space.scales import Scale
 
 _finding = finding_of("PB-23", "boundary")
@@ -59,6 +60,20 @@ def last_is_best(side: Side, results: StudyResults, scale: Scale | None, end: st
       numbers=numbers,
       action=f"Try values between {shown(one, last)} and {shown(one, values[0] if side.upper else values[-1])}."
       + (" To go beyond, fix the instability first: warmup (PB-82), then gradient clipping (PB-83)." if rate else ""),
+      plot=plot,
+    )
+  if unknown := _without_result(side, results):
+    values = sorted({trial.values[one.name] for trial in unknown})
+    there = shown(one, values[0]) if len(values) == 1 else f"{shown(one, values[0])} to {shown(one, values[-1])}"
+    states = listed(sorted({STATES[trial.state] for trial in unknown}))
+    return _finding(
+      "note",
+      f"{title}: the {many(len(unknown), 'trial')} at {there} {'has' if len(unknown) == 1 else 'have'} no result",
+      f"{why} Beyond it, {many(len(unknown), 'trial')} {'was' if len(unknown) == 1 else 'were'} {states}.",
+      subject=one.name,
+      trials=trials,
+      numbers={**numbers, "more": len(values)},
+      action=f"Run {one.name} {there} to the end before you try other values.",
       plot=plot,
     )
   if not one.inferred and not is_searched_up_to(one, swept):
@@ -172,3 +187,16 @@ def _why(side: Side, swept: Sweep, results: StudyResults) -> str:
     source = "noise" if swept.is_noise_known else "the draw of validation examples"
     return f"{text}, {more} than equal values differ by {source} ({swept.margin:.2g})."
   return f"{text}. How much of that is noise is not known, because no good point was run twice."
+
+
+def _without_result(side: Side, results: StudyResults) -> list[Trial]:
+  """Return the trials beyond the last value whose value is not known."""
+  swept, one = side.sweep, side.one
+  assert swept is not None
+  last = unit_of(one, {one.name: swept.values[-1]})
+  found = []
+  for trial in results.trials:
+    place = unit_of(one, trial.values)
+    if trial.state in ("stopped", "failed", "running") and (place > last if side.upper else place < last):
+      found.append(trial)
+  return found

@@ -49,6 +49,16 @@ def find(results: StudyResults) -> list[Finding]:
   if found:
     return found
   finished = sum(of[trial.trial].kind == "finished" for trial in ended)
+  if not any(len(trial.curve(results.objective.metric)[0]) > 1 for trial in ended):
+    return [
+      _finding(
+        "cannot_tell",
+        "Unknown whether trials were cut short, collapsed or stayed at their start: they have no curves",
+        f"Only final values of {results.objective.metric} are known.",
+        numbers={"ended": len(ended)},
+        action=f"Log {results.objective.metric} during training.",
+      )
+    ]
   return [
     _finding(
       "ok",
@@ -68,8 +78,6 @@ def _is_stuck(trial: Trial, of: Mapping[int, Ending]) -> bool:
 def _covered(results: StudyResults) -> str:
   """Return what was looked at."""
   curves = sum(len(trial.curve(results.objective.metric)[0]) > 1 for trial in results.trials)
-  if not curves:
-    return f"Only final values of {results.objective.metric} are known: how trials came to them needs their curves."
   return f"Looked at: {many(curves, 'curve')} of {results.objective.metric}."
 
 

@@ -214,7 +214,11 @@ def _calibration(results: StudyResults, best: Trial, shared: float) -> Finding |
     return None
   steps, losses = best.curve(f"{split}/loss")
   rise = rise_after_best(steps[steps > 0], losses[steps > 0], shared)
-  if rise is None or rise.p >= CERTAIN or rise.amount < RELEVANT * abs(rise.level):
+  if rise is None or rise.p >= CERTAIN:
+    return None
+  # A loss may be a likelihood, which has no zero: what it has fallen by counts then.
+  whole = abs(rise.level) if rise.level > 0 else float(np.max(losses[steps > 0])) - rise.level
+  if rise.amount < RELEVANT * whole:
     return None
   fall = rise_after_best(*training_losses(results, best), shared)
   if fall is not None and fall.p < CERTAIN:

@@ -74,7 +74,8 @@ class Rises:
     """Return whether rising training losses are more than those of some bad values."""
     if self.cause == "region":
       return self.among_best > 0
-    return self.cause == "bug" or self.among_best > 0 or self.rising_points >= FREQUENT * self.points
+    # One point of many is no pattern, be it the best: its curve may rise by chance.
+    return self.cause == "bug" or self.among_best > 1 or self.rising_points >= FREQUENT * self.points
 
 
 def late_enough(results: StudyResults) -> list[Trial]:
@@ -116,7 +117,7 @@ def judged(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Rises:
   found = region_of(results, points, bad)
   if sum(bad) >= NEARLY_ALL * len(points) or found.kind == "everywhere":
     cause = "bug"
-  elif found.kind in ("axis", "corner", "point", "together"):
+  elif found.kind in ("axis", "corner", "together") or (found.kind == "point" and len(wrong) > 1):
     cause = "region"
   else:
     cause = "unclear"
@@ -157,8 +158,8 @@ def finding(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Findi
     )
   else:
     severity = "note"
-    title = f"{count}, none of them among the best"
-    action = "Look at their learning rates. Large ones may be unstable (PB-80)."
+    title = f"{count}{', one of them among the best' if seen.among_best else ', none of them among the best'}"
+    action = "Look at their curves and learning rates. Large ones may be unstable (PB-80)."
   return Finding(
     id="PB-28",
     question="convergence",

@@ -4,6 +4,7 @@ import time
 
 from trialbook import files
 from trialbook.tuning import records, tracking
+from trialbook.tuning.findings.statistics.finite_spaces import finite_space
 from trialbook.tuning.results import StudyResults
 
 ADAPTIVE = (
@@ -31,7 +32,7 @@ def provenance(results: StudyResults) -> list[tuple[str, str]]:
 
 def caveats(results: StudyResults) -> list[str]:
   """Return what a reader must know before believing a study, beside its findings."""
-  found = list(results.study.warnings)
+  found, source = list(results.study.warnings), results.study.source
   if results.objective.metric.startswith("test/"):
     found.append(
       f"Ranked by {results.objective.metric}: the best trial was chosen on the test set, so its value there is too"
@@ -39,8 +40,8 @@ def caveats(results: StudyResults) -> list[str]:
     )
   if str(results.study.search.get("name", "")).startswith("bayes"):
     found.append(ADAPTIVE)
-  elif (results.study.source or "").startswith("optuna"):
-    found.append(f"Optuna does not store which sampler was used. {ADAPTIVE}")
+  elif source and not source.startswith("algoperf") and finite_space(results) is None:
+    found.append(f"Which search chose the points is not stored. {ADAPTIVE}")
   return found
 
 
