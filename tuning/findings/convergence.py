@@ -77,6 +77,7 @@ def _improving(results: StudyResults, seen: Ends, trainings: WholeTrainings) -> 
       action=f"To see whether more steps help, train the best trial again for {longer:,} steps, with a longer constant"
       " part of the learning rate before the same decay (PB-63)."
       + ("" if made else " Log the learning rate as learning_rate."),
+      until="The result of that training.",
       plot="curves",
     )
   change = proposed(results, ("max_train_steps", longer))
@@ -95,6 +96,7 @@ def _improving(results: StudyResults, seen: Ends, trainings: WholeTrainings) -> 
     trials=trial_numbers(seen.trials),
     numbers=numbers,
     action=f"Train for more steps, such as {longer:,}, and tune the decay of the learning rate again.",
+    until=f"The best trial, trained for {longer:,} steps, if it gains less than {short(seen.margin)}.",
     changes=None if change is None else dict(change),
     plot="curves",
   )

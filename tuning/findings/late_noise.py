@@ -135,6 +135,7 @@ def find(results: StudyResults) -> list[Finding]:
       trials=trial_numbers(seen.trials),
       numbers=shown,
       action=_more_examples(results, seen) if by_sampling else _less_noise(seen),
+      until=f"Retrains of the best {len(seen.trials)} trials that keep their order.",
       changes=None if by_sampling else _averaging(results),
       plot="curves",
     )

@@ -139,12 +139,15 @@ def _of_others(results: StudyResults, trials: Sequence[Trial], others: Sequence[
   places = _places(results, trials, set(trial_numbers(others)))
   return _finding(
     severity="note",
-    title=f"{len(others)} of {len(trials)} trials overfit ({between(low, high)} of all)"
+    title=f"{len(others)} of {len(trials)} trials overfit, not counting the best of each setting"
     + (f", mostly at {' and '.join(places)}" if places else ""),
-    why=f"Their {results.objective.metric} gets worse by a relevant amount after its best, none of them by chance"
-    f" (p < {CERTAIN:g} for all together). They do not count where a better trial is held against them.",
+    why=f"Their {results.objective.metric} gets worse after its best, by more than is relevant and more than chance"
+    f" explains (p < {CERTAIN:g} for all together). In such"
+    f" a search that happens to {low:.0%} to {high:.0%} of the trials (95% interval). The best trials tell what a"
+    " setting can do, so these matter only if one of them would be the best without it.",
     trials=trial_numbers(others),
     numbers={"count": len(others), "trials": len(trials), "low": low, "high": high},
+    action="Regularize if one of them might be the best then; otherwise nothing.",
     plot="curves",
   )
 
