@@ -14,7 +14,7 @@ DECADE = 10.0
 MOST_CATEGORIES = 50
 """Different texts in a column; one with more holds notes, not a hyperparameter."""
 
-SEEDS = ("seed", "random_seed", "rng_seed", "random_state")
+SEEDS = ("seed", "random_seed", "rng_seed", "random_state", "repeat", "replicate", "repetition")
 """Last parts of names of columns that only separate retrains of a point (PB-40)."""
 
 _LOGARITHMIC = re.compile(r"(?:^|[_\-])(?:lr|learning_?rate|weight_?decay|wd|l1|l2|eps|epsilon)$")

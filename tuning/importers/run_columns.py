@@ -148,9 +148,9 @@ def columns_of(
       results.append(column)
     elif short is not None:
       hyperparameters[column] = name
-    elif _OF_THE_RUN.fullmatch(plain_name(column)) or (labels is None and plain_name(column) in STEPS):
+    elif describes_run(column) or (labels is None and plain_name(column) in STEPS):
       left_out.setdefault("about the run", []).append(column)
-    elif _is_numeric(cells) and (result != column or _is_well_known(column, cells) or _takes_all(style)):
+    elif is_numeric(cells) and (result != column or _is_well_known(column, cells) or _takes_all(style)):
       results.append(column)
     elif reason := _no_hyperparameter(cells, style):
       left_out.setdefault(reason, []).append(column)
@@ -213,6 +213,11 @@ def plain_name(column: str) -> str:
   return re.sub(r"[ \-]+", "_", column.strip().lower())
 
 
+def describes_run(column: str) -> bool:
+  """Return whether a column, by its name, describes a run and not its training."""
+  return _OF_THE_RUN.fullmatch(plain_name(column)) is not None
+
+
 def _filled(cells: Cells) -> list[Any]:
   return [cell for cell in cells if not is_empty(cell) and not (isinstance(cell, str) and cell.strip().lower() in NONE)]
 
@@ -244,7 +249,7 @@ def _has_text(cells: Cells) -> bool:
   return any(isinstance(cell, str) and number(cell) is None for cell in _filled(cells))
 
 
-def _is_numeric(cells: Cells) -> bool:
+def is_numeric(cells: Cells) -> bool:
   """Return whether a column holds numbers, at least one; not finite ones count."""
   there = [cell for cell in cells if not is_empty(cell)]
   filled = [cell for cell in there if number(cell) is not None or cell in _filled([cell])]
@@ -271,9 +276,9 @@ def _no_hyperparameter(cells: Cells, style: Style | None) -> str | None:
     return "empty"
   if style is not None:
     return f"not marked as hyperparameters, which {style.name} calls {style.hyperparameters}*"
-  if filled and not _is_numeric(cells) and _all(moment, cells):
+  if filled and not is_numeric(cells) and _all(moment, cells):
     return "dates"
-  is_text = filled and not _is_numeric(cells)
+  is_text = filled and not is_numeric(cells)
   if is_text and len(filled) >= DIFFERENT_TEXTS and len({str(cell) for cell in filled}) == len(filled):
     return "another text in each trial"
   return None

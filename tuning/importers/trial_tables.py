@@ -4,8 +4,9 @@
   tables that W&B, MLflow, Ray and Optuna export: names of trials, states, durations, and results, which are the values
   at the end. An empty cell: it does not exist in this trial. Without `state`, or where it is empty, the state follows
   from the curves: see `trial_endings.states`. A `trials.csv` of ours can be imported.
-- `curves.csv`: columns `trial`, `step`, `metric`, `value`; an empty value is NaN. Step 0 is the state before training.
-  Without it, each result is a curve of one value.
+- `curves.csv`: columns `trial`, `step`, `metric`, `value`, or `trial`, `step` and one for each metric; an empty value
+  is NaN in the first form, and none in the second. Step 0 is the state before training. Without it, each result is a
+  curve of one value. A table alone may be a log, with a row for each step of each trial: see `log_tables`.
 - `study.json`: any of `name`, `goal`, `objective` (`metric`, `mode`, `value`), and `hyperparameters`, which
   `declarations` describes.
 
@@ -25,6 +26,7 @@ from trialbook.tuning.importers.column_types import typed
 from trialbook.tuning.importers.curve_tables import CurveTable, read_curves
 from trialbook.tuning.importers.declarations import Declared, read_declared
 from trialbook.tuning.importers.final_values import FinalValues, final_values
+from trialbook.tuning.importers.log_tables import is_chart, melted, split
 from trialbook.tuning.importers.run_columns import Columns, columns_of
 from trialbook.tuning.importers.run_rows import Row, Table, read_table, trials_of
 from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial
@@ -58,11 +60,19 @@ def read(source: str, options: Options) -> list[SourceStudy]:
   curves: CurveTable | None = None
   if files.curves is not None:
     with rows.opened(files.curves) as opened:
-      curves = read_curves(opened, wrong_curves, notes)
+      curves = read_curves(melted(opened), wrong_curves, notes)
   with rows.opened(files.trials) as opened:
+    if is_chart(opened.columns):
+      raise UserError(
+        f"{files.trials}: is a chart with a column for each run, which lacks their hyperparameters; export the table of"
+        " the runs instead, and put the chart's values into curves.csv with the columns trial, step and one per metric"
+      )
     table = read_table(opened, problems)
   if table is None:
     raise UserError([*problems, *wrong_curves])
+  if curves is None and (log := split(table)) is not None:
+    table, notes = log.trials, [*notes, *log.notes]
+    curves = read_curves(log.curves, wrong_curves, notes)
   declared = files.declared
   labels = None if curves is None or not curves.curves else list(curves.curves)
   columns = columns_of(
@@ -80,7 +90,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     values[column] |= dict.fromkeys(off)
   hyperparameters = declared.hyperparameters(values, bool(trials), problems)
   ends = final_values(table, columns, trials, {} if curves is None else curves.curves, options, declared, problems)
-  if files.curves is None and trials and not columns.results and not problems:
+  if curves is None and trials and not columns.results and not problems:
     problems.append(
       f"{files.trials}: no column is known to hold results, and there is no curves.csv; name the column to rank by,"
       f" --objective=COLUMN --mode=min or --mode=max; columns: {', '.join(table.columns)}"
