@@ -134,8 +134,9 @@ def early_ends(
   shares = [step / max(length.of(each), 1) for step, each in zip(last, values, strict=True)]
   short = [index for index, share in enumerate(shares) if share < 1 - SAME_LENGTH]
   whole = [index for index, share in enumerate(shares) if share >= 1 - SAME_LENGTH]
-  at_target, at_rung = _at_targets(objective, curves, short, whole), _at_rungs(objective, curves, last, short)
+  at_target, at_rung = _at_targets(objective, curves, last, short, whole), _at_rungs(objective, curves, last, short)
   # Where no length is usual, a rule may have ended most trials, and leaves them longer than that.
+  patient = _by_patience(objective, curves, short)
   least = EARLY if length.is_usual else AT_ONCE * statistics.median(shares)
   bests = [_best(objective, each) for each in curves]
   of_whole = [best for index in whole if (best := bests[index]) is not None]
@@ -143,6 +144,8 @@ def early_ends(
   for index in short:
     if index in at_rung or index in at_target:
       kind = "pruned" if index in at_rung else "target"
+    elif index in patient:
+      continue
     elif shares[index] < least and not _has_reason(objective, curves[index], last[index], bests[index], of_whole):
       kind = "cut_short"
     else:
@@ -160,7 +163,11 @@ def _has_reason(
 
 
 def _at_targets(
-  objective: Objective, curves: Sequence[Mapping[str, Curve]], short: Sequence[int], whole: Sequence[int]
+  objective: Objective,
+  curves: Sequence[Mapping[str, Curve]],
+  last: Sequence[int],
+  short: Sequence[int],
+  whole: Sequence[int],
 ) -> set[int]:
   """Return the short trials that were ended at a target: a value that each of them reached for the first time at its
   end."""
@@ -174,7 +181,8 @@ def _at_targets(
 
   target = max((best for best, _ in firsts.values()), key=lambda one: (len(ended_at(one)), -one))
   found = ended_at(target)
-  if len(found) < max(TARGET, len(short) / 2):
+  ends = {last[index] for index in found}
+  if len(found) < max(TARGET, len(short) / 2) or len(ends) == 1:  # At one step, a rule or a limit of time ended them.
     return set()
   if sum(min(costs[index][:-AT_END], default=math.inf) <= target for index in whole) <= WENT_ON * len(whole):
     return found
@@ -182,6 +190,17 @@ def _at_targets(
   away = statistics.median(target - min(costs[index]) for index in found)
   gained = statistics.median(min(costs[index][: len(costs[index]) // 2]) - min(costs[index]) for index in found)
   return found if away <= BAND * gained else set()
+
+
+def _by_patience(objective: Objective, curves: Sequence[Mapping[str, Curve]], short: Sequence[int]) -> set[int]:
+  """Return the short trials that ended equally many evaluations after their best, as patience ends them."""
+  after: dict[int, set[int]] = {}
+  for index in short:
+    costs = _costs(objective, curves[index])
+    if len(costs) > LAST:
+      after.setdefault(len(costs) - 1 - costs.index(min(costs)), set()).add(index)
+  count = max(after, key=lambda one: (len(after[one]), one), default=0)
+  return after[count] if count >= LAST and len(after[count]) >= max(TARGET, len(short) / 2) else set()
 
 
 def _costs(objective: Objective, curves: Mapping[str, Curve]) -> list[float]:

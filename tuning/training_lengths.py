@@ -50,12 +50,14 @@ class TrainingLength:
     is_usual: whether enough trials have this length; if not, it is that of the longest.
     count: number of trials that have it.
     factor: number of units, by the hyperparameters.
+    by_value: name of the hyperparameter each of whose values has a length of its own; None if it is another rule.
   """
 
   steps: float
   is_usual: bool
   count: int
   factor: Factor = _one
+  by_value: str | None = None
 
   def of(self, values: Mapping[str, Any]) -> float:
     """Return the steps of a whole training with some values of the hyperparameters."""
@@ -129,7 +131,7 @@ def _by_value(last_steps: Sequence[float], values: Sequence[Mapping[str, Any]]) 
     if all(one.is_usual for one in usual.values()) and count >= EXPLAINED * len(values):
       longest = max(one.steps for one in usual.values())
       shares = {value: one.steps / longest for value, one in usual.items()}
-      return TrainingLength(longest, True, count, functools.partial(_share, name, shares))
+      return TrainingLength(longest, True, count, functools.partial(_share, name, shares), name)
   return None
 
 

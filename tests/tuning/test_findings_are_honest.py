@@ -122,7 +122,7 @@ def test_a_test_that_could_not_have_told_does_not_say_that_nothing_is_there(seed
   # Ten coefficients, the constant and six points to spare.
   assert (found.numbers["more"], found.action) == (
     1,
-    "To decide it, try at least 1 more point. Retrains of a point count once.",
+    "To decide whether the best values lie at an edge, try at least 1 more point. Retrains of a point count once.",
   )
 
 
@@ -139,7 +139,8 @@ def test_a_side_towards_which_points_improve_without_significance_is_not_told():
   more = found.numbers["more"]
   # Of four sides each is tested at 0.0125, where t is 2.3; so many more points bring 1.4 there.
   assert more == pytest.approx(48 * ((2.32 / 1.42) ** 2 - 1), abs=3)
-  assert found.action == f"To decide it, try at least {more} more points. Retrains of a point count once."
+  said = f"To decide whether the best values lie at an edge, try at least {more} more points."
+  assert found.action == f"{said} Retrains of a point count once."
 
 
 @pytest.mark.parametrize(

@@ -106,10 +106,12 @@ def test_a_rule_that_is_safe_is_recommended_with_what_it_saves_and_how_to_write_
   one = found(learned(48, 0.98))
   assert (one.severity, one.id, one.question) == ("note", "PB-69", "early_stopping")
   assert one.title == (
-    "Ending bad trials early would have saved 31% of the steps (95% interval 20% to 41%) and kept the best trial"
+    "Ending bad trials early would have saved 31% of the steps (95% interval 20% to 41%) and kept the best trial of"
+    " this study"
   )
   assert one.action == (
-    "In the next study of this kind, write stopping=QuantileStopping(quantile=0.5, at=(250,), after=8)."
+    "In the next study of this kind, write stopping=QuantileStopping(quantile=0.5, at=(250,), after=8), if that risk is"
+    " worth the saving."
   )
   assert "200 random orders of 48 points" in one.why
   # Three quarters of the steps, of half of the 40 trials of 48 that are compared.

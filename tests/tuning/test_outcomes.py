@@ -60,7 +60,7 @@ def test_trials_that_end_long_before_the_others_are_cut_short_and_said_so_first(
   results = case("preempted_40_percent_not_said", tmp_path)
   found = outcomes.find(results)
   assert [one.severity for one in found] == ["warning"]
-  assert found[0].title == "7 of 16 trials were cut short: they ended between step 3,100 and 4,400 of 5,000"
+  assert found[0].title == "7 of 16 trials were cut short between step 3,100 and 4,400 of 5,000"
   assert found[0].trials == (0, 1, 5, 6, 10, 11, 15)
 
 
@@ -170,14 +170,15 @@ def test_a_trial_that_stays_at_its_start_is_stuck():
   curves[2] = curves[2][0], np.full(50, 0.8)
   results = study(curves)
   assert kinds(results).count("stuck") == 1
-  assert "stayed where they began" in outcomes.find(results)[0].title
+  assert "stayed where it began" in outcomes.find(results)[0].title
 
 
 def test_one_seed_in_five_that_dies_is_a_finding_and_no_noise(tmp_path):
   results = case("dead_but_finite_wer", tmp_path)
   target, found = outcomes.find(results)
   assert target.trials == (1, 7, 17)  # In these logs, training stops below a word error rate of 0.0859.
-  assert found.severity == "warning"
+  assert found.severity == "note"  # Its point is the worst but one.
+  assert "The point of trial 3 has" in found.why
   assert found.title.startswith("1 of 5 seeds of one point trained far worse than the others: training is unstable")
   assert found.trials == (3,)
   noise = trial_noise(results)
@@ -254,7 +255,7 @@ def test_everywhere_is_said_where_it_was_tested_only():
     regions.region_of(results, points_of(results), [not point.retrains for point in points_of(results)]).kind
     for results in (scattered(seed, lambda x, y, rng: rng.random() < 0.3) for seed in range(20))
   ]
-  assert kinds.count("everywhere") >= 14
+  assert kinds.count("everywhere") >= 12
   assert kinds.count("axis") + kinds.count("corner") + kinds.count("together") <= 1  # At the level of the tests.
   # A ring has no cut and no corner, but its points lie together.
   ring = [

@@ -205,6 +205,14 @@ class Coordinator:
     }
     if existing is not None and (existing.commit, existing.diff) != (new.commit, new.diff):
       progress.note(f"the code has changed since the trials before: it was {existing.commit}, and is {new.commit}")
+    failed = [trial for trial, record in self._trials.items() if record.state == "failed"]
+    if retry_failed and failed and new.stopping is not None:
+      later = [trial for trial, record in self._trials.items() if record.state in FINAL and trial > failed[0]]
+      if later:
+        raise UserError(
+          f"{folder}: trial {failed[0]} failed and cannot be tried again: early stopping has judged {len(later)} later"
+          " trials without it, and would judge them otherwise; run the study in another folder, or without stopping"
+        )
     self._record = dataclasses.replace(
       new,
       created=new.created if existing is None else existing.created,

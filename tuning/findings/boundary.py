@@ -129,7 +129,7 @@ def _short(names: Sequence[str], results: StudyResults) -> Finding:
     value = shown(axes[0], points[0].values[names[0]])
     action, asked = f"Try a third value beyond the better one, {'above' if upper else 'below'} {value}.", {"more": 1}
   else:
-    action, asked = f"To test it, try {many(more, 'more point')}.", {"more": more}
+    action, asked = f"To test whether the best values lie at an edge, try {many(more, 'more point')}.", {"more": more}
   return _finding(
     "cannot_tell",
     f"{are} to test whether the best lie at an edge of {listed(names)}",
@@ -242,7 +242,8 @@ def _unsure(sides: Sequence[Side], level: float) -> Finding:
     + (f"; and {many(len(sides) - SHOWN, 'more edge')}." if len(sides) > SHOWN else "."),
     subject=names[0] if len(names) == 1 else None,
     numbers={"p": {side.key: round(side.p, 6) for side in sides}, "more": more},
-    action=f"To decide it, try at least {many(more, 'more point')}. Retrains of a point count once.",
+    action=f"To decide whether the best values lie at an edge, try at least {many(more, 'more point')}. Retrains of a"
+    " point count once.",
     until=f"{many(more, 'more point')}.",
     plot=f"axis:{names[0]}",
   )

@@ -9,8 +9,11 @@ import math
 import shlex
 from collections.abc import Sequence
 
+import scipy.stats
+
 from trialbook.tuning.early_stopping import QuantileStopping
 from trialbook.tuning.findings.finding import Finding, finding_of
+from trialbook.tuning.findings.statistics.finite_spaces import finite_space
 from trialbook.tuning.findings.statistics.relevance import relevant
 from trialbook.tuning.findings.statistics.stopping_replay import ORDERS, Curve, Replay, best_few, curves, replays
 from trialbook.tuning.findings.wording import many, short
@@ -61,13 +64,19 @@ def find(results: StudyResults) -> list[Finding]:
 
 
 def _recommended(results: StudyResults, one: Replay, points: _Points, numbers: dict[str, object]) -> Finding:
+  few = best_few(points)
+  # The best few points of one study are the sample from which the risk in another one is known.
+  high = float(scipy.stats.binomtest(round(one.top * few), few).proportion_ci(0.95, method="exact").high)
   return _finding(
     "note",
-    f"Ending bad trials early would have saved {one.saved:.0%} of the steps ({_interval(one)}) and kept the best trial",
+    f"Ending bad trials early would have saved {one.saved:.0%} of the steps ({_interval(one)}) and kept the best trial"
+    " of this study",
     f"{_how(results, points)} The rule: {_rule(one)}. It ends the best trial in {one.lost:.0%} of the orders, and one"
-    f" of the best {best_few(points)} with a probability of {one.top:.1%}. Both may be at most {SAFE:.0%}.",
-    numbers=numbers,
-    action=f"In the next study of this kind, write {_declaration(results, one)}.",
+    f" of the best {best_few(points)} with a probability of {one.top:.1%}; a rule with more than {SAFE:.0%} is not"
+    f" proposed. From {many(few, 'point')}, the risk for one of the best in another such study is known to be at most"
+    f" {high:.0%} (95% confidence).",
+    numbers={**numbers, "risk_at_most": high},
+    action=f"In the next study of this kind, write {_declaration(results, one)}, if that risk is worth the saving.",
     until=f"{_until(points)} Trainings of another length need a replay of their own.",
   )
 
@@ -111,13 +120,16 @@ def _too_few(results: StudyResults, points: _Points, valued: int) -> Finding:
       action=f"Log {metric} at every eighth of the steps, in {LEAST} points.",
     )
   missing = max(LEAST - len(points), AFTER - valued)
+  space = finite_space(results)
   return _finding(
     "cannot_tell",
     f"What early stopping would save is unknown: {many(len(points), 'point')} can be replayed, and it takes {LEAST}",
     "A point can be replayed if a trial of it ran to its end, and has an evaluation soon after a quarter and after half"
     f" of its steps. An infeasible one counts too, but {AFTER} points must have a value.{_excluded(results, points)}",
     numbers={"points": len(points), "valued": valued, "needed": LEAST},
-    action=f"Run {many(missing, 'more point')} to their end, with an evaluation at every eighth of the steps.",
+    action=None
+    if space is not None and space.is_exhausted_grid
+    else f"Run {many(missing, 'more point')} to their end, with an evaluation at every eighth of the steps.",
   )
 
 
@@ -148,8 +160,11 @@ def _was_used(results: StudyResults, pruned: Sequence[Trial]) -> Finding:
 
 def _how(results: StudyResults, points: _Points) -> str:
   text = f"Replayed in {ORDERS} random orders of {len(points)} points, with one trial of each."
-  if "bayes" in str(results.study.search.get("name", "")):
+  name = str(results.study.search.get("name", "")).lower()
+  if "bayes" in name:
     text += " But this search chose later points by results, so in its own order the later ones are better."
+  elif name == "imported":
+    text += " If the search chose later points by results, the later ones are better in its own order."
   return text + _excluded(results, points)
 
 

@@ -87,8 +87,8 @@ def end(side: Side, bound: float) -> tuple[str, str]:
   word = "larger" if side.upper else "smaller"
   if limit == bound and beyond is not None:
     action = (
-      f"If {word} values of {one.name} make sense, expand it to {shown(one, beyond)}. They are not proposed, because"
-      f" {bound:g} is the end of many hyperparameters."
+      f"Nothing, if {bound:g} is the end of what {one.name} can be, as of many hyperparameters. If {word} values make"
+      " sense, declare a space that holds them."
     )
     return "which may be the end of what it can be", action
   if bound == 0:

@@ -11,7 +11,7 @@ from trialbook.tuning.findings.statistics.points import is_learning_rate, unit_o
 from trialbook.tuning.findings.statistics.sweeps import Sweep
 from trialbook.tuning.findings.wording import SMALLEST_P, apart, listed, many, shown
 from trialbook.tuning.results import StudyResults, Trial
-from trialbook.tuning.space.scales import Scale
+from trialbook.tuning.space.scales import Hyperparameter, Scale
 
 _finding = finding_of("PB-23", "boundary")
 
@@ -58,7 +58,7 @@ def last_is_best(side: Side, results: StudyResults, scale: Scale | None, end: st
       + (" It is probably instability that limits the learning rate." if rate else ""),
       trials=trials,
       numbers=numbers,
-      action=f"Try values between {shown(one, last)} and {shown(one, values[0] if side.upper else values[-1])}."
+      action=f"Try values between {_between(one, last, values[0] if side.upper else values[-1])}."
       + (" To go beyond, fix the instability first: warmup (PB-82), then gradient clipping (PB-83)." if rate else ""),
       plot=plot,
     )
@@ -87,7 +87,7 @@ def last_is_best(side: Side, results: StudyResults, scale: Scale | None, end: st
       subject=one.name,
       trials=trials,
       numbers={**numbers, "more": len(swept.rows)},
-      action=f"Try values of {one.name} between {shown(one, last)} and {shown(one, bound)}.",
+      action=f"Try values of {one.name} between {_between(one, last, bound)}.",
       plot=plot,
     )
   if scale is None:
@@ -187,6 +187,11 @@ def _why(side: Side, swept: Sweep, results: StudyResults) -> str:
     source = "noise" if swept.is_noise_known else "the draw of validation examples"
     return f"{text}, {more} than equal values differ by {source} ({swept.margin:.2g})."
   return f"{text}. How much of that is noise is not known, because no good point was run twice."
+
+
+def _between(one: Hyperparameter, *ends: float) -> str:
+  low, high = sorted(ends)
+  return f"{shown(one, low)} and {shown(one, high)}"
 
 
 def _without_result(side: Side, results: StudyResults) -> list[Trial]:

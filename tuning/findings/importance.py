@@ -132,7 +132,7 @@ def _unfitted(results: StudyResults, count: int, wanted: int, axes: int) -> Find
     f"Importance is unknown: {many(count, 'point')} with a value, and {wanted} are needed",
     fit,
     numbers={**numbers, **({"more": more} if more else {})},
-    action=f"To estimate it, try {many(more, 'more point')}."
+    action=f"To estimate which hyperparameters matter, try {many(more, 'more point')}."
     if more
     else "Compare the points in their table: all combinations were tried, so that each difference can be read there.",
     until=f"{many(more, 'more point')}." if more else None,

@@ -7,6 +7,7 @@ region, although a test of enough points would show one, nothing in the space ex
 """
 
 import collections
+import re
 from collections.abc import Sequence
 
 import scipy.stats
@@ -26,6 +27,7 @@ from trialbook.tuning.findings.statistics.regions import Region, region_of
 from trialbook.tuning.findings.statistics.separation import Separation, without
 from trialbook.tuning.findings.wording import listed, many, p_value, region, shown
 from trialbook.tuning.results import StudyResults, Trial
+from trialbook.tuning.space.scales import Hyperparameter
 
 _finding = finding_of("PB-21", "infeasible")
 
@@ -37,6 +39,8 @@ PROBLEM_SHARE = 0.5
 """Share of the points from which more is lost than is learnt."""
 TELLING = 5
 """Infeasible points without a feasible one, for a verdict."""
+_STEP = re.compile(r",?(?: for the first time)? at step ([\d,]+)")
+"""Where a reason says its step; what follows belongs to one trial."""
 REASONS = 3
 """Reasons that are listed, the most frequent ones."""
 
@@ -60,12 +64,17 @@ def _failed(results: StudyResults) -> list[Finding]:
   title = f"{len(failed)} of {many(ended, 'trial')} failed"
   trials = tuple(trial.trial for trial in failed)
   where = _where(found)
+  if found.kind == "point":
+    point = next(point for point, is_bad in zip(points, bad, strict=True) if is_bad)
+    inside = len(numbers & set(point.trials))
+    how_many = "all" if inside == len(failed) else str(inside)
+    title += f", {how_many} of them at one point: {_place(results, point)}"
   if where is None or len(failed) == ended:
     return [
       _finding(
         "problem" if len(failed) == ended else "warning",
         title,
-        why if len(failed) == ended else f"{why} {_nowhere(found)}",
+        why if len(failed) == ended or found.kind == "point" else f"{why} {_nowhere(found)}",
         trials=trials,
         numbers={"failed": len(failed), "ended": ended},
         action=f"Read the log of trial {failed[0].trial}, fix the cause, and run the failed trials again.",
@@ -202,7 +211,7 @@ def _located(
     return _finding(
       severity,
       f"{share}, {'all' if _holds_all(found) else 'most'} of them where {where}",
-      f"{_evidence(found)} {reasons}",
+      f"{_evidence(found)} The infeasible points have {_ranges(found.corner.axes, without_value)}. {reasons}",
       subject=first,
       trials=trials,
       numbers=numbers,
@@ -211,12 +220,24 @@ def _located(
       until=f"{many(len(without_value), 'point')} in this corner that train to their end.",
       plot=f"axis:{first}",
     )
+  if found.kind == "interval":
+    return _finding(
+      severity,
+      f"{share}, most of them with {found.interval}",
+      f"No other interval of one hyperparameter has as many more, or fewer, of them ({p_value(found.p)} over all"
+      f" intervals, by permutation). {reasons}",
+      trials=trials,
+      numbers=numbers,
+      action=f"Look at why trials with {found.interval} do not train, then leave that part out.",
+      until="Points there that train to their end.",
+    )
   if found.kind == "everywhere" and severity != "note":
     return _finding(
       "problem",
       f"{share}, everywhere in the space: this points at a bug",
-      f"No cut of one hyperparameter and no corner of two separates them, and infeasible points do not lie closer to"
-      f" each other than to feasible ones ({p_value(found.p)}). {reasons}",
+      f"No interval of one hyperparameter and no corner of two has more of them, and infeasible points do not lie"
+      f" closer to each other than to feasible ones ({p_value(found.p)}). Most regions of their number would have been"
+      f" seen. {reasons}",
       trials=trials,
       numbers=numbers,
       action="Read the logs of two of them: data that is sometimes not finite, a loss that can divide by zero, memory,"
@@ -226,15 +247,15 @@ def _located(
     return _finding(
       severity,
       f"{share}, close to each other",
-      f"They lie closer to each other than to feasible points ({p_value(found.p)}), but no cut of one hyperparameter"
-      f" and no corner of two holds most of them. {reasons} A bug would be everywhere.",
+      f"They lie closer to each other than to feasible points ({p_value(found.p)}), but no interval of"
+      f" one hyperparameter and no corner of two numeric ones holds most of them. {reasons} A bug would be everywhere.",
       trials=trials,
       numbers=numbers,
       action=f"Compare the values of trials {listed([str(number) for number in trials])}; then leave that part out.",
     )
   return _finding(
     severity,
-    f"{share}; too few to see where they lie",
+    f"{share}; where they lie is not clear",
     f"{_nowhere(found)} {reasons}",
     trials=trials,
     numbers=numbers,
@@ -277,6 +298,15 @@ def _evidence(found: Region) -> str:
   )
 
 
+def _ranges(axes: Sequence[Hyperparameter], points: Sequence[TriedPoint]) -> str:
+  """Return between which values some points lie, in words."""
+  ends = []
+  for one in axes:
+    values = sorted(value for point in points if isinstance(value := point.values.get(one.name), int | float))
+    ends.append(f"{one.name} from {shown(one, values[0])} to {shown(one, values[-1])}")
+  return listed(ends)
+
+
 def _nowhere(found: Region) -> str:
   """Return that no region was found, and what is known all the same."""
   if found.kind == "everywhere":
@@ -302,7 +332,7 @@ def _place(results: StudyResults, point: TriedPoint) -> str:
 
 def _seeds(point: TriedPoint) -> str:
   count = point.infeasible
-  return f"All {count} infeasible trials are retrains of this point." if count > 1 else "It was run once."
+  return f"{count} infeasible trials are retrains of this point." if count > 1 else "It was run once."
 
 
 def _extremes(results: StudyResults, point: TriedPoint) -> str:
@@ -328,6 +358,19 @@ def _limits(results: StudyResults, cut: Separation) -> bool:
 
 
 def _reasons(trials: Sequence[Trial]) -> str:
-  """Return the most frequent reasons, without the step or the value, which differ from trial to trial."""
-  counts = collections.Counter((trial.reason or "none recorded").partition(" at step")[0] for trial in trials)
-  return "; ".join(f"{reason} ({count})" for reason, count in counts.most_common(REASONS))
+  """Return the most frequent reasons, each with the first and the last of the steps at which it happened."""
+  steps: dict[str, list[int]] = {}
+  counts: collections.Counter[str] = collections.Counter()
+  for trial in trials:
+    reason = trial.reason or "none recorded"
+    if (at := _STEP.search(reason)) is not None:
+      reason = reason[: at.start()]
+      steps.setdefault(reason, []).append(int(at[1].replace(",", "")))
+    counts[reason] += 1
+  return "; ".join(f"{reason}{_span(steps.get(reason, []))} ({count})" for reason, count in counts.most_common(REASONS))
+
+
+def _span(steps: Sequence[int]) -> str:
+  if not steps:
+    return ""
+  return f" at step {min(steps):,}" + (f" to {max(steps):,}" if max(steps) > min(steps) else "")

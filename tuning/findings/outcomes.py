@@ -5,15 +5,16 @@ that a rule has censored, and the points at which some seeds train and others do
 each trial alone looks like a result.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import scipy.stats
 
 from trialbook.tuning.endings import Ending
 from trialbook.tuning.findings.finding import Finding, Severity, finding_of, trial_numbers
-from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, points_of
+from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_ended, points_of
 from trialbook.tuning.findings.statistics.regions import Region, region_of
-from trialbook.tuning.findings.wording import listed, many, region
+from trialbook.tuning.findings.wording import listed, many, region, shown
 from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-21", "outcomes")
@@ -22,8 +23,11 @@ WARNING_SHARE = 0.2
 """Share of the trials that a defect must have for a warning: a fifth of the study is lost or doubtful."""
 CERTAIN_SHARE = 0.08
 """Share that the interval must exceed for a warning: 2 of 8 may be chance."""
-BEST = 5
-"""Points, the best few: of one of these, a seed that died decides what is adopted."""
+BEST, BEST_SHARE = 5, 0.25
+"""Points, the best few, and the share of all that these are at most: of one of them, a seed that died decides what is
+adopted."""
+INFERRED = "cut short at step"
+"""Beginning of the reason of trials that were not recorded as cut short."""
 SHOWN = 3
 """Trials that are described one by one."""
 DEAD = ("diverged", "stuck", "collapsed", "outlier")
@@ -41,6 +45,7 @@ def find(results: StudyResults) -> list[Finding]:
   seeds = {number for one in unstable for number in one.trials}
   found = [
     *_cut_short(results, ended, of),
+    *_lengths(results),
     *_censored(ended, of),
     *unstable,
     *_lost(results, [t for t in ended if of[t.trial].kind == "collapsed" and t.trial not in seeds], of),
@@ -81,6 +86,12 @@ def _covered(results: StudyResults) -> str:
   return f"Looked at: {many(curves, 'curve')} of {results.objective.metric}."
 
 
+def _best_few(points: Sequence[TriedPoint]) -> set[int]:
+  """Return the trials of the best few points."""
+  found = feasible(points)
+  return {number for point in found[: min(BEST, math.ceil(BEST_SHARE * len(found)))] for number in point.trials}
+
+
 def _severity(count: int, total: int) -> Severity:
   low, _ = scipy.stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
   return "warning" if count / total >= WARNING_SHARE and low > CERTAIN_SHARE else "note"
@@ -90,26 +101,70 @@ def _cut_short(results: StudyResults, ended: Sequence[Trial], of: Mapping[int, E
   cut = [trial for trial in ended if of[trial.trial].kind == "cut_short"]
   if not cut:
     return []
-  steps = sorted(of[trial.trial].step or 0 for trial in cut)
-  span = f"at step {steps[0]:,}" if steps[0] == steps[-1] else f"between step {steps[0]:,} and {steps[-1]:,}"
+  steps = sorted(step for trial in cut if (step := of[trial.trial].step) is not None)
   usual = max((results.length(trial) or 0 for trial in cut), default=0)
+  span = ""
+  if steps:
+    at = f"at step {steps[0]:,}" if steps[0] == steps[-1] else f"between step {steps[0]:,} and {steps[-1]:,}"
+    span = f" {at}" + (f" of {usual:,}" if usual > steps[-1] else "")
   ranked = [trial for trial in cut if trial.objective is not None]
   values = (
     "Their values so far count, though they would have become better."
     if len(ranked) == len(cut)
     else "They are not ranked, because the values that they would have reached are unknown."
   )
+  inferred = [trial for trial in cut if of[trial.trial].text.startswith(INFERRED)]
+  reasons = [f"{len(cut) - len(inferred)} {_was(len(cut) - len(inferred))} recorded so."] if cut != inferred else []
+  if inferred:
+    reasons.append(
+      f"The curves of {len(inferred)} end while those of others go on, for no reason that they show: they were still"
+      " improving, and had reached no value at which others ended too."
+    )
+  points = points_ended(results, ("stopped", "infeasible", "pruned", "failed"))
+  numbers = {trial.trial for trial in cut}
+  bad = [bool(numbers & set(point.trials)) for point in points]
+  where = _where(region_of(results, points, bad), points, bad) if 0 < sum(bad) < len(bad) else ""
   return [
     _finding(
       _severity(len(cut), len(ended)),
-      f"{len(cut)} of {many(len(ended), 'trial')} {'was' if len(cut) == 1 else 'were'} cut short: they ended {span}"
-      + (f" of {usual:,}" if usual > steps[-1] else ""),
-      f"Their curves end while those of others go on, for no reason that they show: they were not done improving, and"
-      f" had reached no value at which others ended too. {values} Examples: {_examples(cut, of)}.",
+      f"{len(cut)} of {many(len(ended), 'trial')} {_was(len(cut))} cut short{span}{where}",
+      f"{' '.join(reasons)} {values} Examples: {_examples(cut, of)}.",
       trials=trial_numbers(cut),
-      numbers={"cut_short": len(cut), "ended": len(ended), "first": steps[0], "last": steps[-1], "usual": usual},
+      numbers={
+        "cut_short": len(cut),
+        "ended": len(ended),
+        "first": steps[0] if steps else None,
+        "last": steps[-1] if steps else None,
+        "usual": usual,
+      },
       action="Look at what ended them (preemption, a time limit, a lost log), and resume them or run them again before"
       " you rely on a ranking.",
+      until="These trials, run to their end.",
+      plot="curves",
+    )
+  ]
+
+
+def _lengths(results: StudyResults) -> list[Finding]:
+  """Return the finding that the settings of a hyperparameter are trained for different numbers of steps."""
+  length, name = results.training_length, results.training_length.by_value
+  one = None if name is None or results.study.config is not None else results.space.get(name)
+  if name is None or one is None or is_numeric(one):
+    return []  # That a batch size sets the number of steps is usual.
+  steps = {str(trial.values.get(name)): round(length.of(trial.values)) for trial in results.trials}
+  compared = one.role == "scientific"
+  each = listed([f"{count:,} with {value}" for value, count in steps.items()])
+  return [
+    _finding(
+      "warning" if compared else "note",
+      f"The length of training differs with {name}: {each} steps",
+      "Nothing else explains the different lengths: all trials of one value end at about the same step."
+      + (" Longer training alone may make a setting better." if compared else ""),
+      numbers=dict(steps),
+      action=f"If this was not intended, look for a time limit, and run {name} again at equal steps."
+      if compared
+      else f"If this was not intended, look for a time limit that {name} reaches.",
+      until="Trials of equal length.",
       plot="curves",
     )
   ]
@@ -124,8 +179,8 @@ def _censored(ended: Sequence[Trial], of: Mapping[int, Ending]) -> list[Finding]
       _finding(
         "note",
         f"{len(targets)} of {many(len(ended), 'trial')} were ended at about the same value, probably a target",
-        f"They ended at different steps, each at its best value. What they would have reached later is unknown, so they"
-        f" are not compared with trials that went on. Examples: {_examples(targets, of)}.",
+        "They ended at different steps, each at its best value, which is the one that ranks them. What they would have"
+        f" reached later is unknown. Examples: {_examples(targets, of)}.",
         trials=trial_numbers(targets),
         numbers={"target": len(targets), "ended": len(ended)},
         action="Compare such trials by the step at which they reached the target, or run all trials equally long.",
@@ -172,8 +227,9 @@ def _unstable(results: StudyResults) -> list[Finding]:
       dead += [f"{'' if study is results else f'rerun of trial {number}, '}trial {t.trial}: {e.text}" for t, e in died]
   if not hit:
     return []
-  best = {number for point in feasible(points_of(results))[:BEST] for number in point.trials}
+  best = _best_few(points_of(results))
   seeds, among_best = sum(count for _, count in hit), any(number in best for number, _ in hit)
+  values = _values(results, hit[0][0])
   where = f"{len(dead)} of {seeds} seeds of {'one point' if len(hit) == 1 else f'{len(hit)} points'}"
   words = {"diverged": "diverged", "stuck": "learned nothing", "collapsed": "collapsed", "outlier": "got far worse"}
   what = (
@@ -187,9 +243,8 @@ def _unstable(results: StudyResults) -> list[Finding]:
       question="outcomes",
       severity="warning" if among_best else "note",
       title=f"{where} {what}: training is unstable there",
-      why=f"{_first(dead)}. Of all {all_seeds} seeds of {many(repeated, 'point')} with retrains, {len(dead)}"
-      " died while others of their point did not. The noise between seeds is given without them, so it does not hide"
-      " other differences.",
+      why=f"{values}{_first(dead)}. Of all {all_seeds} seeds of {many(repeated, 'point')} with retrains, {len(dead)}"
+      " died while others of their point did not. Means of points and the noise between seeds are given without them.",
       trials=tuple(sorted(numbers)),
       numbers={"dead": len(dead), "seeds": seeds, "points": len(hit), "all_seeds": all_seeds},
       action="Find the instability before you adopt such a point: try warmup, gradient clipping, then a smaller"
@@ -208,10 +263,11 @@ def _lost(results: StudyResults, trials: Sequence[Trial], of: Mapping[int, Endin
   numbers = {trial.trial for trial in trials}
   bad = [any(number in numbers for number in point.trials) for point in points]
   found = region_of(results, points, bad)
-  best = {number for point in feasible(points)[:BEST] for number in point.trials}
+  best = _best_few(points)
   among_best = sorted(numbers & best)
   count, total = len(trials), sum(trial.objective is not None for trial in results.trials)
-  what = "collapsed: they got better and suddenly fell back" if collapsed else "stayed where they began"
+  they = "it" if count == 1 else "they"
+  what = f"collapsed: {they} got better and suddenly fell back" if collapsed else f"stayed where {they} began"
   severity = "warning" if collapsed and among_best else _severity(sum(bad), len(bad))
   where = _where(found, points, bad)
   return [
@@ -221,9 +277,17 @@ def _lost(results: StudyResults, trials: Sequence[Trial], of: Mapping[int, Endin
       severity=severity,
       title=f"{count} of {total} complete trials {what}{where}",
       why=f"{_examples(trials, of)}. "
-      + (f"{len(among_best)} of them are among the {BEST} best points. " if among_best else "")
       + (
-        "The best value of such a trial counts, but it lasts only until the collapse."
+        f"{len(among_best)} of them {'is' if len(among_best) == 1 else 'are'} among the best points. "
+        if among_best
+        else ""
+      )
+      + (
+        (
+          "The best value of such a trial counts, but it lasts only until the collapse."
+          if results.objective.value == "best"
+          else "Its last value counts, which is the one after the collapse."
+        )
         if collapsed
         else "They have learned nothing, and rank as what they are: the worst."
       ),
@@ -249,7 +313,21 @@ def _where(found: Region, points: Sequence[TriedPoint], bad: Sequence[bool]) -> 
   if found.kind == "point":
     point = next(point for point, is_bad in zip(points, bad, strict=True) if is_bad)
     return f", all at one point (trial {point.trials[0]})" if len(point.trials) > 1 else ""
+  if found.kind == "interval":
+    return f", most of them with {found.interval}"
   return ", everywhere in the space" if found.kind == "everywhere" else ""
+
+
+def _values(results: StudyResults, number: int) -> str:
+  """Return the hyperparameters of a trial's point, in a sentence before another one; empty if it has none."""
+  values = next((trial.values for trial in results.trials if trial.trial == number), {})
+  space = {name: one for name, one in results.space.items() if one.path != "seed" and name in values}
+  texts = [f"{n} = {shown(one, values[n]) if is_numeric(one) else values[n]}" for n, one in space.items()]
+  return f"The point of trial {number} has {', '.join(texts)}. " if texts else ""
+
+
+def _was(count: int) -> str:
+  return "was" if count == 1 else "were"
 
 
 def _examples(trials: Sequence[Trial], of: Mapping[int, Ending]) -> str:

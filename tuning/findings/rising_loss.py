@@ -19,7 +19,7 @@ from trialbook.tuning.findings.statistics.curve_trends import (
   thinned,
   training_losses,
 )
-from trialbook.tuning.findings.statistics.points import feasible, points_of
+from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, points_of
 from trialbook.tuning.findings.statistics.regions import Region, region_of
 from trialbook.tuning.findings.wording import between, many, p_value, region, short
 from trialbook.tuning.results import StudyResults, Trial
@@ -117,12 +117,19 @@ def judged(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Rises:
   found = region_of(results, points, bad)
   if sum(bad) >= NEARLY_ALL * len(points) or found.kind == "everywhere":
     cause = "bug"
-  elif found.kind in ("axis", "corner", "together") or (found.kind == "point" and len(wrong) > 1):
+  elif found.kind in ("axis", "corner", "interval", "together") or (
+    found.kind == "point" and _is_one_point(points, hit)
+  ):
     cause = "region"
   else:
     cause = "unclear"
   among_best = sum(is_bad and bool(best & set(point.trials)) for point, is_bad in zip(points, bad, strict=True))
   return Rises(wrong, len(looked_at), len(points), sum(bad), among_best, found, cause)
+
+
+def _is_one_point(points: Sequence[TriedPoint], hit: set[int]) -> bool:
+  """Return whether several rising trials are all retrains of one point."""
+  return len(hit) > 1 and any(hit <= set(point.trials) for point in points)
 
 
 def finding(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Finding:
@@ -192,6 +199,8 @@ def place(found: Region) -> str:
     return f"{'all' if found.cut.outside[0] == 0 else 'most'} of them with {region(found.cut)}"
   if found.kind == "corner" and found.corner is not None:
     return f"{'all' if found.corner.outside[0] == 0 else 'most'} of them where {found.corner.text}"
+  if found.kind == "interval":
+    return f"most of them with {found.interval}"
   return "all of them at one point" if found.kind == "point" else "close to each other in the space"
 
 
@@ -199,5 +208,6 @@ def _how_known(seen: Rises) -> str:
   if seen.cause == "bug":
     return "Training lowers the loss that it minimizes, and no region of the space is free of this."
   if seen.cause == "region":
-    return f"A bug would make it rise everywhere ({p_value(seen.region.p)} for the region)."
+    certainty = "" if seen.region.kind == "point" else f" ({p_value(seen.region.p)} for the region)"
+    return f"A bug would make it rise everywhere{certainty}."
   return f"They are too few, or too scattered, to see a region ({p_value(seen.region.p)} for the best cut)."

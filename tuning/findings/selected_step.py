@@ -11,6 +11,7 @@ import numpy as np
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
 from trialbook.tuning.findings.settings_in_use import proposed
 from trialbook.tuning.findings.statistics.curve_trends import share_interval
+from trialbook.tuning.findings.statistics.finite_spaces import finite_space
 from trialbook.tuning.findings.statistics.whole_trainings import WholeTrainings, ended_early, whole_trainings
 from trialbook.tuning.findings.wording import many
 from trialbook.tuning.objective import value_of
@@ -116,6 +117,8 @@ def find(results: StudyResults) -> list[Finding]:
   where = f"{late} of {len(at)} best steps are in the last {1 - LATE:.0%}, {early} in the first {EARLY:.0%}"
   if np.median(at) > LATE and many_[1] >= CONSISTENTLY:
     needed = _would_tell(late, len(at))
+    if (space := finite_space(results)) is not None and space.is_exhausted_grid:
+      needed = None  # There are no more points.
     return [
       _finding(
         severity="cannot_tell",

@@ -55,7 +55,7 @@ def find(results: StudyResults) -> list[Finding]:
         " points would gain",
         f"The estimate needs {LEAST} points with a value.{left_out(results)}",
         numbers={"points": len(found), "more": short},
-        action=f"To estimate it, try {many(short, 'more point')}.",
+        action=f"To estimate what more points would gain, try {many(short, 'more point')}.",
         until=f"{many(short, 'more point')}.",
       )
     ]

@@ -185,6 +185,8 @@ def _values(
 
 def _trial(trial: str, row: Row, values: Mapping[str, Mapping[str, Any]], ends: FinalValues) -> SourceTrial:
   state, reason = ends.states.get(trial, (row.state, row.reason))
+  if state == "stopped" and reason is None and row.recorded:
+    reason = f"recorded as {row.recorded}"
   took = row.seconds
   if took is None and row.started is not None and row.finished is not None and row.finished >= row.started:
     took = row.finished - row.started

@@ -119,21 +119,27 @@ def _who_is_left(results: StudyResults) -> list[str]:
 
 
 def _best(results: StudyResults, best: Trial) -> str:
-  retrains = retrains_of(results, best)
-  costs = [point.cost for point in feasible(points_of(results))]
+  points = points_of(results)
+  own = next((point for point in points if best.trial in point.trials), None)
+  costs = [point.cost for point in feasible(points)]
   having = f" with {values}" if (values := _values(results, best)) else ""
   equal = sum(cost == costs[0] for cost in costs) - 1
   value = tables.number(results.objective.sign * costs[0], tables.digits(results))
   tie = "" if not equal else "; another one is as good" if equal == 1 else f"; {equal} others are as good"
-  if len(retrains) > 1:
+  if own is not None and len(own.retrains) + own.dead > 1:
     whose = f"The best of {len(costs)} points is" if len(costs) > 1 else "The only point is"
+    of = f"{len(own.retrains)} retrains" + (f" ({own.dead} more died)" if own.dead else "")
     return (
-      f"{whose} that of trial {best.trial}: {results.objective.metric} {value}, the mean of its"
-      f" {len(retrains)} retrains,{having}{tie}."
+      f"{whose} that of trial {_named(best)}: {results.objective.metric} {value}, the mean of its {of},{having}{tie}."
     )
   count = results.count("complete")
   whose = f"The best of {count} complete trials is" if count > 1 else "The only complete trial is"
-  return f"{whose} trial {best.trial}: {results.objective.metric} {value}{having}{tie}."
+  return f"{whose} trial {_named(best)}: {results.objective.metric} {value}{having}{tie}."
+
+
+def _named(trial: Trial) -> str:
+  """Return a trial's number, and the name that it had where it was made."""
+  return f"{trial.trial}" if trial.source in (None, str(trial.trial)) else f"{trial.trial} ({trial.source})"
 
 
 def _values(results: StudyResults, best: Trial) -> str:
@@ -185,7 +191,8 @@ def _most(found: Finding | None, others: Sequence[Finding]) -> Finding | None:
   different numbers, and the largest is enough for all of them."""
   if found is None or _more(found) is None:
     return found
-  return max(others, key=lambda one: _more(one) or 0, default=found)
+  sure = [one for one in others if one.severity == found.severity or one.severity != "cannot_tell"]
+  return max(sure, key=lambda one: _more(one) or 0, default=found)
 
 
 def _first(findings: Sequence[Finding], severities: Sequence[str]) -> Finding | None:

@@ -22,6 +22,8 @@ from trialbook.tuning.findings.statistics.points import (
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.counting import combinations, values_of
 
+LEAST_EVEN, EVEN_DIGITS = 5, 4
+"""Fewest values whose equal gaps show that they were chosen, and digits with which fewer values do."""
 EVEN = 1.4
 """Largest ratio of the distances between the values of a grid: 1, 2, 5, 10 have 1.3 on a logarithmic scale."""
 MOST_SHOWN = 2
@@ -46,6 +48,11 @@ class FiniteSpace:
   combinations: int
   tried: int
   is_declared: bool
+
+  @property
+  def is_exhausted_grid(self) -> bool:
+    """Return whether no other point can be tried; to a row of values of one hyperparameter others can be added."""
+    return self.left == 0 and (self.is_declared or len(self.values) > 1)
 
   @property
   def left(self) -> int:
@@ -134,4 +141,6 @@ def is_chosen(values: Sequence[float]) -> bool:
   if values[-1] < 1:
     views.append([-math.log(1 - value) for value in values])
   gaps = [[later - earlier for earlier, later in itertools.pairwise(view)] for view in views]
-  return len(values) > 2 and any(max(each) <= EVEN * min(each) for each in gaps)
+  # Of three or four drawn values, every fourth set has gaps that are about equal.
+  few = 2 < len(values) < LEAST_EVEN and all(float(f"{value:.{EVEN_DIGITS}g}") == value for value in values)
+  return (few or len(values) >= LEAST_EVEN) and any(max(each) <= EVEN * min(each) for each in gaps)

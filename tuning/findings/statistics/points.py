@@ -14,6 +14,8 @@ from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Lin
 MOST_DIGITS = 7
 """Most digits, less one, of a value that is rounded to be read: searches draw no more
 (`trialbook.tuning.space.scales.DIGITS`)."""
+DIED = ("collapsed", "outlier", "stuck")
+"""Endings of trials that have a value and did not train."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +27,13 @@ class TriedPoint:
 
   Attributes:
     values: of its hyperparameters, by name.
-    trials: numbers of its trials that are complete or infeasible.
-    retrains: cost of each complete trial: the objective times its sign.
+    trials: numbers of its trials that count.
+    retrains: cost of each complete trial: the objective times its sign; without those that died.
     infeasible: number of trials without a value, other than those that a rule ended early.
     pruned: number of trials that a rule ended early, because they were worse than others: their values are not known,
       but it is known that they are not among the best.
+    dead: number of trials that have a value and died (`tuning.endings`) while at least as many others trained: they
+      are in no mean, since they would move it to where no trial is.
   """
 
   values: Mapping[str, Any]
@@ -37,6 +41,7 @@ class TriedPoint:
   retrains: tuple[float, ...]
   infeasible: int
   pruned: int = 0
+  dead: int = 0
 
   @functools.cached_property
   def cost(self) -> float:
@@ -60,10 +65,15 @@ def points_ended(results: StudyResults, without_value: Sequence[str]) -> list[Tr
   for trials in results.points:
     ended = [trial for trial in trials if trial.objective is not None or trial.state in without_value]
     if ended:
-      retrains = tuple(results.objective.sign * t.objective for t in ended if t.objective is not None)
+      valued = [trial for trial in ended if trial.objective is not None]
+      trained = [trial for trial in valued if results.endings[trial.trial].kind not in DIED]
+      if 2 * len(trained) < len(valued):
+        trained = valued
+      retrains = tuple(results.objective.sign * t.objective for t in trained if t.objective is not None)
       numbers = tuple(trial.trial for trial in ended)
       pruned = sum(trial.state == "pruned" for trial in ended)
-      found.append(TriedPoint(ended[0].values, numbers, retrains, len(ended) - len(retrains) - pruned, pruned))
+      without = len(ended) - len(valued) - pruned
+      found.append(TriedPoint(ended[0].values, numbers, retrains, without, pruned, len(valued) - len(trained)))
   return found
 
 

@@ -7,15 +7,15 @@ is hard to optimize makes them in a region, so that the answer decides what to d
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import scipy.stats
 
-from trialbook.tuning.findings.statistics.points import TriedPoint, is_numeric, searched, units_of
+from trialbook.tuning.findings.statistics.points import TriedPoint, is_numeric, searched, units_of, value_at
 from trialbook.tuning.findings.statistics.separation import Separation, separation
+from trialbook.tuning.findings.wording import shown
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -27,11 +27,17 @@ WEIGHTS = ((1.0, 1.0), (1.0, 2.0), (2.0, 1.0))
 NEIGHBOURS = 3
 """Nearest points that are looked at for whether bad ones lie together: as few as can agree."""
 PERMUTATIONS = 999
-TOGETHER = 0.2
-"""Largest p of the test whether bad points lie together at which "everywhere" is not said: absence of a region is a
-claim as well."""
+NOWHERE = 0.02
+"""Largest p of any test for a region at which "everywhere" is not said: absence of a region is a claim as well."""
 TELLING = 5
 """Bad and good points each, for "everywhere": with fewer, no test finds any region."""
+POWER, DRAWS, PURE = 0.8, 30, 0.9
+"""Share of drawn regions that the tests must see for "everywhere" to be said; number of these; and share of the bad
+points that lie in each."""
+MOST_ENDS = 48
+"""Places along a hyperparameter at which intervals begin and end, at most."""
+FEWER_PERMUTATIONS = 199
+"""Permutations where p is not reported, or held against a large level only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Region:
 
   Attributes:
     kind: "point": there is one only; "axis": beyond a cut of one hyperparameter, or at one value; "corner": of two;
+      "interval": in the middle, or at both ends, of one;
       "together": close to each other, in no region that can be named; "everywhere": tested, and the test would have
       found a region; "unknown": too few points to say.
     bad: number of bad points.
@@ -75,14 +82,16 @@ class Region:
     cut: the best cut of one hyperparameter, whether or not it is significant; None if nothing was varied.
     corner: of "corner".
     p: corrected for all that was tried.
+    interval: of "interval", in words: "learning_rate below 0.001 or above 0.1".
   """
 
-  kind: Literal["point", "axis", "corner", "together", "everywhere", "unknown"]
+  kind: Literal["point", "axis", "corner", "interval", "together", "everywhere", "unknown"]
   bad: int
   total: int
   cut: Separation | None
   corner: Corner | None
   p: float
+  interval: str = ""
 
 
 def region_of(results: StudyResults, points: Sequence[TriedPoint], bad: Sequence[bool]) -> Region:
@@ -103,18 +112,31 @@ def region_of(results: StudyResults, points: Sequence[TriedPoint], bad: Sequence
   if count == 1:
     return make("point", corner=None, p=p)
   corner = _corner(axes, points, flags)
+  testable = min(count, total - count) >= TELLING and bool(axes)
+  places = _Places.of(axes, points) if testable else None
+  interval = places.interval(flags) if places is not None else None
+  if (
+    interval is not None
+    and 2 * interval.p < LEVEL
+    and 2 * interval.wrong
+    < min([one.outside[0] + one.inside[1] - one.inside[0] for one in (corner, cut) if one is not None], default=total)
+  ):
+    return make("interval", corner=None, p=2 * interval.p, interval=interval.text)
   # Half of the level each. A corner is named if it says more than one hyperparameter alone.
   if corner is not None and 2 * corner.p < LEVEL and corner.p < p / 10:
     return make("corner", corner=corner, p=2 * corner.p)
   if 2 * p < LEVEL:
     return make("axis", corner=None, p=2 * p)
-  # Where not even a region that holds all bad points and no others would be significant, nothing was tested.
-  least = 4 * len(axes) * (total - 1) / math.comb(total, count) if axes else 1.0
-  if min(count, total - count) < TELLING or least >= LEVEL:
+  if places is None or interval is None:
     return make("unknown", corner=None, p=p)
-  together = _together(axes, points, flags)
-  if together >= TOGETHER:
-    return make("everywhere", corner=None, p=together)
+  if 2 * interval.p < LEVEL:
+    return make("interval", corner=None, p=2 * interval.p, interval=interval.text)
+  together = places.together(flags)
+  by_corner = 1.0 if corner is None else corner.p
+  if min(interval.p, together, p, by_corner) >= NOWHERE:
+    # Only where a region would have been seen is it known that there is none.
+    is_known = places.power(count) >= POWER
+    return make("everywhere" if is_known else "unknown", corner=None, p=min(interval.p, together))
   return make("together" if together < LEVEL else "unknown", corner=None, p=together)
 
 
@@ -148,26 +170,116 @@ def _corner(axes: Sequence[Hyperparameter], points: Sequence[TriedPoint], flags:
   return None if best is None else dataclasses.replace(best, p=min(1.0, best.p * tried))
 
 
-def _together(axes: Sequence[Hyperparameter], points: Sequence[TriedPoint], flags: np.ndarray) -> float:
-  """Return the p-value of the test whether bad points have more bad neighbours than by chance, in all dimensions."""
-  columns = []
-  for one in axes:
-    if is_numeric(one):
-      columns.append(np.nan_to_num(units_of(one, points), nan=0.5)[:, None])
+@dataclasses.dataclass(frozen=True)
+class _Interval:
+  """An interval of one hyperparameter, which has more or fewer of the bad points than by chance.
+
+  Attributes:
+    p: by permutation, over all intervals and hyperparameters.
+    text: where the bad points are then, in words.
+    wrong: number of points that are not as it says: good ones there, and bad ones elsewhere.
+  """
+
+  p: float
+  text: str
+  wrong: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+  """Where points are.
+
+  Attributes:
+    numeric: hyperparameters with an order.
+    units: places on their scales: [points, numeric]; NaN becomes the middle.
+    near: numbers of each point's nearest neighbours, over all hyperparameters: [points, neighbours].
+  """
+
+  numeric: Sequence[Hyperparameter]
+  units: np.ndarray
+  near: np.ndarray
+
+  @classmethod
+  def of(cls, axes: Sequence[Hyperparameter], points: Sequence[TriedPoint]) -> "_Places":
+    numeric = [one for one in axes if is_numeric(one)]
+    units = np.array([np.nan_to_num(units_of(one, points), nan=0.5) for one in numeric]).reshape(-1, len(points)).T
+    columns = [units]
+    for one in axes:
+      if not is_numeric(one):
+        values = [repr(point.values.get(one.name)) for point in points]
+        columns.append(
+          np.array([[float(value == other) / np.sqrt(2) for other in sorted(set(values))] for value in values])
+        )
+    places = np.concatenate(columns, axis=1)
+    distances = ((places[:, None] - places[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    near = np.argsort(distances, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(points) - 1)]
+    return cls(numeric, units, near)
+
+  def together(self, flags: np.ndarray, permutations: int = PERMUTATIONS) -> float:
+    """Return the p-value of the test whether bad points have more bad neighbours than by chance, in all dimensions."""
+    rng = np.random.default_rng(0)
+
+    def alike(marks: np.ndarray) -> int:
+      return int(marks[self.near][marks].sum())
+
+    seen = alike(flags)
+    return (1 + sum(alike(rng.permutation(flags)) >= seen for _ in range(permutations))) / (1 + permutations)
+
+  def interval(self, flags: np.ndarray, permutations: int = FEWER_PERMUTATIONS * 2) -> "_Interval":
+    """Return the interval of one hyperparameter that has the most surprising number of bad points."""
+    if not self.numeric:
+      return _Interval(1.0, "", len(flags))
+    orders = np.argsort(self.units, axis=0, kind="stable").T
+    total = len(flags)
+    ends = np.unique(np.linspace(0, total, min(total, MOST_ENDS) + 1).round().astype(int))
+    first, last = (ends[those] for those in np.triu_indices(len(ends), 1))
+    sizes = last - first
+    keep = (sizes > 1) & (sizes < total - 1)
+    first, last, sizes = first[keep], last[keep], sizes[keep]
+    share = flags.mean()
+    scale = np.sqrt(share * (1 - share) * sizes * (1 - sizes / total))
+
+    def scores(marks: np.ndarray) -> np.ndarray:
+      sums = np.concatenate([np.zeros((len(orders), 1)), np.cumsum(marks[orders], axis=1)], axis=1)
+      return (sums[:, last] - sums[:, first] - share * sizes) / scale
+
+    rng = np.random.default_rng(0)
+    own = scores(flags)
+    best = np.abs(own).max()
+    as_many = sum(np.abs(scores(rng.permutation(flags))).max() >= best for _ in range(permutations))
+    axis, window = np.unravel_index(int(np.abs(own).argmax()), own.shape)
+    one, units = self.numeric[axis], np.sort(self.units[:, axis])
+    low, high = units[first[window]], units[last[window] - 1]
+    bounds = [shown(one, value_at(one, float(end))) for end in (low, high)]
+    if own[axis, window] > 0:
+      text = f"{one.name} between {bounds[0]} and {bounds[1]}"
+    elif first[window] == 0:
+      text = f"{one.name} above {bounds[1]}"
+    elif last[window] == total:
+      text = f"{one.name} below {bounds[0]}"
     else:
-      values = [repr(point.values.get(one.name)) for point in points]
-      columns.append(
-        np.array([[float(value == other) / np.sqrt(2) for other in sorted(set(values))] for value in values])
-      )
-  places = np.concatenate(columns, axis=1)
-  distances = ((places[:, None] - places[None]) ** 2).sum(axis=2)
-  np.fill_diagonal(distances, np.inf)
-  near = np.argsort(distances, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(points) - 1)]
-  rng = np.random.default_rng(0)
+      text = f"{one.name} below {bounds[0]} or above {bounds[1]}"
+    inside = int(flags[orders[axis]][first[window] : last[window]].sum())
+    wrong = int(flags.sum()) + int(sizes[window]) - 2 * inside
+    p = (1 + as_many) / (1 + permutations)
+    return _Interval(p, text, wrong if own[axis, window] > 0 else len(flags) - wrong)
 
-  def alike(marks: np.ndarray) -> int:
-    return int(marks[near][marks].sum())
-
-  seen = alike(flags)
-  as_many = sum(alike(rng.permutation(flags)) >= seen for _ in range(PERMUTATIONS))
-  return (1 + as_many) / (1 + PERMUTATIONS)
+  def power(self, count: int) -> float:
+    """Return the share of drawn regions of some bad points that the tests see: one side, both ends, or the middle of a
+    hyperparameter, or a corner of two."""
+    if not self.numeric:
+      return 0.0
+    rng, total = np.random.default_rng(0), len(self.units)
+    seen = 0
+    for draw in range(DRAWS):
+      one, other = rng.integers(len(self.numeric), size=2)
+      x = self.units[:, one] if rng.random() < 0.5 else 1 - self.units[:, one]
+      depth = (x, np.abs(x - 0.5), -np.abs(x - 0.5), x + self.units[:, other])[draw % 4]
+      flags = np.zeros(total, bool)
+      inside = np.argsort(-depth, kind="stable")[: max(round(PURE * count), 1)]
+      flags[inside] = True
+      rest = np.flatnonzero(~flags)
+      flags[rng.choice(rest, count - len(inside), replace=False)] = True
+      seen += self.together(flags, FEWER_PERMUTATIONS) < NOWHERE or self.interval(flags, FEWER_PERMUTATIONS).p < NOWHERE
+    return seen / DRAWS
