@@ -22,6 +22,7 @@ from trialbook.tuning import (
   Listed,
   Minimize,
   OneOf,
+  QuantileStopping,
   Study,
   read_results,
   run_study,
@@ -298,3 +299,19 @@ def test_a_study_that_came_to_nothing_is_corrected_and_one_that_came_to_somethin
   assert run("curve") == ["complete"] * 2
   with pytest.raises(UserError, match="another study"):
     run("bare_number")
+
+
+def test_what_early_stopping_has_judged_is_not_judged_again_after_a_retry(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setenv("MENDED", str(tmp_path / "mended"))
+  declared = study("mended", search=Grid(8), stopping=QuantileStopping(quantile=0.5, at=(1,), after=2))
+  with pytest.raises(UserError):
+    run_study(declared, tmp_path / "study", executor=run_in_process)
+  (tmp_path / "mended").touch()
+  run_study(declared, tmp_path / "study", executor=run_in_process)
+  before = {path: path.read_bytes() for path in sorted((tmp_path / "study").rglob("trial.json"))}
+  assert [record.state for record in read_trials(tmp_path / "study").values()].count("failed") == 3
+  with pytest.raises(UserError, match="early stopping has judged 5 later trials without it"):
+    run_study(declared, tmp_path / "study", executor=run_in_process, retry_failed=True)
+  assert before == {path: path.read_bytes() for path in before}

@@ -38,7 +38,7 @@ class Log:
 
 def split(table: Table) -> Log | None:
   """Return a log as two tables; None if the table has one row for each trial."""
-  named = {plain_name(column): column for column in reversed(table.columns)}
+  named = {plain_name(column): column for column in reversed([*table.columns])}
   steps = [named[name] for name in STEPS if name in named and _are_whole(table.columns[named[name]])]
   for name in (named[name] for name in NAMES if name in named):
     for step in steps:

@@ -248,7 +248,7 @@ class _Places:
     own = scores(flags)
     best = np.abs(own).max()
     as_many = sum(np.abs(scores(rng.permutation(flags))).max() >= best for _ in range(permutations))
-    axis, window = np.unravel_index(int(np.abs(own).argmax()), own.shape)
+    axis, window = divmod(int(np.abs(own).argmax()), own.shape[1])
     one, units = self.numeric[axis], np.sort(self.units[:, axis])
     low, high = units[first[window]], units[last[window] - 1]
     bounds = [shown(one, value_at(one, float(end))) for end in (low, high)]
