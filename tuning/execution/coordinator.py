@@ -207,7 +207,11 @@ class Coordinator:
       progress.note(f"the code has changed since the trials before: it was {existing.commit}, and is {new.commit}")
     failed = [trial for trial, record in self._trials.items() if record.state == "failed"]
     if retry_failed and failed and new.stopping is not None:
-      later = [trial for trial, record in self._trials.items() if record.state in FINAL and trial > failed[0]]
+      later = [
+        trial
+        for trial, record in self._trials.items()
+        if record.state in FINAL and record.state != "failed" and trial > failed[0]
+      ]
       if later:
         raise UserError(
           f"{folder}: trial {failed[0]} failed and cannot be tried again: early stopping has judged {len(later)} later"
