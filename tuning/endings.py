@@ -363,6 +363,7 @@ def _outliers(results: "StudyResults") -> dict[int, Ending]:
       deviation = max(spread, 1.4826 * float(np.median(np.abs(others - middle))))
       gained = float(np.median(starts)) - middle if starts else between
       if cost - middle > max(DEVIATIONS * deviation, FAR * gained) and gained > 0 and cost > others.max():
-        text = f"{results.objective.metric} {sign * cost:.4g}, where other seeds of its point have {sign * middle:.4g}"
+        own_value, others_value = f"{sign * cost:.4g}", f"{sign * middle:.4g}"
+        text = f"{results.objective.metric} {own_value}; the median of the other seeds of its point is {others_value}"
         found[trial.trial] = Ending("outlier", None, text)
   return found

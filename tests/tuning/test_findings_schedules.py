@@ -302,7 +302,7 @@ def test_a_learning_rate_of_any_usual_name_is_looked_at_and_only_what_was_looked
   (fine,) = found("optimization", planted.results([planted.trial(99, {"lr": 0.001}, curves), *trials[:19]], (lr,)))
   assert fine.severity == "ok"
   assert fine.why.startswith("Looked at: ")
-  assert "lr right above the best one train" in fine.why
+  assert "lr right above that of the best train to their end" in fine.why
   assert "norm" not in fine.why
 
 

@@ -164,10 +164,10 @@ def _foreseen(results: StudyResults, seen: Ends, trainings: WholeTrainings) -> s
       " follows is used. "
     )
   text += (
-    "The least gain extends how they slow down over the last three tenths of their curves; the most holds with 95%"
-    " confidence if they do not speed up."
+    "The smaller number assumes that they go on slowing down as over the last three tenths of their curves; the larger"
+    " one, that they do not slow down further (95% confidence)."
     if not seen.last_break or 20 * (1 - seen.last_break) >= WHOLE_PIECE
-    else "The most holds with 95% confidence if they do not speed up."
+    else "The larger number assumes that they do not slow down further (95% confidence)."
   )
   return text if not (early := ended_early(results, trainings)) else f"{text} {early}"
 

@@ -180,7 +180,7 @@ def _why(side: Side, swept: Sweep, results: StudyResults) -> str:
   mean = f" (means {' and '.join(of)})" if of else ""
   text = f"{results.objective.metric} is {', '.join(values)}{mean}."
   share = f"{100 * swept.p:.2g}%" if swept.p >= SMALLEST_P else "fewer than 0.0001%"
-  text += f" If the trials were shuffled, {share} of the orders would be as good."
+  text += f" By chance alone, {share} of the orders are as steady."
   text += f" The last value {'gains' if swept.fall > 0 else 'loses'} {abs(swept.fall):.2g}"
   if swept.margin:
     more = "more" if abs(swept.fall) > swept.margin else "not more"

@@ -73,10 +73,12 @@ def find(results: StudyResults) -> list[Finding]:
   return [
     _finding(
       severity="note",
-      title=f"The conclusions hold for {text}{f', and {more} more' if more else ''}",
-      why=f"These were the same in all trials. With other values of them, another point or setting may be best.{some}",
+      title=f"Only {text}{f', and {more} more' if more else ''} was tried",
+      why="All trials have the same"
+      + (" value" if len(order) == 1 else " values")
+      + f" there. With another, another point or setting may be best.{some}",
       numbers={path: fixed[path] for path in order},
-      action="Before you rely on a conclusion for other values, repeat the comparison with them.",
+      action="Before you rely on a conclusion for another value, repeat the comparison with it.",
     )
   ]
 

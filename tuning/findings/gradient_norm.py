@@ -209,8 +209,17 @@ def _of_norms(results: StudyResults, seen: Sequence[Outliers]) -> Finding:
     " smaller learning rates.",
     trials=trial_numbers([one.trial for one in hit]),
     numbers=numbers,
-    action=f"Clip gradients at {threshold:g}, the 90th percentile of the best trial's norms"
-    + (", or less: they are clipped already." if now is not None else ", and search larger learning rates."),
+    action=(
+      f"Clip gradients at {threshold:g}" if grave else f"To try larger learning rates, clip gradients at {threshold:g}"
+    )
+    + ", the 90th percentile of the best trial's norms"
+    + (
+      ", or less: they are clipped already."
+      if now is not None
+      else ", and search larger learning rates."
+      if grave
+      else "."
+    ),
     changes={"clip_norm": threshold} if changeable and grave else None,
     plot="grad_norm",
   )

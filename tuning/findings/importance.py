@@ -240,7 +240,7 @@ def _insensitive(
       )
       claims.append(
         finding(
-          title=title % "matters less than the others, but surely" + f", {span / deviation:.0f} times the {noisy}",
+          title=title % "has a small but clear effect" + f", {span / deviation:.0f} times the {noisy}",
           why=f"Between {low:.2g} and {high:.2g} with {2 * CONFIDENCE - 1:.0%} confidence. That is {less}, but clearly"
           f" above {whose}, {deviation:.2g}.",
           action=f"Tune the others first, and do not fix {one.name} yet: a bad value of it costs up to {high:.2g}.",

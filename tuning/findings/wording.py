@@ -87,7 +87,7 @@ def how_to_rerun(results: StudyResults) -> str:
   """Return how to rerun the best trial with other seeds, in a clause."""
   best = results.best
   if best is None or results.study.source is not None or results.study.config is None:
-    return "train it again with 5 other seeds where it was made"
+    return "train it with 5 other seeds, as it was trained"
   # Of several studies that were merged, the trial's own one and its number there.
   study = shlex.quote(str(best.folder.parent.parent))
   return f"trialbook tune rerun {study} {int(best.folder.name)} --seeds=5"
