@@ -217,16 +217,17 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   if restored is None and config.warm_start is not None:
     state = warm_start.apply(config.warm_start, state, program.state_template)
 
-  history = History.read(workdir / "metrics.jsonl", config.selection)
+  history = History.read(workdir, config.selection)
   # One truth for all: the lead has just written the file.
-  known = [list(history.evaluations.items()), sorted(record.preempted_steps(config)), forking.step(workdir)]
-  evaluated, passing, forked_at = hosts.from_lead("the evaluations so far", known)
+  passing = sorted(record.preempted_steps(config))
+  known = [list(history.evaluations.items()), passing, forking.step(workdir), record.id]
+  evaluated, passing, forked_at, run = hosts.from_lead("the evaluations so far", known)
   history.evaluations, history.passing = dict(evaluated), set(passing)
 
   def record_best(saved: list[int]) -> None:
     files.write_json(workdir / "best.json", history.record(config, saved))
 
-  saver = Saver(workdir / "checkpoints", history.to_keep(config), record_best, lead=hosts.is_lead)
+  saver = Saver(workdir / "checkpoints", history.to_keep(config), record_best, run, lead=hosts.is_lead)
   stack.enter_context(saver)
   hosts.barrier("the folder of checkpoints")
   put = functools.partial(sharding.put_batch, program.mesh, paths=program.task.train_paths)

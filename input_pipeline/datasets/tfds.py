@@ -274,5 +274,5 @@ def shard_counts(folder: pathlib.Path) -> dict[str, int]:
         values["SHARD_X_OF_Y"] = f"{index:05d}-of-{len(lengths):05d}"
         counts[template.format(**values)] = length
     return counts
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error

@@ -41,7 +41,7 @@ def test_reproduction_is_the_code_its_changes_and_the_command(shelf):
     read_study(shelf / "curves"), commit="0123456789abcdef", diff="--- a", command="trialbook tune run --study=s.py"
   )
   write_study(shelf / "curves", record)
-  (row,) = tracking.rows(shelf)
+  (row,) = tracking.read(shelf).rows
   checkout, apply, command = row["reproduce"].split("; ")
   assert checkout == "git checkout 0123456789ab"
   assert apply == f"git apply {shelf / 'curves' / 'study.diff'}"
@@ -55,7 +55,7 @@ def test_uncommitted_changes_lie_beside_the_study(tmp_path, shelf):
 
 def test_without_a_repository_reproduction_is_the_command(shelf):
   add(shelf, "curves", commit=None, diff="", command="python -m mine")
-  assert tracking.rows(shelf)[0]["reproduce"] == "python -m mine"
+  assert tracking.read(shelf).rows[0]["reproduce"] == "python -m mine"
 
 
 def test_studies_of_rounds_are_in_the_table_in_order_of_their_creation(shelf):
@@ -73,7 +73,7 @@ def test_studies_of_rounds_are_in_the_table_in_order_of_their_creation(shelf):
 def test_a_study_that_cannot_be_read_hides_no_other(shelf):
   (shelf / "broken").mkdir()
   (shelf / "broken" / "study.json").write_text("{")
-  assert [row["study"] for row in tracking.rows(shelf)] == ["curves"]
+  assert [row["study"] for row in tracking.read(shelf).rows] == ["curves"]
 
 
 def test_the_table_for_people_says_the_same_whatever_is_in_the_words(shelf):

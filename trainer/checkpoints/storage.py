@@ -1,8 +1,9 @@
 """Checkpoints: written while training continues, verified when read, kept by our own records. Orbax holds the arrays.
 
 A checkpoint is a folder named by its step, holding the state as a flat mapping from names such as
-`params/output/kernel` to arrays, and for each array its shape, dtype and checksum as metadata. The folder gets
-its name by a rename when everything is in it, so one that has a name is whole, or was damaged later.
+`params/output/kernel` to arrays, and as metadata the step, the id of the run, and for each array its shape, dtype and
+checksum. The folder gets its name by a rename when everything is in it, so one that has a name is whole, or was damaged
+later.
 """
 
 import concurrent.futures
@@ -10,20 +11,44 @@ import errno
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NotRequired
 
 import jax
 import jax.numpy as jnp
+import pydantic
+import pydantic_core
 from absl import logging
+from typing_extensions import TypedDict
 
-from trialbook import files
 from trialbook.errors import ConfigError, UserError
 from trialbook.models.batch_norm import spread
+from trialbook.naming import step_of
+from trialbook.record import Count, sentences, stored
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.checkpoints.checksums import by_name, checksums
+from trialbook.trainer.records import read_best, read_fork, read_run
 from trialbook.trainer.sharding import is_rows, replicated
 
-_ARRAYS = "arrays"
+
+@stored
+class SavedArray(TypedDict):
+  """Shape, dtype and checksum of an array."""
+
+  shape: tuple[Count, ...]
+  dtype: str
+  checksum: Count
+
+
+@stored
+class Saved(TypedDict):
+  """The metadata of a checkpoint; earlier versions saved neither the step nor the id of the run."""
+
+  arrays: dict[str, SavedArray]
+  step: NotRequired[Count]
+  run: NotRequired[str]
+
+
+_SAVED = pydantic.TypeAdapter(Saved)
 _LEFTOVERS = (".removed", ".incomplete")
 
 
@@ -36,16 +61,16 @@ class OtherStateError(UserError):
 
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
-  """Return the steps that have a checkpoint, in order."""
+  """Return the steps that have a checkpoint, in order; folders with other names are none."""
   names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-  return sorted(int(name) for name in names if name.isdigit())
+  return sorted(step for name in names if (step := step_of(name)) is not None)
 
 
 def find_step(workdir: pathlib.Path, step: str | int) -> int:
   """Return the step of a checkpoint by "best", "last" or number. Raises ConfigError, naming those there are."""
   saved = saved_steps(workdir / "checkpoints")
-  best = (files.read_json(workdir / "best.json") or {}).get("step")
-  found = {"best": best, "last": saved[-1] if saved else None}.get(str(step), step)
+  best = read_best(workdir)
+  found = {"best": best and best["step"], "last": saved[-1] if saved else None}.get(str(step), step)
   if str(found) not in map(str, saved):
     known = ", ".join(map(str, saved)) or "none"
     raise ConfigError(f"{workdir} has no checkpoint {str(step)!r}; available: {known}")
@@ -59,6 +84,7 @@ class Saver:
     folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
     to_keep: the steps among those given that are to stay; asked after each evaluation, everything else goes.
     tell: called in the thread with the steps that are committed, before any checkpoint is removed.
+    run: id of the run.
     lead: whether this is the host that decides and removes; all hosts save.
   """
 
@@ -67,6 +93,7 @@ class Saver:
     folder: pathlib.Path,
     to_keep: Callable[[list[int]], Iterable[int]],
     tell: Callable[[list[int]], None],
+    run: str = "",
     *,
     lead: bool = True,
   ):
@@ -75,7 +102,7 @@ class Saver:
     for path in folder.iterdir() if lead else ():
       if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
         shutil.rmtree(path, ignore_errors=True)
-    self._folder, self._to_keep, self._tell, self._lead = folder, to_keep, tell, lead
+    self._folder, self._to_keep, self._tell, self._run, self._lead = folder, to_keep, tell, run, lead
     self._checkpointer = _orbax().AsyncCheckpointer(_handler())
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
@@ -125,12 +152,11 @@ class Saver:
       name: {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": known[name]}
       for name, array in arrays.items()
     }
+    metadata = {"arrays": described, "step": step, "run": self._run}
     path = self._folder / str(step)
     _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
     try:
-      self._checkpointer.save(
-        path.resolve(), args=_orbax().args.PyTreeSave(arrays), custom_metadata={_ARRAYS: described}
-      )
+      self._checkpointer.save(path.resolve(), args=_orbax().args.PyTreeSave(arrays), custom_metadata=metadata)
     except Exception as error:
       raise _as_os_error(error, path) from error
 
@@ -153,13 +179,44 @@ class Saver:
       shutil.rmtree(doomed)
 
 
-def describe(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Return name -> shape, dtype, checksum of each array in a checkpoint. Raises DamagedCheckpointError."""
+def describe(path: pathlib.Path) -> dict[str, SavedArray]:
+  """Return name -> shape, dtype, checksum of each array in a checkpoint.
+
+  Raises:
+    DamagedCheckpointError: if its metadata cannot be read, or it is that of another step or run.
+  """
+  return _metadata(path)["arrays"]
+
+
+def run_of(path: pathlib.Path) -> str | None:
+  """Return the id of the run that saved a checkpoint; None if it was not saved. Raises as `describe`."""
+  return _metadata(path).get("run")
+
+
+def _metadata(path: pathlib.Path) -> Saved:
+  """Return the metadata of a checkpoint. Raises as `describe`."""
   try:
     metadata = _checkpointer().metadata(path.resolve())
-    return dict(metadata.custom_metadata[_ARRAYS])
+    saved = _SAVED.validate_json(pydantic_core.to_json(metadata.custom_metadata), strict=True)
+    for array in saved["arrays"].values():
+      jnp.dtype(array["dtype"])
+  except pydantic.ValidationError as error:
+    raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {'; '.join(sentences(error))}") from error
   except Exception as error:
     raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {_first_line(error)}") from error
+  if saved.get("step", step_of(path.name)) != step_of(path.name):
+    raise DamagedCheckpointError(f"{path}: it is the checkpoint of step {saved.get('step')}, copied or renamed")
+  if (by := saved.get("run")) and by not in (known := _runs(path.parent.parent)) and known:
+    raise DamagedCheckpointError(f"{path}: it was saved by another run ({by}, not {known[0]}), and copied")
+  return saved
+
+
+def _runs(workdir: pathlib.Path) -> list[str]:
+  """Return the ids of the runs whose checkpoints a workdir may hold: its own, and of a fork the one forked from."""
+  run, fork = read_run(workdir), read_fork(workdir)
+  ids = [None if run is None else run.get("id"), None if fork is None else fork.get("run")]
+  # Without its own, nothing is known.
+  return [one for one in ids if one] if ids[0] else []
 
 
 def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:

@@ -226,6 +226,7 @@ class Coordinator:
       if record.state == "running" and trial not in self._running:
         self._write(interrupted(record, "the coordinator was lost"))
     self._tables_due = 0.0
+    self._told: set[str] = set()
     self._session: list[TrialRecord] = []
     # Of a search that looks at results, those that were asked for and not ended; else all that are left.
     self._pending = [
@@ -392,4 +393,7 @@ class Coordinator:
     tracking.write_trials(self._folder, StudyResults.of(self._folder, self._record, self._trials.values()))
     if at_once:
       # It reads all studies there, which may be many.
-      tracking.update(self._folder.resolve().parent)
+      for problem in tracking.update(self._folder.resolve().parent):
+        if problem not in self._told:
+          self._told.add(problem)
+          self._progress.note(f"table of studies: {problem}")

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trialbook import files
 from trialbook.errors import BrokenDataError, ConfigError, OtherDataError, UserError
 from trialbook.naming import nearest
 from trialbook.trainer import Guard, Programs, RunResult
 from trialbook.trainer import run as train
+from trialbook.trainer.records import Process, Run, read_run
 from trialbook.trainer.train import Judge
 from trialbook.trainer.workdir import existing_run
 from trialbook.tuning.curves import read_log
@@ -142,12 +142,12 @@ def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs)
     return None  # It may be of these values only.
   except Exception:
     return None  # The trial will run into it, where it is recorded.
-  times, steps = record["times"], max(record["step"], 1)
+  times, steps = record.get("times", {}), max(record["step"] or 0, 1)
   in_steps = sum(times.get(name, 0.0) for name in ("dispatch", "wait_for_device", "wait_for_data"))
-  return Cost(in_steps / steps, times.get("evaluation", 0.0) / 2, record["compilation_seconds"])
+  return Cost(in_steps / steps, times.get("evaluation", 0.0) / 2, record.get("compilation_seconds", 0.0))
 
 
-def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) -> dict[str, Any]:
+def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) -> Run:
   """Return the `run.json` of a few steps with a trial's changes, which share its program and need the study's
   objective."""
   assert of.config is not None
@@ -168,7 +168,9 @@ def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) ->
   config = config.resolved().override(changes)
   with tempfile.TemporaryDirectory(prefix="trialbook-measure-") as folder:
     train(config, folder, programs=programs)
-    return files.read_json(pathlib.Path(folder) / "run.json") or {}
+    record = read_run(pathlib.Path(folder))
+    assert record is not None, "the run has written it"
+    return record
 
 
 def _with_the_objective(objective: Objective, judge: Judge, step: int, values: Mapping[str, Any]) -> str | None:
@@ -234,8 +236,8 @@ def _is_of_the_disk(error: BaseException | None) -> bool:
 
 def _summary(objective: Objective, result: RunResult, folder: pathlib.Path) -> dict[str, Any]:
   """Return numbers of all processes that worked on a run."""
-  run = files.read_json(folder / "run.json") or {}
-  processes = [*run.get("earlier", []), run]
+  run = read_run(folder)
+  processes: list[Process] = [] if run is None else [*run.get("earlier", []), run]
   times = [process.get("times", {}) for process in processes]
   training = ("dispatch", "wait_for_device", "wait_for_data", "evaluation")
   log = read_log(folder)
