@@ -35,6 +35,7 @@ class Process(TypedDict):
   step: Count | None
   restored_step: NotRequired[Count | None]
   started: float
+  first_step: NotRequired[float | None]
   finished: NotRequired[float]
   times: NotRequired[dict[str, float]]
   compilations: NotRequired[dict[str, int]]

@@ -139,7 +139,8 @@ def read_trial(folder: pathlib.Path) -> TrialRecord | None:
 
 def write_trial(folder: pathlib.Path, record: TrialRecord) -> None:
   """Replace a trial's record, atomically."""
-  folder.mkdir(parents=True, exist_ok=True)
+  # Not its parents: where they are gone, the study is gone.
+  folder.mkdir(exist_ok=True)
   files.write_json(folder / "trial.json", trial_json(record))
 
 
@@ -192,10 +193,15 @@ class StoredHyperparameter(TypedDict):
 
 
 @stored
-class Named(TypedDict):
+class Search(TypedDict):
   """A search: its name, and its settings."""
 
   name: str
+  seed: NotRequired[int]
+  per_dimension: NotRequired[int]
+  trials: NotRequired[list[dict[str, Any]]]
+  sampler: NotRequired[str]
+  explore: NotRequired[int]
 
 
 @stored
@@ -228,7 +234,7 @@ class StoredStudy(TypedDict):
   config: dict[str, Any] | None
   function: str | None
   hyperparameters: dict[str, StoredHyperparameter]
-  search: Named
+  search: Search
   trials: Count
   cores_per_trial: Count
   devices_per_trial: Count

@@ -8,7 +8,7 @@ import pathlib
 import shlex
 
 from trialbook import escaping, files
-from trialbook.errors import UserError
+from trialbook.errors import UserError, said
 from trialbook.tuning.records import read_round_record
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.tables import number
@@ -46,7 +46,7 @@ def read(root: pathlib.Path) -> Shelf:
       passed_over.append(f"{path.parent} is left out: {error.problems[0]}")
     except Exception as error:
       # A table about others is a convenience: whatever they hold must not end a study beside them.
-      passed_over.append(f"{path.parent} is left out: {type(error).__name__}: {error}")
+      passed_over.append(f"{path.parent} is left out: {said(error)}")
   return Shelf([row for _, row in sorted(found, key=lambda pair: pair[0])], passed_over)
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from trialbook import files
-from trialbook.errors import DataError, UserError
+from trialbook.errors import DataError, UserError, said
 from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.input_pipeline import source
 from trialbook.input_pipeline.augmentation import Augmentation
@@ -208,7 +208,7 @@ class Decoded:
         examples.append(self.decode(record))
       except Exception as error:
         where = self.files.where(int(index))
-        raise DataError(f"{where}: cannot be decoded: {type(error).__name__}: {error}") from error
+        raise DataError(f"{where}: cannot be decoded: {said(error)}") from error
     return stacked(examples, self.paths)
 
 

@@ -123,7 +123,12 @@ def test_a_folder_without_a_study_is_told(tmp_path):
 
 @pytest.mark.parametrize(
   ("text", "problem"),
-  [("{", "cannot be read"), ("[]", "should be an object"), ('{"format": 99}', "newer version"), ("{}", "cannot be read")],
+  [
+    ("{", "cannot be read"),
+    ("[]", "should be an object"),
+    ('{"format": 99}', "newer version"),
+    ("{}", "cannot be read"),
+  ],
 )
 def test_a_study_that_cannot_be_read_is_told(tmp_path, text, problem):
   (tmp_path / "study.json").write_text(text)

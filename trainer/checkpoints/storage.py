@@ -20,6 +20,7 @@ import pydantic_core
 from absl import logging
 from typing_extensions import TypedDict
 
+from trialbook import files
 from trialbook.errors import ConfigError, UserError
 from trialbook.models.batch_norm import spread
 from trialbook.naming import step_of
@@ -85,6 +86,7 @@ class Saver:
     to_keep: the steps among those given that are to stay; asked after each evaluation, everything else goes.
     tell: called in the thread with the steps that are committed, before any checkpoint is removed.
     run: id of the run.
+    place: its workdir, which Orbax would make anew if it is gone.
     lead: whether this is the host that decides and removes; all hosts save.
   """
 
@@ -94,6 +96,7 @@ class Saver:
     to_keep: Callable[[list[int]], Iterable[int]],
     tell: Callable[[list[int]], None],
     run: str = "",
+    place: files.Place | None = None,
     *,
     lead: bool = True,
   ):
@@ -103,6 +106,7 @@ class Saver:
       if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
         shutil.rmtree(path, ignore_errors=True)
     self._folder, self._to_keep, self._tell, self._run, self._lead = folder, to_keep, tell, run, lead
+    self._place = place
     self._checkpointer = _orbax().AsyncCheckpointer(_handler())
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
@@ -154,6 +158,8 @@ class Saver:
     }
     metadata = {"arrays": described, "step": step, "run": self._run}
     path = self._folder / str(step)
+    if self._place is not None:
+      self._place.check()
     _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
     try:
       self._checkpointer.save(path.resolve(), args=_orbax().args.PyTreeSave(arrays), custom_metadata=metadata)
@@ -339,7 +345,11 @@ def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | Non
   for step in reversed(steps):
     try:
       check(folder / str(step), template, whole=True)
-      return step, restore(folder / str(step), template)
+      state = restore(folder / str(step), template)
+      # Earlier versions saved the step in the state alone.
+      if isinstance(state, Mapping) and (held := int(state.get("step", step))) != step:
+        raise DamagedCheckpointError(f"{folder / str(step)}: it holds the state after step {held}, copied or renamed")
+      return step, state
     except DamagedCheckpointError as error:
       logging.error("damaged checkpoint: %s", error)
       damages.append(str(error))
@@ -397,6 +407,14 @@ def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
     raise OSError(errno.ENOSPC, text)
 
 
+_LIMITS = {
+  "no space left": errno.ENOSPC,
+  "too many open files": errno.EMFILE,
+  "file too large": errno.EFBIG,
+  "resource_exhausted": errno.ENOSPC,
+}
+
+
 def _first_line(error: BaseException) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
@@ -405,5 +423,6 @@ def _as_os_error(error: Exception, path: pathlib.Path) -> OSError:
   """Return the error as an OSError. Orbax reports a full disk as a text, with whatever type its writer has."""
   if isinstance(error, OSError) and error.errno is not None:
     return error
-  full = "no space left" in str(error).lower() or "resource_exhausted" in str(error).lower()
-  return OSError(errno.ENOSPC if full else errno.EIO, f"{path} could not be saved: {_first_line(error)}")
+  text = str(error).lower()
+  number = next((number for words, number in _LIMITS.items() if words in text), errno.EIO)
+  return OSError(number, f"{path} could not be saved: {_first_line(error)}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trialbook import files
-from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError
+from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError, said
 from trialbook.input_pipeline import Dataset
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
@@ -31,6 +31,7 @@ class RunRecord:
     dataset: the run's.
     input_range: the smallest and the largest number among training inputs, see `Prepared`; None: not finite.
     program: the program, if it was made for this run.
+    place: the workdir once it is open.
 
   Attributes:
     id: of the run, which its checkpoints have too; once it has begun.
@@ -44,9 +45,10 @@ class RunRecord:
     dataset: Dataset,
     input_range: tuple[float, float] | None,
     program: Program | None,
+    place: files.Place | None = None,
   ):
     self._folder, self._config, self._started = folder, config, time.time()
-    self.step, self.id = 0, ""
+    self.step, self.id, self._place = 0, "", place
     self._record: dict[str, Any] = {
       "format": files.FORMAT,
       "status": "running",
@@ -148,7 +150,7 @@ class RunRecord:
       status = "stopped"
       raise
     except BaseException as error:
-      reason = f"{type(error).__name__}: {error}"
+      reason = said(error)
       raise
     finally:
       self._record |= {
@@ -165,4 +167,6 @@ class RunRecord:
           self._write()
 
   def _write(self) -> None:
+    if self._place is not None:
+      self._place.check()
     files.write_json(self._folder / "run.json", self._record)

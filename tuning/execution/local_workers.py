@@ -230,7 +230,7 @@ class _Worker:
     programs_before: int,
   ):
     self.log = study / "logs" / f"worker_{index}.log"
-    self.log.parent.mkdir(parents=True, exist_ok=True)
+    self.log.parent.mkdir(exist_ok=True)
     self.trial: int | None = None
     self.is_ready = False
     self.programs_before = programs_before

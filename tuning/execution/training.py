@@ -1,13 +1,13 @@
 """A trial that is a training: its run, a few steps of it that tell the cost, and what it comes to."""
 
-import errno
 import functools
 import pathlib
 import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trialbook.errors import BrokenDataError, ConfigError, OtherDataError, UserError
+from trialbook import files
+from trialbook.errors import BrokenDataError, ConfigError, GoneError, OtherDataError, UserError
 from trialbook.naming import nearest
 from trialbook.trainer import Guard, Programs, RunResult
 from trialbook.trainer import run as train
@@ -73,7 +73,10 @@ def run_training(
   folder = trial_folder(study, record.trial)
   checked = functools.partial(_with_the_objective, of.objective, judge)
   config = of.config.override(record.changes)
-  data_of = _first_on_the_same_data(study, record)
+  try:
+    data_of = _first_on_the_same_data(study, record)
+  except UserError as error:
+    raise StudyError(error.problems) from None  # The record of another trial.
   try:
     result = train(config, folder, programs=programs, guard=guard, data_of=data_of, judge=checked)
   except OtherDataError as error:
@@ -91,7 +94,7 @@ def run_training(
     )
     raise StudyError([*(f"trial {record.trial}: {cause}" for cause in error.causes), *hint]) from None
   except UserError as error:
-    if _is_of_the_disk(error):
+    if isinstance(error, GoneError) or _is_of_the_disk(error):
       raise StudyError([f"trial {record.trial}: {problem}" for problem in error.problems]) from None
     raise MistakeError("; ".join(error.problems), kind_of(str(error))) from None
   summary = _summary(of.objective, result, folder)
@@ -227,11 +230,7 @@ def _in_words_of_the_study(of: StudyRecord, error: UserError) -> list[str]:
 
 def _is_of_the_disk(error: BaseException | None) -> bool:
   """Return whether an error stems from a disk that is full or cannot be written: other trials would meet it too."""
-  while error is not None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-      return True
-    error = error.__cause__
-  return False
+  return error is not None and files.limit_problem(error) is not None
 
 
 def _summary(objective: Objective, result: RunResult, folder: pathlib.Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _table(results: StudyResults) -> list[str]:
   head.append("hyperparameters")
   lines = [f"| {' | '.join(map(escaped, head))} |", f"|{'---|' * len(head)}"]
   for trial in ranked[:ROWS]:
-    values = tables.valuesescaped(trial.values, results.study.hyperparameters)
+    values = tables.values_text(trial.values, results.study.hyperparameters)
     reason = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
     mean = [means.get(trial.trial)] if means else []
     cells = [trial.trial, reason, trial.objective, *mean, trial.step, values]
