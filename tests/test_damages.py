@@ -96,7 +96,7 @@ class Records:
       # These print times.
       if command[0] == "profile":
         output = ""
-      if command[0] == "train":
+      if command[0] == "train" and code == errors.DONE:
         output = str(numbers(pathlib.Path(command[-1].partition("=")[2])))
       return code, output, said
     finally:

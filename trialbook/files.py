@@ -38,9 +38,11 @@ def replacing_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
   """Yield a file that takes the place of `path` when it is complete, as `replacing_path` does."""
-  errors = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
-  with replacing_path(path) as temporary, temporary.open(mode, **errors) as file:
-    yield file
+  with replacing_path(path) as temporary:
+    is_text = "b" not in mode
+    encoding, errors = ("utf-8", "backslashreplace") if is_text else (None, None)
+    with temporary.open(mode, encoding=encoding, errors=errors) as file:
+      yield file
 
 
 @contextlib.contextmanager
@@ -130,30 +132,6 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
   if not isinstance(value, dict):
     raise UserError(f"{path} cannot be read: it holds no JSON object")
   return value
-
-
-def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Return the objects of a JSON-lines file, in order, without a last line that an interruption left unfinished.
-
-  Raises:
-    UserError: naming file and line, if another line is not JSON.
-  """
-  lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-  values = []
-  for count, line in enumerate(lines[:-1], start=1):
-    try:
-      values.append(json.loads(line))
-    except ValueError as error:
-      raise UserError(f"{path}, line {count} cannot be read: {error}") from None
-  return values
-
-
-def check_format(path: pathlib.Path, version: Any) -> None:
-  """Raise UserError if a newer version of the project wrote the file."""
-  if not isinstance(version, int) or version > FORMAT:
-    raise ConfigError(
-      f"{path} has format {version}, made by a newer version of trialbook; this one reads up to {FORMAT}"
-    )
 
 
 @contextlib.contextmanager

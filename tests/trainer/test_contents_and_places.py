@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -143,3 +144,15 @@ def test_a_workdir_that_is_gone_ends_the_run_and_is_not_made_again(
     run(mlp(max_train_steps=30), workdir, programs=programs, judge=judge)
   assert workdir.exists() == (what == "replaced")
   assert what != "replaced" or not list(workdir.iterdir())
+
+
+def test_limits_of_the_process_are_told_before_a_save(
+  tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which], limits[which]))
+  limits = {resource.RLIMIT_FSIZE: 10_000, resource.RLIMIT_NOFILE: 1000}
+  with pytest.raises(UserError, match=r"File too large: .* limit is 0\.01 MB; .*ulimit -f"):
+    run(mlp(), tmp_path / "size", programs=programs)
+  limits = {resource.RLIMIT_FSIZE: resource.RLIM_INFINITY, resource.RLIMIT_NOFILE: 5}
+  with pytest.raises(UserError, match=r"Too many open files: .* of 5 are open; .*ulimit -n"):
+    run(mlp(), tmp_path / "number", programs=programs)

@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 import quadratics
+from json_lines import read_json_lines
 
 from trialbook.errors import UserError
-from trialbook.files import read_json_lines
 from trialbook.tuning import Maximize, Minimize, read_results
 from trialbook.tuning.records import trial_folder
 from trialbook.tuning.results import StudyResults

@@ -8,7 +8,9 @@ later.
 
 import concurrent.futures
 import errno
+import os
 import pathlib
+import resource
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NotRequired
@@ -49,6 +51,8 @@ class Saved(TypedDict):
   run: NotRequired[str]
 
 
+_FILES = 8
+"""Files that a save opens at the same time. Where there is no room for them, Orbax's threads would wait for ever."""
 _SAVED = pydantic.TypeAdapter(Saved)
 _LEFTOVERS = (".removed", ".incomplete")
 
@@ -401,6 +405,16 @@ def _handler() -> Any:
 
 def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
   """Raise OSError if a checkpoint of this size does not fit. Orbax would report that only as a long stack trace."""
+  largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+  # Orbax may write all arrays into one file of up to 2 GB.
+  if largest != resource.RLIM_INFINITY and largest < (needed := min(num_bytes + 2**16, 2**31)):
+    told = f"a checkpoint needs files of {needed / 1e6:,.2f} MB, but the limit is {largest / 1e6:,.2f} MB"
+    raise OSError(errno.EFBIG, f"File too large: {told}")
+  most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+  opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+  if most != resource.RLIM_INFINITY and most - opened < _FILES:
+    told = f"a checkpoint needs {_FILES}, but {opened} of {most} are open"
+    raise OSError(errno.EMFILE, f"Too many open files: {told}")
   needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
   if free < needed:
     text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free"
