@@ -112,11 +112,10 @@ def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Call
 
   A file that is absent stays so; one that cannot be read or written is reported and left as it is.
   """
-  from trialbook.trainer.records import read_run  # It imports pydantic, which starting a job does without.
-
   path = workdir / "run.json"
   try:
-    if (record := read_run(workdir)) is not None:
+    # The rest is kept as it is, so it need not be of its type.
+    if (record := files.read_json(path)) is not None:
       files.write_json(path, {**record, "exit": {**verdict._asdict(), "attempt": attempt}})
   except (OSError, errors.UserError) as error:
     say(f"could not record the exit in {path}: {error}")

@@ -181,13 +181,17 @@ def read_metrics(workdir: pathlib.Path, first: int | None = 0) -> list[dict[str,
   return lines
 
 
-def check_ends(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]], step: int) -> None:
-  """Raise ConfigError unless the lines of `metrics.jsonl` end at the step at which training ended."""
-  last = lines[-1]["step"] if lines else None
-  if last != step:
-    path = workdir / "metrics.jsonl"
-    problem = f"it ends at step {last}, but the training ended at step {step}"
-    raise ConfigError(METRICS.error(path, [problem]).problems)
+def check_ends(
+  workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]], step: int | None, count: int | None = None
+) -> None:
+  """Raise ConfigError unless the lines of `metrics.jsonl` end at the step at which training ended, and are as many as
+  were written; None: it is not known."""
+  last = lines[-1]["step"] if lines else 0
+  problems = [] if step in (None, last) else [f"it ends at step {last}, but the training ended at step {step}"]
+  if count not in (None, len(lines)):
+    problems.append(f"it has {len(lines)} lines, but {count} were written")
+  if problems:
+    raise ConfigError(METRICS.error(workdir / "metrics.jsonl", problems).problems)
 
 
 def read_config(path: pathlib.Path) -> "Config":

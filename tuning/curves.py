@@ -44,12 +44,12 @@ class Logged:
 class LogFile:
   """A `Log` that is read from a trial's folder once, when it is first asked for; see `read_log`."""
 
-  def __init__(self, folder: pathlib.Path, first: int | None, last: int | None):
-    self._folder, self._first, self._last = folder, first, last
+  def __init__(self, folder: pathlib.Path, first: int | None, last: int | None, count: int | None):
+    self._folder, self._first, self._last, self._count = folder, first, last, count
 
   @functools.cached_property
   def _log(self) -> Logged:
-    return read_log(self._folder, self._first, self._last)
+    return read_log(self._folder, self._first, self._last, self._count)
 
   @property
   def curves(self) -> Mapping[str, Curve]:
@@ -64,13 +64,16 @@ class LogFile:
     return self._log.examples
 
 
-def read_log(folder: pathlib.Path, first: int | None = None, last: int | None = None) -> Logged:
+def read_log(
+  folder: pathlib.Path, first: int | None = None, last: int | None = None, count: int | None = None
+) -> Logged:
   """Return what the trial in a folder has logged until now.
 
   Args:
     folder: of the trial.
     first: the step of the first line, where each step has a line; None: steps only increase.
     last: the step of the last line, where it is known.
+    count: the number of lines, where it is known.
 
   Raises:
     UserError: if its `metrics.jsonl` cannot be read, or lines are missing.
@@ -80,8 +83,7 @@ def read_log(folder: pathlib.Path, first: int | None = None, last: int | None = 
   examples: dict[str, int] = {}
   path = folder / "metrics.jsonl"
   lines = read_metrics(folder, first)
-  if last is not None:
-    check_ends(folder, lines, last)
+  check_ends(folder, lines, last, count)
   for number_of_line, line in enumerate(lines, start=1):
     step = line["step"]
     for name, value in line.items():

@@ -48,6 +48,7 @@ class Summary(TypedDict):
   """Numbers of the run of a trial that ended."""
 
   step: NotRequired[Count | None]
+  lines: NotRequired[Count]
   best_step: NotRequired[Count | None]
   objective: NotRequired[Number | None]
   uncharacteristic: NotRequired[str | None]
@@ -202,6 +203,7 @@ class Search(TypedDict):
   trials: NotRequired[list[dict[str, Any]]]
   sampler: NotRequired[str]
   explore: NotRequired[int]
+  renamed: NotRequired[dict[str, str]]
 
 
 @stored
@@ -370,8 +372,7 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
 
 
 def check_values(folder: pathlib.Path, study: StudyRecord, trials: Iterable[TrialRecord]) -> None:
-  """Raise UserError if a trial has a hyperparameter that the study has not, or no number where its scale has
-  numbers."""
+  """Raise UserError if a trial has a hyperparameter that the study has not, or a value that its scale has not."""
   space = {name: Hyperparameter.from_json(name, one) for name, one in study.hyperparameters.items()}
   for record in trials:
     path = trial_folder(folder, record.trial) / "trial.json"
@@ -380,7 +381,10 @@ def check_values(folder: pathlib.Path, study: StudyRecord, trials: Iterable[Tria
         raise TRIAL.error(path, [f"values.{name} is no hyperparameter of the study"])
       scale = space[name].scale
       is_number = isinstance(value, int | float) and not isinstance(value, bool)
-      if not isinstance(scale, OneOf | Discrete) and not is_number:
+      if isinstance(scale, OneOf | Discrete):
+        if value not in scale.values:
+          raise TRIAL.error(path, [f"values.{name} is {shown(value)}, and should be one of {shown(scale.values)}"])
+      elif not is_number:
         raise TRIAL.error(path, [f"values.{name} is {shown(value)}, and should be a number"])
 
 

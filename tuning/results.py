@@ -140,7 +140,7 @@ class StudyResults:
           attempts=len(record.attempts),
           started=record.attempts[-1]["started"] if record.attempts else None,
           folder=trial_folder(folder, record.trial),
-          log=LogFile(trial_folder(folder, record.trial), study.first_step, _last_step(record)),
+          log=LogFile(trial_folder(folder, record.trial), study.first_step, *_end_of_log(record)),
           recorded=(record.state, record.reason),
           source=None if summary.get("source") == str(record.trial) else summary.get("source"),
         )
@@ -308,9 +308,10 @@ def read_results(folder: str | pathlib.Path) -> StudyResults:
   return dataclasses.replace(found, reruns=again)
 
 
-def _last_step(record: TrialRecord) -> int | None:
-  """Return the step at which the log of a trial ends; None if its record does not say that."""
-  return record.summary.get("step") if record.state in ("complete", "pruned") else None
+def _end_of_log(record: TrialRecord) -> tuple[int | None, int | None]:
+  """Return the last step and the number of lines of the log of a trial; None where its record does not say that."""
+  ended = record.state in ("complete", "pruned")
+  return (record.summary.get("step"), record.summary.get("lines")) if ended else (None, None)
 
 
 def _hashable(value: Any) -> Any:

@@ -214,7 +214,7 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path, judge: Jud
   path = folder / "metrics.jsonl"
   path.unlink(missing_ok=True)
   begun = time.perf_counter()
-  state, reason, names = "complete", None, set()
+  state, reason, names, step = "complete", None, set(), 0
   with path.open("a") as file:
     returned = None
     try:
@@ -239,7 +239,7 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path, judge: Jud
     raise without(of.function, metric, names)
   if state == "complete" and found["objective"] is None:
     state, reason = "infeasible", f"{metric} was never finite"
-  return Outcome(state, reason, {"seconds": seconds, "training_seconds": seconds, **found})
+  return Outcome(state, reason, {"step": step, "seconds": seconds, "training_seconds": seconds, **found})
 
 
 def _first_line(error: Exception) -> str:
