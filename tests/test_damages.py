@@ -137,8 +137,9 @@ class Records:
         shutil.copy(self._intact / os.path.relpath(path, self.folder), path)
         status = os.stat(path)
         self._stamps[path] = (status.st_mtime_ns, status.st_ino)
-    for name in ("new", "other"):
-      shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
+    for folder, _, _ in os.walk(self.folder / "runs", topdown=False):
+      if not (self._intact / os.path.relpath(folder, self.folder)).is_dir():
+        shutil.rmtree(folder)
 
   def read_by(self, command: Sequence[str]) -> tuple[tuple[int, str, str], set[pathlib.PurePath]]:
     """Return what a command prints, and the records that it reads, while nothing is damaged."""

@@ -190,6 +190,7 @@ _REMEDIES = {
   errno.EROFS: _SPACE,
   errno.EFBIG: "what was saved before is intact. Raise the limit of a file's size (ulimit -f), and rerun the command",
   errno.EMFILE: "what was saved before is intact. Raise the limit of open files (ulimit -n), and rerun the command",
+  errno.EISDIR: "a file should be there. Move the folder away, and rerun the same command",
   errno.ENFILE: "what was saved before is intact. Close other programs, and rerun the same command",
 }
 
@@ -207,6 +208,8 @@ def limit_problem(error: BaseException, what: str = "") -> str | None:
   if not isinstance(cause, OSError):
     return None
   named = what or cause.filename or "a file"
+  if cause.errno == errno.EISDIR:
+    named = cause.filename2 or cause.filename  # A rename has the other one first.
   return f"{named}: {cause.strerror}; {_REMEDIES[cause.errno or 0]}"
 
 

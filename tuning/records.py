@@ -382,7 +382,8 @@ def check_values(folder: pathlib.Path, study: StudyRecord, trials: Iterable[Tria
       scale = space[name].scale
       is_number = isinstance(value, int | float) and not isinstance(value, bool)
       if isinstance(scale, OneOf | Discrete):
-        if value not in scale.values:
+        is_nan = value != value  # Text such as "NaN" is read as a number, which equals nothing.
+        if not is_nan and value not in map(_numbers, scale.values):
           raise TRIAL.error(path, [f"values.{name} is {shown(value)}, and should be one of {shown(scale.values)}"])
       elif not is_number:
         raise TRIAL.error(path, [f"values.{name} is {shown(value)}, and should be a number"])

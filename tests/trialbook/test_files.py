@@ -73,3 +73,11 @@ def test_a_formula_is_text_in_a_spreadsheet(cell: str):
 @pytest.mark.parametrize("cell", ["-5", "+1e-3", "-inf", -5, -0.5, None, "a=b", ""])
 def test_numbers_and_other_text_stay_as_they_are_in_a_spreadsheet(cell: object):
   assert escaping.spreadsheet(cell) == cell
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: pathlib.Path):
+  (tmp_path / "best.json").mkdir()
+  told = r"/best\.json: Is a directory; a file should be there"
+  with pytest.raises(UserError, match=told), files.disk_errors("workdir w"):
+    files.write_json(tmp_path / "best.json", {})
+  assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
