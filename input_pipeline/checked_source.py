@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trialbook.errors import DataError
+from trialbook.errors import DataError, said
 from trialbook.input_pipeline.conversion import (
   NUMBER_THEM,
   as_ignore_label,
@@ -338,7 +338,7 @@ def _opened(split: Any) -> _Opened:
   try:
     first, problems, left_out, given = converted(opened.read(np.zeros(1, np.int64)))
   except Exception as error:
-    told = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+    told = str(error) if isinstance(error, DataError) else said(error)
     return _Opened(opened, {}, {}, [f"example 0: {told}"])
   return _Opened(opened, given, first, [f"example 0: {problem}" for problem in problems], left_out)
 

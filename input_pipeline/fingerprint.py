@@ -6,6 +6,7 @@ sample sees changes nothing.
 
 import concurrent.futures
 import hashlib
+import operator
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -55,10 +56,15 @@ def same(before: Fingerprint, now: Fingerprint) -> bool:
 
   Sums may differ by the last bits of the numbers, as another machine may have computed them.
   """
-  return before["hash"] == now["hash"] and all(
-    abs(one - other) <= _TOLERANCE * first[-1]
-    for first, second in zip(before["sums"], now["sums"], strict=True)
-    for one, other in zip(first, second, strict=True)
+  lengths = ([len(sums) for sums in each["sums"]] for each in (before, now))
+  return (
+    before["hash"] == now["hash"]
+    and operator.eq(*lengths)
+    and all(
+      abs(one - other) <= _TOLERANCE * first[-1]
+      for first, second in zip(before["sums"], now["sums"], strict=True)
+      for one, other in zip(first, second, strict=True)
+    )
   )
 
 

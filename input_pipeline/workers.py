@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from trialbook.errors import DataError
+from trialbook.errors import DataError, said
 from trialbook.input_pipeline.source import Batch
 
 # Steps that each worker has been asked for beyond the one that is waited for.
@@ -167,6 +167,6 @@ def _answer(requests: BinaryIO, answers: BinaryIO) -> None:
         raise failure or RuntimeError("no dataset")
       answer = dataset.train_batch(step)
     except Exception as error:
-      answer = error if isinstance(error, DataError | ValueError) else RuntimeError(f"{type(error).__name__}: {error}")
+      answer = error if isinstance(error, DataError | ValueError) else RuntimeError(said(error))
     pickle.dump(answer, answers, protocol=5)
     answers.flush()

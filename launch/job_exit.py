@@ -4,7 +4,6 @@ When one host goes, the others go too: aborted by the coordination service, ende
 they were told. What the job did is what its first host did, unless that was only a consequence.
 """
 
-import json
 import math
 import pathlib
 import signal
@@ -101,13 +100,17 @@ def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cau
 
   A file that cannot be read is ignored: a host may have been killed for a full disk.
   """
+  from trialbook.trainer.records import read_exit  # It imports pydantic, which starting a job does without.
+
   causes = {}
   for index in range(hosts):
     try:
-      record = json.loads((folder / f"host_{index}.exit.json").read_text())
-      cause = Cause(int(record["code"]), str(record["cause"]), float(record["time"]), int(record["host"]))
-    except (OSError, ValueError, KeyError, TypeError):
+      record = read_exit(folder, index)
+    except errors.UserError:
       continue
+    if record is None:
+      continue
+    cause = Cause(record["code"], record["cause"], record["time"], record["host"])
     if cause.code and math.isfinite(cause.time) and cause.time >= since:
       causes[index] = cause
   return causes

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import queue
@@ -14,6 +13,7 @@ from trialbook import errors, files
 from trialbook.launch.job_exit import JobExit, read_causes, with_causes
 from trialbook.launch.processes import HostEnd
 from trialbook.launch.watch import Events
+from trialbook.naming import step_of
 
 _STALLED_ATTEMPTS = 2
 
@@ -104,7 +104,7 @@ def newest_step(workdir: pathlib.Path | None) -> int:
   except OSError:
     names = []
   # While a checkpoint is being written its folder has another name.
-  return max((int(name) for name in names if name.isascii() and name.isdigit()), default=-1)
+  return max((step for name in names if (step := step_of(name)) is not None), default=-1)
 
 
 def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Callable[[str], None]) -> None:
@@ -114,12 +114,10 @@ def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Call
   """
   path = workdir / "run.json"
   try:
-    record = json.loads(path.read_text())
-    record["exit"] = {**verdict._asdict(), "attempt": attempt}
-    files.write_json(path, record)
-  except FileNotFoundError:
-    pass
-  except (OSError, ValueError, TypeError) as error:
+    # The rest is kept as it is, so it need not be of its type.
+    if (record := files.read_json(path)) is not None:
+      files.write_json(path, {**record, "exit": {**verdict._asdict(), "attempt": attempt}})
+  except (OSError, errors.UserError) as error:
     say(f"could not record the exit in {path}: {error}")
 
 

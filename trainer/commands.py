@@ -8,7 +8,7 @@ import traceback
 import jax
 from absl import logging
 
-from trialbook import command_line, errors
+from trialbook import command_line, errors, files
 from trialbook.errors import ConfigError, TryAgainError, UserError
 from trialbook.files import jsonable
 from trialbook.trainer import config_files, flags, overrides
@@ -108,9 +108,14 @@ def _train(config: Config | None, problem: UserError | None, guard: Guard) -> tu
   except KeyboardInterrupt as error:
     print("trialbook train: interrupted; rerun the same command to resume", file=sys.stderr)
     return errors.exit_code(error), "interrupted"
+  except SystemExit as error:
+    problem = f"the code of the model, the task or the data called sys.exit({error.code!r}), which ends no training"
+    return command_line.print_problems("trialbook train", [problem]), problem
   except Exception as error:
+    if (problem := files.limit_problem(error)) is not None:
+      return command_line.print_problems("trialbook train", [problem]), problem
     traceback.print_exc()
-    return errors.exit_code(error), f"{type(error).__name__}: {error}"
+    return errors.exit_code(error), errors.said(error)
   if here.is_lead:
     summary.print_result(result)
   return result.exit_code, result.reason or result.status

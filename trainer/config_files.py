@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from trialbook.errors import ConfigError, UserError
+from trialbook.errors import ConfigError, UserError, said
 from trialbook.naming import nearest
 from trialbook.paths import as_path
 from trialbook.settings import Settings
@@ -78,7 +78,7 @@ def load_function_result(path: str | pathlib.Path, flag: str, function: str, ret
   except (Exception, SystemExit) as error:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = f":{frames[-1].lineno}" if frames else ""
-    raise ConfigError(f"{path}{line}: {type(error).__name__}: {error}") from None
+    raise ConfigError(f"{path}{line}: {said(error)}") from None
 
 
 def _settings_classes() -> list[type[Settings]]:

@@ -33,6 +33,7 @@ from trialbook.paths import as_path
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.config import Config
 from trialbook.trainer.loading import load
+from trialbook.trainer.records import read_best
 from trialbook.trainer.sharding import is_rows
 from trialbook.trainer.train_step import Steps, make_steps, program_settings
 from trialbook.trainer.workdir import provenance
@@ -78,7 +79,7 @@ def export(workdir: str | pathlib.Path, step: str | int = "best", to: str | path
   workdir = as_path(workdir)
   _require_flatbuffers()
   model = load(workdir, step)
-  best = files.read_json(workdir / "best.json") or {}
+  best = read_best(workdir) or {}
   name = "export" if best.get("step") == model.step else f"export_{model.step}"
   card = _card(workdir, model.config, model.step, best)
   folder = workdir / name if to is None else as_path(to)
@@ -271,7 +272,7 @@ def _is_empty(folder: pathlib.Path) -> bool:
 
 def _card(workdir: pathlib.Path, config: Config, step: int, best: Mapping[str, Any]) -> dict[str, Any]:
   """Return what the records of a run say about one of its steps."""
-  history = History.read(workdir / "metrics.jsonl", config.selection)
+  history = History.read(workdir, config.selection)
   final = best.get("final", {}) if best.get("step") in (step, None) else {}
   return {"step": step, "metrics": {**history.evaluations.get(step, {}), **final}}
 

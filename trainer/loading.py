@@ -11,7 +11,6 @@ import numpy as np
 from absl import logging
 from numpy.typing import ArrayLike
 
-from trialbook import files
 from trialbook.errors import ConfigError
 from trialbook.input_pipeline import Info
 from trialbook.input_pipeline.source import flat
@@ -20,6 +19,7 @@ from trialbook.trainer import sharding
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
 from trialbook.trainer.evaluation import evaluated_weights
+from trialbook.trainer.records import read_run
 from trialbook.trainer.train_step import make_steps, program_settings
 from trialbook.trainer.workdir.existing_run import stored_config
 
@@ -143,7 +143,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   """
   workdir = as_path(workdir)
   config, info = stored_config(workdir), recorded_info(workdir)
-  record = files.read_json(workdir / "run.json") or {}
+  record = read_run(workdir)
   number = storage.find_step(workdir, step)
   steps = make_steps(config, config.task.build(config.dataset), info)
   settings = program_settings(config)
@@ -160,7 +160,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   return TrainedModel(
     config=config,
     info=info,
-    input_range=tuple(record["input_range"]) if record.get("input_range") else None,
+    input_range=None if record is None else record.get("input_range"),
     step=number,
     spec=steps.model_spec(),
     **weights.get("average", weights),
@@ -170,16 +170,12 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
 
 def recorded_info(workdir: pathlib.Path) -> Info:
   """Return the dataset's facts as the run recorded them, so that the data itself is not needed."""
-  recorded = (files.read_json(workdir / "run.json") or {}).get("dataset")
-  if recorded is None:
-    raise ConfigError(f"{workdir / 'run.json'} does not describe the dataset; is this the workdir of a run?")
-
-  def tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-      return {name: tuples(one) for name, one in value.items()}
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-  return Info(**{name: tuples(value) for name, value in recorded.items()})
+  record = read_run(workdir)
+  if record is None:
+    raise ConfigError(f"{workdir} has no run.json; is this the workdir of a run?")
+  known = {field.name for field in dataclasses.fields(Info)}
+  facts: dict[str, Any] = {name: value for name, value in record["dataset"].items() if name in known}
+  return Info(**facts)
 
 
 def restore_weights(workdir: pathlib.Path, step: int, template: Any) -> Any:

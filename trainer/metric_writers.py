@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from trialbook.errors import UserError
+from trialbook.errors import UserError, said
 from trialbook.naming import nearest
 from trialbook.trainer.config import Config
 
@@ -51,7 +51,7 @@ def load(config: Config) -> tuple[dict[str, Callable[[pathlib.Path, Mapping[str,
     try:
       maker = found[name].load()
     except Exception as error:
-      problems.append(f"logging.writers: {name!r} cannot be loaded: {type(error).__name__}: {error}")
+      problems.append(f"logging.writers: {name!r} cannot be loaded: {said(error)}")
       continue
     if callable(maker):
       makers[name] = maker
@@ -74,7 +74,7 @@ def make(config: Config, workdir: pathlib.Path) -> list[Writer]:
     except Exception as error:
       for writer in made:
         writer.close()
-      raise UserError(f"logging.writers: {name!r} cannot start: {type(error).__name__}: {error}") from error
+      raise UserError(f"logging.writers: {name!r} cannot start: {said(error)}") from error
   return made
 
 

@@ -17,12 +17,12 @@ from typing import Literal
 
 import jax
 
-from trialbook import files
 from trialbook.errors import UserError
 from trialbook.input_pipeline import load
 from trialbook.trainer import sharding
 from trialbook.trainer.bound_task import bind
 from trialbook.trainer.config import Config
+from trialbook.trainer.records import read_metrics, read_run, values_of
 from trialbook.trainer.timing import NAMES
 from trialbook.trainer.workdir.existing_run import stored_config
 
@@ -75,10 +75,10 @@ def read_spent(workdir: pathlib.Path) -> Spent:
   Raises:
     UserError: if there is no run, or it has not recorded a block of steps yet.
   """
-  config, record = stored_config(workdir), files.read_json(workdir / "run.json") or {}
+  config, record = stored_config(workdir), read_run(workdir)
   blocks: list[tuple[int, float, float]] = []
   steps = 0
-  for line in files.read_json_lines(workdir / "metrics.jsonl"):
+  for line in map(values_of, read_metrics(workdir)):
     steps += "train/loss" in line
     if "data_wait_fraction" in line:
       seconds = steps * config.batch_size / max(line["examples_per_second"], 1e-9)
@@ -88,10 +88,10 @@ def read_spent(workdir: pathlib.Path) -> Spent:
     raise UserError(f"{workdir / 'metrics.jsonl'} has no timings yet; they are written every logging.every_steps steps")
   steps, seconds, waited = map(sum, zip(*(blocks[1:] or blocks), strict=True))
   return Spent(
-    times=record.get("times", {}),
+    times={} if record is None else record.get("times", {}),
     step_seconds=seconds / steps,
     waiting=waited / seconds,
-    platform=record.get("platform", "cpu"),
+    platform="cpu" if record is None else record.get("platform", "cpu"),
   )
 
 

@@ -85,6 +85,7 @@ class OpenRun:
   Attributes:
     compiled: what it was opened with.
     loop: what its steps need.
+    place: its workdir.
     record: its `run.json`.
     history: its evaluations.
     saver: saves its states.
@@ -96,6 +97,7 @@ class OpenRun:
 
   compiled: Compiled
   loop: Loop
+  place: files.Place
   record: RunRecord
   history: History
   saver: Saver
@@ -190,12 +192,15 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   config, workdir, program, guard = compiled.config, compiled.workdir, compiled.program, compiled.guard
   hosts = guard.hosts
   compiled.enter("start-up")
-  record = RunRecord(workdir, config, compiled.dataset, compiled.input_range, program if compiled.is_new else None)
   if hosts.is_lead:
     stack.enter_context(files.locked(existing_run.lock(workdir), f"workdir {workdir}"))
     if compiled.fork is not None:
       forking.copy(compiled.fork, workdir, program.state_template)
   hosts.barrier("the opening of the workdir", math.inf)
+  place = files.Place.of(workdir)
+  stack.enter_context(place.errors())
+  new = program if compiled.is_new else None
+  record = RunRecord(workdir, config, compiled.dataset, compiled.input_range, new, place)
   stack.enter_context(guard.logging(workdir / "logs"))
   log.info("host %d of %d, found by %s", hosts.index, hosts.count, hosts.found_by)
   for text in sharding.table(program.mesh, program.state_template):
@@ -217,16 +222,18 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   if restored is None and config.warm_start is not None:
     state = warm_start.apply(config.warm_start, state, program.state_template)
 
-  history = History.read(workdir / "metrics.jsonl", config.selection)
+  history = History.read(workdir, config.selection)
   # One truth for all: the lead has just written the file.
-  known = [list(history.evaluations.items()), sorted(record.preempted_steps(config)), forking.step(workdir)]
-  evaluated, passing, forked_at = hosts.from_lead("the evaluations so far", known)
+  passing = sorted(record.preempted_steps(config))
+  known = [list(history.evaluations.items()), passing, forking.step(workdir), record.id]
+  evaluated, passing, forked_at, run = hosts.from_lead("the evaluations so far", known)
   history.evaluations, history.passing = dict(evaluated), set(passing)
 
   def record_best(saved: list[int]) -> None:
+    place.check()
     files.write_json(workdir / "best.json", history.record(config, saved))
 
-  saver = Saver(workdir / "checkpoints", history.to_keep(config), record_best, lead=hosts.is_lead)
+  saver = Saver(workdir / "checkpoints", history.to_keep(config), record_best, run, place, lead=hosts.is_lead)
   stack.enter_context(saver)
   hosts.barrier("the folder of checkpoints")
   put = functools.partial(sharding.put_batch, program.mesh, paths=program.task.train_paths)
@@ -249,6 +256,7 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
       times=compiled.times,
       tracer=tracer,
     ),
+    place=place,
     record=record,
     history=history,
     saver=saver,

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from trialbook.errors import UserError
+from trialbook.errors import UserError, said
 from trialbook.import_attribute import import_attribute
 from trialbook.input_pipeline import AnyDataset, Info
 from trialbook.settings import Settings, Static, Traced, kind_tag
@@ -145,7 +145,7 @@ class PluginTask(Settings):
     try:
       task = task(**self.kwargs)
     except Exception as error:
-      raise ValueError(f"task.kwargs do not fit {self.name}: {type(error).__name__}: {error}") from error
+      raise ValueError(f"task.kwargs do not fit {self.name}: {said(error)}") from error
     if problems := task_members.problems(self.name, task):
       raise ValueError("\n".join(problems))
     return cast(Task, task)

@@ -110,6 +110,7 @@ def train(run: OpenRun, judge: Judge | None = None) -> None:
     if run.step < boundary:
       raise PreemptedError(run.loop.guard.cause)
     enter("evaluation")
+    run.place.check()
     values = _evaluate(run)
     # The metrics are on the disk before the state is: a resume finds all lines up to its step.
     recorder.evaluation(run.step, values)
@@ -155,6 +156,7 @@ def finish(run: OpenRun, best: Mapping[str, Any], weights: State) -> None:
   weights = sharding.to_host(weights) if config.export else {}
   if not run.loop.guard.hosts.is_lead:
     return
+  run.place.check()
   if best["step"] == 0:
     logging.warning("%s", best["note"])
   if config.export:

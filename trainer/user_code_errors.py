@@ -4,7 +4,7 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 
-from trialbook.errors import UserError
+from trialbook.errors import UserError, said
 
 
 @contextlib.contextmanager
@@ -15,8 +15,9 @@ def explained(what: str) -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    if str(error).startswith("model."):  # Says by itself which field is wrong.
-      raise UserError(str(error)) from error
+    told = said(error)
+    if (problem := told.removeprefix(f"{type(error).__name__}: ")).startswith("model."):
+      raise UserError(problem) from error  # It says by itself which field is wrong.
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    raise UserError(f"{what}: {type(error).__name__}: {error}{where}") from error
+    raise UserError(f"{what}: {told}{where}") from error

@@ -48,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def console() -> None:
   """Run the command that the process was started with, and end it."""
+  # A name of a file need not be UTF-8, and is printed all the same.
+  sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
   try:
     code = main()
   except BrokenPipeError:

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from trialbook import errors
+from trialbook import errors, files
 from trialbook.naming import nearest
+
+_LONGEST = 2000
+"""Characters of a problem that are printed; a value in it may have any number."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 def print_problems(command: str, problems: Iterable[str]) -> int:
   """Print what the user has to put right, a line each, to standard error; return the exit code."""
-  problems = list(dict.fromkeys(problems))
+  problems = [errors.shortened(problem, _LONGEST) for problem in dict.fromkeys(problems)]
   count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
   print(f"{command}: {count}:", *(f"  - {problem}" for problem in problems), sep="\n", file=sys.stderr)
   return errors.USER_MISTAKE
@@ -66,6 +69,10 @@ def run(command: str, function: Callable[[], int]) -> int:
     return print_problems(command, str(error).splitlines())
   except (NotADirectoryError, FileExistsError, PermissionError) as error:
     return print_problems(command, [f"{error.filename}: {error.strerror}"])
+  except OSError as error:
+    if (problem := files.limit_problem(error)) is None:
+      raise
+    return print_problems(command, [problem])
   except errors.TryAgainError as error:
     print(f"{command}: {error}", file=sys.stderr)
     return errors.exit_code(error)

@@ -3,6 +3,9 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
+_LONGEST = 1000
+"""Characters of the text of an exception that are kept."""
+
 DONE = 0
 BUG = 1
 USER_MISTAKE = 2
@@ -38,6 +41,10 @@ class ConfigError(UserError):
   def __init__(self, problems: str | Iterable[str], rest: Any = None):
     super().__init__(problems)
     self.rest = rest
+
+
+class GoneError(UserError):
+  """A folder that was moved or deleted while it was used."""
 
 
 class DataError(ValueError):
@@ -120,6 +127,28 @@ _MEANINGS = {
   TRY_AGAIN: "try again",
   INTERRUPTED: "interrupted",
 }
+
+
+def said(error: BaseException) -> str:
+  """Return kind and text of an exception of any code, in characters that every file can hold; a long text is cut."""
+  try:
+    text = str(error)
+  except Exception as failure:
+    text = f"its text is not known, since its __str__ raised {type(failure).__name__}"
+  return storable(f"{type(error).__name__}: {shortened(text, _LONGEST)}".removesuffix(": "))
+
+
+def storable(text: str) -> str:
+  """Return text with the halves of characters (\\ud800 to \\udfff) that no file can hold written out."""
+  return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def shortened(text: str, longest: int) -> str:
+  """Return a text, without its middle if it is too long."""
+  if len(text) <= longest:
+    return text
+  left_out = len(text) - longest
+  return f"{text[: longest // 2]} [... {left_out:,} characters are left out ...] {text[-(longest // 2) :]}"
 
 
 def exit_code(outcome: BaseException | str) -> int:

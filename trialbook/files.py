@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, JSON as records have it, and locks. Every room reads and writes by these."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -11,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from trialbook.errors import ConfigError, UserError
+from trialbook.errors import ConfigError, GoneError, UserError, storable
 
 FORMAT = 1
 """Version of the layout and fields of runs and studies."""
@@ -19,12 +20,13 @@ FORMAT = 1
 
 @contextlib.contextmanager
 def replacing_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yield where to write a file that then takes the place of `path`: temporary file, fsync, rename.
+  """Yield an empty file that takes the place of `path` when it is complete: temporary file, fsync, rename.
 
   Readers see the old content or the new, whole. If several processes write it, the last one's stays.
   """
   temporary = _beside(path, "new")
   try:
+    _make(temporary)
     yield temporary
     with temporary.open("rb") as file:
       os.fsync(file.fileno())
@@ -36,8 +38,11 @@ def replacing_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
   """Yield a file that takes the place of `path` when it is complete, as `replacing_path` does."""
-  with replacing_path(path) as temporary, temporary.open(mode) as file:
-    yield file
+  with replacing_path(path) as temporary:
+    is_text = "b" not in mode
+    encoding, errors = ("utf-8", "backslashreplace") if is_text else (None, None)
+    with temporary.open(mode, encoding=encoding, errors=errors) as file:
+      yield file
 
 
 @contextlib.contextmanager
@@ -75,6 +80,13 @@ def _beside(path: pathlib.Path, what: str) -> pathlib.Path:
   return path.with_name(f".{path.name}.{what}.{os.getpid()}")
 
 
+def _make(path: pathlib.Path) -> None:
+  """Make an empty file that was not there: a link that somebody has laid is removed, and never followed."""
+  # What is there is of a process that was killed and had the same id, or not ours.
+  path.unlink(missing_ok=True)
+  os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666))
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
   """Replace a file as `replacing` does."""
   with replacing(path) as file:
@@ -87,11 +99,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def jsonable(value: Any) -> Any:
-  """Return the value with the numbers that JSON lacks as strings that `float` reads: "NaN", "Infinity", "-Infinity"."""
+  """Return the value with what JSON lacks as strings: numbers as `float` reads them ("NaN", "Infinity", "-Infinity"),
+  and halves of characters written out."""
   if isinstance(value, float) and not math.isfinite(value):
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+  if isinstance(value, str):
+    return storable(value)
   if isinstance(value, Mapping):
-    return {str(key): jsonable(item) for key, item in value.items()}
+    return {storable(str(key)): jsonable(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
     return [jsonable(item) for item in value]
   return value
@@ -119,30 +134,6 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
   return value
 
 
-def read_json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Return the objects of a JSON-lines file, in order, without a last line that an interruption left unfinished.
-
-  Raises:
-    UserError: naming file and line, if another line is not JSON.
-  """
-  lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-  values = []
-  for count, line in enumerate(lines[:-1], start=1):
-    try:
-      values.append(json.loads(line))
-    except ValueError as error:
-      raise UserError(f"{path}, line {count} cannot be read: {error}") from None
-  return values
-
-
-def check_format(path: pathlib.Path, version: Any) -> None:
-  """Raise UserError if a newer version of the project wrote the file."""
-  if not isinstance(version, int) or version > FORMAT:
-    raise ConfigError(
-      f"{path} has format {version}, made by a newer version of trialbook; this one reads up to {FORMAT}"
-    )
-
-
 @contextlib.contextmanager
 def locked(path: pathlib.Path, what: str) -> Iterator[None]:
   """Hold the lock of a file, which is created; it ends with the process, however that ends.
@@ -155,7 +146,13 @@ def locked(path: pathlib.Path, what: str) -> Iterator[None]:
     ConfigError: if another process holds it.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("a+") as file:
+  try:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+  except OSError as error:
+    if error.errno != errno.ELOOP:
+      raise
+    raise ConfigError(f"{path} is a link, which another may have laid; remove it") from None
+  with open(descriptor, "a+") as file:
     _lock(file, what, fcntl.LOCK_EX)
     file.truncate(0)
     file.write(f"{os.getpid()} on {os.uname().nodename}")
@@ -186,14 +183,82 @@ def _lock(file: IO[str], what: str, kind: int) -> None:
     raise ConfigError(f"{what} is in use by process {file.read().strip() or 'unknown'}") from None
 
 
+_SPACE = "what was saved before is intact. Free some space and rerun the same command"
+_REMEDIES = {
+  errno.ENOSPC: _SPACE,
+  errno.EDQUOT: _SPACE,
+  errno.EROFS: _SPACE,
+  errno.EFBIG: "what was saved before is intact. Raise the limit of a file's size (ulimit -f), and rerun the command",
+  errno.EMFILE: "what was saved before is intact. Raise the limit of open files (ulimit -n), and rerun the command",
+  errno.EISDIR: "a file should be there. Move the folder away, and rerun the same command",
+  errno.ENFILE: "what was saved before is intact. Close other programs, and rerun the same command",
+}
+
+
+def limit_problem(error: BaseException, what: str = "") -> str | None:
+  """Return the problem and the remedy if an error stems from a limit of the disk or the process; otherwise None.
+
+  Args:
+    error: or what it was raised from.
+    what: is written.
+  """
+  cause: BaseException | None = error
+  while cause is not None and not (isinstance(cause, OSError) and cause.errno in _REMEDIES):
+    cause = cause.__cause__
+  if not isinstance(cause, OSError):
+    return None
+  named = what or cause.filename or "a file"
+  if cause.errno == errno.EISDIR:
+    named = cause.filename2 or cause.filename  # A rename has the other one first.
+  return f"{named}: {cause.strerror}; {_REMEDIES[cause.errno or 0]}"
+
+
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-  """Turn a disk that is full, read-only or over its quota into a UserError that names `what` is written."""
+  """Turn a disk that is full, read-only or over its quota, or a limit of the process, into a UserError that names
+  `what` is written."""
   try:
     yield
   except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if (problem := limit_problem(error, what)) is None:
       raise
-    raise UserError(
-      f"{what}: {error.strerror}; what was saved before is intact. Free some space and rerun the same command"
-    ) from error
+    raise UserError(problem) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A folder that is in use, which is known again wherever its name leads later.
+
+  Attributes:
+    path: of the folder.
+    identity: device and inode.
+  """
+
+  path: pathlib.Path
+  identity: tuple[int, int]
+
+  @classmethod
+  def of(cls, path: pathlib.Path) -> "Place":
+    """Return the place of a folder, which is there."""
+    status = path.stat()
+    return cls(path, (status.st_dev, status.st_ino))
+
+  def check(self) -> None:
+    """Raise GoneError if the folder was moved or deleted, also if there is another of its name."""
+    with contextlib.suppress(OSError):
+      status = self.path.stat()
+      if (status.st_dev, status.st_ino) == self.identity:
+        return
+    raise GoneError(
+      f"{self.path}: the folder is gone: it was moved or deleted while it was used, and nothing was written in its"
+      " place. Bring it back, and rerun the same command"
+    )
+
+  @contextlib.contextmanager
+  def errors(self) -> Iterator[None]:
+    """Raise GoneError in place of any error that the loss of the folder led to."""
+    try:
+      yield
+    except (OSError, UserError):
+      self.check()
+      raise

@@ -11,6 +11,7 @@ import sys
 import traceback
 from typing import Any
 
+from trialbook.errors import said
 from trialbook.naming import nearest
 
 _ROOMS = ("trainer", "models", "input_pipeline", "launch", "tuning", "experiments")
@@ -71,7 +72,7 @@ def _import_failure(module: str, error: BaseException) -> str:
   if missing is None or not f"{module}.".startswith(f"{missing}."):
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
-    return f"importing {module!r} failed: {type(error).__name__}: {error}{where}"
+    return f"importing {module!r} failed: {said(error)}{where}"
   package = module.partition(".")[0]
   if missing != package:
     # Another package of that name may come first on the path, ours included.

@@ -118,7 +118,10 @@ def list_(options: argparse.Namespace) -> int:
   root = options.root
   if not root.is_dir():
     raise UserError(f"{root}: there is no such folder")
-  rows = tracking.rows(root)
+  shelf = tracking.read(root)
+  rows = shelf.rows
+  for problem in shelf.passed_over:
+    print(f"warning: {problem}", file=sys.stderr)
   if not rows:
     raise UserError(f"{root} has no studies in its folders")
   console = tables.console()

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from trialbook import files
-from trialbook.errors import UserError
+from trialbook.record import shown
+from trialbook.trainer.records import METRICS, check_ends, read_metrics
 from trialbook.tuning.objective import Curve
 
 
@@ -41,14 +42,14 @@ class Logged:
 
 
 class LogFile:
-  """A `Log` that is read from a trial's folder once, when it is first asked for."""
+  """A `Log` that is read from a trial's folder once, when it is first asked for; see `read_log`."""
 
-  def __init__(self, folder: pathlib.Path):
-    self._folder = folder
+  def __init__(self, folder: pathlib.Path, first: int | None, last: int | None, count: int | None):
+    self._folder, self._first, self._last, self._count = folder, first, last, count
 
   @functools.cached_property
   def _log(self) -> Logged:
-    return read_log(self._folder)
+    return read_log(self._folder, self._first, self._last, self._count)
 
   @property
   def curves(self) -> Mapping[str, Curve]:
@@ -63,29 +64,42 @@ class LogFile:
     return self._log.examples
 
 
-def read_log(folder: pathlib.Path) -> Logged:
-  """Return what the trial in a folder has logged until now. Raise UserError if its `metrics.jsonl` cannot be read."""
+def read_log(
+  folder: pathlib.Path, first: int | None = None, last: int | None = None, count: int | None = None
+) -> Logged:
+  """Return what the trial in a folder has logged until now.
+
+  Args:
+    folder: of the trial.
+    first: the step of the first line, where each step has a line; None: steps only increase.
+    last: the step of the last line, where it is known.
+    count: the number of lines, where it is known.
+
+  Raises:
+    UserError: if its `metrics.jsonl` cannot be read, or lines are missing.
+  """
   curves: dict[str, list[tuple[int, float]]] = {}
   class_examples: dict[str, list[int]] = {}
   examples: dict[str, int] = {}
   path = folder / "metrics.jsonl"
-  for number_of_line, line in enumerate(files.read_json_lines(path), start=1):
-    if not isinstance(line, dict) or type(step := line.get("step")) is not int:
-      raise UserError(f"{path}, line {number_of_line} cannot be read: it is no object with a step")
+  lines = read_metrics(folder, first)
+  check_ends(folder, lines, last, count)
+  for number_of_line, line in enumerate(lines, start=1):
+    step = line["step"]
     for name, value in line.items():
-      split, _, last = name.rpartition("/")
+      split, _, kind = name.rpartition("/")
       number: Any = files.number(value)
-      if last == "class_examples":
+      if kind == "class_examples":
         if not isinstance(value, list) or not all(type(count) is int for count in value):
-          raise UserError(f"{path}, line {number_of_line}, {name}: {value!r} should be a list of whole numbers")
+          raise METRICS.error(
+            path, [f"{name} is {shown(value)}, and should be a list of whole numbers"], number_of_line
+          )
         class_examples[name] = value
         examples[split] = sum(value)
-      elif split and last in ("examples", "num_examples"):
+      elif split and kind in ("examples", "num_examples"):
         if not isinstance(number, int | float) or not math.isfinite(number):
-          raise UserError(f"{path}, line {number_of_line}, {name}: {value!r} should be a whole number")
+          raise METRICS.error(path, [f"{name} is {shown(value)}, and should be a whole number"], number_of_line)
         examples[split] = int(number)
       elif name != "step" and isinstance(number, int | float):
         curves.setdefault(name, []).append((step, float(number)))
-  for points in curves.values():
-    points.sort(key=lambda point: point[0])
   return Logged(curves=curves, class_examples=class_examples, examples=examples)

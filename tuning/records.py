@@ -10,15 +10,18 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from trialbook import files
 from trialbook.errors import UserError
+from trialbook.record import Count, Format, Kind, shown, stored
 from trialbook.settings import flat
+from trialbook.trainer.records import Number, config_of
 from trialbook.trainer.workdir import provenance
-from trialbook.tuning.early_stopping import QuantileStopping
-from trialbook.tuning.space.scales import Hyperparameter
+from trialbook.tuning.space.scales import Discrete, Hyperparameter, OneOf, Role
 from trialbook.tuning.study import Objective, Study
 
 if TYPE_CHECKING:
@@ -27,6 +30,51 @@ if TYPE_CHECKING:
 State = Literal["pending", "running", "complete", "infeasible", "failed", "pruned", "stopped"]
 FINAL: tuple[State, ...] = ("complete", "infeasible", "failed", "pruned")
 """States that a trial leaves only if it is run again."""
+
+
+@stored
+class Attempt(TypedDict):
+  """A try to run a trial."""
+
+  worker: NotRequired[str | None]
+  started: float | None
+  finished: NotRequired[float | None]
+  end: NotRequired[str | None]
+  checkpoint: NotRequired[int | None]
+
+
+@stored
+class Summary(TypedDict):
+  """Numbers of the run of a trial that ended."""
+
+  step: NotRequired[Count | None]
+  lines: NotRequired[Count]
+  best_step: NotRequired[Count | None]
+  objective: NotRequired[Number | None]
+  uncharacteristic: NotRequired[str | None]
+  seconds: NotRequired[float]
+  training_seconds: NotRequired[float]
+  compilations: NotRequired[Count]
+  source: NotRequired[str | None]
+  mistake: NotRequired[str | None]
+  reached: NotRequired[tuple[tuple[Count, Number | None], ...]]
+
+
+@stored
+class StoredTrial(TypedDict):
+  """`trial.json`."""
+
+  format: Format
+  trial: Count
+  state: State
+  values: dict[str, Any]
+  changes: dict[str, Any]
+  reason: NotRequired[str | None]
+  attempts: NotRequired[tuple[Attempt, ...]]
+  summary: NotRequired[Summary]
+
+
+TRIAL = Kind(StoredTrial, "Restore the file from a copy, or remove the trial's folder to run the trial again")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,21 +128,20 @@ def trial_folder(study: pathlib.Path, trial: int) -> pathlib.Path:
 def read_trial(folder: pathlib.Path) -> TrialRecord | None:
   """Return the record in a trial's folder; None if there is none. Raise UserError if it cannot be read."""
   path = folder / "trial.json"
-  stored = files.read_json(path)
-  if stored is None:
+  found = TRIAL.read(path)
+  if found is None:
     return None
-  try:
-    files.check_format(path, stored.pop("format"))
-    found = TrialRecord(**{name: _numbers(value) for name, value in stored.items()})
-    _check_types(found)
-    return found
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path} cannot be read: {error}") from None
+  number = found["trial"]
+  if folder.name.isdecimal() and folder.name != trial_folder(folder, number).name:
+    raise TRIAL.error(path, [f"trial is {number}, but the folder is {folder.name}: it was copied or renamed"])
+  known = TrialRecord.__dataclass_fields__.keys() & found.keys()
+  return TrialRecord(**{name: _numbers(found[name]) for name in known})
 
 
 def write_trial(folder: pathlib.Path, record: TrialRecord) -> None:
   """Replace a trial's record, atomically."""
-  folder.mkdir(parents=True, exist_ok=True)
+  # Not its parents: where they are gone, the study is gone.
+  folder.mkdir(exist_ok=True)
   files.write_json(folder / "trial.json", trial_json(record))
 
 
@@ -108,9 +155,103 @@ def read_trials(study: pathlib.Path) -> dict[int, TrialRecord]:
   found = {}
   folders = sorted((study / "trials").iterdir()) if (study / "trials").is_dir() else []
   for folder in folders:
-    if folder.name.isdecimal() and (record := read_trial(folder)) is not None:
+    if folder.is_dir() and folder.name.isdecimal() and (record := read_trial(folder)) is not None:
       found[record.trial] = record
   return dict(sorted(found.items()))
+
+
+@stored
+class StoredObjective(TypedDict):
+  """An `Objective`."""
+
+  metric: str
+  mode: Literal["min", "max"]
+  value: Literal["best", "last", "smoothed"]
+
+
+@stored
+class Parent(TypedDict):
+  """The value of another hyperparameter under which one exists."""
+
+  name: str
+  value: Any
+
+
+@stored
+class StoredHyperparameter(TypedDict):
+  """A `Hyperparameter`; which keys its scale needs is checked by `Hyperparameter.from_json`."""
+
+  role: Role
+  scale: Literal["linear", "log", "reverse_log", "integer", "integer_log", "discrete", "categorical"]
+  min: NotRequired[float | int]
+  max: NotRequired[float | int]
+  values: NotRequired[list[Any]]
+  path: NotRequired[str]
+  parent: NotRequired[Parent | None]
+  sets: NotRequired[Literal["value", "complement", "name", "presence"]]
+  static: NotRequired[bool]
+  inferred: NotRequired[bool]
+
+
+@stored
+class Search(TypedDict):
+  """A search: its name, and its settings."""
+
+  name: str
+  seed: NotRequired[int]
+  per_dimension: NotRequired[int]
+  trials: NotRequired[list[dict[str, Any]]]
+  sampler: NotRequired[str]
+  explore: NotRequired[int]
+  renamed: NotRequired[dict[str, str]]
+
+
+@stored
+class Stopping(TypedDict):
+  """A `QuantileStopping`, and the index of the first trial under it."""
+
+  quantile: float
+  at: list[int | float]
+  after: int
+  since: NotRequired[Count]
+
+
+@stored
+class Session(TypedDict):
+  """A time that a study was worked on."""
+
+  started: NotRequired[float]
+  finished: NotRequired[float | None]
+  programs: NotRequired[dict[str, Count]]
+
+
+@stored
+class StoredStudy(TypedDict):
+  """`study.json`."""
+
+  format: Format
+  name: str
+  goal: str
+  objective: StoredObjective
+  config: dict[str, Any] | None
+  function: str | None
+  hyperparameters: dict[str, StoredHyperparameter]
+  search: Search
+  trials: Count
+  cores_per_trial: Count
+  devices_per_trial: Count
+  max_attempts: Count
+  command: str
+  commit: str | None
+  diff: str
+  created: float
+  warnings: tuple[str, ...]
+  sessions: NotRequired[tuple[Session, ...]]
+  source: NotRequired[str | None]
+  stopping: NotRequired[Stopping | None]
+
+
+STUDY = Kind(StoredStudy, "Restore the file from a copy, or move the study's folder away")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +302,13 @@ class StudyRecord:
   source: str | None = None
   stopping: Mapping[str, Any] | None = None
 
+  @property
+  def first_step(self) -> int | None:
+    """Return the step of the first line of a trial's log, where each step has a line; None where that is not so."""
+    if self.source is not None or (self.config is None and self.function is None):
+      return None
+    return 0 if self.function is None else 1
+
 
 _MAY_CHANGE = ("trials", "max_attempts", "goal", "command", "commit", "diff", "created", "warnings", "sessions")
 
@@ -198,44 +346,66 @@ def read_study(folder: pathlib.Path) -> StudyRecord:
     UserError: if there is none, or it cannot be read.
   """
   path = folder / "study.json"
-  stored = files.read_json(path)
-  if (folder / "trials.csv").exists() and (folder / "curves.csv").exists() and "format" not in (stored or {}):
-    raise UserError(f"{folder} holds tables: first make a study of them, trialbook tune import csv {folder} DIR")
-  if stored is None:
-    raise UserError(f"{folder} holds no study: there is no study.json")
   try:
-    files.check_format(path, stored.pop("format"))
-    config = stored["config"]
-    stored |= {
-      "objective": Objective(**stored["objective"]),
-      "config": None if config is None else _config(config),
-      "warnings": tuple(stored["warnings"]),
-      "sessions": tuple(stored["sessions"]),
-    }
-    for name, one in stored["hyperparameters"].items():
+    found = STUDY.read(path)
+  except UserError:
+    if _holds_tables(folder):
+      raise _tables(folder) from None
+    raise
+  if found is None:
+    raise _tables(folder) if _holds_tables(folder) else UserError(f"{folder} holds no study: there is no study.json")
+  for name, one in found["hyperparameters"].items():
+    try:
       Hyperparameter.from_json(name, one)
-    if stored.get("stopping") is not None:
-      QuantileStopping.from_json(stored["stopping"])
-    return StudyRecord(**stored)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except (KeyError, TypeError, ValueError) as error:
+      raise STUDY.error(path, [f"hyperparameters.{name} is no {one['scale']} scale: {error}"]) from None
+  given = [name for name in ("config", "function") if found[name] is not None]
+  if len(given) > 1 or (not given and found.get("source", "") is None):
+    raise STUDY.error(path, ["a study has either a config or a function"])
+  objective = found["objective"]
+  made = {
+    "objective": Objective(objective["metric"], objective["mode"], objective["value"]),
+    "config": None if found["config"] is None else config_of(found["config"], STUDY, path),
+  }
+  known = StudyRecord.__dataclass_fields__.keys() & found.keys()
+  return StudyRecord(**{name: found[name] for name in known} | made)
 
 
-def _config(stored: Mapping[str, Any]) -> Config:
-  from trialbook.trainer import Config  # It imports flax, which a study of a function does without.
+def check_values(folder: pathlib.Path, study: StudyRecord, trials: Iterable[TrialRecord]) -> None:
+  """Raise UserError if a trial has a hyperparameter that the study has not, or a value that its scale has not."""
+  space = {name: Hyperparameter.from_json(name, one) for name, one in study.hyperparameters.items()}
+  for record in trials:
+    path = trial_folder(folder, record.trial) / "trial.json"
+    for name, value in record.values.items():
+      if name not in space:
+        raise TRIAL.error(path, [f"values.{name} is no hyperparameter of the study"])
+      scale = space[name].scale
+      is_number = isinstance(value, int | float) and not isinstance(value, bool)
+      if isinstance(scale, OneOf | Discrete):
+        is_nan = value != value  # Text such as "NaN" is read as a number, which equals nothing.
+        if not is_nan and value not in map(_numbers, scale.values):
+          raise TRIAL.error(path, [f"values.{name} is {shown(value)}, and should be one of {shown(scale.values)}"])
+      elif not is_number:
+        raise TRIAL.error(path, [f"values.{name} is {shown(value)}, and should be a number"])
 
-  return Config.model_validate_json(json.dumps(stored))
+
+def _holds_tables(folder: pathlib.Path) -> bool:
+  return (folder / "trials.csv").exists() and (folder / "curves.csv").exists()
+
+
+def _tables(folder: pathlib.Path) -> UserError:
+  return UserError(f"{folder} holds tables: first make a study of them, trialbook tune import csv {folder} DIR")
 
 
 def write_study(folder: pathlib.Path, record: StudyRecord) -> None:
   """Replace `study.json`, atomically."""
   folder.mkdir(parents=True, exist_ok=True)
-  stored = {name: getattr(record, name) for name in record.__dataclass_fields__}
-  stored |= {
+  fields = {name: getattr(record, name) for name in record.__dataclass_fields__}
+  fields |= {
     "objective": dataclasses.asdict(record.objective),
     "config": None if record.config is None else record.config.model_dump(mode="json"),
   }
-  files.write_json(folder / "study.json", {"format": files.FORMAT, **stored})
+  files.write_json(folder / "study.json", {"format": files.FORMAT, **fields})
   if record.diff:
     (folder / "study.diff").write_text(record.diff)
 
@@ -257,17 +427,42 @@ def differences(old: StudyRecord, new: StudyRecord) -> list[str]:
   ]
 
 
+@stored
+class StoredRound(TypedDict):
+  """`round.json`."""
+
+  format: Format
+  name: str
+  goal: str
+  studies: list[str]
+
+
+@stored
+class Jobs(TypedDict):
+  """`slurm.json`: the job of each trial."""
+
+  format: Format
+  jobs: dict[str, str]
+
+
+ROUND = Kind(StoredRound, "Restore the file from a copy, or remove it and run the same command again")
+JOBS = Kind(Jobs, "Restore the file from a copy, or cancel the study's jobs and remove it")
+
+
+def read_round_record(folder: pathlib.Path) -> StoredRound | None:
+  """Return `round.json`; None if there is none. Raises UserError."""
+  return ROUND.read(folder / "round.json")
+
+
+def read_jobs(study: pathlib.Path) -> dict[str, str]:
+  """Return the job of each trial, by its number, of a study that was run by Slurm; otherwise {}. Raises UserError."""
+  found = JOBS.read(study / "slurm.json")
+  return {} if found is None else found["jobs"]
+
+
 def study_lock(folder: pathlib.Path) -> pathlib.Path:
   """Return the lock file of a study, which its coordinator holds."""
   return folder / ".study.lock"
-
-
-def _check_types(record: TrialRecord) -> None:
-  """Raise ValueError for a record of wrong types, as somebody else may have written it."""
-  kinds = {"trial": int, "state": str, "values": dict, "changes": dict, "attempts": tuple, "summary": dict}
-  for name, kind in kinds.items():
-    if not isinstance(value := getattr(record, name), kind):
-      raise ValueError(f"{name}: {value!r}")
 
 
 def _numbers(value: Any) -> Any:

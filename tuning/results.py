@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trialbook import escaping
 from trialbook.errors import UserError
 from trialbook.naming import nearest
 from trialbook.paths import as_path
@@ -140,7 +141,7 @@ class StudyResults:
           attempts=len(record.attempts),
           started=record.attempts[-1]["started"] if record.attempts else None,
           folder=trial_folder(folder, record.trial),
-          log=LogFile(trial_folder(folder, record.trial)),
+          log=LogFile(trial_folder(folder, record.trial), study.first_step, *_end_of_log(record)),
           recorded=(record.state, record.reason),
           source=None if summary.get("source") == str(record.trial) else summary.get("source"),
         )
@@ -289,9 +290,8 @@ class StudyResults:
     """Return `rows` as CSV."""
     rows, text = self.rows(), io.StringIO()
     if rows:
-      writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-      writer.writeheader()
-      writer.writerows(rows)
+      writer = csv.writer(text, lineterminator="\n")
+      writer.writerows(map(escaping.spreadsheet, row) for row in [rows[0].keys(), *(row.values() for row in rows)])
     return text.getvalue()
 
 
@@ -299,13 +299,21 @@ def read_results(folder: str | pathlib.Path) -> StudyResults:
   """Return the results of the study in a folder, whether it is still running or not. Raise UserError if there is
   none."""
   folder = as_path(folder)
-  found = StudyResults.of(folder, records.read_study(folder), records.read_trials(folder).values())
+  study, trials = records.read_study(folder), records.read_trials(folder).values()
+  records.check_values(folder, study, trials)
+  found = StudyResults.of(folder, study, trials)
   again = {}
   for path in sorted(folder.glob("reruns/trial_*/study.json")):
     number = path.parent.name.removeprefix("trial_")
     if number.isdecimal():
       again[int(number)] = read_results(path.parent)
   return dataclasses.replace(found, reruns=again)
+
+
+def _end_of_log(record: TrialRecord) -> tuple[int | None, int | None]:
+  """Return the last step and the number of lines of the log of a trial; None where its record does not say that."""
+  ended = record.state in ("complete", "pruned")
+  return (record.summary.get("step"), record.summary.get("lines")) if ended else (None, None)
 
 
 def _hashable(value: Any) -> Any:

@@ -10,7 +10,7 @@ from trialbook.paths import as_path
 from trialbook.tuning import tracking
 from trialbook.tuning.execution.coordinator import prepare, run_study
 from trialbook.tuning.execution.study_folder import check_folder
-from trialbook.tuning.records import read_trials
+from trialbook.tuning.records import StoredRound, read_round_record, read_trials
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.study import Round, Study
 
@@ -52,15 +52,15 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
   path = folder / "round.json"
   record = {"format": files.FORMAT, "name": round_.name, "goal": round_.goal}
   record["studies"] = [study.name for study in round_.studies]
-  stored = files.read_json(path)
+  stored = read_round_record(folder)
   if stored is None:
     if folder.exists() and any(not inside.name.startswith(".") for inside in folder.iterdir()):
       raise UserError(f"{folder} is not empty and holds no round: name another folder")
-  elif any(stored.get(name) != record[name] for name in ("name", "studies")) and any(
+  elif (stored["name"], stored["studies"]) != (record["name"], record["studies"]) and any(
     map(read_trials, folder.iterdir())
   ):
     raise UserError(
-      f"{folder} holds another round, {stored.get('name')!r} of {stored.get('studies')}, of which trials have been run;"
+      f"{folder} holds another round, {stored['name']!r} of {stored['studies']}, of which trials have been run;"
       " name another folder"
     )
   for study in round_.studies:
@@ -74,12 +74,11 @@ def run_round(round_: Round, folder: str | pathlib.Path, **options: Any) -> Mapp
   return results
 
 
-def read_round(folder: pathlib.Path) -> tuple[Mapping[str, Any], list[StudyResults]]:
+def read_round(folder: pathlib.Path) -> tuple[StoredRound, list[StudyResults]]:
   """Return a round's record, and the results of those of its studies that were begun. Raise UserError if there is
   none."""
-  stored = files.read_json(folder / "round.json")
+  stored = read_round_record(folder)
   if stored is None:
     raise UserError(f"{folder} holds no round: there is no round.json")
-  files.check_format(folder / "round.json", stored.get("format"))
   begun = [folder / name for name in stored["studies"] if (folder / name / "study.json").exists()]
   return stored, [read_results(path) for path in begun]

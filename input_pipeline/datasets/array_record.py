@@ -15,13 +15,14 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, NotRequired, cast
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from trialbook import files
-from trialbook.errors import DataError
+from trialbook.errors import DataError, UserError, said
 from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.input_pipeline import source
 from trialbook.input_pipeline.augmentation import Augmentation
@@ -31,10 +32,27 @@ from trialbook.input_pipeline.datasets.plugin import PATTERN
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles, array_record_module, count_records
 from trialbook.input_pipeline.source import Batch, Source
 from trialbook.paths import as_path
+from trialbook.record import Count, Format, Kind, shown, stored
 from trialbook.settings import FilePath, Host, Settings, Static
 
 FORMAT = 1
 _ABOUT = "dataset.json"
+
+
+@stored
+class Written(TypedDict):
+  """`dataset.json`: the fields of an example as (name, dtype, shape), and the files of each split with their counts."""
+
+  format: Format
+  fields: list[tuple[str, str, tuple[Count, ...]]]
+  splits: dict[str, list[tuple[str, Count]]]
+  num_classes: NotRequired[Count | None]
+  normalization: NotRequired[tuple[tuple[float, ...], tuple[float, ...]] | None]
+  notice: NotRequired[str]
+  ignore_label: NotRequired[int | None]
+
+
+DATASET = Kind(Written, "Restore the file from a copy, or write the dataset again with write_array_record", FORMAT)
 
 Decode = Callable[[bytes], Mapping[str, Any]]
 
@@ -96,23 +114,25 @@ class ArrayRecord(Settings):
         raise DataError(str(error)) from error
       splits: dict[str, Any] = {split: Decoded(RecordFiles(files), decode) for split, files in parts.items()}
     else:
-      fields = np.dtype([(name, dtype, tuple(shape)) for name, dtype, shape in (about or {})["fields"]])
+      assert about is not None, "checked above"
+      fields = np.dtype(about["fields"])
       splits = {split: Raw(RecordFiles(files), fields) for split, files in parts.items()}
-    about = about or {}
+    known: dict[str, Any] = dict(about or {})
     return checked(
       f"dataset array_record in {folder}",
       "array_record",
       splits,
-      num_classes=self.num_classes or about.get("num_classes"),
-      normalization=self.normalization or about.get("normalization"),
-      notice=about.get("notice", ""),
-      ignore_label=self.ignore_label if self.ignore_label is not None else about.get("ignore_label"),
+      num_classes=self.num_classes or known.get("num_classes"),
+      normalization=self.normalization or known.get("normalization"),
+      notice=known.get("notice", ""),
+      ignore_label=self.ignore_label if self.ignore_label is not None else known.get("ignore_label"),
     )
 
-  def _parts(self, folder: pathlib.Path, about: dict[str, Any] | None) -> dict[str, list[Part]]:
+  def _parts(self, folder: pathlib.Path, about: Written | None) -> dict[str, list[Part]]:
     found: dict[str, list[Part]] = {}
     if self.files is None:
-      for split, files in (about or {})["splits"].items():
+      assert about is not None, "checked above"
+      for split, files in about["splits"].items():
         if missing := [file for file, _ in files if not (folder / file).is_file()]:
           raise DataError(f"dataset array_record in {folder}: missing {', '.join(missing)}")
         found[split] = [Part(path=folder / file, first=0, count=count) for file, count in files]
@@ -188,7 +208,7 @@ class Decoded:
         examples.append(self.decode(record))
       except Exception as error:
         where = self.files.where(int(index))
-        raise DataError(f"{where}: cannot be decoded: {type(error).__name__}: {error}") from error
+        raise DataError(f"{where}: cannot be decoded: {said(error)}") from error
     return stacked(examples, self.paths)
 
 
@@ -312,18 +332,24 @@ def _one_by_one(examples: Iterable[Mapping[str, Any]] | Mapping[str, np.ndarray]
   return ({key: array[index] for key, array in arrays.items()} for index in range(next(iter(lengths.values()), 0)))
 
 
-def _about(folder: pathlib.Path) -> dict[str, Any] | None:
+def _about(folder: pathlib.Path) -> Written | None:
   path = folder / _ABOUT
-  if not path.exists():
-    return None
   try:
-    about = json.loads(path.read_text())
-    if about["format"] != FORMAT:
-      raise DataError(f"{path}: has format {about['format']}; this version of trialbook reads format {FORMAT}")
-    if not about["fields"] or not about["splits"]:
-      raise DataError(f"{path}: has no fields or no splits")
+    about = DATASET.read(path)
+    if about is not None:
+      for name, dtype, _ in about["fields"]:
+        if not _is_dtype(dtype):
+          raise DATASET.error(path, [f"fields: the dtype of {name} is {shown(dtype)}"])
+      if not about["fields"] or not about["splits"]:
+        raise DATASET.error(path, ["it has no fields or no splits"])
     return about
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    if isinstance(error, DataError):
-      raise
-    raise DataError(f"{path}: was not written by write_array_record: {type(error).__name__}: {error}") from error
+  except UserError as error:
+    raise DataError(str(error)) from None
+
+
+def _is_dtype(name: str) -> bool:
+  try:
+    np.dtype(name)
+  except TypeError:
+    return False
+  return True

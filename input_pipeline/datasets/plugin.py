@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import Field, JsonValue
 
-from trialbook.errors import DataError
+from trialbook.errors import DataError, said
 from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.input_pipeline.augmentation import Augmentation
 from trialbook.input_pipeline.checked_source import checked
@@ -66,7 +66,7 @@ class PluginDataset(Settings):
     except Exception as error:
       if isinstance(error, DataError):
         raise
-      raise DataError(f"{where}: {type(error).__name__}: {error}{_place(error)}") from error
+      raise DataError(f"{where}: {said(error)}{_place(error)}") from error
     data = built if isinstance(built, Data) else Data(splits=cast(Any, built))
     return checked(
       where,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from trialbook.errors import DataError
+from trialbook.errors import DataError, said
 from trialbook.input_pipeline.augmentation import Augmentation
 from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles
@@ -274,5 +274,5 @@ def shard_counts(folder: pathlib.Path) -> dict[str, int]:
         values["SHARD_X_OF_Y"] = f"{index:05d}-of-{len(lengths):05d}"
         counts[template.format(**values)] = length
     return counts
-  except (OSError, ValueError, KeyError) as error:
-    raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    raise DataError(f"{path}: cannot be read: {said(error)}") from error

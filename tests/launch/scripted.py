@@ -23,7 +23,7 @@ host, attempt = int(os.environ["TRIALBOOK_HOST_INDEX"]), int(os.environ["TRIALBO
 here = pathlib.Path(os.environ["TRIALBOOK_TEST_FOLDER"])
 def cause(code, text, about=host):
   (here / "logs").mkdir(exist_ok=True)
-  record = {"code": code, "cause": text, "time": time.time(), "host": about}
+  record = {"format": 1, "code": code, "cause": text, "time": time.time(), "host": about}
   (here / "logs" / f"host_{host}.exit.json").write_text(json.dumps(record))
 def commit(step):
   (here / "checkpoints" / str(step)).mkdir(parents=True)

@@ -70,7 +70,7 @@ def test_a_cause_does_not_spoil_a_good_end():
 def test_only_whole_causes_of_this_attempt_are_read(tmp_path: pathlib.Path):
   logs = tmp_path / "logs"
   logs.mkdir()
-  record = {"code": 75, "cause": "preempted", "time": 100.0, "host": 0}
+  record = {"format": 1, "code": 75, "cause": "preempted", "time": 100.0, "host": 0}
   (logs / "host_0.exit.json").write_text(json.dumps(record))
   (logs / "host_1.exit.json").write_text(json.dumps(record | {"time": 99.0}))
   (logs / "host_2.exit.json").write_text('{"code": 75, "cau')

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import pytest
+from json_lines import read_json_lines
 from scripted import wait_for
 from slurm_cluster import NODES, SlurmCluster, missing, slurm_cluster
 
 from trialbook.errors import UserError
-from trialbook.files import read_json_lines
 from trialbook.launch import slurm
 from trialbook.launch.slurm import JobState, SlurmOptions, SlurmUnavailableError
 

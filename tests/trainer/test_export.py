@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 from in_process_command import run_command
+from json_lines import read_json_lines
 from tiny import mlp, resnet
 
 from trialbook.errors import UserError
-from trialbook.files import read_json_lines
 from trialbook.input_pipeline import load as load_dataset
 from trialbook.input_pipeline.datasets import text
 from trialbook.models.call_modes import Call

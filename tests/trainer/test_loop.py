@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from json_lines import read_json_lines
 from tiny import mlp
 
 from trialbook.errors import InfeasibleError
-from trialbook.files import read_json_lines, write_json
+from trialbook.files import write_json
 from trialbook.trainer.loop import Loop, advance
 from trialbook.trainer.metric_recorder import AHEAD, Recorder
 from trialbook.trainer.progress import RunProgress

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from json_lines import read_json_lines
 from tiny import mlp, numbers
 
 from trialbook.errors import UserError
-from trialbook.files import read_json_lines
 from trialbook.trainer import Config, Programs, evaluation, load, read_result, run, train
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.schedules import Piecewise

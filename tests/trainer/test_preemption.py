@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 from forked import Forked, New, python
+from json_lines import read_json_lines
 from tiny import numbers, state_of
 
 from trialbook import errors
-from trialbook.files import read_json_lines
 
 # It takes tenths of a second, and more on a busy machine; clouds give half a minute.
 SECONDS_TO_LEAVE = 15.0

@@ -100,11 +100,13 @@ def recorded(workdir: pathlib.Path, times: dict[str, float], waiting: float, pla
   """A workdir that holds nothing but the records of 30 steps in three blocks, 10 ms a step but in the first."""
   workdir.mkdir()
   files.write_json(workdir / "config.json", {"format": 1, **mlp(batch_size=50).model_dump(mode="json")})
-  files.write_json(workdir / "run.json", {"format": 1, "times": times, "platform": platform})
-  lines = [{"step": step, "train/loss": 1.0} for step in range(1, 31)]
+  facts = dict.fromkeys(("input_shape", "input_dtype", "num_classes", "num_targets", "normalization"))
+  record = {"format": 1, "status": "running", "step": 0, "started": 0.0, "times": times, "platform": platform}
+  files.write_json(workdir / "run.json", record | {"dataset": {**facts, "name": "digits", "examples": {}}})
+  lines: list[dict[str, float]] = [{"step": step, "train/loss": 1.0} for step in range(1, 31)]
   for step, rate, waited in ((10, 50.0, 0.99), (20, 5000.0, waiting), (30, 5000.0, waiting)):
     lines[step - 1] |= {"examples_per_second": rate, "data_wait_fraction": waited}
-  (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [{"step": 0}, *lines]))
   return workdir
 
 

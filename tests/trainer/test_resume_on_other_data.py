@@ -111,6 +111,8 @@ def record(workdir: pathlib.Path, of: Config, **others: Any) -> None:
     told = {
       "format": 1,
       "status": "running",
+      "step": 2,
+      "started": 0.0,
       "dataset": facts,
       "fingerprints": existing_run.fingerprints(of, dataset),
     } | others

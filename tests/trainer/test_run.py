@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 from forked import ROOT, SECONDS, Forked
+from json_lines import read_json_lines
 from tiny import mlp, numbers, resnet
 
 from trialbook.errors import ConfigError
-from trialbook.files import read_json_lines
 from trialbook.trainer import Config, Programs, run
 
 

@@ -7,10 +7,11 @@ import types
 from typing import Any
 
 import pytest
+from json_lines import read_json_lines
 from tiny import mlp
 
 from trialbook.errors import ConfigError
-from trialbook.files import read_json, read_json_lines
+from trialbook.files import read_json
 from trialbook.trainer import Config, Programs, run
 from trialbook.trainer import config as configs
 from trialbook.trainer.config import Selection

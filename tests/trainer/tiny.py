@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+from json_lines import read_json_lines
 
-from trialbook.files import read_json_lines
 from trialbook.input_pipeline import Augmentation, Digits
 from trialbook.models import MlpConfig, ResNetConfig
 from trialbook.trainer import Averaging, Config, Evaluation

@@ -203,7 +203,7 @@ FOUND = {
   "input_pipeline/datasets/tfds_preparation.py: tfds.as_array_record(folder / filename)",
   "launch/local.py: exit_folder",
   "trainer/config_files.py: __file__",
-  "trainer/debug/session.py: tempfile.gettempdir()",
+  "trainer/debug/session.py: name",
   "trainer/hosts/joining.py: place",
   "trainer/hosts/shutdown_guard.py: folder",
   "trainer/timing.py: 'profile'",

@@ -51,12 +51,12 @@ class Simulation:
       for metric, (steps, values) in (curves or {}).items():
         for step, value in zip(steps, values, strict=True):
           rows.setdefault(int(step), {"step": int(step)})[metric] = float(value)
-      (inside / "metrics.jsonl").write_text(
-        "".join(json.dumps(files.jsonable(r)) + "\n" for _, r in sorted(rows.items()))
-      )
+      steps = range(max(rows, default=-1) + 1)
+      lines = (json.dumps(files.jsonable(rows[step])) if step in rows else f'{{"step": {step}}}' for step in steps)
+      (inside / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
       points = [(s, r[study.objective.metric]) for s, r in sorted(rows.items()) if study.objective.metric in r]
       worth = value_of(study.objective, points) if curves is not None else None
-      _write_run(inside, config, study.objective.metric, worth)
+      _write_run(inside, config, study.objective.metric, rows, worth)
       records.write_trial(
         inside,
         TrialRecord(
@@ -72,12 +72,23 @@ class Simulation:
     return read_results(folder)
 
 
-def _write_run(folder: pathlib.Path, config: Config, metric: str, worth: tuple[int, float] | None) -> None:
+FACTS = dict.fromkeys(("input_shape", "input_dtype", "num_classes", "num_targets", "normalization"))
+"""Facts of a dataset that nobody asks for."""
+
+
+def _write_run(
+  folder: pathlib.Path,
+  config: Config,
+  metric: str,
+  rows: Mapping[int, Mapping[str, float]],
+  worth: tuple[int, float] | None,
+) -> None:
   """Write what `read_result` reads of a run; its value on the test set is that on the validation set."""
   files.write_json(folder / "config.json", {"format": files.FORMAT, **config.model_dump(mode="json")})
-  files.write_json(
-    folder / "run.json", {"format": files.FORMAT, "status": "infeasible" if worth is None else "complete"}
-  )
+  status, dataset = "infeasible" if worth is None else "complete", {**FACTS, "name": "simulated", "examples": {}}
+  record = {"format": files.FORMAT, "status": status, "step": max(rows, default=0), "started": 0.0, "dataset": dataset}
+  files.write_json(folder / "run.json", record)
   if worth is not None and config.evaluation.test:
     name = metric.rpartition("/")[2]
-    files.write_json(folder / "best.json", {"step": worth[0], "checkpoint": "x", "final": {f"test/{name}": worth[1]}})
+    best = {"format": files.FORMAT, "metric": metric, "step": worth[0], "value": rows[worth[0]][metric], "note": None}
+    files.write_json(folder / "best.json", best | {"checkpoint": "x", "final": {f"test/{name}": worth[1]}})

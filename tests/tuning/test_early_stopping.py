@@ -11,10 +11,10 @@ import pruned_functions
 import pytest
 from commands import outcome
 from in_process import run_in_process
+from json_lines import read_json_lines
 from tiny import mlp
 
 from trialbook.errors import UserError
-from trialbook.files import read_json_lines
 from trialbook.tuning import (
   BayesianOptimization,
   Integer,

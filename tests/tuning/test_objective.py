@@ -51,7 +51,7 @@ def test_curves_are_all_numbers_that_were_logged(tmp_path):
   write(
     tmp_path,
     {"step": 0, "validation/loss": 2.5, "validation/class_examples": [3, 7]},
-    {"step": 1, "train/loss": 2.0, "note": "text"},
+    {"step": 1, "train/loss": 2.0},
     {"step": 2, "train/loss": "NaN", "validation/loss": "Infinity", "validation/count": 4},
   )
   found = read_log(tmp_path).curves

@@ -31,9 +31,11 @@ def test_a_line_of_a_log_that_cannot_be_read_is_told_with_file_and_line(tmp_path
     read_log(tmp_path)
 
 
-def test_curves_are_in_the_order_of_steps_whatever_that_of_the_lines(tmp_path):
-  (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "a": {step}}}\n' for step in (5, 2, 7)))
-  assert read_log(tmp_path).curves["a"] == [(2, 2.0), (5, 5.0), (7, 7.0)]
+@pytest.mark.parametrize("steps", [(5, 2, 7), (2, 2, 5)])
+def test_lines_that_are_not_in_the_order_of_steps_are_told(tmp_path, steps):
+  (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "a": {step}}}\n' for step in steps))
+  with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 .* moved"):
+    read_log(tmp_path)
 
 
 def test_json_that_is_too_deep_is_told_and_its_neighbours_are_listed(tmp_path):
@@ -42,7 +44,7 @@ def test_json_that_is_too_deep_is_told_and_its_neighbours_are_listed(tmp_path):
   (tmp_path / "runs/deep/study.json").write_text("[" * 100_000)
   with pytest.raises(UserError, match=r"deep/study\.json cannot be read"):
     read_results(tmp_path / "runs/deep")
-  assert len(tracking.rows(tmp_path / "runs")) == 1
+  assert len(tracking.read(tmp_path / "runs").rows) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from json_lines import read_json_lines
 from simulated_trainings import Simulation
 
 from trialbook import files
@@ -50,13 +51,13 @@ def test_a_clear_gain_is_adopted_after_few_seeds_and_becomes_the_baseline(tmp_pa
   seeds = {config.seed for config in simulation.ran}
   assert BASELINE.seed not in seeds
   assert stored_config(tmp_path / "baseline").optimizer.learning_rate == 0.2
-  (line,) = files.read_json_lines(tmp_path / "baseline" / "adoptions.jsonl")
+  (line,) = read_json_lines(tmp_path / "baseline" / "adoptions.jsonl")
   assert line["numbers"]["decision"] == "adopt"
   # The same call decides the same, and neither trains nor records anything again.
   count = len(simulation.ran)
   again = adopt.run(Lab(folder=tmp_path / "adopt", config=BASELINE, runner=simulation), candidate=candidate(tmp_path))
   assert (again.verdict, len(simulation.ran)) == (found.verdict, count)
-  assert len(files.read_json_lines(tmp_path / "baseline" / "adoptions.jsonl")) == 1
+  assert len(read_json_lines(tmp_path / "baseline" / "adoptions.jsonl")) == 1
 
 
 def test_a_loss_is_rejected_and_a_gain_below_the_margin_too(tmp_path):

@@ -4,9 +4,9 @@ import pathlib
 
 import numpy as np
 import pytest
+from json_lines import read_json_lines
 from simulated_trainings import Simulation
 
-from trialbook import files
 from trialbook.errors import UserError
 from trialbook.trainer import Config
 from trialbook.tuning.findings.statistics.points import feasible, points_of
@@ -55,7 +55,7 @@ def test_it_ends_near_the_best_within_its_budget(tmp_path):
   # The test set is looked at in the end, once.
   tested = [number for number, config in enumerate(simulation.ran) if config.evaluation.test]
   assert tested == [*range(len(simulation.ran) - 3, len(simulation.ran))]
-  assert len(files.read_json_lines(tmp_path / "test_looks.jsonl")) == 1
+  assert len(read_json_lines(tmp_path / "test_looks.jsonl")) == 1
 
 
 def test_it_moves_a_space_that_does_not_hold_the_best(tmp_path):

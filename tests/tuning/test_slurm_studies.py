@@ -10,11 +10,11 @@ import sys
 import time
 
 import pytest
+from json_lines import read_json_lines
 from slurm_cluster import NODES, missing, slurm_cluster
 
 from trialbook import errors
 from trialbook.errors import UserError
-from trialbook.files import read_json_lines
 from trialbook.tuning import Halton, Log, Minimize, Study
 from trialbook.tuning.execution.slurm_jobs import parse_options
 from trialbook.tuning.records import FINAL, read_trials, trial_folder

@@ -1,11 +1,16 @@
 import csv
 import dataclasses
+import io
+import json
 import shutil
 
 import pytest
 import quadratics
+from in_process import run_in_process
+from in_process_command import run_command
 
-from trialbook.tuning import read_results, records, tracking
+from trialbook import errors
+from trialbook.tuning import read_results, records, run_study, tracking
 from trialbook.tuning.records import read_study, write_study
 
 
@@ -41,7 +46,7 @@ def test_reproduction_is_the_code_its_changes_and_the_command(shelf):
     read_study(shelf / "curves"), commit="0123456789abcdef", diff="--- a", command="trialbook tune run --study=s.py"
   )
   write_study(shelf / "curves", record)
-  (row,) = tracking.rows(shelf)
+  (row,) = tracking.read(shelf).rows
   checkout, apply, command = row["reproduce"].split("; ")
   assert checkout == "git checkout 0123456789ab"
   assert apply == f"git apply {shelf / 'curves' / 'study.diff'}"
@@ -55,7 +60,7 @@ def test_uncommitted_changes_lie_beside_the_study(tmp_path, shelf):
 
 def test_without_a_repository_reproduction_is_the_command(shelf):
   add(shelf, "curves", commit=None, diff="", command="python -m mine")
-  assert tracking.rows(shelf)[0]["reproduce"] == "python -m mine"
+  assert tracking.read(shelf).rows[0]["reproduce"] == "python -m mine"
 
 
 def test_studies_of_rounds_are_in_the_table_in_order_of_their_creation(shelf):
@@ -73,7 +78,7 @@ def test_studies_of_rounds_are_in_the_table_in_order_of_their_creation(shelf):
 def test_a_study_that_cannot_be_read_hides_no_other(shelf):
   (shelf / "broken").mkdir()
   (shelf / "broken" / "study.json").write_text("{")
-  assert [row["study"] for row in tracking.rows(shelf)] == ["curves"]
+  assert [row["study"] for row in tracking.read(shelf).rows] == ["curves"]
 
 
 def test_the_table_for_people_says_the_same_whatever_is_in_the_words(shelf):
@@ -113,3 +118,63 @@ def test_the_table_of_trials_is_that_of_the_results(shelf):
   tracking.write_trials(shelf / "curves", results)
   assert (shelf / "curves" / "trials.csv").read_text() == results.csv()
   assert records.read_trials(shelf / "curves").keys() == {0, 1, 2, 3}
+
+
+DAMAGES = {
+  "created": ("study.json", lambda text: text.replace('"created": ', '"created": null, "was": ')),
+  "attempts": ("trials/0000/trial.json", lambda text: json.dumps({**json.loads(text), "attempts": [{}]})),
+  "nested": ("study.json", lambda text: "[" * 100_000),
+  "round": ("../round.json", lambda text: "{"),
+  "folder": ("trials/0001/trial.json", None),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_neighbour_is_named_and_stops_no_study(shelf, name, capsys):
+  file, change = DAMAGES[name]
+  shutil.copytree(shelf / "curves", shelf / "neighbour/inner")
+  path = shelf / "neighbour/inner" / file
+  if change is None:
+    path.unlink()
+    path.mkdir()
+  else:
+    path.write_text(change(path.read_text() if path.exists() else ""))
+  results = run_study(quadratics.study(), shelf / "mine", executor=run_in_process, progress=True)
+  assert results.count("complete") == 3
+  assert f"neighbour{'/inner' if name != 'round' else ''}" in capsys.readouterr().err
+  assert [row["study"] for row in table(shelf)] == ["curves", "curves"]
+  assert "is left out" in (shelf / "studies.md").read_text()
+  for command in ("list", "index"):
+    code, output, told = run_command(capsys, "tune", command, shelf)
+    assert code == errors.DONE
+    assert "is left out" in told
+    assert path.name in told
+    assert command == "index" or "mine" in output
+  assert "mine" in (shelf / "studies.html").read_text()
+
+
+def test_a_table_that_cannot_be_written_stops_no_study(shelf, capsys):
+  (shelf / "studies.csv").mkdir()
+  assert run_study(quadratics.study(), shelf / "mine", executor=run_in_process, progress=True).count("complete") == 3
+  assert "studies.csv cannot be written" in capsys.readouterr().err
+
+
+def test_names_of_others_are_text_in_every_table(shelf):
+  add(shelf, "javascript:x) (y", name="<script>alert(1)</script>", goal="=HYPERLINK(1) [a](javascript:b)", diff="")
+  tracking.update(shelf)
+  (line,) = [line for line in (shelf / "studies.md").read_text().splitlines() if "script" in line]
+  assert r"\<script\>" in line
+  assert r"\[a\](javascript:b)" in line
+  assert "(javascript%3Ax%29%20%28y/study.json)" in line
+  row = next(row for row in table(shelf) if "script" in row["study"])
+  assert row["goal"] == "'=HYPERLINK(1) [a](javascript:b)"
+
+
+def test_values_of_others_are_no_formulas_in_the_table_of_trials(shelf):
+  folder = shelf / "curves"
+  stored = json.loads((folder / "trials/0000/trial.json").read_text())
+  (folder / "trials/0000/trial.json").write_text(json.dumps({**stored, "state": "failed", "reason": "@SUM(1)"}))
+  with io.StringIO(read_results(folder).csv()) as file:
+    (first, *_) = csv.DictReader(file)
+  assert first["reason"] == "'@SUM(1)"
+  assert float(first["x"]) == -0.5

@@ -1,29 +1,59 @@
 """Checkpoints: written while training continues, verified when read, kept by our own records. Orbax holds the arrays.
 
 A checkpoint is a folder named by its step, holding the state as a flat mapping from names such as
-`params/output/kernel` to arrays, and for each array its shape, dtype and checksum as metadata. The folder gets
-its name by a rename when everything is in it, so one that has a name is whole, or was damaged later.
+`params/output/kernel` to arrays, and as metadata the step, the id of the run, and for each array its shape, dtype and
+checksum. The folder gets its name by a rename when everything is in it, so one that has a name is whole, or was damaged
+later.
 """
 
 import concurrent.futures
 import errno
+import os
 import pathlib
+import resource
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NotRequired
 
 import jax
 import jax.numpy as jnp
+import pydantic
+import pydantic_core
 from absl import logging
+from typing_extensions import TypedDict
 
 from trialbook import files
 from trialbook.errors import ConfigError, UserError
 from trialbook.models.batch_norm import spread
+from trialbook.naming import step_of
+from trialbook.record import Count, sentences, stored
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.checkpoints.checksums import by_name, checksums
+from trialbook.trainer.records import read_best, read_fork, read_run
 from trialbook.trainer.sharding import is_rows, replicated
 
-_ARRAYS = "arrays"
+
+@stored
+class SavedArray(TypedDict):
+  """Shape, dtype and checksum of an array."""
+
+  shape: tuple[Count, ...]
+  dtype: str
+  checksum: Count
+
+
+@stored
+class Saved(TypedDict):
+  """The metadata of a checkpoint; earlier versions saved neither the step nor the id of the run."""
+
+  arrays: dict[str, SavedArray]
+  step: NotRequired[Count]
+  run: NotRequired[str]
+
+
+_FILES = 8
+"""Files that a save opens at the same time. Where there is no room for them, Orbax's threads would wait for ever."""
+_SAVED = pydantic.TypeAdapter(Saved)
 _LEFTOVERS = (".removed", ".incomplete")
 
 
@@ -36,16 +66,16 @@ class OtherStateError(UserError):
 
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
-  """Return the steps that have a checkpoint, in order."""
+  """Return the steps that have a checkpoint, in order; folders with other names are none."""
   names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-  return sorted(int(name) for name in names if name.isdigit())
+  return sorted(step for name in names if (step := step_of(name)) is not None)
 
 
 def find_step(workdir: pathlib.Path, step: str | int) -> int:
   """Return the step of a checkpoint by "best", "last" or number. Raises ConfigError, naming those there are."""
   saved = saved_steps(workdir / "checkpoints")
-  best = (files.read_json(workdir / "best.json") or {}).get("step")
-  found = {"best": best, "last": saved[-1] if saved else None}.get(str(step), step)
+  best = read_best(workdir)
+  found = {"best": best and best["step"], "last": saved[-1] if saved else None}.get(str(step), step)
   if str(found) not in map(str, saved):
     known = ", ".join(map(str, saved)) or "none"
     raise ConfigError(f"{workdir} has no checkpoint {str(step)!r}; available: {known}")
@@ -59,6 +89,8 @@ class Saver:
     folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
     to_keep: the steps among those given that are to stay; asked after each evaluation, everything else goes.
     tell: called in the thread with the steps that are committed, before any checkpoint is removed.
+    run: id of the run.
+    place: its workdir, which Orbax would make anew if it is gone.
     lead: whether this is the host that decides and removes; all hosts save.
   """
 
@@ -67,6 +99,8 @@ class Saver:
     folder: pathlib.Path,
     to_keep: Callable[[list[int]], Iterable[int]],
     tell: Callable[[list[int]], None],
+    run: str = "",
+    place: files.Place | None = None,
     *,
     lead: bool = True,
   ):
@@ -75,7 +109,8 @@ class Saver:
     for path in folder.iterdir() if lead else ():
       if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
         shutil.rmtree(path, ignore_errors=True)
-    self._folder, self._to_keep, self._tell, self._lead = folder, to_keep, tell, lead
+    self._folder, self._to_keep, self._tell, self._run, self._lead = folder, to_keep, tell, run, lead
+    self._place = place
     self._checkpointer = _orbax().AsyncCheckpointer(_handler())
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
@@ -125,12 +160,13 @@ class Saver:
       name: {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": known[name]}
       for name, array in arrays.items()
     }
+    metadata = {"arrays": described, "step": step, "run": self._run}
     path = self._folder / str(step)
+    if self._place is not None:
+      self._place.check()
     _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
     try:
-      self._checkpointer.save(
-        path.resolve(), args=_orbax().args.PyTreeSave(arrays), custom_metadata={_ARRAYS: described}
-      )
+      self._checkpointer.save(path.resolve(), args=_orbax().args.PyTreeSave(arrays), custom_metadata=metadata)
     except Exception as error:
       raise _as_os_error(error, path) from error
 
@@ -153,13 +189,44 @@ class Saver:
       shutil.rmtree(doomed)
 
 
-def describe(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Return name -> shape, dtype, checksum of each array in a checkpoint. Raises DamagedCheckpointError."""
+def describe(path: pathlib.Path) -> dict[str, SavedArray]:
+  """Return name -> shape, dtype, checksum of each array in a checkpoint.
+
+  Raises:
+    DamagedCheckpointError: if its metadata cannot be read, or it is that of another step or run.
+  """
+  return _metadata(path)["arrays"]
+
+
+def run_of(path: pathlib.Path) -> str | None:
+  """Return the id of the run that saved a checkpoint; None if it was not saved. Raises as `describe`."""
+  return _metadata(path).get("run")
+
+
+def _metadata(path: pathlib.Path) -> Saved:
+  """Return the metadata of a checkpoint. Raises as `describe`."""
   try:
     metadata = _checkpointer().metadata(path.resolve())
-    return dict(metadata.custom_metadata[_ARRAYS])
+    saved = _SAVED.validate_json(pydantic_core.to_json(metadata.custom_metadata), strict=True)
+    for array in saved["arrays"].values():
+      jnp.dtype(array["dtype"])
+  except pydantic.ValidationError as error:
+    raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {'; '.join(sentences(error))}") from error
   except Exception as error:
     raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {_first_line(error)}") from error
+  if saved.get("step", step_of(path.name)) != step_of(path.name):
+    raise DamagedCheckpointError(f"{path}: it is the checkpoint of step {saved.get('step')}, copied or renamed")
+  if (by := saved.get("run")) and by not in (known := _runs(path.parent.parent)) and known:
+    raise DamagedCheckpointError(f"{path}: it was saved by another run ({by}, not {known[0]}), and copied")
+  return saved
+
+
+def _runs(workdir: pathlib.Path) -> list[str]:
+  """Return the ids of the runs whose checkpoints a workdir may hold: its own, and of a fork the one forked from."""
+  run, fork = read_run(workdir), read_fork(workdir)
+  ids = [None if run is None else run.get("id"), None if fork is None else fork.get("run")]
+  # Without its own, nothing is known.
+  return [one for one in ids if one] if ids[0] else []
 
 
 def check(path: pathlib.Path, template: Any, *, whole: bool) -> None:
@@ -282,7 +349,11 @@ def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | Non
   for step in reversed(steps):
     try:
       check(folder / str(step), template, whole=True)
-      return step, restore(folder / str(step), template)
+      state = restore(folder / str(step), template)
+      # Earlier versions saved the step in the state alone.
+      if isinstance(state, Mapping) and (held := int(state.get("step", step))) != step:
+        raise DamagedCheckpointError(f"{folder / str(step)}: it holds the state after step {held}, copied or renamed")
+      return step, state
     except DamagedCheckpointError as error:
       logging.error("damaged checkpoint: %s", error)
       damages.append(str(error))
@@ -334,10 +405,28 @@ def _handler() -> Any:
 
 def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
   """Raise OSError if a checkpoint of this size does not fit. Orbax would report that only as a long stack trace."""
+  largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+  # Orbax may write all arrays into one file of up to 2 GB.
+  if largest != resource.RLIM_INFINITY and largest < (needed := min(num_bytes + 2**16, 2**31)):
+    told = f"a checkpoint needs files of {needed / 1e6:,.2f} MB, but the limit is {largest / 1e6:,.2f} MB"
+    raise OSError(errno.EFBIG, f"File too large: {told}")
+  most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+  opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+  if most != resource.RLIM_INFINITY and most - opened < _FILES:
+    told = f"a checkpoint needs {_FILES}, but {opened} of {most} are open"
+    raise OSError(errno.EMFILE, f"Too many open files: {told}")
   needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
   if free < needed:
     text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free"
     raise OSError(errno.ENOSPC, text)
+
+
+_LIMITS = {
+  "no space left": errno.ENOSPC,
+  "too many open files": errno.EMFILE,
+  "file too large": errno.EFBIG,
+  "resource_exhausted": errno.ENOSPC,
+}
 
 
 def _first_line(error: BaseException) -> str:
@@ -348,5 +437,6 @@ def _as_os_error(error: Exception, path: pathlib.Path) -> OSError:
   """Return the error as an OSError. Orbax reports a full disk as a text, with whatever type its writer has."""
   if isinstance(error, OSError) and error.errno is not None:
     return error
-  full = "no space left" in str(error).lower() or "resource_exhausted" in str(error).lower()
-  return OSError(errno.ENOSPC if full else errno.EIO, f"{path} could not be saved: {_first_line(error)}")
+  text = str(error).lower()
+  number = next((number for words, number in _LIMITS.items() if words in text), errno.EIO)
+  return OSError(number, f"{path} could not be saved: {_first_line(error)}")

@@ -307,7 +307,8 @@ def open_session(config: Config, *, eager: bool) -> Session:
     update={"batch_size": _groups(config, min(config.batch_size, BATCH_SIZE)), "gradient_accumulation": 1}
   )
   # A run's folder that is not there: debug mode leaves nothing.
-  prepared = preflight.prepare(small, pathlib.Path(tempfile.gettempdir(), "of-no-run", "debug"))
+  with tempfile.TemporaryDirectory(prefix="trialbook-debug-") as name:
+    prepared = preflight.prepare(small, pathlib.Path(name, "run"))
   config, dataset, task = prepared.config, prepared.dataset, prepared.task
 
   try:

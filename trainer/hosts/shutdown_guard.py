@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from trialbook import errors
-from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError, exit_code
+from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError, exit_code, said
 from trialbook.trainer.config import Job
 from trialbook.trainer.hosts import joining
 from trialbook.trainer.hosts.channel import END, Message, end
@@ -89,7 +89,7 @@ class Guard:
     try:
       yield
     except BaseException as error:
-      self.record(exit_code(error), f"{type(error).__name__}: {error}")
+      self.record(exit_code(error), said(error))
       raise
     finally:
       self._log.close()
@@ -124,7 +124,7 @@ class Guard:
         # Where a peer is lost, collectives fail, under many names, and the loss is the cause. Its news may come a
         # moment later; it ends this process.
         time.sleep(_NEWS_SECONDS)
-      self._announce(exit_code(error), f"{type(error).__name__}: {error}")
+      self._announce(exit_code(error), said(error))
       raise
 
   def leave(self, code: int, cause: str) -> None:

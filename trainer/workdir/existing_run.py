@@ -1,7 +1,6 @@
 """A workdir that may hold a run already: whether this run may resume there, and from where; one process at a time."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -9,16 +8,14 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic
-
-from trialbook import files
-from trialbook.errors import ConfigError, OtherDataError, UserError
-from trialbook.files import check_format, check_unlocked
+from trialbook.errors import OtherDataError, UserError
+from trialbook.files import check_unlocked
 from trialbook.input_pipeline import Dataset, Fingerprint
 from trialbook.input_pipeline.fingerprint import same as same_fingerprint
 from trialbook.settings import leaves
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
+from trialbook.trainer.records import read_config, read_metrics, read_run
 
 _TOLERANCE = 1e-5
 """Relative tolerance for statistics of the data: another machine may have computed other last bits."""
@@ -46,8 +43,8 @@ def problems(workdir: pathlib.Path, config: Config) -> list[str]:
     if not (workdir / "config.json").exists():
       return []
     stored = stored_config(workdir)
-    files.read_json(workdir / "run.json")
-    files.read_json_lines(workdir / "metrics.jsonl")
+    read_run(workdir)
+    read_metrics(workdir)
   except UserError as error:
     return error.problems
   except OSError as error:
@@ -93,8 +90,9 @@ def is_begun(workdir: pathlib.Path) -> bool:
 
   Such a run has ended, or has a checkpoint.
   """
-  record = files.read_json(workdir / "run.json") or {}
-  return record.get("status") in ("complete", "infeasible") or bool(storage.saved_steps(workdir / "checkpoints"))
+  record = read_run(workdir)
+  has_ended = record is not None and record["status"] in ("complete", "infeasible")
+  return has_ended or bool(storage.saved_steps(workdir / "checkpoints"))
 
 
 def fork_hint(workdir: pathlib.Path) -> str:
@@ -107,21 +105,23 @@ def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) ->
 
   Raises DataError if the data cannot be read.
   """
-  record = files.read_json(workdir / "run.json") or {}
-  before, now = record.get("dataset", {}), json.loads(json.dumps(dataclasses.asdict(dataset.info)))
+  record = read_run(workdir)
+  if record is None:
+    return []
+  before, now = record["dataset"], dataclasses.asdict(dataset.info)
   found = [
     f"{split}: the run has {count:,} examples, the data {now['examples'].get(split, 0):,}"
-    for split, count in before.get("examples", {}).items()
+    for split, count in before["examples"].items()
     if now["examples"].get(split) != count
   ]
   # Earlier versions recorded no fingerprints, or others; other facts may be new as well.
-  recorded = {split: one for split, one in record.get("fingerprints", {}).items() if isinstance(one, Mapping)}
+  recorded = record.get("fingerprints", {})
   if recorded:
     found += [
       f"{split}: same number of examples, different content"
       for split, one in fingerprints(config, dataset).items()
-      if split in recorded
-      and not same_fingerprint(recorded[split], one)
+      if isinstance(earlier := recorded.get(split), dict)
+      and not same_fingerprint(earlier, one)
       and now["examples"][split] == before["examples"].get(split)
     ]
   return found + [
@@ -158,15 +158,7 @@ def stored_config(workdir: pathlib.Path) -> Config:
   Raises:
     ConfigError: if there is none, it cannot be read, or a newer version wrote it.
   """
-  path = workdir / "config.json"
-  try:
-    stored = json.loads(path.read_text())
-    check_format(path, stored.pop("format"))
-    return Config.model_validate_json(json.dumps(stored))
-  except FileNotFoundError:
-    raise ConfigError(f"{workdir} holds no run: there is no config.json") from None
-  except (OSError, KeyError, TypeError, ValueError, pydantic.ValidationError) as error:
-    raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+  return read_config(workdir / "config.json")
 
 
 def differences(old: Config, new: Config, kinds: tuple[str, ...], *, layout: bool) -> dict[str, tuple[Any, Any]]:
@@ -193,7 +185,7 @@ def differences(old: Config, new: Config, kinds: tuple[str, ...], *, layout: boo
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
   """Return whether the run in `workdir` is complete and `config` (resolved) asks for no more steps."""
-  record = files.read_json(workdir / "run.json") or {}
-  if record.get("status") == "complete":
-    return record["step"] >= config.max_train_steps
-  return record.get("status") == "infeasible"
+  record = read_run(workdir)
+  if record is not None and record["status"] == "complete":
+    return (record["step"] or 0) >= config.max_train_steps
+  return record is not None and record["status"] == "infeasible"

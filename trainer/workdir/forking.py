@@ -7,6 +7,7 @@ from typing import Any
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.records import read_fork
 from trialbook.trainer.workdir import step_lines
 
 
@@ -45,8 +46,10 @@ def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
     raise UserError(f"--fork={source}: there is no checkpoint")
   step, _ = restored
   shutil.copy(source / "metrics.jsonl", workdir / "metrics.jsonl")
-  step_lines.cut_lines(workdir / "metrics.jsonl", step)
-  files.write_json(workdir / "fork.json", _record(source) | {"step": step})
+  step_lines.cut_lines(workdir, step)
+  saved_by = storage.run_of(source / "checkpoints" / str(step))
+  record = _record(source) | {"step": step} | ({"run": saved_by} if saved_by else {})
+  files.write_json(workdir / "fork.json", record)
   (workdir / "checkpoints").mkdir(exist_ok=True)
   incomplete = workdir / "checkpoints" / f"{step}.incomplete"
   shutil.rmtree(incomplete, ignore_errors=True)
@@ -57,7 +60,8 @@ def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
 
 def step(workdir: pathlib.Path) -> int:
   """Return the step that the run in a workdir was forked at; 0 if it is not a fork."""
-  return (files.read_json(workdir / "fork.json") or {}).get("step", 0)
+  fork = read_fork(workdir)
+  return 0 if fork is None else fork["step"]
 
 
 def _record(source: pathlib.Path) -> dict[str, Any]:
@@ -65,5 +69,6 @@ def _record(source: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_copied(source: pathlib.Path, workdir: pathlib.Path) -> bool:
-  fork = files.read_json(workdir / "fork.json") or {}
-  return fork.get("source") == _record(source)["source"] and bool(storage.saved_steps(workdir / "checkpoints"))
+  fork = read_fork(workdir)
+  is_of_source = fork is not None and fork["source"] == _record(source)["source"]
+  return is_of_source and bool(storage.saved_steps(workdir / "checkpoints"))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trialbook import errors, files
+from trialbook.errors import ConfigError
+from trialbook.trainer.records import BEST, Best, check_ends, read_best, read_metrics, read_run, values_of
 from trialbook.trainer.workdir.existing_run import stored_config
 from trialbook.trainer.workdir.selection import History
 
@@ -50,25 +52,40 @@ class RunResult:
 def read_result(workdir: pathlib.Path) -> RunResult:
   """Return the result of the run in `workdir`. Raises ConfigError if none can be read."""
   config = stored_config(workdir)
-  record, best = (files.read_json(workdir / name) or {} for name in ("run.json", "best.json"))
-  lines = files.read_json_lines(workdir / "metrics.jsonl")
-  history = History.read(workdir / "metrics.jsonl", config.selection)
-  last = {name: files.number(value) for name, value in (lines[-1] if lines else {}).items() if name != "step"}
-  best_step = best.get("step")
-  final = {name: files.number(value) for name, value in best.get("final", {}).items()}
-  evaluated = history.evaluations.get(best_step, {}) if best_step is not None else {}
+  record, best = read_run(workdir), read_best(workdir)
+  lines = read_metrics(workdir)
+  history = History.of(lines, config.selection)
+  if record is not None and record["status"] == "complete":
+    check_ends(workdir, lines, record["step"] or 0)
+  last = values_of(lines[-1]) if lines else {}
+  best_step = None if best is None else best["step"]
+  final = {} if best is None else values_of(best["final"])
+  evaluated = _selected(workdir, history, best)
+  checkpoint = None if best is None else best["checkpoint"]
   # Without a checkpoint, what was evaluated after the run is of its last state.
-  last_final, best_final = ({}, final) if best.get("checkpoint") else (final, {})
+  last_final, best_final = ({}, final) if checkpoint else (final, {})
   return RunResult(
     workdir=workdir,
-    status=record.get("status", "running"),
-    reason=record.get("reason"),
-    step=record.get("step", 0),
+    status="running" if record is None else record["status"],
+    reason=None if record is None else record.get("reason"),
+    step=0 if record is None else record["step"] or 0,
     metrics=last | history.latest | last_final,
     best_step=best_step,
     best={**evaluated, **best_final},
-    checkpoint=workdir / best["checkpoint"] if best.get("checkpoint") else None,
-    note=best.get("note"),
-    notice=record.get("notice"),
-    seconds=record["finished"] - record["started"] if "finished" in record else None,
+    checkpoint=workdir / checkpoint if checkpoint else None,
+    note=None if best is None else best["note"],
+    notice=None if record is None else record.get("notice"),
+    seconds=record["finished"] - record["started"] if record is not None and "finished" in record else None,
   )
+
+
+def _selected(workdir: pathlib.Path, history: History, best: Best | None) -> Mapping[str, Any]:
+  """Return the evaluation that `best.json` names. Raise ConfigError if `metrics.jsonl` has another or none there."""
+  if best is None or best["step"] is None:
+    return {}
+  evaluated = history.evaluations.get(best["step"], {})
+  if evaluated.get(history.metric) != files.number(best["value"]):
+    problem = f"{history.metric} at step {best['step']} is {best['value']}"
+    other = f"and metrics.jsonl has {evaluated.get(history.metric)} there"
+    raise ConfigError(BEST.error(workdir / "best.json", [f"{problem}, {other}"]).problems)
+  return evaluated

@@ -4,16 +4,19 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from trialbook import files
-from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError
+from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError, said
 from trialbook.input_pipeline import Dataset
+from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
 from trialbook.trainer.evaluation_schedule import checkpoint_due
 from trialbook.trainer.metric_recorder import Recorder
 from trialbook.trainer.program import Program
+from trialbook.trainer.records import Run, read_fork, read_metrics, read_run
 from trialbook.trainer.workdir import provenance, step_lines
 from trialbook.trainer.workdir.existing_run import differences, fingerprints, stored_config
 from trialbook.trainer.workdir.selection import History
@@ -28,8 +31,10 @@ class RunRecord:
     dataset: the run's.
     input_range: the smallest and the largest number among training inputs, see `Prepared`; None: not finite.
     program: the program, if it was made for this run.
+    place: the workdir once it is open.
 
   Attributes:
+    id: of the run, which its checkpoints have too; once it has begun.
     step: number of updates applied so far.
   """
 
@@ -40,9 +45,10 @@ class RunRecord:
     dataset: Dataset,
     input_range: tuple[float, float] | None,
     program: Program | None,
+    place: files.Place | None = None,
   ):
     self._folder, self._config, self._started = folder, config, time.time()
-    self.step = 0
+    self.step, self.id, self._place = 0, "", place
     self._record: dict[str, Any] = {
       "format": files.FORMAT,
       "status": "running",
@@ -70,9 +76,10 @@ class RunRecord:
       UserError: if the records say that there were checkpoints, and there is none; or the other way round.
     """
     metrics = self._folder / "metrics.jsonl"
-    earlier = files.read_json(self._folder / "run.json")
+    earlier = read_run(self._folder)
     before = self._config if earlier is None else stored_config(self._folder)
-    history = History.read(metrics, self._config.selection)
+    lines = read_metrics(self._folder)
+    history = History.of(lines, self._config.selection)
     if restored_step is None:
       # A save waits for the one before it, so with three of them due one must have been committed.
       if sum(checkpoint_due(before, step) for step in history.evaluations) > 2:
@@ -80,7 +87,7 @@ class RunRecord:
           f"{self._folder} has the records of a run up to step {max(history.evaluations)}, but no checkpoint;"
           " remove the workdir to start from the beginning"
         )
-    elif restored_step > max((line["step"] for line in files.read_json_lines(metrics)), default=-1):
+    elif restored_step > (lines[-1]["step"] if lines else -1):
       raise UserError(
         f"{metrics} ends before step {restored_step}, that of the newest checkpoint;"
         " remove the workdir to start from the beginning"
@@ -91,14 +98,16 @@ class RunRecord:
         f" {self._config.max_train_steps}; increase it, or choose another --workdir"
       )
     if metrics.exists():
-      step_lines.cut_lines(metrics, -1 if restored_step is None else restored_step)
+      step_lines.cut_lines(self._folder, -1 if restored_step is None else restored_step)
     if earlier is not None:
       changed = differences(before, self._config, kinds=("host",), layout=True)
       self._record["changed"] = {path: list(values) for path, values in changed.items()}
-      if earlier.get("git") == self._record["git"]:
-        earlier.pop("git", None)  # As it is now: a diff may be long.
-      self._record["earlier"] = [*earlier.pop("earlier", []), earlier]
-    self._record |= {"restored_step": restored_step, "step": restored_step or 0}
+      # A diff may be long, and stands here if it is as it is now.
+      left_out = ("earlier", *(["git"] if earlier.get("git") == self._record["git"] else []))
+      own = {name: value for name, value in earlier.items() if name not in left_out}
+      self._record["earlier"] = [*earlier.get("earlier", []), own]
+    self.id = self._identity(earlier, restored_step)
+    self._record |= {"id": self.id, "restored_step": restored_step, "step": restored_step or 0}
     self.step = restored_step or 0
     config = {"format": files.FORMAT, **self._config.model_dump(mode="json")}
     files.write_json(self._folder / "config.json", config)
@@ -107,10 +116,18 @@ class RunRecord:
       return f"continues from the checkpoint of step {restored_step:,}"
     return "starts from the beginning" + ("" if earlier is None else ": no checkpoint had been committed")
 
+  def _identity(self, earlier: Run | None, restored_step: int | None) -> str:
+    """Return the run's id: the recorded one, that of its checkpoint if the record is lost, or a new one."""
+    known = None if earlier is None else earlier.get("id")
+    if known is None and restored_step is not None and read_fork(self._folder) is None:
+      known = storage.run_of(self._folder / "checkpoints" / str(restored_step))
+    return known or uuid.uuid4().hex
+
   def preempted_steps(self, config: Config) -> set[int]:
     """Return where processes before this one were stopped and saved, without a checkpoint being due."""
-    record = files.read_json(self._folder / "run.json") or {}
-    steps = {entry["step"] for entry in record.get("earlier", []) if entry.get("status") == "preempted"}
+    record = read_run(self._folder)
+    earlier = [] if record is None else record.get("earlier", [])
+    steps = {entry["step"] or 0 for entry in earlier if entry["status"] == "preempted"}
     return {step for step in steps if not checkpoint_due(config, step)}
 
   @contextlib.contextmanager
@@ -133,7 +150,7 @@ class RunRecord:
       status = "stopped"
       raise
     except BaseException as error:
-      reason = f"{type(error).__name__}: {error}"
+      reason = said(error)
       raise
     finally:
       self._record |= {
@@ -150,4 +167,6 @@ class RunRecord:
           self._write()
 
   def _write(self) -> None:
+    if self._place is not None:
+      self._place.check()
     files.write_json(self._folder / "run.json", self._record)

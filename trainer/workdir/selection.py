@@ -20,6 +20,7 @@ from trialbook.trainer.evaluation_schedule import TRAIN_SUBSET
 from trialbook.trainer.hosts.shutdown_guard import Guard
 from trialbook.trainer.overrides import nearest
 from trialbook.trainer.program import Program
+from trialbook.trainer.records import read_metrics
 from trialbook.trainer.train_step import State
 
 BYTE, TOKEN = "bits_per_byte", "bits_per_token"
@@ -69,10 +70,15 @@ class History:
     self.passing: set[int] = set()
 
   @classmethod
-  def read(cls, path: pathlib.Path, selection: Selection) -> "History":
-    """Return the history in a `metrics.jsonl`; an empty one if there is no such file."""
+  def read(cls, workdir: pathlib.Path, selection: Selection) -> "History":
+    """Return the history in the `metrics.jsonl` of a workdir; an empty one if there is no such file."""
+    return cls.of(read_metrics(workdir), selection)
+
+  @classmethod
+  def of(cls, lines: Iterable[Mapping[str, Any]], selection: Selection) -> "History":
+    """Return the history in the lines of a `metrics.jsonl`."""
     history = cls(selection)
-    for line in files.read_json_lines(path) if path.exists() else []:
+    for line in lines:
       values = {name: files.number(value) for name, value in line.items() if _EVALUATED.match(name)}
       if history.metric.endswith(f"/{TOKEN}"):
         for name in [name for name in values if name.endswith(f"/{BYTE}")]:

@@ -7,14 +7,15 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trialbook.files import jsonable, read_json_lines, write_text
+from trialbook.files import jsonable, write_text
+from trialbook.trainer.records import read_metrics
 
 
-def cut_lines(path: pathlib.Path, last_step: int) -> None:
-  """Remove all lines after those of `last_step`, atomically."""
-  steps = [line["step"] for line in read_json_lines(path)]
-  lines = path.read_text(errors="replace").split("\n")
-  write_text(path, "".join(f"{line}\n" for line, step in zip(lines, steps, strict=False) if step <= last_step))
+def cut_lines(workdir: pathlib.Path, last_step: int, first: int = 0) -> None:
+  """Remove all lines after that of `last_step` from `metrics.jsonl`, atomically. Raises UserError as `read_metrics`."""
+  path = workdir / "metrics.jsonl"
+  kept = sum(line["step"] <= last_step for line in read_metrics(workdir, first))
+  write_text(path, "".join(f"{line}\n" for line in path.read_text().split("\n")[:kept]))
 
 
 class StepLines:

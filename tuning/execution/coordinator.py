@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialbook import files
 from trialbook.command_line import this_command
-from trialbook.errors import UserError
+from trialbook.errors import GoneError, UserError
 from trialbook.launch.watch import signals_to
 from trialbook.paths import as_path
 from trialbook.trainer.evaluation_schedule import evaluation_steps
@@ -168,10 +168,12 @@ def run_study(
   with files.locked(records.study_lock(folder), str(folder)), files.disk_errors(str(folder)), signals_to(events), made:
     # Another coordinator may have worked here until a moment ago.
     existing = check_folder(folder, new)
-    coordinator = Coordinator(
-      folder, planned, made, StudyProgress(planned.trials, enabled=progress), existing, retry_failed
-    )
-    coordinator.run()
+    place = files.Place.of(folder)
+    with place.errors():
+      coordinator = Coordinator(
+        place, planned, made, StudyProgress(planned.trials, enabled=progress), existing, retry_failed
+      )
+      coordinator.run()
   return read_results(folder)
 
 
@@ -180,17 +182,19 @@ class Coordinator:
 
   def __init__(
     self,
-    folder: pathlib.Path,
+    place: files.Place,
     planned: PlannedStudy,
     executor: Executor,
     progress: StudyProgress,
     existing: StudyRecord | None,
     retry_failed: bool,
   ):
-    self._folder, self._planned, self._executor, self._progress = folder, planned, executor, progress
+    self._place, self._folder, folder = place, place.path, place.path
+    self._planned, self._executor, self._progress = planned, executor, progress
     if existing is None:
       # Of another study perhaps, of which no trial came to anything.
       shutil.rmtree(folder / "trials", ignore_errors=True)
+    (folder / "trials").mkdir(exist_ok=True)
     self._trials = records.read_trials(folder)
     if (last := max(self._trials, default=-1)) >= planned.trials:
       raise UserError(f"trials = {planned.trials}: {folder} has trial {last} already, counted from 0")
@@ -238,6 +242,7 @@ class Coordinator:
       if record.state == "running" and trial not in self._running:
         self._write(interrupted(record, "the coordinator was lost"))
     self._tables_due = 0.0
+    self._told: set[str] = set()
     self._session: list[TrialRecord] = []
     # Of a search that looks at results, those that were asked for and not ended; else all that are left.
     self._pending = [
@@ -284,13 +289,14 @@ class Coordinator:
       self._progress.note("Stopping: running trials save their state first.")
       self._stop()
       raise KeyboardInterrupt from None
-    except StudyError:
+    except (StudyError, GoneError):
       self._stop()
       raise
     finally:
       session = {**self._record.sessions[-1], "finished": time.time(), "programs": dict(self._executor.programs)}
       self._record = dataclasses.replace(self._record, sessions=(*self._record.sessions[:-1], session))
-      with contextlib.suppress(OSError) if sys.exc_info()[0] else contextlib.nullcontext():
+      with contextlib.suppress(OSError, GoneError) if sys.exc_info()[0] else contextlib.nullcontext():
+        self._place.check()
         records.write_study(self._folder, self._record)
         self._tables(at_once=True)
 
@@ -390,9 +396,12 @@ class Coordinator:
 
   def _stop(self) -> None:
     for ended in self._executor.stop():
-      self._take(ended._replace(stopped=True))
+      # Where the folder is gone, that is what ended the study, and there is nothing to record the trials in.
+      with contextlib.suppress(GoneError):
+        self._take(ended._replace(stopped=True))
 
   def _write(self, record: TrialRecord) -> None:
+    self._place.check()
     records.write_trial(trial_folder(self._folder, record.trial), record)
     self._trials[record.trial] = record
 
@@ -401,7 +410,11 @@ class Coordinator:
     if not at_once and time.monotonic() < self._tables_due:
       return
     self._tables_due = time.monotonic() + _TABLES_EVERY_SECONDS
+    self._place.check()
     tracking.write_trials(self._folder, StudyResults.of(self._folder, self._record, self._trials.values()))
     if at_once:
       # It reads all studies there, which may be many.
-      tracking.update(self._folder.resolve().parent)
+      for problem in tracking.update(self._folder.resolve().parent):
+        if problem not in self._told:
+          self._told.add(problem)
+          self._progress.note(f"table of studies: {problem}")

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
-from trialbook import files
 from trialbook.errors import UserError
 from trialbook.launch import slurm
 from trialbook.launch.job_exit import describe
@@ -22,6 +21,7 @@ from trialbook.tuning.execution.executor import Ended, InterruptedStudyError
 from trialbook.tuning.execution.trial_states import Cost, StudyError
 from trialbook.tuning.execution.worker import START
 from trialbook.tuning.plan import PlannedTrial
+from trialbook.tuning.records import read_jobs
 
 # To save; a large model takes minutes, and a second signal does not wait.
 _LEAVING_SECONDS = 600.0
@@ -83,7 +83,7 @@ class LocalWorkers:
     Raises:
       UserError: if jobs of a cluster run some of them.
     """
-    jobs = (files.read_json(self._study / "slurm.json") or {}).get("jobs", {})
+    jobs = read_jobs(self._study)
     mine = [jobs[str(trial)] for trial in unfinished if str(trial) in jobs]
     try:
       running = [job for job, state in slurm.states(mine).items() if state.phase != "ended"] if mine else []
@@ -230,7 +230,7 @@ class _Worker:
     programs_before: int,
   ):
     self.log = study / "logs" / f"worker_{index}.log"
-    self.log.parent.mkdir(parents=True, exist_ok=True)
+    self.log.parent.mkdir(exist_ok=True)
     self.trial: int | None = None
     self.is_ready = False
     self.programs_before = programs_before

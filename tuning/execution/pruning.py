@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trialbook import files
+from trialbook.trainer.records import read_run
 from trialbook.trainer.workdir.step_lines import cut_lines
 from trialbook.tuning.curves import read_log
 from trialbook.tuning.early_stopping import QuantileStopping, Standing, Verdict, verdicts
@@ -77,14 +78,14 @@ class RuleAtWork:
     step, _ = record.summary[REACHED][verdict.at]
     reason = self.reason(record, verdict)
     if (folder / "metrics.jsonl").exists():
-      cut_lines(folder / "metrics.jsonl", step)
+      cut_lines(folder, step, self.study.first_step or 0)
     # Which checkpoints there are depends on when the decision was made, so none stays.
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "best.json").unlink(missing_ok=True)
     for path in (folder / "predictions").glob("*.npz"):
       if path.stem.isdecimal() and int(path.stem) > step:
         path.unlink()
-    if (run := files.read_json(folder / "run.json")) is not None and run.get("status") != "pruned":
+    if (run := read_run(folder)) is not None and run["status"] != "pruned":
       files.write_json(folder / "run.json", {**run, "status": "pruned", "reason": reason})
     attempts = list(record.attempts)
     if attempts:

@@ -17,7 +17,7 @@ from trialbook.naming import nearest
 from trialbook.tuning.execution.executor import Ended, InterruptedStudyError
 from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.plan import PlannedTrial
-from trialbook.tuning.records import FINAL, read_study, read_trial, trial_folder
+from trialbook.tuning.records import FINAL, read_jobs, read_study, read_trial, trial_folder
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.study import Study
 
@@ -87,7 +87,7 @@ class SlurmJobs:
 
   def adopt(self, unfinished: Sequence[int]) -> set[int]:
     """Return the trials whose jobs wait or run."""
-    stored = (files.read_json(self._study / "slurm.json") or {}).get("jobs", {})
+    stored = read_jobs(self._study)
     jobs = {trial: stored[str(trial)] for trial in unfinished if str(trial) in stored}
     states = self._states(jobs.values(), patiently=True)
     self._jobs = {trial: job for trial, job in jobs.items() if job in states and states[job].phase != "ended"}
@@ -119,9 +119,8 @@ class SlurmJobs:
       except slurm.SlurmUnavailableError:
         self._pause(_POLL_SECONDS)
     self._jobs |= dict(zip(trials, jobs, strict=True))
-    stored = files.read_json(self._study / "slurm.json") or {"format": files.FORMAT, "jobs": {}}
-    stored["jobs"] |= {str(trial): job for trial, job in zip(trials, jobs, strict=True)}
-    files.write_json(self._study / "slurm.json", stored)
+    known = read_jobs(self._study) | {str(trial): job for trial, job in zip(trials, jobs, strict=True)}
+    files.write_json(self._study / "slurm.json", {"format": files.FORMAT, "jobs": known})
 
   def wait(self, seconds: float) -> list[Ended]:
     """Ask the cluster now and then; return what ended. Raise InterruptedStudyError after a signal."""

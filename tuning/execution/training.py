@@ -1,6 +1,5 @@
 """A trial that is a training: its run, a few steps of it that tell the cost, and what it comes to."""
 
-import errno
 import functools
 import pathlib
 import tempfile
@@ -8,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from trialbook import files
-from trialbook.errors import BrokenDataError, ConfigError, OtherDataError, UserError
+from trialbook.errors import BrokenDataError, ConfigError, GoneError, OtherDataError, UserError
 from trialbook.naming import nearest
 from trialbook.trainer import Guard, Programs, RunResult
 from trialbook.trainer import run as train
+from trialbook.trainer.records import Process, Run, read_run
 from trialbook.trainer.train import Judge
 from trialbook.trainer.workdir import existing_run
 from trialbook.tuning.curves import read_log
@@ -73,7 +73,10 @@ def run_training(
   folder = trial_folder(study, record.trial)
   checked = functools.partial(_with_the_objective, of.objective, judge)
   config = of.config.override(record.changes)
-  data_of = _first_on_the_same_data(study, record)
+  try:
+    data_of = _first_on_the_same_data(study, record)
+  except UserError as error:
+    raise StudyError(error.problems) from None  # The record of another trial.
   try:
     result = train(config, folder, programs=programs, guard=guard, data_of=data_of, judge=checked)
   except OtherDataError as error:
@@ -91,7 +94,7 @@ def run_training(
     )
     raise StudyError([*(f"trial {record.trial}: {cause}" for cause in error.causes), *hint]) from None
   except UserError as error:
-    if _is_of_the_disk(error):
+    if isinstance(error, GoneError) or _is_of_the_disk(error):
       raise StudyError([f"trial {record.trial}: {problem}" for problem in error.problems]) from None
     raise MistakeError("; ".join(error.problems), kind_of(str(error))) from None
   summary = _summary(of.objective, result, folder)
@@ -142,12 +145,12 @@ def measure(study: pathlib.Path, changes: Mapping[str, Any], programs: Programs)
     return None  # It may be of these values only.
   except Exception:
     return None  # The trial will run into it, where it is recorded.
-  times, steps = record["times"], max(record["step"], 1)
+  times, steps = record.get("times", {}), max(record["step"] or 0, 1)
   in_steps = sum(times.get(name, 0.0) for name in ("dispatch", "wait_for_device", "wait_for_data"))
-  return Cost(in_steps / steps, times.get("evaluation", 0.0) / 2, record["compilation_seconds"])
+  return Cost(in_steps / steps, times.get("evaluation", 0.0) / 2, record.get("compilation_seconds", 0.0))
 
 
-def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) -> dict[str, Any]:
+def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) -> Run:
   """Return the `run.json` of a few steps with a trial's changes, which share its program and need the study's
   objective."""
   assert of.config is not None
@@ -168,7 +171,9 @@ def _few_steps(of: StudyRecord, trial: Mapping[str, Any], programs: Programs) ->
   config = config.resolved().override(changes)
   with tempfile.TemporaryDirectory(prefix="trialbook-measure-") as folder:
     train(config, folder, programs=programs)
-    return files.read_json(pathlib.Path(folder) / "run.json") or {}
+    record = read_run(pathlib.Path(folder))
+    assert record is not None, "the run has written it"
+    return record
 
 
 def _with_the_objective(objective: Objective, judge: Judge, step: int, values: Mapping[str, Any]) -> str | None:
@@ -225,17 +230,13 @@ def _in_words_of_the_study(of: StudyRecord, error: UserError) -> list[str]:
 
 def _is_of_the_disk(error: BaseException | None) -> bool:
   """Return whether an error stems from a disk that is full or cannot be written: other trials would meet it too."""
-  while error is not None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-      return True
-    error = error.__cause__
-  return False
+  return error is not None and files.limit_problem(error) is not None
 
 
 def _summary(objective: Objective, result: RunResult, folder: pathlib.Path) -> dict[str, Any]:
   """Return numbers of all processes that worked on a run."""
-  run = files.read_json(folder / "run.json") or {}
-  processes = [*run.get("earlier", []), run]
+  run = read_run(folder)
+  processes: list[Process] = [] if run is None else [*run.get("earlier", []), run]
   times = [process.get("times", {}) for process in processes]
   training = ("dispatch", "wait_for_device", "wait_for_data", "evaluation")
   log = read_log(folder)

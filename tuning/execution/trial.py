@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from trialbook import files
-from trialbook.errors import ConfigError, InfeasibleError, TryAgainError, UserError
+from trialbook.errors import ConfigError, InfeasibleError, TryAgainError, UserError, said
 from trialbook.import_attribute import import_attribute
 from trialbook.trainer import Guard, Programs
 from trialbook.trainer.train import Judge
@@ -90,8 +90,11 @@ def run_trial(
     except StudyError as error:
       _write_if_possible(folder, interrupted(_now(watch, record), str(error)))
       raise
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
       raise
+    except SystemExit as error:
+      reason = f"the trial's code called sys.exit({error.code!r}); it should return its metrics, or raise an exception"
+      record = mistaken(_now(watch, record), "failed", reason, "sys.exit")
     except Exception as error:
       record = _after(error, _now(watch, record), folder, of.max_attempts)
     # The earlier trials may have come to where this one is compared after it did.
@@ -154,8 +157,8 @@ def _after(error: Exception, record: TrialRecord, folder: pathlib.Path, max_atte
   if isinstance(error, MistakeError):
     return mistaken(record, "failed", str(error), error.kind)
   if _is_out_of_device_memory(error):
-    return ended(record, "infeasible", f"out of device memory: {str(error).splitlines()[0]}")
-  (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+    return ended(record, "infeasible", f"out of device memory: {_first_line(error)}")
+  files.write_text(folder / "traceback.txt", "".join(traceback.format_exception(error)))
   record = crashed(folder, record, _first_line(error), max_attempts)
   return dataclasses.replace(record, summary={**record.summary, MISTAKE: f"raised {type(error).__qualname__}"})
 
@@ -211,7 +214,7 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path, judge: Jud
   path = folder / "metrics.jsonl"
   path.unlink(missing_ok=True)
   begun = time.perf_counter()
-  state, reason, names = "complete", None, set()
+  state, reason, names, step = "complete", None, set(), 0
   with path.open("a") as file:
     returned = None
     try:
@@ -236,11 +239,11 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path, judge: Jud
     raise without(of.function, metric, names)
   if state == "complete" and found["objective"] is None:
     state, reason = "infeasible", f"{metric} was never finite"
-  return Outcome(state, reason, {"seconds": seconds, "training_seconds": seconds, **found})
+  return Outcome(state, reason, {"step": step, "seconds": seconds, "training_seconds": seconds, **found})
 
 
 def _first_line(error: Exception) -> str:
-  return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+  return said(error).splitlines()[0]
 
 
 def _is_out_of_device_memory(error: Exception) -> bool:

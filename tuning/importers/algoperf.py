@@ -8,12 +8,12 @@ tells apart. (The format: github.com/mlcommons/algorithmic-efficiency, `submissi
 
 import csv
 import dataclasses
-import json
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
+from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
 from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial, plain
@@ -135,12 +135,12 @@ def _trial(path: pathlib.Path, submission: pathlib.Path, problems: list[str], no
       notes.append(f"{name} has no {file}")
   values = {}
   try:
-    stored = json.loads((path / "hparams.json").read_text())
-    values = {key: plain(value) for key, value in stored.items()}
-  except FileNotFoundError:
-    notes.append(f"{name} has no hparams.json: its hyperparameters are unknown")
-  except (OSError, ValueError, AttributeError) as error:
-    problems.append(f"{path / 'hparams.json'} cannot be read: {error}")
+    stored = files.read_json(path / "hparams.json")
+    if stored is None:
+      notes.append(f"{name} has no hparams.json: its hyperparameters are unknown")
+    values = {key: plain(value) for key, value in (stored or {}).items()}
+  except UserError as error:
+    problems += error.problems
   in_steps = [times[one] for one in ("accumulated_submission_time", "accumulated_eval_time") if one in times]
   return SourceTrial(
     source=name,

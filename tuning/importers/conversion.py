@@ -202,6 +202,7 @@ def _trial(
   times = {"seconds": trial.seconds, "training_seconds": trial.training_seconds}
   summary = {
     "step": max((steps[-1][0] for steps in curves.values()), default=0),
+    "lines": len({step for points in curves.values() for step, _ in points}),
     "best_step": worth and worth[0],
     "objective": worth and worth[1],
     "uncharacteristic": unusual,

@@ -24,7 +24,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trialbook.errors import UserError
+from trialbook.errors import UserError, said
 from trialbook.naming import nearest
 from trialbook.paths import as_path
 from trialbook.tuning.importers import inferred, metric_names
@@ -118,7 +118,7 @@ def _opened(path: pathlib.Path) -> "Iterator[optuna.storages.BaseStorage]":
     try:
       yield JournalStorage(JournalFileBackend(str(path)))
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-      raise UserError(f"{unreadable}; {type(error).__name__}: {error}") from None
+      raise UserError(f"{unreadable}; {said(error)}") from None
     return
   place = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro"
   storage = None

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
+from typing_extensions import TypedDict
 
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
+from trialbook.record import Kind, stored
 from trialbook.settings import find, leaves
 from trialbook.trainer import Config
 from trialbook.trainer.config_files import load_config
@@ -322,6 +324,20 @@ def _conclusion(
   )
 
 
+@stored
+class Adoption(TypedDict):
+  """A line of `adoptions.jsonl`: a config that became the baseline."""
+
+  adopted: str
+  origin: str
+  evidence: str
+  numbers: dict[str, Any]
+  config: dict[str, Any]
+
+
+ADOPTIONS = Kind(Adoption, "Restore the file from a copy, or move it away to begin another record", version=None)
+
+
 def _record(
   lab: Lab, record: str | pathlib.Path | None, config: Config, numbers: Mapping[str, Any], origin: str
 ) -> pathlib.Path:
@@ -336,9 +352,9 @@ def _record(
     "config": config.model_dump(mode="json"),
   }
   path = folder / "adoptions.jsonl"
-  known = files.read_json_lines(path) if path.exists() else []
+  known = ADOPTIONS.lines(path)
   # A second call of the same procedure decides the same, and is the same adoption.
-  if not any(one.get("evidence") == line["evidence"] and one.get("config") == line["config"] for one in known):
+  if not any(one["evidence"] == line["evidence"] and one["config"] == line["config"] for one in known):
     files.write_text(path, "".join(json.dumps(files.jsonable(one)) + "\n" for one in [*known, line]))
   return folder / "config.json"
 

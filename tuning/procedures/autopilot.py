@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from trialbook import files
+from trialbook import escaping, files
 from trialbook.errors import UserError
 from trialbook.settings import find
 from trialbook.trainer import Config
@@ -304,8 +304,8 @@ def logbook(entries: Sequence[Entry], budget: int | None) -> str:
   spent = 0
   for number, entry in enumerate(entries, start=1):
     spent += entry.steps
-    lines += [f"## {number}. {entry.stage}", "", entry.decision, ""]
-    lines += [f"- {sentence}" for sentence in entry.evidence]
+    lines += [f"## {number}. {entry.stage}", "", escaping.markdown(entry.decision), ""]
+    lines += [f"- {escaping.markdown(sentence)}" for sentence in entry.evidence]
     of = f" of {budget:,}" if budget is not None else ""
     lines += ["", f"Cost: {entry.steps:,} steps; {spent:,}{of} so far.", ""]
   return "\n".join(lines)

@@ -4,9 +4,12 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired
 
-from trialbook import files
+from typing_extensions import TypedDict
+
+from trialbook import escaping, files
+from trialbook.record import Format, Kind, stored
 from trialbook.trainer import Config
 from trialbook.tuning.procedures import drawing
 from trialbook.tuning.reporting.plain import plain
@@ -51,6 +54,26 @@ class Conclusion:
     return plain({"format": FORMAT, **dataclasses.asdict(self)})
 
 
+@stored
+class StoredConclusion(TypedDict):
+  """`conclusion.json`."""
+
+  format: Format
+  procedure: str
+  id: str
+  verdict: str
+  evidence: list[str]
+  changes: dict[str, Any] | None
+  numbers: dict[str, Any]
+  actions: list[str]
+  table: list[dict[str, Any]]
+  plots: NotRequired[dict[str, dict[str, Any]]]
+
+
+_REMEDY = "Restore the file from a copy, or remove it and run the same command again"
+CONCLUSION = Kind(StoredConclusion, _REMEDY, FORMAT)
+
+
 def write(conclusion: Conclusion, folder: pathlib.Path, config: Config, studies: Sequence[str], cost: str) -> None:
   """Write `conclusion.json`, `conclusion.md`, its pictures, and the recommended config as `recommended/config.json`.
 
@@ -61,7 +84,7 @@ def write(conclusion: Conclusion, folder: pathlib.Path, config: Config, studies:
     studies: names of the folders of its studies.
     cost: of its trainings, in words.
   """
-  stored = conclusion.as_json() | {"studies": list(studies), "cost": cost, "config": config.model_dump(mode="json")}
+  record = conclusion.as_json() | {"studies": list(studies), "cost": cost, "config": config.model_dump(mode="json")}
   pictures = "".join(f"\n![{name}]({name}.svg)\n" for name in conclusion.plots)
   folder.mkdir(parents=True, exist_ok=True)
   files.write_text(folder / "conclusion.md", markdown(conclusion, studies, cost) + pictures)
@@ -69,7 +92,7 @@ def write(conclusion: Conclusion, folder: pathlib.Path, config: Config, studies:
     write_config(config.override(dict(conclusion.changes)), folder / "recommended")
   drawing.write(conclusion.plots, folder)
   # Last: whoever finds it finds the others.
-  files.write_json(folder / "conclusion.json", stored)
+  files.write_json(folder / "conclusion.json", record)
 
 
 def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
@@ -82,36 +105,36 @@ def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
 
 def read(folder: pathlib.Path) -> Conclusion | None:
   """Return the conclusion in a folder; None if there is none. Raise UserError if it cannot be read."""
-  path = folder / "conclusion.json"
-  stored = files.read_json(path)
-  if stored is None:
+  found = CONCLUSION.read(folder / "conclusion.json")
+  if found is None:
     return None
-  files.check_format(path, stored.get("format"))
-  names = {field.name for field in dataclasses.fields(Conclusion)}
-  return Conclusion(**{name: value for name, value in stored.items() if name in names})
+  fields: dict[str, Any] = {name: found[name] for name in Conclusion.__dataclass_fields__.keys() & found.keys()}
+  return Conclusion(**fields)
 
 
 def markdown(conclusion: Conclusion, studies: Sequence[str] = (), cost: str = "") -> str:
   """Return the conclusion as text."""
-  lines = [f"# {conclusion.procedure} ({conclusion.id})", "", conclusion.verdict, ""]
-  lines += [f"- {sentence}" for sentence in conclusion.evidence]
+  lines = [f"# {conclusion.procedure} ({conclusion.id})", "", escaping.markdown(conclusion.verdict), ""]
+  lines += [f"- {escaping.markdown(sentence)}" for sentence in conclusion.evidence]
   if conclusion.table:
     columns = list(conclusion.table[0])
-    lines += ["", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += ["", f"| {' | '.join(map(escaping.markdown, columns))} |", f"|{'---|' * len(columns)}"]
     lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in conclusion.table]
   if conclusion.changes is not None:
     flags = " ".join(f"--set {path}={_flag(value)}" for path, value in conclusion.changes.items())
-    lines += ["", f"Recommended: `{flags}`" if flags else "Recommended: the config as it is."]
-  lines += [""] + [f"- Next: {sentence}" for sentence in conclusion.actions] if conclusion.actions else []
+    lines += ["", f"Recommended: {escaping.markdown_code(flags)}" if flags else "Recommended: the config as it is."]
+  lines += (
+    [""] + [f"- Next: {escaping.markdown(sentence)}" for sentence in conclusion.actions] if conclusion.actions else []
+  )
   if studies:
-    lines += ["", f"Studies: {', '.join(studies)}."]
+    lines += ["", f"Studies: {escaping.markdown(', '.join(studies))}."]
   if cost:
-    lines += ["", f"Cost: {cost}."]
+    lines += ["", f"Cost: {escaping.markdown(cost)}."]
   return "\n".join(lines) + "\n"
 
 
 def _cell(value: Any) -> str:
-  return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+  return "" if value is None else f"{value:.4g}" if isinstance(value, float) else escaping.markdown(value)
 
 
 def _flag(value: Any) -> str:

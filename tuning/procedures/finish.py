@@ -15,9 +15,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
+from trialbook.record import Kind, stored
 from trialbook.trainer.workdir.results import read_result
 from trialbook.tuning.findings.statistics.expansion import places_of
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_of, unit_of, value_at
@@ -167,13 +170,27 @@ def _outside(results: StudyResults, best: TriedPoint, space: Sequence[Hyperparam
   return changes
 
 
+@stored
+class Look(TypedDict):
+  """A line of `test_looks.jsonl`: a look at a test set."""
+
+  dataset: Any
+  by: str
+  looked: str
+
+
+LOOKS = Kind(
+  Look, "Restore the file from a copy; without it, earlier looks at the test set are not counted", version=None
+)
+
+
 def _record_look(path: pathlib.Path, lab: Lab, dataset: Any) -> int:
   """Record a look at a dataset's test set, and return how many there have been, this one included."""
-  known = files.read_json_lines(path) if path.exists() else []
+  known = LOOKS.lines(path)
   mine = {"dataset": dataset, "by": str(lab.folder.resolve())}
-  same = [one for one in known if one.get("dataset") == dataset]
-  if any(one.get("by") == mine["by"] for one in same):
-    return [one.get("by") for one in same].index(mine["by"]) + 1
+  same = [one["by"] for one in known if one["dataset"] == dataset]
+  if mine["by"] in same:
+    return same.index(mine["by"]) + 1
   line = mine | {"looked": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
   path.parent.mkdir(parents=True, exist_ok=True)
   files.write_text(path, "".join(json.dumps(files.jsonable(one)) + "\n" for one in [*known, line]))

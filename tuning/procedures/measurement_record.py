@@ -5,20 +5,37 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.progress import ProgressLine
+from trialbook.record import Format, Kind, stored
 from trialbook.settings import KINDS
-from trialbook.trainer import Config
+from trialbook.trainer.records import config_of
 from trialbook.trainer.workdir.existing_run import differences
 from trialbook.tuning.procedures.lab import Lab
-from trialbook.tuning.procedures.step_measurement import Machine, Measure, Measurement, from_json
+from trialbook.tuning.procedures.step_measurement import MEASUREMENT, Machine, Measure, Measurement, from_json
 
 NAME = "measurements.jsonl"
 """Name of the file. Its first line says what was measured, each other one is a batch size."""
 UNSURE = 0.1
 """Least difference of the fastest blocks of steps, relative to their median, at which timings decide nothing: as much
 as the growth of throughput that is asked for."""
+
+
+@stored
+class _Settings(TypedDict):
+  """The first line: what is measured, and on what."""
+
+  format: Format
+  config: dict[str, Any]
+  machine: dict[str, Any]
+
+
+_REMEDY = "Remove the file to measure again"
+_LINES = Kind(dict[str, Any], _REMEDY, version=None)
+_SETTINGS = Kind(_Settings, _REMEDY)
 
 
 class MeasurementRecord:
@@ -47,10 +64,12 @@ class MeasurementRecord:
     }
     self._known: dict[int, Measurement] = {}
     self.used: dict[int, Measurement] = {}
-    stored = files.read_json_lines(self._path)
-    if stored:
-      self._check_settings(stored[0])
-      self._known = {one.batch_size: one for one in map(from_json, stored[1:])}
+    for number, line in enumerate(_LINES.lines(self._path), start=1):
+      if number == 1:
+        self._check_settings(_SETTINGS.check(self._path, number, line))
+      else:
+        one = from_json(MEASUREMENT.check(self._path, number, line))
+        self._known[one.batch_size] = one
 
   def measured(self, batch_size: int) -> Measurement:
     """Return the measurement of a size; make and record it if there is none yet, or none that decides anything."""
@@ -67,11 +86,10 @@ class MeasurementRecord:
     self.used = dict(sorted({**self.used, batch_size: found}.items()))
     return found
 
-  def _check_settings(self, stored: Mapping[str, Any]) -> None:
-    files.check_format(self._path, stored.get("format"))
-    before = Config.model_validate_json(json.dumps(stored["config"]))
+  def _check_settings(self, settings: "_Settings") -> None:
+    before = config_of(settings["config"], _SETTINGS, self._path)
     other = [*differences(before, self._lab.config, kinds=KINDS, layout=True)]
-    if stored["machine"] != self._key["machine"]:
+    if settings["machine"] != self._key["machine"]:
       other.append("devices, cores or memory")
     if other:
       raise UserError(f"{self._path} was measured with other settings ({', '.join(other)}); choose another --dir")

@@ -6,7 +6,6 @@ memory, and a process that is killed for its memory then concern one size alone.
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -18,15 +17,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired
 
 import jax
 import numpy as np
+from typing_extensions import TypedDict
 
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.launch.job_exit import describe
 from trialbook.launch.processes import HostProcess, guarded
+from trialbook.record import Count, Kind, stored
 from trialbook.trainer import Config, Guard, Programs, sharding
 from trialbook.trainer.loop import advance
 from trialbook.trainer.profile import INPUT_BOUND
@@ -121,6 +122,33 @@ class Measurement:
     return spread(self.block_seconds)
 
 
+@stored
+class StoredMeasurement(TypedDict):
+  """A `Measurement` in a record; what it did not measure is left out."""
+
+  batch_size: Count
+  fits: bool
+  reason: NotRequired[str]
+  refused: NotRequired[bool]
+  needed_bytes: NotRequired[Count | None]
+  limit_bytes: NotRequired[Count | None]
+  peak_bytes: NotRequired[Count | None]
+  block_seconds: NotRequired[tuple[float, ...]]
+  waiting: NotRequired[float]
+  alone_seconds: NotRequired[float | None]
+  pipeline_seconds: NotRequired[dict[str, float]]
+  compile_seconds: NotRequired[float]
+  seconds: NotRequired[float]
+  steps: NotRequired[Count]
+  platform: NotRequired[str]
+  device_kind: NotRequired[str]
+  devices: NotRequired[Count]
+  memory_bytes: NotRequired[Count | None]
+
+
+MEASUREMENT = Kind(StoredMeasurement, "Remove the file to measure again", version=None)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
   """What a measurement may use: CPU cores, devices, and bytes of each device (None: all that it has)."""
@@ -166,9 +194,10 @@ def in_fresh_process(config: Config, batch_size: int, machine: Machine, folder: 
         code = events.get().returncode
     finally:
       process.close()
-    found = files.read_json(inside / "found.json")
-  if found is not None and "problems" in found:
-    raise UserError(found["problems"])
+    refused = files.read_json(inside / "problems.json")
+    found = MEASUREMENT.read(inside / "found.json")
+  if refused is not None:
+    raise UserError(refused["problems"])
   if found is not None:
     return from_json(found)
   if code == -signal.SIGKILL:
@@ -181,11 +210,10 @@ def in_fresh_process(config: Config, batch_size: int, machine: Machine, folder: 
   raise UserError(f"batch_size = {batch_size}: its measurement failed ({describe(code)}); see {log}")
 
 
-def from_json(stored: Mapping[str, Any]) -> Measurement:
+def from_json(found: StoredMeasurement) -> Measurement:
   """Return the measurement that a record holds."""
-  names = {field.name for field in dataclasses.fields(Measurement)}
-  known = {name: value for name, value in stored.items() if name in names}
-  return Measurement(**{**known, "block_seconds": tuple(known.get("block_seconds", ()))})
+  fields: dict[str, Any] = {name: found[name] for name in Measurement.__dataclass_fields__.keys() & found.keys()}
+  return Measurement(**fields)
 
 
 def main() -> int:
@@ -198,9 +226,10 @@ def main() -> int:
   task = files.read_json(folder / "task.json") or {}
   size = task.pop("batch_size")
   try:
-    found = json.loads(json.dumps(dataclasses.asdict(measure(stored_config(folder), size, Machine(**task)))))
+    found = dataclasses.asdict(measure(stored_config(folder), size, Machine(**task)))
   except UserError as error:
-    found = {"problems": error.problems}
+    files.write_json(folder / "problems.json", {"problems": error.problems})
+    return 0
   files.write_json(folder / "found.json", found)
   return 0
 

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import pathlib
+import sys
 
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +29,7 @@ def report_(options: argparse.Namespace) -> int:
   console.print(f"report: {path}", soft_wrap=True)
   root = results.folder.resolve().parent
   if options.output is None and options.format == "html" and os.access(root, os.W_OK):
-    console.print(f"  all studies: {write_index(root)}", soft_wrap=True)
+    _index(root, "  all studies")
   return errors.DONE
 
 
@@ -57,8 +59,16 @@ def index(options: argparse.Namespace) -> int:
   root = options.root
   if not root.is_dir():
     raise UserError(f"{root}: there is no such folder")
-  tables.console().print(f"all studies: {write_index(root)}", soft_wrap=True)
+  _index(root, "all studies")
   return errors.DONE
+
+
+def _index(root: pathlib.Path, what: str) -> None:
+  """Write the page of all studies in a root, and print where, and what is not in it."""
+  path, passed_over = write_index(root)
+  for problem in passed_over:
+    print(f"warning: {problem}", file=sys.stderr)
+  tables.console().print(f"{what}: {path}", soft_wrap=True)
 
 
 def _compared(results: StudyResults) -> Table:

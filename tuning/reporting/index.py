@@ -11,10 +11,11 @@ from trialbook.tuning import tracking
 _HERE = pathlib.Path(__file__).parent
 
 
-def write_index(root: pathlib.Path) -> pathlib.Path:
-  """Write `studies.html` in a root, and return where."""
+def write_index(root: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+  """Write `studies.html` in a root; return where, and which studies are not in it and why, a sentence each."""
+  shelf = tracking.read(root)
   studies = []
-  for row in tracking.rows(root):
+  for row in shelf.rows:
     folder = pathlib.PurePosixPath(row["config"]).parent
     report = folder / "report.html"
     studies.append(
@@ -26,4 +27,4 @@ def write_index(root: pathlib.Path) -> pathlib.Path:
   files.write_text(
     path, template.render(root=root.name or str(root), studies=studies, css=(_HERE / "page.css").read_text())
   )
-  return path
+  return path, shelf.passed_over

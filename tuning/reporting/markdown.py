@@ -1,8 +1,8 @@
 """The report as text, for terminals, pull requests and mails."""
 
-import re
 from collections.abc import Sequence
 
+from trialbook.escaping import markdown as escaped
 from trialbook.tuning import tables
 from trialbook.tuning.findings import SEVERITIES, Finding
 from trialbook.tuning.reporting import successive
@@ -18,22 +18,22 @@ def markdown(results: StudyResults, findings: Sequence[Finding], banner: str | N
   """Return what the page says, without its plots."""
   said = answer(results, findings)
   lines = [
-    f"# {_text(results.study.goal or results.study.name)}",
+    f"# {escaped(results.study.goal or results.study.name)}",
     "",
-    f"{_text(results.study.name)}: {tables.states(results)}",
+    f"{escaped(results.study.name)}: {tables.states(results)}",
     "",
   ]
   if banner:
-    lines += [f"> {_text(banner)}", ""]
-  lines += [_text(said["sentence"]), ""]
+    lines += [f"> {escaped(banner)}", ""]
+  lines += [escaped(said["sentence"]), ""]
   if said["next"]:
-    lines += [f"**Next step:** {_text(said['next'])}", ""]
+    lines += [f"**Next step:** {escaped(said['next'])}", ""]
   if said["more_because"]:
-    lines += [f"**Further trials:** {said['further']}. {_text(said['more_because'])}", ""]
+    lines += [f"**Further trials:** {said['further']}. {escaped(said['more_because'])}", ""]
   if results.best is not None and (command := tables.command(results.best)):
     lines += ["```sh", command, "```", ""]
   if since := successive.changes(results, findings):
-    lines += [_text(since["summary"]), "", *(f"- {_text(line)}" for line in since["findings"]), ""]
+    lines += [escaped(since["summary"]), "", *(f"- {escaped(line)}" for line in since["findings"]), ""]
   own = [findings[place] for place in said["findings"]]
   if own:
     lines += ["## The study's question", ""]
@@ -46,20 +46,20 @@ def markdown(results: StudyResults, findings: Sequence[Finding], banner: str | N
       if one.severity == severity and one not in own:
         lines += _finding(one)
   lines += ["", "## Trials", "", *_table(results), "", "## Caveats and provenance", ""]
-  lines += [f"- {_text(warning)}" for warning in caveats(results)]
-  lines += [f"- {name}: {_text(value)}" for name, value in provenance(results)]
+  lines += [f"- {escaped(warning)}" for warning in caveats(results)]
+  lines += [f"- {name}: {escaped(value)}" for name, value in provenance(results)]
   return "\n".join(lines) + "\n"
 
 
 def _finding(one: Finding, whole: bool = False) -> list[str]:
   """Return a finding; of one that is in order only its title, unless the whole is wanted."""
-  lines = [f"- **{one.severity.replace('_', ' ')}** ({one.id}) {_text(one.title)}"]
+  lines = [f"- **{one.severity.replace('_', ' ')}** ({one.id}) {escaped(one.title)}"]
   if whole or one.severity != "ok":
-    lines.append(f"  {_text(one.why)}")
+    lines.append(f"  {escaped(one.why)}")
   if one.action:
-    lines.append(f"  *Do:* {_text(one.action)}")
+    lines.append(f"  *Do:* {escaped(one.action)}")
   if one.until and (whole or one.severity != "ok"):
-    lines.append(f"  *Would change this:* {_text(one.until)}")
+    lines.append(f"  *Would change this:* {escaped(one.until)}")
   if one.paste:
     lines += ["", *(f"      {line}" for line in one.paste.splitlines()), ""]
   return lines
@@ -70,19 +70,13 @@ def _table(results: StudyResults) -> list[str]:
   means, digits = tables.means(results), tables.digits(results)
   head = ["trial", "state", results.objective.metric, *(["mean of retrains"] if means else []), "step"]
   head.append("hyperparameters")
-  lines = [f"| {' | '.join(map(_text, head))} |", f"|{'---|' * len(head)}"]
+  lines = [f"| {' | '.join(map(escaped, head))} |", f"|{'---|' * len(head)}"]
   for trial in ranked[:ROWS]:
     values = tables.values_text(trial.values, results.study.hyperparameters)
     reason = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
     mean = [means.get(trial.trial)] if means else []
     cells = [trial.trial, reason, trial.objective, *mean, trial.step, values]
-    lines.append(f"| {' | '.join(_text(tables.number(cell, digits)) for cell in cells)} |")
+    lines.append(f"| {' | '.join(escaped(tables.number(cell, digits)) for cell in cells)} |")
   if len(ranked) > ROWS:
     lines += ["", f"and {len(ranked) - ROWS} more"]
   return lines
-
-
-def _text(value: str) -> str:
-  """Return users' text on one line, escaped so that Markdown shows it unchanged; an underscore within a word needs no
-  escape."""
-  return re.sub(r"([\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(value).split()))

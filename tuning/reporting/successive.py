@@ -13,10 +13,14 @@ import math
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
+
+from absl import logging
+from typing_extensions import TypedDict
 
 from trialbook import files
 from trialbook.errors import UserError
+from trialbook.record import Count, Format, Kind, stored
 from trialbook.tuning.findings import Finding
 from trialbook.tuning.findings.statistics.points import feasible, points_of
 from trialbook.tuning.findings.wording import apart, many
@@ -40,6 +44,44 @@ class Changes(TypedDict):
 
   summary: str
   findings: list[str]
+
+
+@stored
+class StoredFinding(TypedDict):
+  """A finding of an earlier report."""
+
+  question: str
+  id: str
+  about: str | None
+  subject: str | None
+  severity: str
+  title: str
+
+
+@stored
+class Snapshot(TypedDict):
+  """What a report found."""
+
+  written: float
+  study: str
+  objective: dict[str, Any]
+  data: str
+  trials: Count
+  best: float | None
+  best_trial: Count | None
+  findings: list[StoredFinding]
+
+
+@stored
+class Found(TypedDict):
+  """The record."""
+
+  format: Format
+  last: Snapshot
+  before: Snapshot | None
+
+
+FOUND = Kind(Found, "Remove it, and the next report begins anew", FORMAT)
 
 
 def snapshot(results: StudyResults, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -103,16 +145,10 @@ def _is_own(results: StudyResults) -> bool:
 def _read(folder: pathlib.Path) -> Mapping[str, Any] | None:
   """Return the record in a folder; None if there is none of ours."""
   try:
-    stored = files.read_json(folder / RECORD)
-  except UserError:
+    return FOUND.read(folder / RECORD)
+  except UserError as error:
+    logging.warning("what changed since the last report is unknown: %s", error)
     return None
-  if stored is None or stored.get("format") != FORMAT or not _is_snapshot(stored.get("last")):
-    return None
-  return stored
-
-
-def _is_snapshot(value: Any) -> bool:
-  return isinstance(value, Mapping) and {"written", "study", "data", "trials", "findings"} <= set(value)
 
 
 def _before(stored: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -121,7 +157,7 @@ def _before(stored: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Mapping
     return None
   last = stored["last"]
   before = stored.get("before") if last["data"] == now["data"] else last
-  if before is None or not _is_snapshot(before):
+  if before is None:
     return None
   return before if all(before.get(name) == now[name] for name in ("study", "objective")) else None
 
