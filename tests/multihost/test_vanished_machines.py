@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import socket
 import sys
 import time
 
@@ -98,6 +99,33 @@ def vanish(folder: pathlib.Path, step: int, heartbeat: float) -> tuple[float, st
     assert record["cause"].startswith(f"host {1 - index}{lead} was lost: its machine does not answer"), record
     assert (record["code"], record["host"]) == (errors.TRY_AGAIN, 1 - index)
   return seconds, record["cause"]
+
+
+@pytest.mark.slow
+def test_machines_whose_own_names_are_loopback_train_and_listen_at_no_other_address_than_the_coordinators(
+  tmp_path: pathlib.Path,
+):
+  with two_machines(tmp_path) as machines:
+    # Machine 0 resolves this name to 127.0.1.1, machine 1 to its address.
+    training = Training(machines, tmp_path / "job", machines.names[0], "--set=max_train_steps=3000")
+    try:
+      training.wait_for_step(10)
+      for host, address in zip(training.hosts, ADDRESSES, strict=True):
+        assert listening(host.pid) == {address}
+      assert training.ends(240) == [errors.DONE] * 2, training.text()
+    finally:
+      training.kill()
+
+
+def listening(process: int) -> set[str]:
+  """Addresses at which the machine of a process listens; all interfaces are 0.0.0.0."""
+  found = set()
+  for name in ("tcp", "tcp6"):
+    for row in pathlib.Path(f"/proc/{process}/net/{name}").read_text().splitlines()[1:]:
+      local, state = row.split()[1], row.split()[3]
+      if state == "0A":
+        found.add(socket.inet_ntoa(bytes.fromhex(local.split(":")[0][-8:])[::-1]))
+  return found
 
 
 @pytest.mark.slow

@@ -229,7 +229,8 @@ class _Lead:
     here = addresses.join(*self._listening.getsockname()[:2])
     where = self._address if here == self._address else f"{self._address} ({here})"
     reason = f"{missing} of {self._count} did not connect to {where} within {self._seconds:g} s"
-    return f"{reason}; {self._forged} greetings came with another secret" if self._forged else reason
+    greetings = "1 greeting" if self._forged == 1 else f"{self._forged} greetings"
+    return f"{reason}; {greetings} came with another secret" if self._forged else reason
 
 
 def _go_to_lead(
