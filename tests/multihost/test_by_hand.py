@@ -5,7 +5,7 @@ import pathlib
 import time
 
 import pytest
-from forked import Forked, ended, wait_for
+from forked import ROOT, Forked, ended, wait_for
 from scripted import MARK
 
 from trialbook import errors
@@ -13,20 +13,28 @@ from trialbook.launch.local import free_port
 from trialbook.trainer.hosts.secret import VARIABLE
 
 SECRET = "the secret of these hosts"
-SHORT = ["--set=max_train_steps=2", "--set=evaluation.every_steps=2", "--set=model.name=mlp", "--set=batch_size=8"]
+EXPERIMENT = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests" / "trainer")!r})
+import tiny
+
+def get_config():
+  return tiny.mlp(max_train_steps=2, evaluation__every_steps=2)
+"""
 
 
 class ByHand:
   """Hosts of one job, in a folder."""
 
   def __init__(self, folder: pathlib.Path):
-    self._folder, self._address = folder, f"127.0.0.1:{free_port()}"
+    self._folder, self._address, self._experiment = folder, f"127.0.0.1:{free_port()}", folder / "experiment.py"
+    self._experiment.write_text(EXPERIMENT)
 
   def start(self, index: int, *flags: str, secret: str | None = SECRET) -> Forked:
     environment = {**os.environ, MARK: str(self._folder), "JAX_PLATFORMS": "cpu", "NPROC": "2"}
     environment |= {} if secret is None else {VARIABLE: secret}
-    command = ["-m", "trialbook", "train", f"--workdir={self._folder / 'run'}", f"--coordinator={self._address}"]
-    command += ["--host_count=2", f"--host_index={index}", *SHORT, *flags]
+    command = ["-m", "trialbook", "train", f"--config={self._experiment}", f"--coordinator={self._address}"]
+    command += [f"--workdir={self._folder / 'run'}", "--host_count=2", f"--host_index={index}", *flags]
     return Forked(command, self._folder / f"output_{index}", environment=environment)
 
   def end(self, *hosts: Forked) -> tuple[list[int], list[str]]:
@@ -55,7 +63,7 @@ def test_a_mistake_in_the_config_of_one_host_ends_all_at_once(by_hand: ByHand, w
 @pytest.mark.slow
 def test_a_mistake_is_printed_before_other_hosts_are_waited_for_and_they_are_for_as_long_as_given(by_hand: ByHand):
   with ended(by_hand.start(0, "--set=batch_size=-1", "--set=job.startup_seconds=3")) as host:
-    wait_for(lambda: "batch_size = -1" in host.text())
+    wait_for(lambda: "batch_size = -1" in host.text(), 60)
     started = time.monotonic()
     assert host.poll() is None, "it did not wait for the other host"
     assert host.wait(30) == errors.USER_MISTAKE
