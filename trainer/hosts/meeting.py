@@ -92,8 +92,8 @@ class _Lead:
     self._address, self._listening, self._count, self._secret = address, listening, count, secret
     self._seconds, self._deadline = seconds, time.monotonic() + seconds
     self._there: dict[int, Connection] = {}
-    # Who has not greeted yet, and until when it may; the oldest first.
-    self._strangers: dict[Connection, float] = {}
+    # Who has not greeted yet, until when it may, and its address; the oldest first.
+    self._strangers: dict[Connection, tuple[float, str]] = {}
     self._dropped = self._forged = 0
     self._end: _End | None = None
     self._told: set[int] = set()
@@ -109,13 +109,14 @@ class _Lead:
       while len(self._told if self._end else self._there) < self._count - 1:
         if (now := time.monotonic()) >= self._deadline:
           break
-        until = min([self._deadline, now + _TICK_SECONDS, *itertools.islice(self._strangers.values(), 1)])
+        oldest = [limit for limit, _ in itertools.islice(self._strangers.values(), 1)]
+        until = min([self._deadline, now + _TICK_SECONDS, *oldest])
         for key, _ in self._selector.select(max(0.0, until - now)):
           if key.data is None:
             self._accept()
           else:
             self._hear(key.data)
-        for stranger in [one for one, limit in self._strangers.items() if limit <= time.monotonic()]:
+        for stranger in [one for one, (limit, _) in self._strangers.items() if limit <= time.monotonic()]:
           self._drop(stranger, f"it did not greet within {_GREETING_SECONDS:g} s")
       if self._end is None and len(self._there) < self._count - 1:
         self._end_with(_End(errors.TRY_AGAIN, self._missing()))
@@ -126,8 +127,8 @@ class _Lead:
         made.close()
       raise
     finally:
-      for stranger in self._strangers:
-        stranger.close()
+      for stranger in [*self._strangers]:
+        self._drop(stranger, "all hosts are there" if self._end is None else "the job has ended")
       self._selector.close()
       if self._dropped > _LOGGED_STRANGERS:
         logging.warning("%d strangers at the coordinator's port were dropped", self._dropped)
@@ -137,7 +138,7 @@ class _Lead:
 
   def _accept(self) -> None:
     try:
-      made, _ = self._listening.accept()
+      made, peer = self._listening.accept()
     except OSError as error:
       if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
         self._drop_oldest()
@@ -151,7 +152,7 @@ class _Lead:
       return
     if len(self._strangers) >= _STRANGERS:
       self._drop_oldest()
-    self._strangers[stranger] = time.monotonic() + _GREETING_SECONDS
+    self._strangers[stranger] = (time.monotonic() + _GREETING_SECONDS, addresses.join(*peer[:2]))
     self._selector.register(made, selectors.EVENT_READ, stranger)
 
   def _hear(self, made: Connection) -> None:
@@ -213,11 +214,11 @@ class _Lead:
     made.close()
 
   def _drop(self, stranger: Connection, reason: str) -> None:
-    del self._strangers[stranger]
+    _, peer = self._strangers.pop(stranger)
     self._selector.unregister(stranger.socket)
     self._dropped += 1
     if self._dropped <= _LOGGED_STRANGERS:
-      logging.warning("a stranger at the coordinator's port, %s, was dropped: %s", _peer(stranger.socket), reason)
+      logging.warning("a stranger at the coordinator's port, %s, was dropped: %s", peer, reason)
     stranger.close()
 
   def _drop_oldest(self) -> None:
@@ -299,13 +300,6 @@ def _send(made: Connection, message: Message) -> None:
 def _send_line(made: Connection, line: bytes) -> None:
   with contextlib.suppress(OSError):
     made.socket.sendall(line)
-
-
-def _peer(made: socket.socket) -> str:
-  try:
-    return addresses.join(*made.getpeername()[:2])
-  except OSError:
-    return "already gone"
 
 
 def _is_gone(made: socket.socket) -> bool:
