@@ -1,5 +1,6 @@
 """The work of `trialbook train`, `evaluate`, `export` and `profile`, once their flags are parsed."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -99,8 +100,10 @@ def _refuse(problem: UserError, job: Job, guard: Guard) -> tuple[int, str]:
     found += error.problems
   found = list(dict.fromkeys(found))
   code, cause = command_line.print_problems("trialbook train", found), "; ".join(found)
-  if place is not None:
-    guard.report_problem(place, cause, **_secret())
+  if place is not None and place.count > 1:
+    print("the other hosts are told as soon as they come", file=sys.stderr, flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+      guard.report_problem(place, cause, **_secret())
   return code, cause
 
 
