@@ -47,7 +47,11 @@ def train() -> int:
   except UserError as error:
     problem = error
   with Guard(job) as guard:
-    code, cause = _train(config, job, guard) if problem is None else _refuse(problem, job, guard)
+    if problem is not None:
+      code, cause = _refuse(problem, job, guard)
+    else:
+      assert config is not None
+      code, cause = _train(config, job, guard)
     guard.leave(code, cause)
   return code
 
@@ -129,6 +133,7 @@ def _train(config: Config, job: Job, guard: Guard) -> tuple[int, str]:
     if here.count > 1:
       devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
       print(f"host {here.index} of {here.count}, found by {here.found_by}, devices: {devices}", file=sys.stderr)
+    assert workdir is not None
     # Training takes a second to import, and mistakes in the config are reported before.
     from trialbook.trainer import summary, timing
     from trialbook.trainer.train import run

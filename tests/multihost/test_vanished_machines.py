@@ -93,6 +93,7 @@ def vanish(folder: pathlib.Path, step: int, heartbeat: float) -> tuple[float, st
       training.kill()
   assert codes == [errors.TRY_AGAIN] * 2, training.text()
   assert seconds < heartbeat + 5, training.text()
+  record = {}
   for index in range(2):
     record = json.loads((training.workdir / "logs" / f"host_{index}.exit.json").read_text())
     lead = ", the lead," if index else ""

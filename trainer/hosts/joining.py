@@ -14,13 +14,14 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax._src import config as jax_config
 from jax._src import distributed, xla_bridge
 from jax._src.clusters import ClusterEnv
-from jax._src.lib import _jax
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 
 from trialbook.errors import TryAgainError, UserError
 from trialbook.trainer.config import Job
@@ -151,7 +152,7 @@ class Place:
   count: int = 1
   index: int = 0
   found_by: str = "itself"
-  local_devices: list[int] | None = None
+  local_devices: Sequence[int] | None = None
 
 
 def find_place(
@@ -279,7 +280,7 @@ def _collect_at(address: str) -> None:
     collectives = _jax.make_gloo_tcp_collectives(distributed.global_state.client, hostname=address)
     return xla_bridge.make_cpu_client(collectives)
 
-  if jax.config.jax_cpu_collectives_implementation == "gloo":
+  if jax_config.cpu_collectives_implementation.value == "gloo":
     xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
 
 

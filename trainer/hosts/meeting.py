@@ -247,6 +247,7 @@ def _go_to_lead(
     except OSError:
       time.sleep(_RETRY_SECONDS)
       continue
+    connection, answer = None, None
     try:
       connection = Connection(made, secret, leads=False)
       answer = _ask(connection, hello)
@@ -257,8 +258,8 @@ def _go_to_lead(
         f" same one, by {VARIABLE} or --secret_file"
       ) from None
     except OSError:
-      answer = None
-    if answer is not None and answer["kind"] == "welcome":
+      pass  # It has gone, or is no lead.
+    if connection is not None and answer is not None and answer["kind"] == "welcome":
       return {0: connection}
     made.close()
     if answer is not None and answer["kind"] == "refused":
