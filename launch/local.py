@@ -15,6 +15,7 @@ from trialbook.launch.processes import HostEnd, HostProcess, guarded, write_line
 from trialbook.launch.supervisor import Restarts, supervise
 from trialbook.launch.watch import Events, Patience, signals_to, watch
 from trialbook.paths import PathError, as_path
+from trialbook.trainer.hosts import secret
 from trialbook.trainer.hosts.host_log import EXITS
 
 
@@ -32,10 +33,10 @@ def run_local(
   """Run a command as a job of several hosts on this machine, with restarts if they help, until it is over.
 
   Each host is a process in a session of its own. It finds in its environment TRIALBOOK_COORDINATOR (an address with
-  a port that is free, another for each attempt), TRIALBOOK_HOST_COUNT, TRIALBOOK_HOST_INDEX,
-  TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...), TRIALBOOK_EXITS (a folder) and, where unset,
-  JAX_PLATFORMS=cpu and NPROC (the size of XLA's thread pool, the same for every way to split the same devices over
-  hosts). With several hosts each line of their output gets the prefix `[host i] `, and Python's output is not
+  a port that is free, another for each attempt), TRIALBOOK_SECRET (drawn for this job), TRIALBOOK_HOST_COUNT,
+  TRIALBOOK_HOST_INDEX, TRIALBOOK_LOCAL_DEVICES, TRIALBOOK_ATTEMPT (1, 2, ...), TRIALBOOK_EXITS (a folder) and, where
+  unset, JAX_PLATFORMS=cpu and NPROC (the size of XLA's thread pool, the same for every way to split the same devices
+  over hosts). With several hosts each line of their output gets the prefix `[host i] `, and Python's output is not
   buffered. If one host fails, the others are made to exit. SIGTERM and SIGINT are passed on, if this is the main
   thread.
 
@@ -70,6 +71,7 @@ def run_local(
   # reductions by their number. The same number on every topology of the same devices gives the same bits.
   threads = max(os.cpu_count() or 1, hosts * devices_per_host)
   start_from = {"JAX_PLATFORMS": "cpu", "NPROC": str(threads), **(os.environ if environment is None else environment)}
+  start_from[secret.VARIABLE] = secret.new_secret()
   if hosts > 1:
     # A pipe would make each host's Python keep its lines back, and lose the last ones when it is killed.
     start_from.setdefault("PYTHONUNBUFFERED", "1")

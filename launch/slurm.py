@@ -22,6 +22,7 @@ from trialbook import errors
 from trialbook.errors import UserError
 from trialbook.launch.slurm_states import JobState, SlurmUnavailableError, cancel, require, states
 from trialbook.paths import as_path
+from trialbook.trainer.hosts import secret
 
 __all__ = ["JobState", "SlurmOptions", "SlurmUnavailableError", "cancel", "states", "submit"]
 
@@ -119,7 +120,7 @@ def submit(
   executor.update_parameters(
     **{key: value for key, value in _parameters(options, name, len(commands)).items() if value is not None}
   )
-  with _outside_of_jobs():
+  with _outside_of_jobs(), _with_secret():
     try:
       with executor.batch():
         # The process *becomes* the command, so Slurm's signals reach it and its exit code is the job's; submitit's
@@ -182,6 +183,19 @@ def _submitit() -> types.ModuleType:
   except ImportError as error:
     raise UserError(f"submitting jobs needs submitit ({error}); run pip install 'trialbook[slurm]'") from error
   return submitit
+
+
+@contextlib.contextmanager
+def _with_secret() -> Iterator[None]:
+  """Put a new secret for the hosts of the jobs into the environment, which sbatch hands on, while this is open."""
+  before = os.environ.get(secret.VARIABLE)
+  os.environ[secret.VARIABLE] = secret.new_secret()
+  try:
+    yield
+  finally:
+    del os.environ[secret.VARIABLE]
+    if before is not None:
+      os.environ[secret.VARIABLE] = before
 
 
 @contextlib.contextmanager

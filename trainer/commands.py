@@ -1,9 +1,12 @@
 """The work of `trialbook train`, `evaluate`, `export` and `profile`, once their flags are parsed."""
 
+import contextlib
 import json
 import pathlib
 import sys
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from absl import logging
@@ -12,7 +15,8 @@ from trialbook import command_line, errors, files
 from trialbook.errors import ConfigError, TryAgainError, UserError
 from trialbook.files import jsonable
 from trialbook.trainer import config_files, flags, overrides
-from trialbook.trainer.config import Config
+from trialbook.trainer.config import Config, Job
+from trialbook.trainer.hosts.joining import Place, find_place
 from trialbook.trainer.hosts.shutdown_guard import Guard
 
 _NO_WORKDIR = "--workdir is missing: name a folder for the run, for example --workdir=runs/first"
@@ -24,10 +28,13 @@ def train() -> int:
   logging.use_absl_handler()
   logging.set_verbosity(logging.WARNING if verbosity.using_default_value else flags.FLAGS.verbosity)
 
-  config, problem = None, None
+  config, problem, job = None, None, Job()
   try:
+    changes = overrides.parse_assignments(flags.SET.value)
+    job = _limits(job, changes)
     config = config_files.load_config(flags.CONFIG.value or config_files.DEFAULT)
-    config = config.override(overrides.parse_assignments(flags.SET.value))
+    job = _limits(config.job, changes)
+    config = config.override(changes)
     if flags.PRINT_CONFIG.value:
       from trialbook.trainer import summary
 
@@ -39,8 +46,12 @@ def train() -> int:
       raise UserError(_NO_WORKDIR)
   except UserError as error:
     problem = error
-  with Guard(config and config.job) as guard:
-    code, cause = _train(config, problem, guard)
+  with Guard(job) as guard:
+    if problem is not None:
+      code, cause = _refuse(problem, job, guard)
+    else:
+      assert config is not None
+      code, cause = _train(config, job, guard)
     guard.leave(code, cause)
   return code
 
@@ -69,21 +80,59 @@ def profile(workdir: pathlib.Path, seconds: float) -> int:
   return errors.DONE
 
 
-def _train(config: Config | None, problem: UserError | None, guard: Guard) -> tuple[int, str]:
+def _limits(job: Job, changes: Mapping[str, Any]) -> Job:
+  """Return a job with those of its changes that are valid: hosts wait for each other also if the config is wrong."""
+  try:
+    return Config(job=job).override({path: value for path, value in changes.items() if path.startswith("job.")}).job
+  except ConfigError as error:
+    return error.rest.job if error.rest is not None else job
+
+
+def _refuse(problem: UserError, job: Job, guard: Guard) -> tuple[int, str]:
+  """Print the problems before anything is waited for, and end the job on all hosts; return exit code and cause."""
+  found, workdir = problem.problems, flags.WORKDIR.value
+  if not workdir:
+    found.append(_NO_WORKDIR)
+  elif isinstance(problem, ConfigError) and problem.rest is not None:
+    from trialbook.trainer import preflight
+
+    found += preflight.problems(problem.rest, workdir)
+  place = None
+  try:
+    place = _place(job)
+  except UserError as error:
+    found += error.problems
+  found = list(dict.fromkeys(found))
+  code, cause = command_line.print_problems("trialbook train", found), "; ".join(found)
+  if place is not None and place.count > 1:
+    print("the other hosts are told as soon as they come", file=sys.stderr, flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+      guard.report_problem(place, cause, **_secret())
+  return code, cause
+
+
+def _place(job: Job) -> Place:
+  return find_place(
+    job, coordinator=flags.COORDINATOR.value, count=flags.HOST_COUNT.value, index=flags.HOST_INDEX.value
+  )
+
+
+def _secret() -> dict[str, Any]:
+  return {"secret_file": flags.SECRET_FILE.value, "open_job": flags.OPEN_JOB.value}
+
+
+def _train(config: Config, job: Job, guard: Guard) -> tuple[int, str]:
   """Join the other hosts, and train; return the exit code and its cause."""
   workdir = flags.WORKDIR.value
   try:
     if flags.PLATFORM.value:
       jax.config.update("jax_platforms", flags.PLATFORM.value)
-    here = guard.join(coordinator=flags.COORDINATOR.value, count=flags.HOST_COUNT.value, index=flags.HOST_INDEX.value)
+    here = guard.join(_place(job), **_secret())
     with guard.ending():
-      if problem is not None:
-        raise problem
       _check_platform()
     if here.count > 1:
       devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
       print(f"host {here.index} of {here.count}, found by {here.found_by}, devices: {devices}", file=sys.stderr)
-    assert config is not None
     assert workdir is not None
     # Training takes a second to import, and mistakes in the config are reported before.
     from trialbook.trainer import summary, timing
@@ -93,14 +142,7 @@ def _train(config: Config | None, problem: UserError | None, guard: Guard) -> tu
     steps = timing.parse_range(steps, config.max_train_steps) if steps else range(0)
     result = run(config, workdir, progress=True, fork=flags.FORK.value, guard=guard, profile=steps)
   except UserError as error:
-    found = error.problems
-    if not workdir:
-      found.append(_NO_WORKDIR)
-    elif isinstance(error, ConfigError) and error.rest is not None:
-      from trialbook.trainer import preflight
-
-      found += preflight.problems(error.rest, workdir, None, guard.hosts)
-    found = list(dict.fromkeys(found))
+    found = list(dict.fromkeys(error.problems))
     return command_line.print_problems("trialbook train", found), "; ".join(found)
   except TryAgainError as error:
     print(f"trialbook train: {error}", file=sys.stderr)

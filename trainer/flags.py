@@ -90,6 +90,16 @@ HOST_COUNT = flags.DEFINE_integer("host_count", None, "Number of hosts. Goes wit
 HOST_INDEX = flags.DEFINE_integer(
   "host_index", None, "Index of this host, from 0. Goes with --coordinator.", lower_bound=0
 )
+SECRET_FILE = flags.DEFINE(
+  _PATH,
+  "secret_file",
+  None,
+  "File with the secret that the hosts of the job share. Default: TRIALBOOK_SECRET in the environment, which `trialbook"
+  " launch` and studies on Slurm set.",
+)
+OPEN_JOB = flags.DEFINE_bool(
+  "open_job", False, "Let the hosts do without a secret: whoever reaches the lead's port can end the job or join it."
+)
 
 
 def train(arguments: list[str]) -> int:

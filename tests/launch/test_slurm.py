@@ -17,6 +17,7 @@ from slurm_cluster import NODES, SlurmCluster, missing, slurm_cluster
 from trialbook.errors import UserError
 from trialbook.launch import slurm
 from trialbook.launch.slurm import JobState, SlurmOptions, SlurmUnavailableError
+from trialbook.trainer.hosts.secret import VARIABLE
 
 on_a_cluster = pytest.mark.long
 # Tells that it has started, and what it was told, in a file for each start.
@@ -108,6 +109,11 @@ class TestOnACluster:
     told = [told["environment"] for told in starts(tmp_path).values()]
     assert [one["SLURMD_NODENAME"] for one in told] == [*NODES, *NODES]
     assert {one["SLURM_CPUS_PER_TASK"] for one in told} == {"3"}
+    # All hosts know the job's secret; no list of jobs shows it, nor does it stay in the environment of who submits.
+    (secret,) = {one[VARIABLE] for one in told}
+    assert secret not in asked + cluster.ask("scontrol", "show", "job", jobs[1])
+    assert VARIABLE not in os.environ
+    assert not [path for path in tmp_path.glob("slurm/*") if secret.encode() in path.read_bytes()]
 
   def test_what_slurm_refuses_is_the_users_mistake(self, cluster: SlurmCluster, tmp_path: pathlib.Path):
     with pytest.raises(UserError, match=r"Slurm refused the jobs: .*invalid partition"):

@@ -16,6 +16,7 @@ from scripted import MARK, running
 
 from trialbook import errors
 from trialbook.launch.local import free_port
+from trialbook.trainer.hosts.secret import VARIABLE
 
 EXPERIMENT = f"""
 import os, sys
@@ -70,7 +71,8 @@ def arguments(experiment: pathlib.Path, command: list[str], *flags: str) -> list
 
 
 def environment_of(experiment: pathlib.Path, **changes: str) -> dict[str, str]:
-  return {**os.environ, MARK: str(experiment.parent), **changes}
+  """That of a host: hosts that were started by hand get their secret here."""
+  return {**os.environ, MARK: str(experiment.parent), VARIABLE: "the secret of these hosts", **changes}
 
 
 def run(experiment: pathlib.Path, hosts: list[list[str]], *environments: dict[str, str]) -> tuple[list[int], list[str]]:
@@ -182,7 +184,7 @@ def test_a_config_file_that_fails_on_one_host_ends_all(experiment: pathlib.Path,
   other = 1 - int(fails_on)
   assert f"[host {fails_on}]   - " in output
   assert "a bug in the experiment" in output
-  assert f"[host {other}] trialbook: exits with 2: host {fails_on} ended the job: " in output
+  assert f"[host {other}]   - host {fails_on} ended the job: " in output
   assert f"launch: attempt 1 ended with 2 because of host {fails_on}: " in output
 
 

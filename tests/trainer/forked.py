@@ -23,6 +23,7 @@ import threading
 import time
 import traceback
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import forkserver, process, resource_tracker
 from typing import IO, Any, NoReturn
@@ -262,6 +263,8 @@ def _forget_parent() -> None:
   _MAIN_PROCESS.name = "MainProcess"
   resource_tracker._resource_tracker.__init__()
   forkserver._forkserver.__init__()
+  # What the parent removes at its end, such as its temporary folders, is not this process's to remove.
+  weakref.finalize._registry.clear()  # pyright: ignore[reportAttributeAccessIssue]
   multiprocessing.set_start_method(None, force=True)
 
 

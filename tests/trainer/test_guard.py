@@ -126,7 +126,7 @@ class Pair:
     self.exits: list[int] = []
 
     def join(index: int) -> Channel:
-      return Channel(address, index, 2, self.guards[index]._hear, seconds=20, silence=20)
+      return Channel(address, index, 2, self.guards[index]._hear, secret=b"a secret", seconds=20, silence=20)
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
       self.channels = list(threads.map(join, range(2)))

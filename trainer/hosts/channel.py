@@ -6,29 +6,26 @@ minutes, and aborts the *healthy* job when somebody starts another on its port. 
 missing. The death of a process closes its connection, so it is noticed at once. A message from one host
 reaches the others while their main threads wait in a collective.
 
-The lead listens on the coordinator's port until all hosts are there. Then it closes the listening socket, whose
-port jax's service takes over, and keeps the connections. A message is an object of JSON on one line.
+The lead listens at the coordinator's address until all hosts are there (`meeting`). Then it closes the listening
+socket, whose port jax's service takes over, and keeps the connections.
 """
 
 import concurrent.futures
 import contextlib
-import json
 import selectors
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from trialbook import errors
-from trialbook.errors import TryAgainError, UserError
+from trialbook.trainer.hosts import addresses
+from trialbook.trainer.hosts.connection import ForgedError, Message, SecretsDifferError
+from trialbook.trainer.hosts.meeting import hosts, meet
 
-Message = dict[str, Any]
 END = "end"
 
-_HELLO_SECONDS = 5.0
-_RETRY_SECONDS = 0.1
 _TICK_SECONDS = 0.25
 
 
@@ -40,16 +37,28 @@ class Channel:
     index: of this host.
     count: number of hosts, at least 2.
     hear: called, in a thread of the channel's, with each message to all hosts.
+    secret: of the job, the same for all hosts.
     seconds: how long hosts wait for each other here.
     silence: seconds after which a machine that does not even acknowledge packets counts as lost.
 
+  Attributes:
+    coordinator: address at which the lead listened, "host:port" with a number for the host.
+    own_address: of this machine on the network that the hosts share, as a number.
+
   Raises:
-    UserError: if the port is taken, or the hosts were given different numbers of hosts.
-    TryAgainError: if hosts do not come in time; it names them.
+    UserError, TryAgainError: as `meeting.meet`.
   """
 
   def __init__(
-    self, address: str, index: int, count: int, hear: Callable[[Message], None], *, seconds: float, silence: float
+    self,
+    address: str,
+    index: int,
+    count: int,
+    hear: Callable[[Message], None],
+    *,
+    secret: bytes,
+    seconds: float,
+    silence: float,
   ):
     self._index, self._count, self._hear = index, count, hear
     self._state = threading.RLock()
@@ -60,8 +69,13 @@ class Channel:
     self._gathered: dict[str, tuple[float, str, dict[int, Any]]] = {}
     self._left: set[int] = set()
     self._closing = False
-    meet = self._wait_for_all if index == 0 else self._go_to_lead
-    self._peers = {peer: _Connection(made, silence) for peer, made in meet(*split(address), seconds).items()}
+    self._peers = meet(address, index, count, secret, seconds)
+    for connection in self._peers.values():
+      connection.settle(silence)
+    one = next(iter(self._peers.values())).socket
+    self.own_address = str(one.getsockname()[0])
+    lead = self.own_address if index == 0 else str(one.getpeername()[0])
+    self.coordinator = addresses.join(lead, addresses.split(address)[1])
     threading.Thread(target=self._read, name="channel", daemon=True).start()
 
   def gather(self, name: str, value: Any, seconds: float) -> "concurrent.futures.Future[list[Any]]":
@@ -132,13 +146,15 @@ class Channel:
     with selectors.DefaultSelector() as selector:
       for index, connection in self._peers.items():
         selector.register(connection.socket, selectors.EVENT_READ, index)
+        for message in connection.arrived:
+          self._take(index, message)
       while selector.get_map():
         for key, _ in selector.select(_TICK_SECONDS):
           try:
             messages = self._peers[key.data].receive()
             for message in messages or ():
               self._take(key.data, message)
-          except (KeyError, TypeError, ValueError):
+          except (KeyError, TypeError, ValueError, RecursionError, ForgedError, SecretsDifferError):
             messages = None  # Not ours: as good as gone.
           if messages is None:
             selector.unregister(key.fileobj)
@@ -163,7 +179,8 @@ class Channel:
     self._left.add(peer)
     if not expected:
       lead = ", the lead," if peer == 0 else ""
-      lost = end(errors.TRY_AGAIN, f"host {peer}{lead} was lost: its process is gone", peer)
+      why = self._peers[peer].lost or "it sent what no host sends"
+      lost = end(errors.TRY_AGAIN, f"host {peer}{lead} was lost: {why}", peer)
       # Who lost the lead can tell nobody.
       (self._tell_all if self._index == 0 else self._hear)(lost)
 
@@ -173,193 +190,9 @@ class Channel:
       overdue = [self._gathered.pop(key) for key in late]
     for _, name, values in overdue:
       missing = sorted(set(range(self._count)) - values.keys())
-      self._tell_all(end(errors.TRY_AGAIN, f"{_hosts(missing)} did not reach {name!r} in time", missing[0]))
-
-  def _wait_for_all(self, host: str, port: int, seconds: float) -> dict[int, socket.socket]:
-    deadline, there = time.monotonic() + seconds, {}
-    with open_port(port) as listening, contextlib.ExitStack() as on_failure:
-      on_failure.callback(lambda: [made.close() for made in there.values()])
-      while True:
-        # One that is gone may be started again, and come again, while others are awaited.
-        for index in [index for index, made in there.items() if _is_gone(made)]:
-          there.pop(index).close()
-        if len(there) == self._count - 1:
-          break
-        listening.settimeout(max(0.0, deadline - time.monotonic()))
-        try:
-          made, _ = listening.accept()
-        except (TimeoutError, BlockingIOError):
-          missing = _hosts(sorted(set(range(1, self._count)) - there.keys()))
-          reason = f"{missing} of {self._count} did not connect to {host}:{port} within {seconds:g} s"
-          _refuse(there.values(), errors.TRY_AGAIN, reason)
-          raise TryAgainError(reason) from None
-        hello = _greeting(made)
-        if hello is None:
-          made.close()  # Not one of ours.
-          continue
-        problem = self._misfit(hello, there)
-        if problem is not None:
-          with made:
-            _refuse([*there.values(), made], errors.USER_MISTAKE, problem)
-          raise UserError(problem)
-        if lost := there.get(hello["index"]):
-          lost.close()
-        there[hello["index"]] = made
-        _say([made], {"kind": "wait", "seconds": deadline - time.monotonic()})
-      on_failure.pop_all()
-    _say(there.values(), {"kind": "welcome"})
-    return there
-
-  def _misfit(self, hello: Message, there: Mapping[int, Any]) -> str | None:
-    index, count = hello["index"], hello["count"]
-    if count != self._count:
-      return f"host {index} expects {count} hosts, host 0 expects {self._count}; start all with the same number"
-    if not 0 < index < count or (index in there and not _is_gone(there[index])):
-      return f"two processes have the index {index} of {count} hosts; give each its own index"
-    return None
-
-  def _go_to_lead(self, host: str, port: int, seconds: float) -> dict[int, socket.socket]:
-    deadline = time.monotonic() + seconds
-    hello = json.dumps({"kind": "hello", "index": self._index, "count": self._count}).encode() + b"\n"
-    while time.monotonic() < deadline:
-      try:
-        made = socket.create_connection(
-          (host, port), timeout=max(0.1, min(_HELLO_SECONDS, deadline - time.monotonic()))
-        )
-      except OSError:
-        time.sleep(_RETRY_SECONDS)
-        continue
-      with contextlib.suppress(OSError):
-        made.sendall(hello)
-        # If the lead is gone, the connection ends. One that came later than this host waits for longer.
-        answer = _line(made, deadline - time.monotonic() + _HELLO_SECONDS)
-        if answer is not None and answer.get("kind") == "wait":
-          answer = _line(made, answer["seconds"] + _HELLO_SECONDS)
-        if answer is not None and answer.get("kind") == "welcome":
-          return {0: made}
-        if answer is not None and answer.get("kind") == "refused":
-          made.close()
-          raise (UserError if answer["code"] == errors.USER_MISTAKE else TryAgainError)(answer["reason"])
-      made.close()
-      time.sleep(_RETRY_SECONDS)
-    raise TryAgainError(f"host 0, the lead, did not answer at {host}:{port} within {seconds:g} s")
+      self._tell_all(end(errors.TRY_AGAIN, f"{hosts(missing)} did not reach {name!r} in time", missing[0]))
 
 
 def end(code: int, cause: str, host: int) -> Message:
   """Return the message that the job is over: every host exits with `code`, because of what happened to `host`."""
   return {"kind": END, "code": code, "cause": cause, "host": host, "time": time.time()}
-
-
-def split(address: str) -> tuple[str, int]:
-  """Return host and port of "host:port". Raises UserError."""
-  host, _, port = address.rpartition(":")
-  if not (host and port.isdecimal() and int(port) < 2**16):
-    raise UserError(f"the coordinator's address is {address!r}; it must be HOST:PORT")
-  return host.strip("[]"), int(port)
-
-
-def open_port(port: int) -> socket.socket:
-  """Listen on a port of this host. Raises UserError if another process does: ours would abort its job."""
-  try:
-    # Without SO_REUSEPORT, which jax's service sets, so that two of them would share the port.
-    if socket.has_dualstack_ipv6():
-      return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-    return socket.create_server(("", port), backlog=1024)
-  except OSError as error:
-    raise UserError(
-      f"the coordinator's port {port} cannot be opened on this host, the lead: {error.strerror};"
-      " another job may be using it; choose another port"
-    ) from None
-
-
-class _Connection:
-  """Lines of JSON, in both directions; may be written to from several threads."""
-
-  def __init__(self, made: socket.socket, silence: float):
-    self.socket, self._buffer, self._writing = made, b"", threading.Lock()
-    made.settimeout(None)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # The kernel of the other machine answers for its process, so this notices the loss of a machine.
-    probes, interval = 4, max(1, round(silence / 5))
-    for option, value in (
-      ("TCP_KEEPIDLE", interval),
-      ("TCP_KEEPINTVL", interval),
-      ("TCP_KEEPCNT", probes),
-      ("TCP_USER_TIMEOUT", round(1000 * silence)),
-    ):
-      if hasattr(socket, option):
-        made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-  def send(self, message: Message) -> None:
-    data = json.dumps(message).encode() + b"\n"
-    with self._writing:
-      self.socket.sendall(data)
-
-  def receive(self) -> list[Message] | None:
-    """Return what has arrived, once something has; None when nothing more will arrive."""
-    try:
-      data = self.socket.recv(2**16)
-    except OSError:
-      data = b""
-    if not data:
-      return None
-    *lines, self._buffer = (self._buffer + data).split(b"\n")
-    return [json.loads(line) for line in lines]
-
-
-def _hosts(indices: list[int]) -> str:
-  shown = ", ".join(map(str, indices[:20])) + (f" and {len(indices) - 20} more" if len(indices) > 20 else "")
-  return f"host {shown}" if len(indices) == 1 else f"hosts {shown}"
-
-
-def _line(made: socket.socket, seconds: float) -> Message | None:
-  """Return the first line that arrives within `seconds`, if it is a message; read no byte more. Raises OSError."""
-  deadline, data = time.monotonic() + seconds, b""
-  while not data.endswith(b"\n") and len(data) < 2**16:
-    made.settimeout(max(0.001, deadline - time.monotonic()))
-    received = made.recv(1)
-    if not received:
-      return None
-    data += received
-  try:
-    message = json.loads(data)
-  except (ValueError, RecursionError):
-    return None
-  return message if isinstance(message, dict) else None
-
-
-def _greeting(made: socket.socket) -> Message | None:
-  try:
-    hello = _line(made, _HELLO_SECONDS)
-  except OSError:
-    return None
-  ours = (
-    hello is not None
-    and hello.get("kind") == "hello"
-    and all(isinstance(hello.get(k), int) for k in ("index", "count"))
-  )
-  return hello if ours else None
-
-
-def _refuse(connections: Iterable[socket.socket], code: int, reason: str) -> None:
-  _say(connections, {"kind": "refused", "code": code, "reason": reason})
-
-
-def _say(connections: Iterable[socket.socket], message: Message) -> None:
-  data = json.dumps(message).encode() + b"\n"
-  for made in connections:
-    # One that cannot be reached will be found lost.
-    with contextlib.suppress(OSError):
-      made.sendall(data)
-
-
-def _is_gone(made: socket.socket) -> bool:
-  """Return whether the other end has closed the connection; it sends nothing while it waits."""
-  made.setblocking(False)
-  try:
-    return made.recv(1, socket.MSG_PEEK) == b""
-  except BlockingIOError:
-    return False
-  except OSError:
-    return True

@@ -29,9 +29,11 @@ from trialbook import errors
 from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError, exit_code, said
 from trialbook.trainer.config import Job
 from trialbook.trainer.hosts import joining
-from trialbook.trainer.hosts.channel import END, Message, end
+from trialbook.trainer.hosts.channel import END, end
+from trialbook.trainer.hosts.connection import Message
 from trialbook.trainer.hosts.host_log import EXITS, HostLog, write_exit
-from trialbook.trainer.hosts.joining import AgreedError, Hosts
+from trialbook.trainer.hosts.joining import AgreedError, Hosts, Place
+from trialbook.trainer.hosts.meeting import EndedByHostError
 
 Phase = Literal["joining", "start-up", "compilation", "step", "evaluation", "checkpoint"]
 
@@ -71,13 +73,29 @@ class Guard:
     self._ending = threading.Lock()
     self._announced = False
 
-  def join(self, *, coordinator: str | None = None, count: int | None = None, index: int | None = None) -> Hosts:
-    """Join the other hosts; see `hosts.initialize`."""
+  def join(
+    self, place: Place | None = None, *, secret_file: pathlib.Path | None = None, open_job: bool = False
+  ) -> Hosts:
+    """Join the other hosts, from a place that is found if it is not given; see `joining.initialize`."""
     self.enter("joining")  # Which has limits of its own, and names who is missing.
-    known = {"coordinator": coordinator, "count": count, "index": index}
-    self._join(joining.initialize(self._job, self._hear, self._join, **known))
+    place = joining.find_place(self._job) if place is None else place
+    known = {"secret_file": secret_file, "open_job": open_job}
+    try:
+      self._join(joining.initialize(self._job, place, self._hear, self._join, **known))
+    except EndedByHostError as error:
+      self._about = error.host
+      raise
     self.enter("start-up")
     return self.hosts
+
+  def report_problem(
+    self, place: Place, problem: str, *, secret_file: pathlib.Path | None = None, open_job: bool = False
+  ) -> None:
+    """End the job on the other hosts before this one joins them; see `joining.report_problem`."""
+    self.enter("joining")
+    self._join(Hosts(index=place.index, count=place.count, found_by=place.found_by))
+    self.record(errors.USER_MISTAKE, problem)
+    joining.report_problem(self._job, place, problem, secret_file=secret_file, open_job=open_job)
 
   def _join(self, here: Hosts) -> None:
     self.hosts = here

@@ -152,8 +152,8 @@ def _cliff(results: StudyResults) -> Sign | str | None:
         tuple(sorted(number for point in bad for number in point.trials)),
       )
     fine.append(
-      f"{len(near) - len(bad)} of {many(len(near), 'point')} with {one.name} right above that of the best train to their"
-      " end" + (f", though at {len(shaky)} of them a seed died" if shaky else "")
+      f"{len(near) - len(bad)} of {many(len(near), 'point')} with {one.name} right above that of the best train to"
+      " their end" + (f", though at {len(shaky)} of them a seed died" if shaky else "")
     )
   return " and ".join(fine) or None
 
