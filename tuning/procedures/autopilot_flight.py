@@ -1,0 +1,89 @@
+"""The state of a call of the autopilot: the config so far, the budget, the logbook, and what is decided already."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+from trialbook import files
+from trialbook.progress import ProgressLine, duration
+from trialbook.trainer import Config
+from trialbook.tuning.procedures import autopilot_logbook
+from trialbook.tuning.procedures.autopilot_budget import Budget
+from trialbook.tuning.procedures.autopilot_logbook import Entry
+from trialbook.tuning.procedures.lab import Lab
+
+EXPLORATION, ADOPTION = 0.6, 0.8
+"""Shares of the budget by which exploration and adoption end: what exploration finds decides the most, and what is left
+is for the refined search and the final trainings."""
+LEAST_TRIALS = 6
+"""Fewest trials of a round: fewer say nothing of a space."""
+PLAN = "plan.json"
+"""File of the numbers that were decided by what was left of the budget. A call that resumes keeps to them."""
+
+
+@dataclasses.dataclass
+class Flight:
+  """The state of a call: the config so far, the budget, the logbook, and the best that adoption left."""
+
+  lab: Lab
+  config: Config
+  budget: Budget
+  entries: list[Entry] = dataclasses.field(default_factory=list)
+
+  def stage(self, name: str) -> Lab:
+    """Return the lab of a stage."""
+    return dataclasses.replace(self.lab, folder=self.lab.folder / name, config=self.config, results={})
+
+  def begin(self, stage: str) -> None:
+    """Print which stage begins."""
+    line = ProgressLine(enabled=self.lab.progress)
+    line.note(f"[{stage}] {autopilot_logbook.question(stage)} {self.budget.used} used.")
+
+  def log(
+    self,
+    stage: str,
+    decision: str,
+    evidence: Sequence[str],
+    cost: tuple[int, float],
+    consequence: str = "",
+    folder: pathlib.Path | None = None,
+  ) -> None:
+    """Add a decision, and write the logbook."""
+    steps, seconds = cost
+    spent = f"{steps:,} steps, {duration(seconds)}" if steps else "nothing"
+    entry = Entry(
+      stage=stage,
+      decision=decision,
+      evidence=tuple(evidence),
+      consequence=consequence,
+      cost=f"{spent}; {self.budget.used} so far",
+      links=() if folder is None else ((folder.name, folder.relative_to(self.lab.folder).as_posix()),),
+    )
+    self.entries.append(entry)
+    self.write(f"Running. The last decision is that of {stage}.")
+
+  def write(self, state: str) -> None:
+    """Write the logbook, with a sentence on where things stand."""
+    summary = f"{state} Budget: {self.budget.words}."
+    autopilot_logbook.write(self.lab.folder, self.entries, summary)
+
+  def left(self, share: float = 1.0) -> int:
+    """Return the steps that are left of a share of the budget."""
+    return self.budget.left(share)
+
+  def pays(self, trials: int, share: float) -> bool:
+    """Return whether trainings cost at most a share of the budget, and leave a round of exploration."""
+    steps = trials * self.config.max_train_steps
+    return steps <= self.left(share) and steps + LEAST_TRIALS * self.config.max_train_steps <= self.left(EXPLORATION)
+
+  def decided(self, name: str, value: Callable[[], int]) -> int:
+    """Return a number that an earlier call decided, or decide it now.
+
+    A call that resumes has used a little more of a budget in hours, and would decide otherwise.
+    """
+    path = self.lab.folder / PLAN
+    plan = files.read_json(path) or {}
+    if name not in plan:
+      plan[name] = value()
+      files.write_json(path, plan)
+    return plan[name]
