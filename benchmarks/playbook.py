@@ -37,6 +37,7 @@ from trialbook.tuning.curves import read_log
 from trialbook.tuning.execution.coordinator import run_study
 from trialbook.tuning.objective import value_of
 from trialbook.tuning.procedures import autopilot
+from trialbook.tuning.procedures.autopilot_rounds import first_space
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.search.halton import Halton
@@ -135,7 +136,7 @@ class Job:
   @functools.cached_property
   def space(self) -> list[Hyperparameter]:
     """Return the space of all searches: the default one of the autopilot's first round."""
-    found, problems = flatten(self.config, {"nuisance": autopilot.first_space(self.config)})
+    found, problems = flatten(self.config, {"nuisance": first_space(self.config)})
     assert not problems, problems
     return found
 
@@ -159,11 +160,9 @@ def searched(job: Job, ask: Ask) -> float:
 
 
 def final(job: Job, changes: Mapping[str, Any]) -> float:
-  """Return the mean test metric of a configuration over fresh seeds; a diverged training counts as the initial model."""
-  tests = [
-    job.trained(number, {**changes, "seed": job.config.seed + 1 + number}, test=True)[1]
-    for number in range(FINAL_SEEDS)
-  ]
+  """Return the mean test metric of a configuration over fresh seeds; NaN if one of its trainings diverged."""
+  seeds = range(job.config.seed + 1, job.config.seed + 1 + FINAL_SEEDS)
+  tests = [job.trained(seed, {**changes, "seed": seed}, test=True)[1] for seed in seeds]
   return statistics.fmean(math.nan if one is None else one for one in tests)
 
 

@@ -83,7 +83,7 @@ def test_what_cannot_be_decided_says_how_many_seeds_would_decide(tmp_path):
 @pytest.mark.parametrize(("gain", "least", "most"), [(0.0, 0.0, 0.05), (0.01, 0.5, 1.0), (0.02, 0.9, 1.0)])
 def test_few_of_200_pairs_are_adopted_wrongly(gain, least, most):
   rng = np.random.default_rng(0)
-  looks = [*[look for look in adopt.LOOKS if look < 20], 20]
+  looks = adopt.looks_until(20)
   adopted = 0
   for _ in range(200):
     ours, theirs = rng.normal(-gain, 0.01, 20).tolist(), rng.normal(0, 0.01, 20).tolist()

@@ -124,7 +124,7 @@ def run(
   if second_search and (study is None or trial is not None):
     raise UserError("--second_search: only the best point of a --study, without --trial, depends on its search")
   own = {path: value for path, (_, value) in changes.items()}
-  looks = [look for look in LOOKS if look < seeds] + [seeds]
+  looks = looks_until(seeds)
   sign = lab.ranked_by.sign
   found: Difference | None = None
   verdict = "undecided"
@@ -202,6 +202,11 @@ def _on_other_splits(lab: Lab, candidate: Config, count: int) -> list[float]:
     values[name] = {trial.values[SPLIT]: trial.objective for trial in results.trials if trial.objective is not None}
   both = sorted(values["candidate"].keys() & values["baseline"].keys())
   return [lab.ranked_by.sign * (values["baseline"][one] - values["candidate"][one]) for one in both]
+
+
+def looks_until(seeds: int) -> list[int]:
+  """Return after how many seeds of each side the difference is looked at, if there are at most `seeds`."""
+  return [*(look for look in LOOKS if look < seeds), seeds]
 
 
 def decision(found: Difference, margin: float) -> str:

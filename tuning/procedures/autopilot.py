@@ -6,14 +6,12 @@ begun, and go on. The test set is seen in the last stage only.
 """
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from trialbook.errors import UserError
-from trialbook.settings import find
-from trialbook.trainer import Config
-from trialbook.tuning.findings.statistics.points import feasible, points_of
+from trialbook.progress import duration
 from trialbook.tuning.procedures import (
   adopt,
   autopilot_logbook,
@@ -28,35 +26,19 @@ from trialbook.tuning.procedures import (
 )
 from trialbook.tuning.procedures.autopilot_budget import Budget
 from trialbook.tuning.procedures.autopilot_flight import ADOPTION, EXPLORATION, LEAST_TRIALS, Flight
+from trialbook.tuning.procedures.autopilot_rounds import explore, round_folder
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.lab import Lab
-from trialbook.tuning.procedures.next_step import NextStep, next_step
-from trialbook.tuning.procedures.study_source import write_study_file
 from trialbook.tuning.results import StudyResults
-from trialbook.tuning.search.halton import Halton
-from trialbook.tuning.space.ready_spaces import OPTIMIZER_SPACES, under
-from trialbook.tuning.space.scales import Linear, Log, Space
-from trialbook.tuning.study import Study
-from trialbook.tuning.study_files import load_study
 
 PREPARATION = 0.25
 """Share of the budget that a procedure before the exploration, or a remedy within it, may cost at most."""
 SWEEP_TRIALS = 10
 """Trainings that a procedure with a sweep of learning rates takes about, by which its cost is judged."""
-MOST_ROUNDS = 6
-"""Most rounds of exploration: a space that is moved more often was chosen badly."""
-FIRST_ROUND = 0.5
-"""Share of the exploration's budget that the first round gets: half is left for what it teaches."""
 MOST_SEEDS, LEAST_SEEDS = 12, 3
 """Seeds of each side for the adoption, and of the final trainings."""
 STAGES = ("batch-size", "max-steps", "stability", "adopt")
 """Stages that can be left out."""
-STRENGTHS: Space = {
-  "optimizer.weight_decay": Log(1e-6, 1e-2),
-  "task.label_smoothing": Linear(0.0, 0.2),
-  "model.dropout_rate": Linear(0.0, 0.5),
-}
-"""Strengths of regularization that are searched where the config has the field and turns it on."""
 
 
 def run(
@@ -85,6 +67,7 @@ def run(
     )
   found = _fly(flight, skipped, search)
   flight.write(f"{'Finished' if found.changes is not None else 'Ended without a recommendation'}: {found.verdict}")
+  lab.costs.append(f"{flight.budget.used_steps:,} training steps, {duration(flight.budget.used_seconds)} of work")
   return lab.conclude(found)
 
 
@@ -103,9 +86,9 @@ def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
     flight.log("max steps", told, (), (0, 0.0), "By hand it is `trialbook tune max-steps --target=VALUE`.")
   elif "max-steps" not in skipped:
     _prepare(flight, "max steps", "2_max_steps", max_steps.run)
-  if flight.left(EXPLORATION) < LEAST_TRIALS * flight.config.max_train_steps and not _round_folder(flight, 1).exists():
+  if flight.left(EXPLORATION) < LEAST_TRIALS * flight.config.max_train_steps and not round_folder(flight, 1).exists():
     return _too_small(flight, LEAST_TRIALS)
-  best = _explore(flight, "stability" not in skipped)
+  best = explore(flight, None if "stability" in skipped else _stabilize)
   if best is None:
     return _nothing(flight)
   study, results = best
@@ -129,14 +112,24 @@ def _baseline(flight: Flight) -> Conclusion | None:
       numbers=flight.budget.as_json(),
       actions=found.actions,
     )
-  consequence = "The configuration is the start of what follows, as it was given."
-  if found.changes and found.numbers.get("value") is None:
+  consequence = "What follows starts from the configuration as it was given."
+  if found.changes and _is_simpler_better(found, flight.lab.ranked_by.sign):
     flight.config = flight.config.override(dict(found.changes))
-    consequence = "What follows starts from the simplified configuration, since the given one did not train."
+    consequence = "What follows starts from the simplified configuration, which is clearly better than the given one."
   elif found.changes:
-    consequence += " Whether it needs all its parts is a question of its own, for `trialbook tune adopt`."
+    consequence += " Whether each of these parts helps is a question of its own, for `trialbook tune adopt`."
   flight.log("baseline", found.verdict, found.evidence, cost, consequence, of.folder)
   return None
+
+
+def _is_simpler_better(found: Conclusion, sign: int) -> bool:
+  """Return whether the simplified configuration is clearly better than the given one, or that did not train at all."""
+  given, simple = found.table[0], found.table[1]
+  values = [row[str(found.numbers["metric"])] for row in (given, simple)]
+  if None in values:
+    return values[0] is None
+  error = math.hypot(*(row["standard error"] or 0.0 for row in (given, simple)))
+  return sign * (values[0] - values[1]) > baseline.WORSE * error
 
 
 def _batch_size(flight: Flight) -> None:
@@ -173,94 +166,6 @@ def _use(flight: Flight, found: Conclusion) -> str:
   return f"Changed: {adopt.changes_in_words(adopt.changed(before, flight.config))}."
 
 
-def first_space(config: Config) -> dict[str, Any]:
-  """Return the space of the first round: of the optimizer, and of the regularization that the config turns on."""
-  space = dict(under("optimizer", OPTIMIZER_SPACES.get(config.optimizer.name, {"learning_rate": Log(1e-5, 1.0)})))
-  for path, scale in STRENGTHS.items():
-    found = find(config, path)
-    if found is not None and (path == "optimizer.weight_decay" or found[1]):
-      space[path] = scale
-  return space
-
-
-def _round_folder(flight: Flight, number: int) -> pathlib.Path:
-  return flight.lab.folder / f"3_round_{number}"
-
-
-def _explore(flight: Flight, may_stabilize: bool) -> tuple[pathlib.Path, StudyResults] | None:
-  """Run rounds of search until one is settled or the budget of exploration ends; return the round with the best
-  point."""
-  rounds: list[tuple[pathlib.Path, StudyResults]] = []
-  study = Study(
-    name="round_1",
-    goal="What is the best configuration in the first space?",
-    objective=flight.lab.ranked_by,
-    config=flight.config,
-    nuisance=first_space(flight.config),
-    trials=max(int(FIRST_ROUND * flight.left(EXPLORATION) / flight.config.max_train_steps), LEAST_TRIALS),
-    search=Halton(seed=0),
-    cores_per_trial=flight.lab.cores_per_trial,
-  )
-  why = ["The first round searches a wide space of the optimizer's hyperparameters."]
-  for number in range(1, MOST_ROUNDS + 1):
-    folder = _round_folder(flight, number)
-    flight.begin(f"round {number}")
-    study = _as_edited(study, folder, why)
-    results = flight.lab.runner(study, folder / "study", workers=flight.lab.workers, progress=flight.lab.progress)
-    rounds.append((folder / "study", results))
-    cost = flight.budget.charge([results])
-    after = next_step(results)
-    following = _round_folder(flight, number + 1)
-    # What an earlier call has begun, or a person has written, goes on.
-    affordable = flight.left(EXPLORATION) // _steps(after.study, flight)
-    ends = after.kind == "fix" or number == MOST_ROUNDS
-    ends = ends or ((after.kind == "adopt" or affordable < LEAST_TRIALS) and not (following / "study.py").exists())
-    decision = f"{len(results.trials)} trials. The best has {_best(results)}."
-    flight.log(f"round {number}", decision, after.reasons, cost, _after(after, ends, affordable, number), folder)
-    if ends:
-      break
-    if after.kind == "stability" and may_stabilize and results.best is not None:
-      may_stabilize = False
-      flight.config = flight.config.override(dict(results.best.changes))
-      _stabilize(flight, number)
-      affordable = max(flight.left(EXPLORATION) // flight.config.max_train_steps, LEAST_TRIALS)
-    if after.study is not None:
-      study, why = (
-        dataclasses.replace(after.study, trials=min(affordable, study.trials or affordable)),
-        [*after.reasons],
-      )
-    else:
-      # More points of the same space: those of another quasi-random sequence fill what is between.
-      asked = (after.trials or 0) - results.study.trials
-      study = dataclasses.replace(
-        study, search=Halton(seed=number), trials=min(affordable, max(asked, LEAST_TRIALS)), config=flight.config
-      )
-      why = [*after.reasons]
-    study = dataclasses.replace(study, name=f"round_{number + 1}")
-  valued = [(folder, results, points[0].cost) for folder, results in rounds if (points := feasible(points_of(results)))]
-  if not valued:
-    return None
-  folder, results, _ = min(valued, key=lambda one: one[2])
-  return folder, results
-
-
-def _after(after: NextStep, ends: bool, affordable: int, number: int) -> str:
-  """Return what follows a round, in words."""
-  if after.kind == "fix":
-    return "No search mends this, so exploration ends."
-  if after.kind == "adopt":
-    return "Exploration ends, because no finding asks for another search."
-  if ends and number == MOST_ROUNDS:
-    return f"Exploration ends after {MOST_ROUNDS} rounds, the most that there are."
-  if ends:
-    return f"Exploration ends: the budget pays for {affordable} more trials, and a round has {LEAST_TRIALS} at least."
-  if after.kind == "stability":
-    return "Training is made stable first, and the same space searched again."
-  if after.kind == "search":
-    return f"Round {number + 1} searches with these changes."
-  return f"Round {number + 1} has more points of the same space."
-
-
 def _stabilize(flight: Flight, number: int) -> None:
   """Look at the stability of training, and run the first remedy that the playbook has for what is found."""
   found = _prepare(flight, "stability", f"3_round_{number}_stability", stability.run)
@@ -269,27 +174,6 @@ def _stabilize(flight: Flight, number: int) -> None:
     _prepare(flight, "stability: warmup", f"3_round_{number}_warmup", warmup.run)
   elif kind == "mid":
     _prepare(flight, "stability: clipping", f"3_round_{number}_clip", clip.run)
-
-
-def _steps(study: Study | None, flight: Flight) -> int:
-  return flight.config.max_train_steps if study is None or study.config is None else study.config.max_train_steps
-
-
-def _as_edited(study: Study, folder: pathlib.Path, why: Sequence[str]) -> Study:
-  """Write the study file of a round; one that is there is taken as it is, since a person may have edited it."""
-  if not (folder / "study.py").exists():
-    write_study_file(study, folder, why)
-  loaded = load_study(folder / "study.py")
-  if not isinstance(loaded, Study):
-    raise UserError(f"{folder / 'study.py'}: get_study() should return a Study, not a Round")
-  return loaded
-
-
-def _best(results: StudyResults) -> str:
-  points = feasible(points_of(results))
-  if not points:
-    return "value: none"
-  return f"{results.objective.metric}: {results.objective.sign * points[0].cost:.4g} (trial {points[0].trials[0]})"
 
 
 def _adopt(flight: Flight, study: pathlib.Path, results: StudyResults) -> bool:

@@ -35,6 +35,7 @@ class Budget:
   used_steps: int = 0
   used_seconds: float = 0.0
   step_seconds: float = 0.0
+  _charged: dict[pathlib.Path, tuple[int, float]] = dataclasses.field(default_factory=dict, repr=False)
 
   def __post_init__(self):
     if (self.steps is None) == (self.hours is None):
@@ -43,14 +44,18 @@ class Budget:
       raise UserError(f"--hours={self.hours:g}: should be more than 0")
 
   def charge(self, studies: Iterable[StudyResults]) -> tuple[int, float]:
-    """Add the cost of studies, the newest last; return their steps and seconds."""
+    """Add the cost of studies, the newest last, without what has been added of them already; return their whole cost in
+    steps and seconds."""
     steps, seconds = 0, 0.0
     for study in studies:
       trained, worked = sum(trial.last_step for trial in study.trials), study_seconds(study)
       if trained and worked:
         self.step_seconds = worked / trained
+      before = self._charged.get(study.folder, (0, 0.0))
+      self.add(trained - before[0], worked - before[1])
+      self._charged[study.folder] = trained, worked
       steps, seconds = steps + trained, seconds + worked
-    return self.add(steps, seconds)
+    return steps, seconds
 
   def charge_measurements(self, folder: pathlib.Path) -> tuple[int, float]:
     """Add the seconds of the measurements in a folder, and return their cost. Their steps train nothing."""
@@ -87,14 +92,14 @@ class Budget:
   @property
   def words(self) -> str:
     """Return the budget in words."""
-    return f"{self.steps:,} steps" if self.steps is not None else f"{self.hours:g} h"
+    return f"{self.steps:,} steps" if self.steps is not None else duration((self.hours or 0.0) * 3600)
 
   @property
   def used(self) -> str:
     """Return what has been used, in words."""
     if self.steps is not None:
-      return f"{self.used_steps:,} of {self.steps:,} steps"
-    return f"{duration(self.used_seconds)} of {self.hours:g} h"
+      return f"{self.used_steps:,} of {self.words}"
+    return f"{duration(self.used_seconds)} of {self.words}"
 
   def as_json(self) -> dict[str, Any]:
     """Return the numbers of a conclusion: of a budget in hours these are seconds."""

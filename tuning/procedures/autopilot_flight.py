@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from trialbook import files
 from trialbook.progress import ProgressLine, duration
@@ -23,12 +24,13 @@ PLAN = "plan.json"
 
 @dataclasses.dataclass
 class Flight:
-  """The state of a call: the config so far, the budget, the logbook, and the best that adoption left."""
+  """The state of a call: the config so far, the budget, the logbook, and what each round has cost, by its stage."""
 
   lab: Lab
   config: Config
   budget: Budget
   entries: list[Entry] = dataclasses.field(default_factory=list)
+  costs: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
   def stage(self, name: str) -> Lab:
     """Return the lab of a stage."""
@@ -50,7 +52,9 @@ class Flight:
   ) -> None:
     """Add a decision, and write the logbook."""
     steps, seconds = cost
-    spent = f"{steps:,} steps, {duration(seconds)}" if steps else "nothing"
+    spent = (
+      f"{steps:,} steps, {duration(seconds)}" if steps else f"{duration(seconds)} of measuring" if seconds else "0"
+    )
     entry = Entry(
       stage=stage,
       decision=decision,
@@ -59,12 +63,13 @@ class Flight:
       cost=f"{spent}; {self.budget.used} so far",
       links=() if folder is None else ((folder.name, folder.relative_to(self.lab.folder).as_posix()),),
     )
-    self.entries.append(entry)
+    # A stage that goes on has one entry, its last: a call that resumes sees no other.
+    self.entries = [one for one in self.entries if one.stage != stage] + [entry]
     self.write(f"Running. The last decision is that of {stage}.")
 
   def write(self, state: str) -> None:
     """Write the logbook, with a sentence on where things stand."""
-    summary = f"{state} Budget: {self.budget.words}."
+    summary = f"{state} Budget: {self.budget.words}; {self.budget.used} used."
     autopilot_logbook.write(self.lab.folder, self.entries, summary)
 
   def left(self, share: float = 1.0) -> int:
@@ -81,9 +86,18 @@ class Flight:
 
     A call that resumes has used a little more of a budget in hours, and would decide otherwise.
     """
-    path = self.lab.folder / PLAN
-    plan = files.read_json(path) or {}
+    plan = self.plan
     if name not in plan:
       plan[name] = value()
-      files.write_json(path, plan)
+      self.keep(plan)
     return plan[name]
+
+  @property
+  def plan(self) -> dict[str, Any]:
+    """Return all numbers that were decided so far."""
+    return files.read_json(self.lab.folder / PLAN) or {}
+
+  def keep(self, plan: Mapping[str, Any]) -> None:
+    """Write the numbers that were decided."""
+    self.lab.folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(self.lab.folder / PLAN, dict(plan))
