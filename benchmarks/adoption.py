@@ -76,9 +76,7 @@ def by_retrain(results: StudyResults) -> list[float]:
 
 def logs() -> None:
   """Print the decision between the baseline and NAdam on each workload."""
-  print(
-    "| workload | metric | baseline, mean | nadamp, mean | gain of nadamp, with its interval | decision | further seeds |"
-  )
+  print("| workload | metric | baseline, mean | nadamp, mean | gain of nadamp, interval | decision | further seeds |")
   print("|---|---|---:|---:|---|---|---|")
   with tempfile.TemporaryDirectory() as name:
     root = pathlib.Path(name)

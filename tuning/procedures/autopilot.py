@@ -186,12 +186,13 @@ def _adopt(flight: Flight, study: pathlib.Path, results: StudyResults) -> bool:
   flight.begin("adopt")
   of = dataclasses.replace(flight.stage("4_adopt"), config=flight.lab.config)
   found = adopt.run(of, study=study, seeds=seeds, record=flight.lab.folder / "baseline")
-  kept = found.numbers.get("decision") == "reject"
+  # The best point was chosen as the best of many, and its fresh seeds were not: they decide, also where they are few.
+  kept = found.numbers.get("decision") != "adopt" and found.numbers.get("gain", 0.0) <= 0
   consequence = "The search around the best point follows."
   if kept:
-    consequence = "The initial configuration is the final one. Its final trainings follow."
+    consequence = "The initial configuration stays, since the best point is not better with fresh seeds."
   elif found.changes is None:
-    consequence = "Nothing speaks against the best point either. The search around it follows."
+    consequence = "With fresh seeds the best point is better in the mean, so the search around it follows."
   flight.log("adopt", found.verdict, found.evidence, flight.budget.charge(of.results.values()), consequence, of.folder)
   return kept
 
