@@ -186,15 +186,25 @@ def _adopt(flight: Flight, study: pathlib.Path, results: StudyResults) -> bool:
   flight.begin("adopt")
   of = dataclasses.replace(flight.stage("4_adopt"), config=flight.lab.config)
   found = adopt.run(of, study=study, seeds=seeds, record=flight.lab.folder / "baseline")
-  # The best point was chosen as the best of many, and its fresh seeds were not: they decide, also where they are few.
-  kept = found.numbers.get("decision") != "adopt" and found.numbers.get("gain", 0.0) <= 0
+  kept = _keeps_initial(found)
   consequence = "The search around the best point follows."
   if kept:
-    consequence = "The initial configuration stays, since the best point is not better with fresh seeds."
+    consequence = "The initial configuration stays, since the best point is no better with fresh seeds."
   elif found.changes is None:
     consequence = "With fresh seeds the best point is better in the mean, so the search around it follows."
   flight.log("adopt", found.verdict, found.evidence, flight.budget.charge(of.results.values()), consequence, of.folder)
   return kept
+
+
+def _keeps_initial(found: Conclusion) -> bool:
+  """Return whether the initial config stays: the best point dies with more seeds, or is not better in the mean.
+
+  The best point was chosen as the best of many, and its fresh seeds were not. So they decide, also where they are few.
+  """
+  died = found.numbers["died"]
+  if died["candidate"] != died["baseline"]:
+    return died["candidate"] > died["baseline"]
+  return (found.changes is None and found.numbers.get("gain", 0.0) <= 0) or found.numbers.get("decision") == "reject"
 
 
 def _finish(flight: Flight, study: pathlib.Path, results: StudyResults, search: str, kept: bool) -> Conclusion:

@@ -157,7 +157,7 @@ def _after(flight: Flight, after: NextStep, ends: bool, number: int) -> str:
     affordable = _affordable(flight, after.study)
     return f"Exploration ends: the budget pays for {affordable} more trials, and a round has {LEAST_TRIALS} at least."
   if after.kind == "stability":
-    return "Training is made stable first, and the same space searched again."
+    return "Training has to be stable first, if the budget pays for it. Then the same space is searched again."
   if after.kind == "search":
     return f"Round {number + 1} searches with these changes."
   return f"Round {number + 1} follows."
