@@ -60,7 +60,9 @@ def test_the_validation_set_is_folded_in_for_the_steps_that_the_retrains_selecte
   assert not any(config.fold_validation for config in explored.ran[:-3])
   assert found.changes is not None
   assert (found.changes["fold_validation"], found.changes["max_train_steps"]) == (True, SELECTED)
-  assert stored_config(tmp_path / "finish" / "recommended").fold_validation
+  recommended = stored_config(tmp_path / "finish" / "recommended")
+  assert recommended.fold_validation
+  assert recommended.evaluation.every_steps == SELECTED
   assert "Do not tune on this data again" in found.evidence[-1]
   # What was measured on validation examples that it was trained on is not shown.
   assert [row["validation/error"] is None for row in found.table] == [False] * 3 + [True] * 3

@@ -307,7 +307,10 @@ def _with_folded(lab: Lab, found: Conclusion, results: StudyResults, config: Con
       ),
       "No validation set is left. Do not tune on this data again, nor compare this model on validation examples.",
     ],
-    changes={path: new for path, (_, new) in changed(lab.config, config).items()},
+    changes={
+      **{path: new for path, (_, new) in changed(lab.config, config).items()},
+      "evaluation.every_steps": config.evaluation.every_steps,
+    },
     numbers={**found.numbers, "folded_test": statistics.fmean(tests), "folded_steps": config.max_train_steps},
     # What is measured on validation examples that it was trained on says nothing.
     table=[*({"trained on": "training", **row} for row in found.table)]
