@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from commands import outcome
 from simulated_trainings import Simulation
 from test_procedure_autopilot import CONFIG, SKIP, training
 
@@ -13,6 +14,7 @@ from trialbook.tuning.procedures import autopilot
 from trialbook.tuning.procedures.autopilot_budget import Budget, worked_seconds
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.records import StudyRecord, TrialRecord, read_study
+from trialbook.tuning.results import read_results
 
 
 def flown(folder: pathlib.Path, simulation: Simulation, **more):
@@ -52,6 +54,8 @@ def test_a_budget_in_hours_is_kept_and_what_was_used_counts_after_a_resume(tmp_p
   assert 60 <= found.numbers["spent"] <= 100
   assert len(simulation.ran) == found.numbers["spent"]
   assert "of 2 min" in (tmp_path / "logbook.md").read_text()
+  with pytest.raises(UserError, match="has ended its exploration with another budget"):
+    flown(tmp_path, simulation, hours=2 * hours)
   again = flown(tmp_path, simulation, hours=hours)
   assert again.numbers["spent"] == found.numbers["spent"] == len(simulation.ran)
   assert (again.verdict, again.changes) == (found.verdict, found.changes)
@@ -82,11 +86,15 @@ def test_a_budget_is_one_of_steps_and_hours():
 def test_a_study_that_is_extended_is_charged_once(tmp_path):
   simulation = training()
   flown(tmp_path, simulation, steps=20_000)
-  from trialbook.tuning.results import read_results
-
   results = read_results(tmp_path / "3_round_1" / "study")
   budget = Budget(20_000, None)
   part = dataclasses.replace(results, trials=results.trials[:5])
   assert budget.charge([part])[0] == budget.used_steps == 5 * 200
   whole = budget.charge([results])[0]
   assert whole == budget.used_steps == len(results.trials) * 200
+
+
+def test_a_dry_run_of_a_budget_that_is_too_small_says_so(capsys):
+  code, output, _ = outcome(capsys, "autopilot", "--steps=100", "--dry_run")
+  assert code == 0
+  assert "A budget of 100 steps is too small" in output

@@ -21,13 +21,14 @@ import scipy.stats
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
-from trialbook.settings import find, leaves
+from trialbook.settings import find
 from trialbook.trainer import Config
 from trialbook.trainer.config_files import load_config
 from trialbook.tuning.findings.statistics.points import feasible, points_of
 from trialbook.tuning.findings.statistics.seed_noise import sampling_noise
 from trialbook.tuning.procedures.adopt_second_search import deviation, search_again
 from trialbook.tuning.procedures.conclusion import Conclusion, write_config
+from trialbook.tuning.procedures.config_changes import changed, changes_in_words
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.grid import Grid
@@ -42,8 +43,6 @@ POWER = 0.8
 """Probability with which the number of further seeds, which is estimated if nothing is decided, would decide."""
 SPLIT = "dataset.split_seed"
 """Field that draws other validation examples."""
-SHOWN = 8
-"""Changed fields that are named."""
 MOST_SEEDS = 1000
 """Most fresh seeds of one configuration, so that a larger limit extends the same study."""
 
@@ -228,24 +227,6 @@ def further_seeds(found: Difference, margin: float, level: float) -> int | None:
   return max(more, 1) if more <= MOST_SEEDS else None
 
 
-def changed(baseline: Config, candidate: Config) -> dict[str, tuple[Any, Any]]:
-  """Return the fields that differ, but for the seed: path -> (value of the baseline, of the candidate)."""
-  before = {path: value for path, kind, _, value in leaves(baseline) if kind != "host"}
-  after = {path: value for path, kind, _, value in leaves(candidate) if kind != "host"}
-  before["max_train_steps"], after["max_train_steps"] = baseline.max_train_steps, candidate.max_train_steps
-  return {
-    path: (before.get(path), after.get(path))
-    for path in dict.fromkeys([*before, *after])
-    if path != "seed" and before.get(path) != after.get(path)
-  }
-
-
-def changes_in_words(changes: Mapping[str, tuple[Any, Any]]) -> str:
-  """Return the changed fields of `changed` in words, with their values before and after, the first `SHOWN`."""
-  shown = ", ".join(f"{path} {_text(old)} -> {_text(new)}" for path, (old, new) in list(changes.items())[:SHOWN])
-  return shown + (f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
-
-
 def _candidate(
   study: str | pathlib.Path | None, trial: int | None, candidate: str | pathlib.Path | None
 ) -> tuple[Config, str]:
@@ -399,10 +380,6 @@ def _record(
 
 def _count(count: int, noun: str) -> str:
   return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _text(value: Any) -> str:
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 LATER = f"Both sides are run with more seeds, up to --seeds, until the difference is clear: {LOOKS} seeds each."

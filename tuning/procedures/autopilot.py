@@ -28,6 +28,7 @@ from trialbook.tuning.procedures.autopilot_budget import Budget
 from trialbook.tuning.procedures.autopilot_flight import ADOPTION, EXPLORATION, LEAST_TRIALS, Flight
 from trialbook.tuning.procedures.autopilot_rounds import explore, round_folder
 from trialbook.tuning.procedures.conclusion import Conclusion
+from trialbook.tuning.procedures.config_changes import changed, changes_in_words
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.results import StudyResults
 
@@ -73,6 +74,13 @@ def run(
 
 def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
   """Run the stages, and return the conclusion."""
+  total = flight.budget.steps or round((flight.budget.hours or 0.0) * 3600)
+  if flight.plan.get("budget", total) != total:
+    # What follows exploration is planned by the budget, and begun.
+    raise UserError(
+      f"{flight.lab.folder} has ended its exploration with another budget, by which its adoption and its end are"
+      " planned: give that one again, or choose another --dir"
+    )
   # Before anything is run: the baseline costs two trainings, and a round `LEAST_TRIALS`.
   if flight.budget.steps is not None and flight.left(EXPLORATION) < (2 + LEAST_TRIALS) * flight.config.max_train_steps:
     return _too_small(flight, 2 + LEAST_TRIALS)
@@ -92,6 +100,7 @@ def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
   if best is None:
     return _nothing(flight)
   study, results = best
+  flight.decided("budget", lambda: total)
   kept = "adopt" not in skipped and _adopt(flight, study, results)
   return _finish(flight, study, results, search, kept)
 
@@ -163,7 +172,7 @@ def _use(flight: Flight, found: Conclusion) -> str:
     return "The configuration stays as it is."
   before = flight.config
   flight.config = before.override(dict(found.changes))
-  return f"Changed: {adopt.changes_in_words(adopt.changed(before, flight.config))}."
+  return f"Changed: {changes_in_words(changed(before, flight.config))}."
 
 
 def _stabilize(flight: Flight, number: int) -> None:
@@ -219,9 +228,9 @@ def _finish(flight: Flight, study: pathlib.Path, results: StudyResults, search: 
   else:
     found = finish.run(of, study=study, search=search, trials=trials, seeds=LEAST_SEEDS)
   final = flight.lab.config if kept else config.override(dict(found.changes or {}))
-  changed = adopt.changed(flight.lab.config, final)
-  changes = {path: new for path, (_, new) in changed.items()}
-  consequence = f"It changes {adopt.changes_in_words(changed)}." if changes else "It is the initial configuration."
+  differs = changed(flight.lab.config, final)
+  changes = {path: new for path, (_, new) in differs.items()}
+  consequence = f"It changes {changes_in_words(differs)}." if changes else "It is the initial configuration."
   flight.log("finish", found.verdict, found.evidence, flight.budget.charge(of.results.values()), consequence, of.folder)
   return Conclusion(
     procedure="autopilot",

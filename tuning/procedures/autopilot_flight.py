@@ -18,6 +18,8 @@ EXPLORATION, ADOPTION = 0.6, 0.8
 is for the refined search and the final trainings."""
 LEAST_TRIALS = 6
 """Fewest trials of a round: fewer say nothing of a space."""
+SOURCES = ("conclusion.md", "study.py")
+"""Files of a stage that the logbook links to."""
 PLAN = "plan.json"
 """File of the numbers that were decided by what was left of the budget. A call that resumes keeps to them."""
 
@@ -61,7 +63,11 @@ class Flight:
       evidence=tuple(evidence),
       consequence=consequence,
       cost=f"{spent}; {self.budget.used} so far",
-      links=() if folder is None else ((folder.name, folder.relative_to(self.lab.folder).as_posix()),),
+      links=[
+        (f"{folder.name}/{name}", (folder / name).relative_to(self.lab.folder).as_posix())
+        for name in SOURCES
+        if folder is not None and (folder / name).exists()
+      ],
     )
     # A stage that goes on has one entry, its last: a call that resumes sees no other.
     self.entries = [one for one in self.entries if one.stage != stage] + [entry]

@@ -22,8 +22,9 @@ from trialbook.trainer import Config
 from trialbook.trainer.workdir.results import read_result
 from trialbook.tuning.findings.statistics.expansion import places_of
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_of, unit_of, value_at
-from trialbook.tuning.procedures.adopt import MOST_SEEDS, changed
+from trialbook.tuning.procedures.adopt import MOST_SEEDS
 from trialbook.tuning.procedures.conclusion import Conclusion
+from trialbook.tuning.procedures.config_changes import changed
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.procedures.study_source import spaces_of
 from trialbook.tuning.results import StudyResults, read_results
