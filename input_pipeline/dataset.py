@@ -22,6 +22,7 @@ from trialbook.input_pipeline.augmentation import Augmentation, augment, mix
 from trialbook.input_pipeline.checked_source import Checked
 from trialbook.input_pipeline.datasets.record_files import RecordFiles
 from trialbook.input_pipeline.fingerprint import Fingerprint, fingerprint
+from trialbook.input_pipeline.folding import with_validation
 from trialbook.input_pipeline.order import Order
 from trialbook.input_pipeline.permutation import permute
 from trialbook.input_pipeline.registry import AnyDataset
@@ -55,7 +56,15 @@ class Dataset:
   """
 
   def __init__(
-    self, source: Source, config: AnyDataset, *, seed: int, batch_size: int, host_index: int, host_count: int
+    self,
+    source: Source,
+    config: AnyDataset,
+    *,
+    seed: int,
+    batch_size: int,
+    host_index: int,
+    host_count: int,
+    fold_validation: bool = False,
   ):
     mixes = config.augmentation is not None and config.augmentation.mixup_alpha is not None
     self.info: Info = dataclasses.replace(source.info, mixes_labels=mixes and "labels" in source.info.spec)
@@ -94,6 +103,7 @@ class Dataset:
       "batch_size": batch_size,
       "host_index": host_index,
       "host_count": host_count,
+      "fold_validation": fold_validation,
     }
 
   def keep(self, paths: Iterable[str]) -> None:
@@ -309,6 +319,7 @@ def load(
   host_index: int = 0,
   host_count: int = 1,
   keep: Iterable[str] | None = None,
+  fold_validation: bool = False,
 ) -> Dataset:
   """Read a dataset into memory, or open its files if it need not fit.
 
@@ -319,6 +330,7 @@ def load(
     host_index: which slice of each batch this host gets.
     host_count: how many hosts share a batch.
     keep: as `Dataset.keep`; None: everything.
+    fold_validation: whether the examples of "validation" are training examples too, after the others.
 
   Raises:
     DataError: the data is absent or broken (with every problem and the command that helps), or the batch
@@ -331,12 +343,24 @@ def load(
     source = config.read()
   except PathError as error:
     raise DataError(f"dataset {config.name}: {error}") from None
+  if fold_validation:
+    if getattr(config, "sharding", "global") == "files":
+      raise DataError(f"fold_validation: dataset {config.name} is sharded by files; set dataset.sharding to global")
+    source = with_validation(source)
   if config.augmentation is not None:
     _check_augmentation(config.augmentation, source.info)
   if getattr(config, "sharding", "global") == "files" and source.info.examples["train"] < host_count:
     examples = source.info.examples["train"]
     raise DataError(f"dataset {source.info.name}: {examples} train examples cannot be shared among {host_count} hosts")
-  dataset = Dataset(source, config, seed=seed, batch_size=batch_size, host_index=host_index, host_count=host_count)
+  dataset = Dataset(
+    source,
+    config,
+    seed=seed,
+    batch_size=batch_size,
+    host_index=host_index,
+    host_count=host_count,
+    fold_validation=fold_validation,
+  )
   if keep is not None:
     dataset.keep(keep)
   return dataset

@@ -30,7 +30,7 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   """Return the metrics of one split at one checkpoint, computed as the run does. Raises UserError, DataError."""
   config = stored_config(workdir)
   number = find_step(workdir, step)
-  dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
+  dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size, fold_validation=config.fold_validation)
   for problem in existing_run.data_differences(workdir, config, dataset):
     logging.warning("the data differ from those that the run was trained on: %s", problem)
   enable_compilation_cache(config.compilation_cache)

@@ -189,6 +189,8 @@ class Config(Settings):
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
     parameter_groups: parameters with a learning rate of their own, or frozen, by name.
     warm_start: where initial parameters come from; None: all are drawn.
+    fold_validation: whether validation examples are trained on too, for the last training of all (PB-43). What is then
+      measured on them is no validation.
     export: whether the selected checkpoint is exported at the end (PB-67), see `trialbook.trainer.export`.
     compilation_cache: folder of the persistent compilation cache; None: not turned on. A process keeps the one
       that it had first, and jax's own setting (`JAX_COMPILATION_CACHE_DIR`) goes before all.
@@ -214,6 +216,7 @@ class Config(Settings):
   checkpointing: Checkpointing = Checkpointing()
   logging: Logging = Logging()
   job: Job = Job()
+  fold_validation: Static[bool] = False
   export: Host[bool] = True
   compilation_cache: Host[FilePath[str | None]] = "~/.cache/trialbook/compilation"
 

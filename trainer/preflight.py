@@ -150,6 +150,7 @@ def _examine(
       batch_size=config.batch_size,
       host_index=here.index,
       host_count=here.count,
+      fold_validation=config.fold_validation,
     )
   except DataError as error:
     problems += str(error).splitlines()

@@ -123,7 +123,8 @@ def measure(config: Config, seconds: float = MEASURED_SECONDS) -> tuple[dict[str
   devices = jax.local_devices()
   mesh = sharding.make_mesh(devices=devices if config.batch_size % len(devices) == 0 else devices[:1])
   totals: dict[str, float] = {}
-  with load(config.dataset, seed=config.seed, batch_size=config.batch_size) as dataset:
+  folded = config.fold_validation
+  with load(config.dataset, seed=config.seed, batch_size=config.batch_size, fold_validation=folded) as dataset:
     dataset.keep(bind(config.task.build(config.dataset), dataset.info, config.task.name).dataset_paths)
     # Batches that the run has not seen; the first opens files and imports what decodes them, and does not count.
     first = config.max_train_steps

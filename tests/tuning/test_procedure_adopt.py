@@ -14,6 +14,7 @@ from trialbook.trainer.workdir.existing_run import stored_config
 from trialbook.tuning import Log, Minimize, Study
 from trialbook.tuning.procedures import adopt
 from trialbook.tuning.procedures.lab import Lab
+from trialbook.tuning.records import read_study
 
 BASELINE = Config().override({"optimizer.learning_rate": 0.1, "max_train_steps": 100})
 BETTER = BASELINE.override({"optimizer.learning_rate": 0.2})
@@ -84,7 +85,7 @@ def test_what_cannot_be_decided_says_how_many_seeds_would_decide(tmp_path):
 @pytest.mark.parametrize(("gain", "least", "most"), [(0.0, 0.0, 0.05), (0.01, 0.5, 1.0), (0.02, 0.9, 1.0)])
 def test_few_of_200_pairs_are_adopted_wrongly(gain, least, most):
   rng = np.random.default_rng(0)
-  looks = [*[look for look in adopt.LOOKS if look < 20], 20]
+  looks = adopt.looks_until(20)
   adopted = 0
   for _ in range(200):
     ours, theirs = rng.normal(-gain, 0.01, 20).tolist(), rng.normal(0, 0.01, 20).tolist()
@@ -144,3 +145,28 @@ def test_mistakes_are_reported_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match=words):
       adopt.run(lab, **wrong)
   assert simulation.ran == []
+
+
+def test_a_second_search_measures_the_variance_of_the_study(tmp_path):
+  simulation = noisy(0.1)
+  study = Study(
+    name="rates",
+    goal="Which?",
+    objective=Minimize("validation/error"),
+    config=BASELINE,
+    nuisance={"optimizer.learning_rate": Log(0.05, 0.2)},
+    trials=4,
+  )
+  simulation(study, tmp_path / "rates")
+  lab = Lab(folder=tmp_path / "a", config=BASELINE, runner=simulation)
+  found = adopt.run(lab, study=tmp_path / "rates", seeds=3, second_search=True)
+  again = read_study(tmp_path / "a" / "second_search")
+  assert again.search == {"name": "halton", "seed": 1}
+  assert found.numbers["study"] >= 0
+  assert any("another search of the same space" in sentence for sentence in found.evidence)
+  count = len(simulation.ran)
+  lab = Lab(folder=tmp_path / "a", config=BASELINE, runner=simulation)
+  assert adopt.run(lab, study=tmp_path / "rates", seeds=3, second_search=True).numbers == found.numbers
+  assert len(simulation.ran) == count
+  with pytest.raises(UserError, match="--second_search: only the best point of a --study"):
+    adopt.run(lab, candidate=candidate(tmp_path), second_search=True)

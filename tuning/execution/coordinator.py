@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 import queue
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -174,7 +175,18 @@ def run_study(
         place, planned, made, StudyProgress(planned.trials, enabled=progress), existing, retry_failed
       )
       coordinator.run()
+  # One that came when no trial was left to save ends the caller nevertheless, which may have more studies to run.
+  if _has_signal(events):
+    raise KeyboardInterrupt
   return read_results(folder)
+
+
+def _has_signal(events: queue.SimpleQueue[Any]) -> bool:
+  """Return whether a signal is among the events that nothing has looked at."""
+  while not events.empty():
+    if isinstance(events.get(), signal.Signals):
+      return True
+  return False
 
 
 class Coordinator:

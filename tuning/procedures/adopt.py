@@ -11,6 +11,7 @@ import datetime
 import json
 import math
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,12 +23,14 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
 from trialbook.record import Kind, stored
-from trialbook.settings import find, leaves
+from trialbook.settings import find
 from trialbook.trainer import Config
 from trialbook.trainer.config_files import load_config
 from trialbook.tuning.findings.statistics.points import feasible, points_of
 from trialbook.tuning.findings.statistics.seed_noise import sampling_noise
+from trialbook.tuning.procedures.adopt_second_search import deviation, search_again
 from trialbook.tuning.procedures.conclusion import Conclusion, write_config
+from trialbook.tuning.procedures.config_changes import changed, changes_in_words
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.grid import Grid
@@ -42,8 +45,6 @@ POWER = 0.8
 """Probability with which the number of further seeds, which is estimated if nothing is decided, would decide."""
 SPLIT = "dataset.split_seed"
 """Field that draws other validation examples."""
-SHOWN = 8
-"""Changed fields that are named."""
 MOST_SEEDS = 1000
 """Most fresh seeds of one configuration, so that a larger limit extends the same study."""
 
@@ -100,6 +101,7 @@ def run(
   candidate: str | pathlib.Path | None = None,
   seeds: int = 20,
   splits: int = 0,
+  second_search: bool = False,
   margin: float = 0.0,
   record: str | pathlib.Path | None = None,
 ) -> Conclusion:
@@ -112,6 +114,7 @@ def run(
     candidate: a config file instead.
     seeds: most of each side.
     splits: number of other splits of the data on which both are trained too, if the dataset can be split otherwise.
+    second_search: whether the study is run again with another seed of its search, and its best too: study variance.
     margin: gain, in the metric's units, that the change must exceed to be worth its complexity.
     record: folder of the recorded baseline, which an adopted config replaces; None: `baseline` beside the lab's folder.
   """
@@ -119,26 +122,19 @@ def run(
   changes = changed(lab.config, config)
   if not changes:
     raise UserError("the candidate and the baseline are the same config; there is nothing to decide")
+  if second_search and (study is None or trial is not None):
+    raise UserError("--second_search: only the best point of a --study, without --trial, depends on its search")
   own = {path: value for path, (_, value) in changes.items()}
-  looks = [look for look in LOOKS if look < seeds] + [seeds]
+  looks = looks_until(seeds)
   sign = lab.ranked_by.sign
   found: Difference | None = None
   verdict = "undecided"
   results: dict[str, StudyResults] = {}
+  # Seeds that no trial of the study had: the candidate was chosen because it was good with that one.
+  first = max(config.seed, lab.config.seed) + 1
   for look in looks:
     for name, of in (("candidate", config), ("baseline", lab.config)):
-      # Seeds that no trial of the study had: the candidate was chosen because it was good with that one.
-      first = max(config.seed, lab.config.seed) + 1
-      results[name] = lab.study(
-        name,
-        f"How much does the {name} vary from seed to seed?",
-        {"seed": Integer(first, first + MOST_SEEDS - 1)},
-        search=Grid(per_dimension=MOST_SEEDS),
-        trials=max(look, lab.known_trials(name)),
-        config=of,
-      )
-    # By the first seeds only, so that the decision is the same when the procedure is repeated.
-    results = {name: dataclasses.replace(each, trials=each.trials[:look]) for name, each in results.items()}
+      results[name] = _retrained(lab, name, of, first, look)
     ours, theirs = (_values(results[name]) for name in ("candidate", "baseline"))
     if min(len(ours), len(theirs)) < 2:
       continue
@@ -147,8 +143,51 @@ def run(
     if verdict != "undecided":
       break
   elsewhere = _on_other_splits(lab, config, splits) if splits else None
+  again = _search_again(lab, str(study), config, _values(results["candidate"]), first) if second_search else None
   return lab.conclude(
-    _conclusion(lab, results, found, verdict, changes, own, origin, margin, looks, record, config, elsewhere)
+    _conclusion(lab, results, found, verdict, changes, own, origin, margin, looks, record, config, elsewhere, again)
+  )
+
+
+def _retrained(lab: Lab, name: str, config: Config, first: int, count: int) -> StudyResults:
+  """Return trainings of a config with a number of seeds from `first` on."""
+  results = lab.study(
+    name,
+    f"How much does the {name.replace('_', ' ')} vary from seed to seed?",
+    {"seed": Integer(first, first + MOST_SEEDS - 1)},
+    search=Grid(per_dimension=MOST_SEEDS),
+    trials=max(count, lab.known_trials(name)),
+    config=config,
+  )
+  # The first seeds only, so that the decision is the same when the procedure is repeated.
+  return dataclasses.replace(results, trials=results.trials[:count])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Again:
+  """What a second search found: a sentence, and the standard deviation of the best from search to search."""
+
+  sentence: str
+  deviation: float | None
+
+
+def _search_again(lab: Lab, study: str, candidate: Config, values: Sequence[float], first: int) -> _Again:
+  """Run the study again with another seed of its search, and compare retrains of its best with the candidate's."""
+  found = search_again(lab, read_results(as_path(study)))
+  if found.best is None:
+    return _Again("Study variance: no trial of a second search has a value.", None)
+  if not changed(candidate, found.best):
+    return _Again("Study variance: a second search finds the same best point.", 0.0)
+  # As many seeds as the candidate had: the means of both are then equally uncertain.
+  other = _values(_retrained(lab, "second_candidate", found.best, first, max(len(values), LOOKS[0])))
+  if not other or not values:
+    return _Again("Study variance: the best points of the two searches cannot be compared.", None)
+  spread = deviation(values, other)
+  return _Again(
+    f"Study variance: another search of the same space has its best in trial {found.trial}. Retrained with"
+    f" {_count(len(other), 'seed')}, it has {statistics.fmean(other):.4g}, and the candidate"
+    f" {statistics.fmean(values):.4g}: a standard deviation of about {spread:.2g} from search to search.",
+    spread,
   )
 
 
@@ -164,6 +203,11 @@ def _on_other_splits(lab: Lab, candidate: Config, count: int) -> list[float]:
     values[name] = {trial.values[SPLIT]: trial.objective for trial in results.trials if trial.objective is not None}
   both = sorted(values["candidate"].keys() & values["baseline"].keys())
   return [lab.ranked_by.sign * (values["baseline"][one] - values["candidate"][one]) for one in both]
+
+
+def looks_until(seeds: int) -> list[int]:
+  """Return after how many seeds of each side the difference is looked at, if there are at most `seeds`."""
+  return [*(look for look in LOOKS if look < seeds), seeds]
 
 
 def decision(found: Difference, margin: float) -> str:
@@ -183,18 +227,6 @@ def further_seeds(found: Difference, margin: float, level: float) -> int | None:
   needed = math.ceil(sum(one**2 for one in found.deviations) * (quantiles / effect) ** 2)
   more = needed - min(found.seeds)
   return max(more, 1) if more <= MOST_SEEDS else None
-
-
-def changed(baseline: Config, candidate: Config) -> dict[str, tuple[Any, Any]]:
-  """Return the fields that differ, but for the seed: path -> (value of the baseline, of the candidate)."""
-  before = {path: value for path, kind, _, value in leaves(baseline) if kind != "host"}
-  after = {path: value for path, kind, _, value in leaves(candidate) if kind != "host"}
-  before["max_train_steps"], after["max_train_steps"] = baseline.max_train_steps, candidate.max_train_steps
-  return {
-    path: (before.get(path), after.get(path))
-    for path in dict.fromkeys([*before, *after])
-    if path != "seed" and before.get(path) != after.get(path)
-  }
 
 
 def _candidate(
@@ -238,6 +270,7 @@ def _conclusion(
   record: str | pathlib.Path | None,
   config: Config,
   elsewhere: Sequence[float] | None,
+  again: _Again | None,
 ) -> Conclusion:
   metric = lab.ranked_by.metric
   died = {name: sum(trial.objective is None for trial in each.trials) for name, each in results.items()}
@@ -259,8 +292,6 @@ def _conclusion(
     "died": died,
     "changes": len(changes),
   }
-  shown = ", ".join(f"{path} {_text(old)} -> {_text(new)}" for path, (old, new) in list(changes.items())[:SHOWN])
-  more_fields = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
   deviations = (
     f"Trial variance: from seed to seed {metric} has a standard deviation of {found.deviations[0]:.3g} (candidate,"
     f" {found.seeds[0]} fresh seeds) and {found.deviations[1]:.3g} (baseline, {found.seeds[1]})."
@@ -270,7 +301,7 @@ def _conclusion(
     f" configurations, all looks together decide wrongly in at most {ERROR:.0%}."
   )
   evidence = [
-    f"The candidate is {origin}. It changes {_count(len(changes), 'field')}: {shown}{more_fields}.",
+    f"The candidate is {origin}. It changes {_count(len(changes), 'field')}: {changes_in_words(changes)}.",
     deviations,
     looked,
   ]
@@ -293,6 +324,10 @@ def _conclusion(
       f"On {len(elsewhere)} other splits of the data the candidate is better in {sum(one > 0 for one in elsewhere)}, by"
       f" {float(np.mean(elsewhere)):.3g} in the mean."
     )
+  if again is not None:
+    numbers["study"] = again.deviation
+    is_larger = again.deviation is not None and 0 < found.gain < again.deviation
+    evidence.append(again.sentence + (" The gain is smaller than that." if is_larger else ""))
   table = [
     {"": name, "seeds": len(values), "mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
     for name, values in ((name, _values(each)) for name, each in results.items())
@@ -361,10 +396,6 @@ def _record(
 
 def _count(count: int, noun: str) -> str:
   return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _text(value: Any) -> str:
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 LATER = f"Both sides are run with more seeds, up to --seeds, until the difference is clear: {LOOKS} seeds each."

@@ -8,80 +8,38 @@ begun, and go on. The test set is seen in the last stage only.
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
-from trialbook import escaping, files
 from trialbook.errors import UserError
-from trialbook.settings import find
-from trialbook.trainer import Config
-from trialbook.tuning.findings.statistics.points import feasible, points_of
-from trialbook.tuning.procedures import adopt, baseline, batch_size, finish, max_steps, stability
+from trialbook.progress import duration
+from trialbook.tuning.procedures import (
+  adopt,
+  autopilot_logbook,
+  baseline,
+  batch_size,
+  clip,
+  conclusion,
+  finish,
+  max_steps,
+  stability,
+  warmup,
+)
+from trialbook.tuning.procedures.autopilot_budget import Budget
+from trialbook.tuning.procedures.autopilot_flight import ADOPTION, EXPLORATION, LEAST_TRIALS, Flight
+from trialbook.tuning.procedures.autopilot_rounds import explore, round_folder
 from trialbook.tuning.procedures.conclusion import Conclusion
+from trialbook.tuning.procedures.config_changes import changed, changes_in_words
 from trialbook.tuning.procedures.lab import Lab
-from trialbook.tuning.procedures.next_step import next_step
-from trialbook.tuning.procedures.study_source import write_study_file
 from trialbook.tuning.results import StudyResults
-from trialbook.tuning.search.halton import Halton
-from trialbook.tuning.space.ready_spaces import OPTIMIZER_SPACES, under
-from trialbook.tuning.space.scales import Linear, Log, Space
-from trialbook.tuning.study import Study
-from trialbook.tuning.study_files import load_study
 
-EXPLORATION, ADOPTION = 0.6, 0.8
-"""Shares of the budget by which exploration and adoption end: what exploration finds decides the most, and what is left
-is for the refined search and the final trainings."""
-MOST_ROUNDS = 6
-"""Most rounds of exploration: a space that is moved more often was chosen badly."""
-LEAST_TRIALS = 6
-"""Fewest trials of a round: fewer say nothing of a space."""
-FIRST_ROUND = 0.5
-"""Share of the exploration's budget that the first round gets: half is left for what it teaches."""
+PREPARATION = 0.25
+"""Share of the budget that a procedure before the exploration, or a remedy within it, may cost at most."""
+SWEEP_TRIALS = 10
+"""Trainings that a procedure with a sweep of learning rates takes about, by which its cost is judged."""
 MOST_SEEDS, LEAST_SEEDS = 12, 3
 """Seeds of each side for the adoption, and of the final trainings."""
-STRENGTHS: Space = {
-  "optimizer.weight_decay": Log(1e-6, 1e-2),
-  "task.label_smoothing": Linear(0.0, 0.2),
-  "model.dropout_rate": Linear(0.0, 0.5),
-}
-"""Strengths of regularization that are searched where the config has the field and turns it on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """A decision in the logbook: the stage, what was decided, why, and the steps that it cost."""
-
-  stage: str
-  decision: str
-  evidence: Sequence[str]
-  steps: int
-
-
-@dataclasses.dataclass
-class _Flight:
-  """The state of a call: the config so far, the steps spent, and the logbook."""
-
-  lab: Lab
-  config: Config
-  budget: int | None
-  spent: int = 0
-  entries: list[Entry] = dataclasses.field(default_factory=list)
-
-  def stage(self, name: str) -> Lab:
-    """Return the lab of a stage."""
-    return dataclasses.replace(self.lab, folder=self.lab.folder / name, config=self.config, results={})
-
-  def log(self, stage: str, decision: str, evidence: Sequence[str], steps: int) -> None:
-    """Add a decision, and write the logbook."""
-    self.spent += steps
-    self.entries.append(Entry(stage, decision, tuple(evidence), steps))
-    self.lab.folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(self.lab.folder / "logbook.md", logbook(self.entries, self.budget))
-
-  def left(self, share: float = 1.0) -> int:
-    """Return the steps that are left of a share of the budget."""
-    assert self.budget is not None
-    return max(int(share * self.budget) - self.spent, 0)
+STAGES = ("batch-size", "max-steps", "stability", "adopt")
+"""Stages that can be left out."""
 
 
 def run(
@@ -97,218 +55,224 @@ def run(
   Args:
     lab: with the initial config.
     steps: training steps in all.
-    hours: of training on all workers together, instead; it becomes steps by the speed of the baseline.
-    skip: stages that are left out, separated by commas: "batch-size", "max-steps", "stability", "adopt".
+    hours: of work in all instead, with the starts of processes, compilation and evaluations; what earlier calls used
+      counts.
+    skip: stages that are left out, separated by commas, of `STAGES`.
     search: of the refined search, see `finish.run`.
   """
-  if (steps is None) == (hours is None):
-    raise UserError("say what it may cost: --steps=N, or --hours=H")
+  flight = Flight(lab, lab.config, Budget(steps, hours))
   skipped = {name for name in skip.split(",") if name}
-  if unknown := skipped - {"batch-size", "max-steps", "stability", "adopt"}:
-    raise UserError(f"--skip={skip}: {', '.join(sorted(unknown))} is no stage that can be left out")
-  flight = _Flight(lab, lab.config, steps)
-  first = _baseline(flight, hours)
-  if first is not None:
-    return lab.conclude(first)
+  if unknown := skipped - {*STAGES}:
+    raise UserError(
+      f"--skip={skip}: {', '.join(sorted(unknown))} is no stage that can be left out; those are {', '.join(STAGES)}"
+    )
+  found = _fly(flight, skipped, search)
+  flight.write(f"{'Finished' if found.changes is not None else 'Ended without a recommendation'}: {found.verdict}")
+  lab.costs.append(f"{flight.budget.used_steps:,} training steps, {duration(flight.budget.used_seconds)} of work")
+  return lab.conclude(found)
+
+
+def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
+  """Run the stages, and return the conclusion."""
+  total = flight.budget.steps or round((flight.budget.hours or 0.0) * 3600)
+  if flight.plan.get("budget", total) != total:
+    # What follows exploration is planned by the budget, and begun.
+    raise UserError(
+      f"{flight.lab.folder} has ended its exploration with another budget, by which its adoption and its end are"
+      " planned: give that one again, or choose another --dir"
+    )
+  # Before anything is run: the baseline costs two trainings, and a round `LEAST_TRIALS`.
+  if flight.budget.steps is not None and flight.left(EXPLORATION) < (2 + LEAST_TRIALS) * flight.config.max_train_steps:
+    return _too_small(flight, 2 + LEAST_TRIALS)
+  if (first := _baseline(flight)) is not None:
+    return first
   if "batch-size" not in skipped:
-    _use(flight, "batch-size", batch_size.run(flight.stage("1_batch_size")), flight.stage("1_batch_size"))
-  if "max-steps" not in skipped:
-    of = flight.stage("2_max_steps")
-    _use(flight, "max-steps", max_steps.run(of), of)
-  if flight.left(EXPLORATION) < LEAST_TRIALS * flight.config.max_train_steps:
-    return lab.conclude(_too_small(flight))
-  best = _explore(flight, "stability" not in skipped)
+    _batch_size(flight)
+  fits = flight.lab.ranked_by.metric.rpartition("/")[2] in ("error", "accuracy")
+  if "max-steps" not in skipped and not fits:
+    told = f"Left out: nothing says which value of {flight.lab.ranked_by.metric} is a perfect fit of the training set."
+    flight.log("max steps", told, (), (0, 0.0), "By hand it is `trialbook tune max-steps --target=VALUE`.")
+  elif "max-steps" not in skipped:
+    _prepare(flight, "max steps", "2_max_steps", max_steps.run)
+  if flight.left(EXPLORATION) < LEAST_TRIALS * flight.config.max_train_steps and not round_folder(flight, 1).exists():
+    return _too_small(flight, LEAST_TRIALS)
+  best = explore(flight, None if "stability" in skipped else _stabilize)
   if best is None:
-    return lab.conclude(_nothing(flight))
+    return _nothing(flight)
   study, results = best
-  if "adopt" not in skipped:
-    _adopt(flight, study, results)
-  return lab.conclude(_finish(flight, study, results, search))
+  flight.decided("budget", lambda: total)
+  kept = "adopt" not in skipped and _adopt(flight, study, results)
+  return _finish(flight, study, results, search, kept)
 
 
-def _baseline(flight: _Flight, hours: float | None) -> Conclusion | None:
+def _baseline(flight: Flight) -> Conclusion | None:
   """Run the baseline; return a conclusion if nothing can be built on it."""
+  flight.begin("baseline")
   of = flight.stage("0_baseline")
   found = baseline.run(of)
-  if flight.budget is None:
-    seconds = sum(trial.training_seconds for results in of.results.values() for trial in results.trials)
-    each = seconds / max(of.steps, 1)
-    flight.budget = int((hours or 0.0) * 3600 * flight.lab.workers / each) if each > 0 else 0
-  flight.log("baseline", found.verdict, found.evidence, of.steps)
+  cost = flight.budget.charge(of.results.values())
   if found.changes is None:
+    flight.log("baseline", found.verdict, found.evidence, cost, "Nothing can be built on it.", of.folder)
     return Conclusion(
       procedure="autopilot",
       id="PB-07",
       verdict=f"Stopped at the baseline: {found.verdict}",
       evidence=found.evidence,
-      numbers={"budget": flight.budget, "spent": flight.spent},
+      numbers=flight.budget.as_json(),
       actions=found.actions,
     )
+  consequence = "What follows starts from the configuration as it was given."
+  if found.changes and _is_simpler_better(found, flight.lab.ranked_by.sign):
+    flight.config = flight.config.override(dict(found.changes))
+    consequence = "What follows starts from the simplified configuration, which is clearly better than the given one."
+  elif found.changes:
+    consequence += " Whether each of these parts helps is a question of its own, for `trialbook tune adopt`."
+  flight.log("baseline", found.verdict, found.evidence, cost, consequence, of.folder)
   return None
 
 
-def _use(flight: _Flight, stage: str, found: Conclusion, of: Lab) -> None:
-  """Take over what a procedure recommends, and log it."""
-  if found.changes:
-    flight.config = flight.config.override(dict(found.changes))
-  flight.log(stage, found.verdict, found.evidence, of.steps)
+def _is_simpler_better(found: Conclusion, sign: int) -> bool:
+  """Return whether the simplified configuration is clearly better than the given one, or that did not train at all."""
+  given, simple = found.table[0], found.table[1]
+  values = [row[str(found.numbers["metric"])] for row in (given, simple)]
+  if None in values:
+    return values[0] is None
+  error = math.hypot(*(row["standard error"] or 0.0 for row in (given, simple)))
+  return sign * (values[0] - values[1]) > baseline.WORSE * error
 
 
-def first_space(config: Config) -> dict[str, Any]:
-  """Return the space of the first round: of the optimizer, and of the regularization that the config turns on."""
-  space = dict(under("optimizer", OPTIMIZER_SPACES.get(config.optimizer.name, {"learning_rate": Log(1e-5, 1.0)})))
-  for path, scale in STRENGTHS.items():
-    found = find(config, path)
-    if found is not None and (path == "optimizer.weight_decay" or found[1]):
-      space[path] = scale
-  return space
+def _batch_size(flight: Flight) -> None:
+  flight.begin("batch size")
+  of = flight.stage("1_batch_size")
+  # Timings are not repeated: other ones might give another size, and with it another config for all that followed.
+  found = conclusion.read(of.folder) or batch_size.run(of)
+  cost = flight.budget.charge_measurements(of.folder)
+  flight.log("batch size", found.verdict, found.evidence, cost, _use(flight, found), of.folder)
 
 
-def _explore(flight: _Flight, may_stabilize: bool) -> tuple[pathlib.Path, StudyResults] | None:
-  """Run rounds of search until one is settled or the budget of exploration ends; return the round with the best
-  point."""
-  rounds: list[tuple[pathlib.Path, StudyResults]] = []
-  whole = flight.left(EXPLORATION)
-  study = Study(
-    name="round_1",
-    goal="What is the best configuration in the first space?",
-    objective=flight.lab.ranked_by,
-    config=flight.config,
-    nuisance=first_space(flight.config),
-    trials=max(int(FIRST_ROUND * whole / flight.config.max_train_steps), LEAST_TRIALS),
-    search=Halton(seed=0),
-    cores_per_trial=flight.lab.cores_per_trial,
-  )
-  why = ["The first round searches a wide space of the optimizer's hyperparameters."]
-  for number in range(1, MOST_ROUNDS + 1):
-    folder = flight.lab.folder / f"3_round_{number}"
-    study = _as_edited(study, folder, why)
-    results = flight.lab.runner(study, folder / "study", workers=flight.lab.workers, progress=flight.lab.progress)
-    rounds.append((folder / "study", results))
-    after = next_step(results)
-    decision = f"{after.kind}: {results.study.name} has the best {_best(results)}"
-    flight.log(f"round {number}", decision, after.reasons, sum(trial.last_step for trial in results.trials))
-    if after.kind == "fix":
-      break
-    if after.kind == "stability" and may_stabilize and results.best is not None:
-      may_stabilize = False
-      flight.config = flight.config.override(dict(results.best.changes))
-      of = flight.stage(f"3_round_{number}_stability")
-      _use(flight, "stability", stability.run(of), of)
-      after = dataclasses.replace(after, kind="extend")
-    affordable = flight.left(EXPLORATION) // _steps(after.study, flight)
-    if after.kind == "adopt" or affordable < LEAST_TRIALS:
-      break
-    if after.study is not None:
-      study, why = (
-        dataclasses.replace(after.study, trials=min(affordable, study.trials or affordable)),
-        [*after.reasons],
-      )
-    else:
-      # More points of the same space: those of another quasi-random sequence fill what is between.
-      asked = (after.trials or 0) - results.study.trials
-      study = dataclasses.replace(
-        study, search=Halton(seed=number), trials=min(affordable, max(asked, LEAST_TRIALS)), config=flight.config
-      )
-      why = [*after.reasons]
-    study = dataclasses.replace(study, name=f"round_{number + 1}")
-  valued = [(folder, results, points[0].cost) for folder, results in rounds if (points := feasible(points_of(results)))]
-  if not valued:
+def _prepare(flight: Flight, stage: str, name: str, procedure: Callable[[Lab], Conclusion]) -> Conclusion | None:
+  """Run a procedure, unless it costs too much, and take over what it recommends."""
+  of = flight.stage(name)
+  if not of.folder.exists() and not flight.pays(SWEEP_TRIALS, PREPARATION if stage == "max steps" else EXPLORATION):
+    costs = f"about {SWEEP_TRIALS} trainings of {flight.config.max_train_steps:,} steps"
+    flight.log(stage, f"Left out: {costs} are more than the budget has for it.", (), (0, 0.0))
     return None
-  folder, results, _ = min(valued, key=lambda one: one[2])
-  return folder, results
+  flight.begin(stage)
+  found = procedure(of)
+  cost = flight.budget.charge(of.results.values())
+  flight.log(stage, found.verdict, found.evidence, cost, _use(flight, found), of.folder)
+  return found
 
 
-def _steps(study: Study | None, flight: _Flight) -> int:
-  return flight.config.max_train_steps if study is None or study.config is None else study.config.max_train_steps
+def _use(flight: Flight, found: Conclusion) -> str:
+  """Take over what a procedure recommends, and return that in words."""
+  if found.changes is None:
+    return "Nothing is recommended, so the configuration stays as it is."
+  if not found.changes:
+    return "The configuration stays as it is."
+  before = flight.config
+  flight.config = before.override(dict(found.changes))
+  return f"Changed: {changes_in_words(changed(before, flight.config))}."
 
 
-def _as_edited(study: Study, folder: pathlib.Path, why: Sequence[str]) -> Study:
-  """Write the study file of a round; one that is there is taken as it is, since a person may have edited it."""
-  if not (folder / "study.py").exists():
-    write_study_file(study, folder, why)
-  loaded = load_study(folder / "study.py")
-  if not isinstance(loaded, Study):
-    raise UserError(f"{folder / 'study.py'}: get_study() should return a Study, not a Round")
-  return loaded
+def _stabilize(flight: Flight, number: int) -> None:
+  """Look at the stability of training, and run the first remedy that the playbook has for what is found."""
+  found = _prepare(flight, "stability", f"3_round_{number}_stability", stability.run)
+  kind = None if found is None else found.numbers.get("kind")
+  if kind == "early":
+    _prepare(flight, "stability: warmup", f"3_round_{number}_warmup", warmup.run)
+  elif kind == "mid":
+    _prepare(flight, "stability: clipping", f"3_round_{number}_clip", clip.run)
 
 
-def _best(results: StudyResults) -> str:
-  points = feasible(points_of(results))
-  if not points:
-    return "value: none"
-  return f"{results.objective.metric}: {results.objective.sign * points[0].cost:.4g} (trial {points[0].trials[0]})"
-
-
-def _adopt(flight: _Flight, study: pathlib.Path, results: StudyResults) -> None:
-  """Decide between the best point and the initial config."""
+def _adopt(flight: Flight, study: pathlib.Path, results: StudyResults) -> bool:
+  """Decide between the best point and the initial config; return whether that one is kept."""
   each = max((results.study.config or flight.config).max_train_steps, flight.lab.config.max_train_steps)
-  seeds = min(flight.left(ADOPTION) // (2 * each), MOST_SEEDS)
+  seeds = flight.decided("adopt_seeds", lambda: min(flight.left(ADOPTION) // (2 * each), MOST_SEEDS))
   if seeds < LEAST_SEEDS:
-    flight.log("adopt", "left out: the budget does not allow three seeds of each side", (), 0)
-    return
+    flight.log("adopt", f"Left out: the budget does not pay for {LEAST_SEEDS} seeds of each side.", (), (0, 0.0))
+    return False
+  flight.begin("adopt")
   of = dataclasses.replace(flight.stage("4_adopt"), config=flight.lab.config)
   found = adopt.run(of, study=study, seeds=seeds, record=flight.lab.folder / "baseline")
-  flight.log("adopt", found.verdict, found.evidence, of.steps)
+  kept = _keeps_initial(found)
+  consequence = "The search around the best point follows."
+  if kept:
+    consequence = "The initial configuration stays, since the best point is no better with fresh seeds."
+  elif found.changes is None:
+    consequence = "With fresh seeds the best point is better in the mean, so the search around it follows."
+  flight.log("adopt", found.verdict, found.evidence, flight.budget.charge(of.results.values()), consequence, of.folder)
+  return kept
 
 
-def _finish(flight: _Flight, study: pathlib.Path, results: StudyResults, search: str) -> Conclusion:
+def _keeps_initial(found: Conclusion) -> bool:
+  """Return whether the initial config stays: the best point dies with more seeds, or is not better in the mean.
+
+  The best point was chosen as the best of many, and its fresh seeds were not. So they decide, also where they are few.
+  """
+  died = found.numbers["died"]
+  if died["candidate"] != died["baseline"]:
+    return died["candidate"] > died["baseline"]
+  return (found.changes is None and found.numbers.get("gain", 0.0) <= 0) or found.numbers.get("decision") == "reject"
+
+
+def _finish(flight: Flight, study: pathlib.Path, results: StudyResults, search: str, kept: bool) -> Conclusion:
+  """Run `finish`; of the initial config if that is kept."""
   config = results.study.config
   assert config is not None
-  seeds = LEAST_SEEDS
-  trials = flight.left() // config.max_train_steps - seeds
+  trials = flight.decided("refined_trials", lambda: max(flight.left() // config.max_train_steps - LEAST_SEEDS, 1))
+  flight.begin("finish")
   of = flight.stage("5_finish")
-  found = finish.run(of, study=study, search=search, trials=max(trials, 1), seeds=seeds)
-  flight.log("finish", found.verdict, found.evidence, of.steps)
-  final = config.override(dict(found.changes)) if found.changes else config
-  changes = {path: new for path, (_, new) in adopt.changed(flight.lab.config, final).items()}
+  if kept:
+    found = finish.evaluate(of, flight.lab.config, seeds=LEAST_SEEDS)
+  else:
+    found = finish.run(of, study=study, search=search, trials=trials, seeds=LEAST_SEEDS)
+  final = flight.lab.config if kept else config.override(dict(found.changes or {}))
+  differs = changed(flight.lab.config, final)
+  changes = {path: new for path, (_, new) in differs.items()}
+  consequence = f"It changes {changes_in_words(differs)}." if changes else "It is the initial configuration."
+  flight.log("finish", found.verdict, found.evidence, flight.budget.charge(of.results.values()), consequence, of.folder)
   return Conclusion(
     procedure="autopilot",
     id="PB-43",
     verdict=found.verdict,
-    evidence=[f"{entry.stage}: {entry.decision}" for entry in flight.entries],
+    evidence=[f"{entry.stage}: {entry.decision} {entry.consequence}".strip() for entry in flight.entries],
     changes=changes if found.changes is not None else None,
-    numbers={**found.numbers, "budget": flight.budget, "spent": flight.spent},
+    numbers={**found.numbers, **flight.budget.as_json()},
     table=found.table,
-    actions=[*found.actions, f"Each decision with its evidence is in {flight.lab.folder / 'logbook.md'}."],
+    actions=[
+      *found.actions,
+      f"Read each decision with its evidence in {flight.lab.folder / autopilot_logbook.PAGE}.",
+    ],
   )
 
 
-def _too_small(flight: _Flight) -> Conclusion:
-  needed = math.ceil((flight.spent + LEAST_TRIALS * flight.config.max_train_steps) / EXPLORATION)
-  return Conclusion(
+def _too_small(flight: Flight, trials: int) -> Conclusion:
+  """Return the conclusion that the budget does not pay for a number of trainings that exploration needs."""
+  each = flight.config.max_train_steps
+  needed = flight.budget.needed(trials * each, EXPLORATION)
+  found = Conclusion(
     procedure="autopilot",
     id="PB-16",
-    verdict=f"A budget of {flight.budget:,} steps is too small: exploration needs {LEAST_TRIALS} trials of"
-    f" {flight.config.max_train_steps:,} steps.",
-    numbers={"budget": flight.budget, "spent": flight.spent, "needed": needed},
-    actions=[f"Give at least --steps={needed}, or train for fewer steps (max_train_steps)."],
+    verdict=f"A budget of {flight.budget.words} is too small: exploration has {EXPLORATION:.0%} of it, and needs"
+    f" {LEAST_TRIALS} trials of {each:,} steps at least.",
+    numbers={**flight.budget.as_json(), "needed": needed},
+    actions=[f"Give at least {flight.budget.flag}={needed:.12g}, or train for fewer steps (--set max_train_steps=…)."],
   )
+  flight.log("budget", found.verdict, found.actions, (0, 0.0))
+  return found
 
 
-def _nothing(flight: _Flight) -> Conclusion:
+def _nothing(flight: Flight) -> Conclusion:
   last = flight.entries[-1]
   return Conclusion(
     procedure="autopilot",
     id="PB-21",
     verdict="No trial of the exploration has a value, so nothing is recommended.",
     evidence=[f"{entry.stage}: {entry.decision}" for entry in flight.entries],
-    numbers={"budget": flight.budget, "spent": flight.spent},
+    numbers=flight.budget.as_json(),
     actions=list(last.evidence) or ["Read the logs of the trials."],
   )
-
-
-def logbook(entries: Sequence[Entry], budget: int | None) -> str:
-  """Return the logbook as text: a section for each decision, with its evidence and what it cost."""
-  lines = ["# Logbook", ""]
-  spent = 0
-  for number, entry in enumerate(entries, start=1):
-    spent += entry.steps
-    lines += [f"## {number}. {entry.stage}", "", escaping.markdown(entry.decision), ""]
-    lines += [f"- {escaping.markdown(sentence)}" for sentence in entry.evidence]
-    of = f" of {budget:,}" if budget is not None else ""
-    lines += ["", f"Cost: {entry.steps:,} steps; {spent:,}{of} so far.", ""]
-  return "\n".join(lines)
 
 
 LATER = "Later stages depend on results: batch size, number of steps, rounds of search, adoption, and the final search."

@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         tables.console().print("\n".join(module.preview(lab, **chosen)), soft_wrap=True)
         return errors.DONE
       try:
-        module.run(lab, **chosen)
+        # One that would run nothing says why.
+        sys.stdout.write(markdown(module.run(lab, **chosen)))
       except _Planned:
         tables.console().print(module.LATER, soft_wrap=True)
     return errors.DONE

@@ -21,11 +21,13 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
 from trialbook.record import Kind, stored
+from trialbook.trainer import Config
 from trialbook.trainer.workdir.results import read_result
 from trialbook.tuning.findings.statistics.expansion import places_of
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_of, unit_of, value_at
-from trialbook.tuning.procedures.adopt import MOST_SEEDS, changed
+from trialbook.tuning.procedures.adopt import MOST_SEEDS
 from trialbook.tuning.procedures.conclusion import Conclusion
+from trialbook.tuning.procedures.config_changes import changed
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.procedures.study_source import spaces_of
 from trialbook.tuning.results import StudyResults, read_results
@@ -55,6 +57,7 @@ def run(
   search: str = "bayesian",
   seeds: int = SEEDS,
   looks: str | pathlib.Path | None = None,
+  fold_validation: bool = False,
 ) -> Conclusion:
   """Search around the best of a study, train its best again with several seeds, and evaluate these on the test set.
 
@@ -65,6 +68,9 @@ def run(
     search: "bayesian", which needs the extra `bayes`, or "halton".
     seeds: of the final trainings.
     looks: file that records looks at the test set; None: `test_looks.jsonl` beside the lab's folder.
+    fold_validation: whether the best is then trained on training and validation examples together, for the number of
+      steps that the retrains selected. Only if nothing will be tuned on this data again, since no validation set is
+      left (PB-43).
   """
   explored = read_results(as_path(study))
   if explored.study.config is None:
@@ -96,20 +102,80 @@ def run(
   trial = next(trial for trial in origin.trials if trial.trial == best.trials[0])
   assert origin.study.config is not None
   config = origin.study.config.override({path: value for path, value in trial.changes.items() if path != "seed"})
-  # The look is recorded before it is made.
+  sign, metric = explored.objective.sign, explored.objective.metric
+  chosen = _Chosen(
+    config,
+    [
+      f"The best point is trial {best.trials[0]} of {origin.study.name}: {metric} {sign * best.cost:.4g}.",
+      f"The best of the exploration had {sign * points[0].cost:.4g}.",
+    ],
+    {"explored": sign * points[0].cost, "best": sign * best.cost},
+  )
+  return lab.conclude(_finished(lab, chosen, seeds, looks, fold_validation))
+
+
+def evaluate(lab: Lab, config: Config, *, seeds: int = SEEDS) -> Conclusion:
+  """Train a configuration that is final already with several seeds, and evaluate these on the test set; see `run`."""
+  return lab.conclude(_finished(lab, _Chosen(config, ["The configuration was final already."], {}), seeds))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+  """The final configuration, how it was chosen in sentences, and numbers of the conclusion."""
+
+  config: Config
+  evidence: list[str]
+  numbers: dict[str, Any]
+
+
+def _finished(
+  lab: Lab, chosen: _Chosen, seeds: int, looks: str | pathlib.Path | None = None, fold_validation: bool = False
+) -> Conclusion:
+  """Run the final trainings, and return what follows."""
+  config = chosen.config
+  # A look is recorded before it is made.
   path = lab.folder.parent / "test_looks.jsonl" if looks is None else as_path(looks)
-  number = _record_look(path, lab, config.dataset.model_dump(mode="json"))
-  final = lab.study(
-    "final",
-    "How good is the best configuration, from seed to seed, and on the test set?",
+  dataset = config.dataset.model_dump(mode="json")
+  number = _record_look(path, lab.folder, dataset)
+  final = _trained(
+    lab, "final", "How good is the best configuration, from seed to seed, and on the test set?", config, seeds
+  )
+  changes = {path: new for path, (_, new) in changed(lab.config, config).items()}
+  found = _conclusion(lab, final, chosen, changes, number)
+  if not fold_validation or found.changes is None:
+    return found
+  last = folded(config, [trial.step for trial in final.trials if trial.objective is not None and trial.step])
+  again = _record_look(path, lab.folder / "folded", dataset)
+  goal = "How good is it on the test set, trained on training and validation examples together?"
+  return _with_folded(lab, found, _trained(lab, "folded", goal, last, seeds), last, again)
+
+
+def folded(config: Config, steps: Sequence[int]) -> Config:
+  """Return the config of the last training of all: on training and validation examples together (PB-43).
+
+  It has no validation set, which could select a step, so it ends at the one that the retrains selected.
+
+  Args:
+    config: of the retrains.
+    steps: the best step of each of them.
+  """
+  whole = config.resolved()  # The schedule is that of the retrains, not one that is squeezed into fewer steps.
+  selected = round(statistics.median(steps)) if steps else config.max_train_steps
+  last = max(selected, whole.schedule.warmup_steps, 1)
+  return whole.override({"fold_validation": True, "max_train_steps": last, "evaluation.every_steps": last})
+
+
+def _trained(lab: Lab, name: str, goal: str, config: Config, seeds: int) -> StudyResults:
+  """Return trainings of a config with fresh seeds, evaluated on the test set."""
+  return lab.study(
+    name,
+    goal,
     {"seed": Integer(config.seed + 1, config.seed + MOST_SEEDS)},
     search=Grid(per_dimension=MOST_SEEDS),
-    trials=max(seeds, lab.known_trials("final")),
+    trials=max(seeds, lab.known_trials(name)),
     config=config,
     changes={"evaluation.test": True},
   )
-  changes = {path: new for path, (_, new) in changed(lab.config, config).items()}
-  return lab.conclude(_conclusion(lab, explored, final, best, origin, changes, number))
 
 
 def refined(results: StudyResults, points: Sequence[TriedPoint]) -> list[Hyperparameter]:
@@ -184,10 +250,10 @@ LOOKS = Kind(
 )
 
 
-def _record_look(path: pathlib.Path, lab: Lab, dataset: Any) -> int:
+def _record_look(path: pathlib.Path, by: pathlib.Path, dataset: Any) -> int:
   """Record a look at a dataset's test set, and return how many there have been, this one included."""
   known = LOOKS.lines(path)
-  mine = {"dataset": dataset, "by": str(lab.folder.resolve())}
+  mine = {"dataset": dataset, "by": str(by.resolve())}
   same = [one["by"] for one in known if one["dataset"] == dataset]
   if mine["by"] in same:
     return same.index(mine["by"]) + 1
@@ -197,34 +263,11 @@ def _record_look(path: pathlib.Path, lab: Lab, dataset: Any) -> int:
   return len(same) + 1
 
 
-def _conclusion(
-  lab: Lab,
-  explored: StudyResults,
-  final: StudyResults,
-  best: TriedPoint,
-  origin: StudyResults,
-  changes: Mapping[str, Any],
-  number: int,
-) -> Conclusion:
+def _conclusion(lab: Lab, final: StudyResults, chosen: _Chosen, changes: Mapping[str, Any], number: int) -> Conclusion:
   metric = lab.ranked_by.metric
-  name = metric.rpartition("/")[2]
-  rows, tests = [], []
-  for trial in final.trials:
-    test = None
-    if trial.objective is not None:
-      metrics = read_result(trial.folder).best or {}
-      test = metrics.get(f"test/{name}")
-    rows.append({"seed": trial.values["seed"], metric: trial.objective, f"test/{name}": test, "state": trial.state})
-    tests += [] if test is None else [float(test)]
+  rows, tests = _tested(final, metric)
   values = [trial.objective for trial in final.trials if trial.objective is not None]
-  first = feasible(points_of(explored))[0]
-  sign = lab.ranked_by.sign
-  numbers: dict[str, Any] = {
-    "look": number,
-    "explored": sign * first.cost,
-    "best": sign * best.cost,
-    "seeds": len(values),
-  }
+  numbers: dict[str, Any] = {"look": number, **chosen.numbers, "seeds": len(values)}
   if not values:
     return Conclusion(
       procedure="finish",
@@ -234,28 +277,85 @@ def _conclusion(
       table=rows,
       actions=["Read the logs of the final trainings, and run `trialbook tune stability` on the configuration."],
     )
-  said = _spread(values)
   numbers |= {"mean": statistics.fmean(values), "test": statistics.fmean(tests) if tests else None}
   evidence = [
-    f"The best point is trial {best.trials[0]} of {origin.study.name}: {metric} {sign * best.cost:.4g}.",
-    f"The best of the exploration had {sign * first.cost:.4g}.",
-    f"Trained again with {len(values)} fresh seeds, {metric} is {said}.",
+    *chosen.evidence,
+    f"Trained again with {_seeds(len(values), 'fresh ')}, {metric} is {_spread(values)}.",
   ]
   if number > 1:
     evidence.append(
       f"This is look {number} at this test set. If an earlier look influenced a choice, this value is too good."
     )
-  test = f"test/{name} {_spread(tests)}" if tests else "the dataset has no test set"
+  name = metric.rpartition("/")[2]
+  test = f"test/{name} {_spread(tests)}" if tests else "no value on a test set, which the dataset does not have,"
   return Conclusion(
     procedure="finish",
     id="PB-43",
-    verdict=f"The final configuration has {test} over {len(values)} seeds.",
+    verdict=f"The final configuration has {test} over {_seeds(len(values))}.",
     evidence=evidence,
     changes=changes,
     numbers=numbers,
     table=rows,
     actions=[f"The trained models are in {lab.folder / 'final' / 'trials'}; `trialbook export` exports one."],
   )
+
+
+def _with_folded(lab: Lab, found: Conclusion, results: StudyResults, config: Config, number: int) -> Conclusion:
+  """Return the conclusion with what trainings on all examples that are not test examples have shown."""
+  metric = lab.ranked_by.metric
+  rows, tests = _tested(results, metric)
+  told = (
+    f"Then training and validation examples were folded together, and it was trained on them for"
+    f" {config.max_train_steps:,} steps, the median of those that the retrains selected:"
+  )
+  if not tests:
+    return dataclasses.replace(
+      found,
+      evidence=[*found.evidence, f"{told} none of these trainings has a value on the test set."],
+      actions=[*found.actions, f"Read the logs of the trainings in {lab.folder / 'folded'}."],
+    )
+  name = metric.rpartition("/")[2]
+  return dataclasses.replace(
+    found,
+    evidence=[
+      *found.evidence,
+      (
+        f"{told} test/{name} {_spread(tests)}. This is look {number} at this test set. It chose nothing, as the folding"
+        " was asked for before."
+      ),
+      "No validation set is left. Do not tune on this data again, nor compare this model on validation examples.",
+    ],
+    changes={
+      **{path: new for path, (_, new) in changed(lab.config, config).items()},
+      "evaluation.every_steps": config.evaluation.every_steps,
+    },
+    numbers={**found.numbers, "folded_test": statistics.fmean(tests), "folded_steps": config.max_train_steps},
+    # What is measured on validation examples that it was trained on says nothing.
+    table=[*({"trained on": "training", **row} for row in found.table)]
+    + [{"trained on": "training and validation", **row, metric: None} for row in rows],
+    actions=[f"The trained models are in {lab.folder / 'folded' / 'trials'}; `trialbook export` exports one."],
+  )
+
+
+def _tested(results: StudyResults, metric: str) -> tuple[list[dict[str, Any]], list[float]]:
+  """Return a row for each final training, and the values on the test set."""
+  name = metric.rpartition("/")[2]
+  rows: list[dict[str, Any]] = []
+  for trial in results.trials:
+    metrics = (read_result(trial.folder).best or {}) if trial.objective is not None else {}
+    rows.append(
+      {
+        "seed": trial.values["seed"],
+        metric: trial.objective,
+        f"test/{name}": metrics.get(f"test/{name}"),
+        "state": trial.state,
+      }
+    )
+  return rows, [float(row[f"test/{name}"]) for row in rows if row[f"test/{name}"] is not None]
+
+
+def _seeds(count: int, what: str = "") -> str:
+  return f"{count} {what}seed" if count == 1 else f"{count} {what}seeds"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -81,6 +81,10 @@ PROCEDURES = {
       ("--candidate", {"type": as_path, "metavar": "FILE", "help": "config of the candidate, instead of a study"}),
       ("--seeds", {"type": positive, "metavar": "N", "help": "most seeds of each side (default 20)"}),
       ("--splits", {"type": positive, "metavar": "N", "help": "also train both on N other splits of the data"}),
+      (
+        "--second_search",
+        {"action": "store_true", "help": "also run the study again with another search seed (study variance)"},
+      ),
       ("--margin", {"type": float, "metavar": "GAIN", "help": "gain that the change must exceed (default 0)"}),
       ("--record", {"type": as_path, "metavar": "DIR", "help": "folder of the recorded baseline"}),
     ),
@@ -94,6 +98,14 @@ PROCEDURES = {
       ("--search", {"choices": ("bayesian", "halton"), "help": "how to search there (default bayesian)"}),
       ("--seeds", {"type": positive, "metavar": "N", "help": "seeds of the final trainings (default 5)"}),
       ("--looks", {"type": as_path, "metavar": "FILE", "help": "record of looks at the test set"}),
+      (
+        "--fold_validation",
+        {
+          "action": "store_true",
+          "help": "then train the best on training and validation examples together, for the steps that the retrains"
+          " selected; only if nothing will be tuned on this data again (PB-43)",
+        },
+      ),
     ),
   ),
   "autopilot": Procedure(
@@ -101,7 +113,7 @@ PROCEDURES = {
     "autopilot",
     (
       ("--steps", {"type": positive, "metavar": "N", "help": "training steps in all"}),
-      ("--hours", {"type": float, "metavar": "H", "help": "hours of training on all workers, instead"}),
+      ("--hours", {"type": float, "metavar": "H", "help": "hours of work in all, instead; earlier calls count"}),
       ("--skip", {"metavar": "STAGE,…", "help": "leave out batch-size, max-steps, stability or adopt"}),
       ("--search", {"choices": ("halton", "bayesian"), "help": "search around the best in the end (default halton)"}),
     ),
