@@ -12,8 +12,9 @@ import pytest
 import tiny
 from forked import Forked, wait_for
 from in_process import InProcess
+from json_lines import read_json_lines
 
-from trialbook.files import read_json, read_json_lines
+from trialbook.files import read_json
 from trialbook.tuning import Grid, Integer, Minimize, Study, read_results
 from trialbook.tuning.execution.coordinator import run_study
 from trialbook.tuning.records import read_trials
@@ -90,7 +91,7 @@ def check(flights: Flights, interruptions: list[tuple[int, signal.Signals]]) -> 
   assert process.wait() == 0, process.text()
   now = flights.trials()
   assert {path: now.get(path) for path in done} == done, "a trial that had ended was touched"
-  found = read_json(flights.folder / "conclusion.json")
+  found = read_json(flights.folder / "conclusion.json") or {}
   assert found["changes"] is not None
   assert found["numbers"]["spent"] <= BUDGET
   # Each trial has ended once, whatever came in between.

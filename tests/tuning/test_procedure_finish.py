@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from json_lines import read_json_lines
 from simulated_trainings import Simulation
 
-from trialbook import files
 from trialbook.trainer import Config
 from trialbook.trainer.workdir.existing_run import stored_config
 from trialbook.tuning import Halton, Log, Minimize, Study
@@ -66,7 +66,7 @@ def test_the_validation_set_is_folded_in_for_the_steps_that_the_retrains_selecte
   assert "Do not tune on this data again" in found.evidence[-1]
   # What was measured on validation examples that it was trained on is not shown.
   assert [row["validation/error"] is None for row in found.table] == [False] * 3 + [True] * 3
-  looks = files.read_json_lines(tmp_path / "test_looks.jsonl")
+  looks = read_json_lines(tmp_path / "test_looks.jsonl")
   assert len(looks) == 2
   assert "This is look 2 at this test set" in found.evidence[-2]
 
@@ -93,7 +93,7 @@ def test_a_look_is_recorded_before_it_is_made(tmp_path, explored):
 
   def looking(config: Config):
     if config.evaluation.test:
-      assert len(files.read_json_lines(tmp_path / "test_looks.jsonl")) == 1
+      assert len(read_json_lines(tmp_path / "test_looks.jsonl")) == 1
     return inner(config)
 
   explored._curves = looking

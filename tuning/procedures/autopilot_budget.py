@@ -6,12 +6,10 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trialbook import files
 from trialbook.errors import UserError
 from trialbook.progress import duration
 from trialbook.tuning import records
 from trialbook.tuning.procedures import measurement_record
-from trialbook.tuning.procedures.step_measurement import from_json
 from trialbook.tuning.records import StudyRecord, TrialRecord
 from trialbook.tuning.results import StudyResults
 
@@ -59,7 +57,7 @@ class Budget:
 
   def charge_measurements(self, folder: pathlib.Path) -> tuple[int, float]:
     """Add the seconds of the measurements in a folder, and return their cost. Their steps train nothing."""
-    found = [from_json(line) for line in files.read_json_lines(folder / measurement_record.NAME)[1:]]
+    found = measurement_record.read(folder / measurement_record.NAME)
     return self.add(0, sum(one.seconds for one in found))
 
   def add(self, steps: int, seconds: float) -> tuple[int, float]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jinja2
 
-from trialbook import files
+from trialbook import escaping, files
 from trialbook.tuning import reporting
 
 NAME, PAGE = "logbook.md", "logbook.html"
@@ -66,10 +66,10 @@ def markdown(entries: Sequence[Entry], summary: str) -> str:
   lines = ["# Logbook", "", summary, ""]
   for number, entry in enumerate(entries, start=1):
     lines += [f"## {number}. {entry.stage}", ""]
-    lines += [f"*{entry.question}*", ""] if entry.question else []
-    lines += [entry.decision, ""]
-    lines += [*(f"- {sentence}" for sentence in entry.evidence), ""] if entry.evidence else []
-    lines += [entry.consequence, ""] if entry.consequence else []
+    lines += [f"*{escaping.markdown(entry.question)}*", ""] if entry.question else []
+    lines += [escaping.markdown(entry.decision), ""]
+    lines += [*(f"- {escaping.markdown(sentence)}" for sentence in entry.evidence), ""] if entry.evidence else []
+    lines += [escaping.markdown(entry.consequence), ""] if entry.consequence else []
     links = "".join(f" [{label}]({path})" for label, path in entry.links)
     lines += [f"Cost: {entry.cost}.{links}", ""]
   return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,15 @@ class _Settings(TypedDict):
 _REMEDY = "Remove the file to measure again"
 _LINES = Kind(dict[str, Any], _REMEDY, version=None)
 _SETTINGS = Kind(_Settings, _REMEDY)
+
+
+def read(path: pathlib.Path) -> list[Measurement]:
+  """Return the measurements that a file holds; none if there is no such file."""
+  return [
+    from_json(MEASUREMENT.check(path, number, line))
+    for number, line in enumerate(_LINES.lines(path), start=1)
+    if number > 1
+  ]
 
 
 class MeasurementRecord:
