@@ -204,7 +204,9 @@ class Coordinator:
       "commit": new.commit,
     }
     if existing is not None and (existing.commit, existing.diff) != (new.commit, new.diff):
-      progress.note(f"the code has changed since the trials before: it was {existing.commit}, and is {new.commit}")
+      same = existing.commit == new.commit
+      how = "its uncommitted changes differ" if same else f"it was {existing.commit}, and is {new.commit}"
+      progress.note(f"the code has changed since the trials before: {how}")
     self._record = dataclasses.replace(
       new,
       created=new.created if existing is None else existing.created,

@@ -18,6 +18,7 @@ from typing import Any
 from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
+from trialbook.trainer import Config
 from trialbook.trainer.workdir.results import read_result
 from trialbook.tuning.findings.statistics.expansion import places_of
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_of, unit_of, value_at
@@ -103,10 +104,17 @@ def run(
     search=Grid(per_dimension=MOST_SEEDS),
     trials=max(seeds, lab.known_trials("final")),
     config=config,
-    changes={"evaluation.test": True},
+    changes=final_changes(config),
   )
   changes = {path: new for path, (_, new) in changed(lab.config, config).items()}
   return lab.conclude(_conclusion(lab, explored, final, best, origin, changes, number))
+
+
+def final_changes(config: Config) -> dict[str, Any]:
+  """Return the changes of the final trainings: each evaluates its selected checkpoint on the test set."""
+  # Without checkpoints none is selected, and there is no model to export.
+  saves = max(config.checkpointing.every_evaluations, 1)
+  return {"evaluation.test": True, "checkpointing.every_evaluations": saves}
 
 
 def refined(results: StudyResults, points: Sequence[TriedPoint]) -> list[Hyperparameter]:
@@ -228,7 +236,7 @@ def _conclusion(
     evidence.append(
       f"This is look {number} at this test set. If an earlier look influenced a choice, this value is too good."
     )
-  test = f"test/{name} {_spread(tests)}" if tests else "the dataset has no test set"
+  test = f"test/{name} {_spread(tests)}" if tests else "no value on a test set, which the dataset does not have,"
   return Conclusion(
     procedure="finish",
     id="PB-43",
