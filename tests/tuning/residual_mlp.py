@@ -1,36 +1,13 @@
-"""Trainings that are unstable: residual branches that do not start at zero, and targets with rare outliers."""
+"""A config of a training that is unstable, and a regression problem with outliers."""
 
-import math
-
-import numpy as np
-from flax import nnx
-
+from benchmarks.unstable import ResidualMlp, outliers
 from trialbook.trainer import Config
 
-HE = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
-
-
-class ResidualMlp(nnx.Module):
-  """A residual network without normalization. Each branch doubles the variance, unless it starts at zero."""
-
-  def __init__(
-    self, num_classes: int, input_shape: tuple[int, ...], depth: int = 8, zero: bool = False, *, rngs: nnx.Rngs
-  ):
-    width, last = 32, nnx.initializers.zeros if zero else HE
-    self.first = nnx.Linear(math.prod(input_shape), width, kernel_init=HE, rngs=rngs)
-    self.hidden = nnx.List(nnx.Linear(width, width, kernel_init=HE, rngs=rngs) for _ in range(depth))
-    self.branches = nnx.List(nnx.Linear(width, width, kernel_init=last, rngs=rngs) for _ in range(depth))
-    self.output = nnx.Linear(width, num_classes, rngs=rngs)
-
-  def __call__(self, x):
-    x = self.first(x.reshape(x.shape[0], -1))
-    for hidden, branch in zip(self.hidden, self.branches, strict=True):
-      x = x + branch(nnx.relu(hidden(x)))
-    return self.output(x)
+__all__ = ["ResidualMlp", "config", "outliers"]
 
 
 def config() -> Config:
-  """Return a training of it on digits, at the best learning rate that is stable."""
+  """Return a training of the residual network on digits, at the best learning rate that is stable."""
   return Config().override(
     {
       "model": {"name": "residual_mlp:ResidualMlp"},
@@ -43,17 +20,3 @@ def config() -> Config:
       "compilation_cache": None,
     }
   )
-
-
-def outliers():
-  """Return a regression problem in which one of 500 training targets is far off, so that gradients spike."""
-  rng = np.random.default_rng(0)
-  into, out = rng.normal(size=(16, 8)), rng.normal(size=8)
-
-  def split(count: int, size: float):
-    x = rng.normal(size=(count, 16))
-    y = np.tanh(x @ into / 2) @ out / 2
-    y += size * rng.choice([-1, 1], size=count) * (rng.uniform(size=count) < 0.002)
-    return {"inputs": x.astype(np.float32), "targets": y.astype(np.float32)}
-
-  return {"train": split(2000, 30.0), "validation": split(1000, 0.0)}

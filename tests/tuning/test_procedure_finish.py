@@ -104,3 +104,11 @@ def test_folding_keeps_the_warmup_whole():
   config = CONFIG.override({"schedule": {"name": "cosine", "warmup_steps": 50}})
   assert finish.folded(config, [10, 20, 30]).max_train_steps == 50
   assert finish.folded(config, [60, 90, 100]).max_train_steps == 90
+
+
+@pytest.mark.parametrize("every", [0, 1, 5])
+def test_the_final_trainings_have_a_checkpoint_that_sees_the_test_set(every: int):
+  explored = Config().override({"checkpointing.every_evaluations": every})
+  final = explored.override(finish.final_changes(explored))
+  assert final.evaluation.test
+  assert final.checkpointing.every_evaluations == max(every, 1)

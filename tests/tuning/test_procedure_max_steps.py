@@ -10,6 +10,7 @@ from simulated_trainings import Simulation
 from trialbook.trainer import Config
 from trialbook.trainer.workdir.existing_run import stored_config
 from trialbook.tuning.procedures import max_steps
+from trialbook.tuning.procedures.conclusion import Conclusion, markdown
 from trialbook.tuning.procedures.lab import Lab
 
 CONFIG = Config().override(
@@ -41,8 +42,12 @@ def test_the_steps_of_the_fastest_learning_rate_are_found_wherever_it_lies(tmp_p
   assert rates[0] < found.numbers["learning_rate"] < rates[-1]
   for config in simulation.ran:
     assert (config.schedule.name, config.dataset.augmentation.crop_padding) == ("constant", 0)  # pyright: ignore
-  assert stored_config(tmp_path / "recommended").max_train_steps == found.changes["max_train_steps"]
-  assert stored_config(tmp_path / "recommended").dataset.augmentation.crop_padding == 2  # pyright: ignore
+  recommended = stored_config(tmp_path / "recommended")
+  assert recommended.max_train_steps == found.changes["max_train_steps"]
+  assert recommended.evaluation.every_steps == recommended.max_train_steps // max_steps.LEAST_EVALUATIONS
+  # With the config's own learning rate, so few steps would not fit.
+  assert recommended.optimizer.learning_rate == found.numbers["learning_rate"]
+  assert recommended.dataset.augmentation.crop_padding == 2  # pyright: ignore
 
 
 def test_nothing_is_recommended_at_the_edge_of_the_widest_sweep(tmp_path):
@@ -69,3 +74,9 @@ def test_a_second_call_runs_nothing_again(tmp_path):
   assert len(simulation.ran) == count
   assert json.loads((tmp_path / "conclusion.json").read_text())["procedure"] == "max-steps"
   assert "Recommended: `--set max_train_steps=" in pathlib.Path(tmp_path / "conclusion.md").read_text()
+
+
+def test_large_numbers_of_a_table_are_written_out():
+  table = [{"rate": 1e-5, "examples/s": 42561.7, "loss": 0.123456, "nothing": None}]
+  found = Conclusion(procedure="max-steps", id="PB-60", verdict="Found.", table=table)
+  assert "| 1e-05 | 42,562 | 0.1235 |  |" in markdown(found)

@@ -45,6 +45,9 @@ def test_the_shortest_warmup_to_ten_times_the_unstable_rate_is_found(tmp_path, l
   assert recommended.schedule.decay_steps == 2000  # pyright: ignore[reportAttributeAccessIssue]
   assert recommended.optimizer.learning_rate == numbers["peak_learning_rate"]
   assert any("Train longer" in action for action in conclusion.actions) == (numbers["warmup_steps"] > 100)
+  # The command that confirms it names both sides and a folder.
+  confirm = next(action for action in conclusion.actions if "tune adopt" in action)
+  assert all(flag in confirm for flag in ("--candidate=", "--config=", "--dir="))
 
 
 def test_the_warmups_are_tried_as_the_playbook_says(tmp_path):

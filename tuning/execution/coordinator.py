@@ -220,7 +220,9 @@ class Coordinator:
       "commit": new.commit,
     }
     if existing is not None and (existing.commit, existing.diff) != (new.commit, new.diff):
-      progress.note(f"the code has changed since the trials before: it was {existing.commit}, and is {new.commit}")
+      same = existing.commit == new.commit
+      how = "its uncommitted changes differ" if same else f"it was {existing.commit}, and is {new.commit}"
+      progress.note(f"the code has changed since the trials before: {how}")
     failed = [trial for trial, record in self._trials.items() if record.state == "failed"]
     if retry_failed and failed and new.stopping is not None:
       later = [

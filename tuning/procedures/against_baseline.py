@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,6 +80,13 @@ def changed(baseline: Config, candidate: Config) -> dict[str, tuple[Any, Any]]:
     for path in dict.fromkeys([*before, *after])
     if before.get(path) != after.get(path)
   }
+
+
+def confirmation(folder: pathlib.Path) -> str:
+  """Return what to do with the recommendation of a procedure, in whose folder it is, as a sentence."""
+  candidate, beside = folder / "recommended" / "config.json", folder.parent / f"{folder.name}_adopt"
+  command = f"trialbook tune adopt --candidate={candidate} --config=BASELINE --dir={beside}"
+  return f"Confirm it with fresh seeds of it and of the config that you gave (BASELINE): `{command}`."
 
 
 def compare(lab: Lab, name: str, candidate: Config, goal: str, probe: Mapping[str, Any]) -> Against:

@@ -16,6 +16,7 @@ import numpy as np
 
 from trialbook.progress import duration
 from trialbook.trainer.profile import INPUT_BOUND
+from trialbook.tuning import records
 from trialbook.tuning.objective import value_of
 from trialbook.tuning.procedures.chance import Chance, chance_of
 from trialbook.tuning.procedures.conclusion import Conclusion
@@ -259,11 +260,12 @@ def _evidence(
     evidence.append("It is simple: the learning rate is constant, and no augmentation or regularization is on.")
   else:
     parts = ", ".join(switched_on(lab.config))
-    evidence.append(f"Without {parts}: {_reached(simple)}. With them: {_reached(given)}.")
+    metric = lab.ranked_by.metric
+    evidence.append(f"As given, {metric}: {_reached(given)}. Without {parts}: {_reached(simple)}.")
     if recommended:
-      evidence.append("It is not clearly worse without them, so a first configuration does without.")
+      evidence.append("The simpler configuration is not clearly worse, so tuning begins with it.")
     elif recommended is not None:
-      evidence.append(f"Without them it is clearly worse (by {WORSE:g} standard errors), so nothing is turned off.")
+      evidence.append(f"The simpler one is clearly worse (by {WORSE:g} standard errors), so nothing is turned off.")
   if recommended is not None:
     speed = "" if level.examples_per_second is None else f" ({level.examples_per_second:,.0f} examples/s)"
     study = f"a first study of {STUDY_TRIALS} takes {duration(STUDY_TRIALS * level.seconds)}"
@@ -290,14 +292,18 @@ def _actions(lab: Lab, level: Level, recommended: dict[str, Any] | None, *, shar
   if share is not None and share < LITTLE:
     found.append("That is little. Sweep the learning rate before anything else: trialbook tune max-steps.")
   if recommended:
-    found.append("Turn each part on again as a question of its own, and keep what helps (trialbook tune adopt).")
+    parts = ", ".join(switched_on(config))
+    found.append(f"Later, turn on again, each as a question of its own, and keep if it helps: {parts}.")
   elif switched_on(config):
     found.append("Ask of each part on its own whether it helps, in a study that turns it off.")
   found += remarks(config)
   if STUDY_TRIALS * level.seconds > NIGHT_SECONDS:
     found.append(f"{STUDY_TRIALS} such trainings take longer than a night: use a smaller model or fewer steps.")
   if level.waiting is not None and level.waiting >= INPUT_BOUND:
-    found.append(f"Training waits for data {level.waiting:.0%} of its time: trialbook profile names the slow stage.")
+    folder = records.trial_folder(lab.folder / level.name.replace(" ", "_"), 0)
+    found.append(
+      f"Training waits for data {level.waiting:.0%} of its time: `trialbook profile {folder}` names the slow stage."
+    )
   return found
 
 

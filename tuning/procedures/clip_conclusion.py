@@ -9,7 +9,7 @@ import numpy as np
 
 from trialbook.tuning.findings.gradient_norm import AGGRESSIVE, LEAST, THRESHOLD, Outliers
 from trialbook.tuning.findings.wording import listed
-from trialbook.tuning.procedures.against_baseline import SEEDS
+from trialbook.tuning.procedures.against_baseline import SEEDS, confirmation
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.instability import NORM, Behaviour
 from trialbook.tuning.procedures.lab import Lab
@@ -157,13 +157,12 @@ def concluded(lab: Lab, found: Found) -> Conclusion:
   if best.rate != rounded(float(lab.config.optimizer.learning_rate)):
     changes = {RATE: best.rate, **changes}
   without = "the baseline has no value" if before is None else f"{before:.4g} without"
-  config = lab.folder / "recommended" / "config.json"
   return make(
     verdict=f"Clip gradients at {best.threshold:g} {rates}: {metric} is {value:.4g}, and {without}."
     f" {best.share:.0%} of the updates are clipped.",
     changes=changes,
     actions=[
-      f"Confirm it with fresh seeds of both: `trialbook tune adopt --candidate={config}`.",
+      confirmation(lab.folder),
       "Search the learning rate again, around this one and above.",
     ],
   )

@@ -58,8 +58,23 @@ def run(options: argparse.Namespace) -> int:
   console = tables.console()
   console.print(f"  {folder / 'conclusion.md'}  the same text", soft_wrap=True)
   if conclusion.changes is not None:
-    console.print(f"next: trialbook train --config={folder / 'recommended' / 'config.json'}", soft_wrap=True)
+    recommended = folder / "recommended" / "config.json"
+    console.print(f"  {recommended}  the recommended config", soft_wrap=True)
+    console.print(f"next: trialbook {_following(options.procedure, recommended, folder)}", soft_wrap=True)
   return errors.DONE if conclusion.changes is not None else errors.INFEASIBLE
+
+
+FOLLOWING = {"baseline": "batch-size", "batch-size": "max-steps", "max-steps": "stability"}
+"""The procedure that comes after another one in the playbook."""
+
+
+def _following(procedure: str, config: pathlib.Path, folder: pathlib.Path) -> str:
+  """Return the command that goes on from a recommended config: the next procedure, or a training."""
+  if procedure not in FOLLOWING:
+    return f"train --config={shlex.quote(str(config))}"
+  name = FOLLOWING[procedure]
+  beside = folder.parent / name.replace("-", "_")
+  return f"tune {name} --config={shlex.quote(str(config))} --dir={shlex.quote(str(beside))}"
 
 
 def next_(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired
@@ -16,6 +17,8 @@ from trialbook.tuning.reporting.plain import plain
 
 FORMAT = 1
 """Version of `conclusion.json`."""
+LARGE = 1e4
+"""Numbers from which on all digits are shown, such as examples per second."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,9 @@ def markdown(conclusion: Conclusion, studies: Sequence[str] = (), cost: str = ""
 
 
 def _cell(value: Any) -> str:
-  return "" if value is None else f"{value:.4g}" if isinstance(value, float) else escaping.markdown(value)
+  if isinstance(value, float):
+    return f"{value:,.0f}" if LARGE <= abs(value) < math.inf else f"{value:.4g}"
+  return "" if value is None else escaping.markdown(value)
 
 
 def _flag(value: Any) -> str:

@@ -15,10 +15,11 @@ def changed(baseline: Config, candidate: Config) -> dict[str, tuple[Any, Any]]:
   before = {path: value for path, kind, _, value in leaves(baseline) if kind != "host"}
   after = {path: value for path, kind, _, value in leaves(candidate) if kind != "host"}
   before["max_train_steps"], after["max_train_steps"] = baseline.max_train_steps, candidate.max_train_steps
+  # What the candidate has no field for, such as the length of a decay that it does not have, is no change to make.
   return {
-    path: (before.get(path), after.get(path))
-    for path in dict.fromkeys([*before, *after])
-    if path != "seed" and before.get(path) != after.get(path)
+    path: (before.get(path), value)
+    for path, value in after.items()
+    if path != "seed" and (path not in before or before[path] != value)
   }
 
 

@@ -174,8 +174,15 @@ def _trained(lab: Lab, name: str, goal: str, config: Config, seeds: int) -> Stud
     search=Grid(per_dimension=MOST_SEEDS),
     trials=max(seeds, lab.known_trials(name)),
     config=config,
-    changes={"evaluation.test": True},
+    changes=final_changes(config),
   )
+
+
+def final_changes(config: Config) -> dict[str, Any]:
+  """Return the changes of the final trainings: each evaluates its selected checkpoint on the test set."""
+  # Without checkpoints none is selected, and there is no model to export.
+  saves = max(config.checkpointing.every_evaluations, 1)
+  return {"evaluation.test": True, "checkpointing.every_evaluations": saves}
 
 
 def refined(results: StudyResults, points: Sequence[TriedPoint]) -> list[Hyperparameter]:
@@ -286,8 +293,11 @@ def _conclusion(lab: Lab, final: StudyResults, chosen: _Chosen, changes: Mapping
     evidence.append(
       f"This is look {number} at this test set. If an earlier look influenced a choice, this value is too good."
     )
-  name = metric.rpartition("/")[2]
-  test = f"test/{name} {_spread(tests)}" if tests else "no value on a test set, which the dataset does not have,"
+  test = (
+    f"test/{metric.rpartition('/')[2]} {_spread(tests)}"
+    if tests
+    else "no value on a test set, which the dataset does not have,"
+  )
   return Conclusion(
     procedure="finish",
     id="PB-43",

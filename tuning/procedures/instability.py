@@ -48,7 +48,7 @@ class Behaviour:
     kind: "stable"; "early" or "mid": unstable, by where that begins; "unknown": it did not run, or logged no loss.
     step: where the instability begins; None if there is none.
     recovered: whether the training went on to improve after it.
-    text: in words, for a sentence that begins with the training.
+    text: in words, a clause with its subject.
   """
 
   kind: Kind
@@ -86,13 +86,13 @@ def behaviour(
   """
   state, reason = trial.recorded
   if state not in ("complete", "infeasible") or (reason or "").startswith("refused"):
-    return Behaviour("unknown", None, False, f"did not run: {reason or state}")
+    return Behaviour("unknown", None, False, f"training did not run ({reason or state})")
   steps, values = trial.curve(LOSS)
   diverged = state == "infeasible"
   if len(values) < WINDOW:
     if diverged:
-      return Behaviour("early", int(steps[-1]) if len(steps) else 0, False, f"diverged: {reason}")
-    return Behaviour("unknown", None, False, f"logged no {LOSS}")
+      return Behaviour("early", int(steps[-1]) if len(steps) else 0, False, f"training diverges ({reason})")
+    return Behaviour("unknown", None, False, f"training logged no {LOSS}")
   own = _Curve.of(steps, values)
   other = own if reference is None or len(reference.curve(LOSS)[0]) < WINDOW else _Curve.of(*reference.curve(LOSS))
   gain = max(own.gain, other.gain)
@@ -100,7 +100,7 @@ def behaviour(
   behind = None if may_be_slow or reference is None else _behind(own, other, gain)
   if diverged:
     at = int(steps[-1]) if rise is None else rise[0]
-    return Behaviour(_kind(at, length), at, False, f"diverged: {reason}")
+    return Behaviour(_kind(at, length), at, False, f"training diverges ({reason})")
   if rise is not None:
     at, low, high = rise
     after = "" if behind is not None else ", and recovers" if own.end < low + RISE * gain else ""

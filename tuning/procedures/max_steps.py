@@ -26,6 +26,8 @@ MOST_WIDENED = 3
 """Most times that the sweep is widened by a decade on the side where the best learning rate is."""
 EVALUATIONS = 50
 """Evaluations of each training: the steps that are found are known to 2% of the budget."""
+LEAST_EVALUATIONS = 20
+"""Fewest evaluations of the trainings that are recommended: findings about curves need a dozen."""
 PERFECT = {"error": 0.001, "loss": None}
 """Largest training metric that counts as a perfect fit, by the metric's last name; None: the user must say."""
 
@@ -182,13 +184,22 @@ def _conclusion(lab: Lab, fits: list[_Fit], steps: int, metric: str, target: flo
       "The fastest one lies inside the sweep.",
       "Augmentation, regularization and the decay of the learning rate were off.",
     ],
-    changes={"max_train_steps": best.steps},
+    changes=_changes(lab.config, best.steps, best.rate),
     numbers=numbers,
     actions=[
-      "Raise max_train_steps when augmentation or regularization comes in.",
+      f"Search the learning rate around {best.rate:.3g}, with the other hyperparameters.",
+      f"Raise max_train_steps, for example to {2 * best.steps:,}, when augmentation or regularization comes in.",
       "After the next study, look at the selected steps (PB-61). If they are always in the first tenth, train less.",
     ],
   )
+
+
+def _changes(config: Config, steps: int, rate: float) -> dict[str, Any]:
+  # With the config's own learning rate, so few steps may be far too few, and so may its evaluations.
+  changes: dict[str, Any] = {"max_train_steps": steps, "optimizer.learning_rate": rate}
+  if steps < LEAST_EVALUATIONS * config.evaluation.every_steps:
+    changes["evaluation.every_steps"] = max(steps // LEAST_EVALUATIONS, 1)
+  return changes
 
 
 LATER = f"If the best learning rate is at an end of the sweep, the sweep is widened, at most {MOST_WIDENED} times."

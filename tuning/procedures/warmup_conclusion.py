@@ -7,7 +7,7 @@ from typing import Any
 
 from trialbook.trainer import Config
 from trialbook.tuning.findings.wording import listed
-from trialbook.tuning.procedures.against_baseline import SEEDS, Against, changed
+from trialbook.tuning.procedures.against_baseline import SEEDS, Against, changed, confirmation
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.instability import Behaviour
 from trialbook.tuning.procedures.lab import Lab
@@ -267,8 +267,7 @@ def _next(lab: Lab, base: Config, one: Tried, found: Found) -> list[str]:
       f"The warmup takes {share:.0%} of max_train_steps. Train longer, to make up for it: about"
       f" --set max_train_steps={more:.0f}, with the decay extended as well."
     )
-  config = lab.folder / "recommended" / "config.json"
-  lines.append(f"Confirm it with fresh seeds of both: `trialbook tune adopt --candidate={config}`.")
+  lines.append(confirmation(lab.folder))
   if found.factor < 100:
     lines.append(f"A still larger peak may be possible: --factor={10 * found.factor:g} in the same folder.")
   lines.append("Search the learning rate again, around the new one.")
