@@ -90,7 +90,7 @@ def check(flights: Flights, interruptions: list[tuple[int, signal.Signals]]) -> 
   assert process.wait() == 0, process.text()
   now = flights.trials()
   assert {path: now.get(path) for path in done} == done, "a trial that had ended was touched"
-  found = read_json(flights.folder / "conclusion.json")
+  found = read_json(flights.folder / "conclusion.json") or {}
   assert found["changes"] is not None
   assert found["numbers"]["spent"] <= BUDGET
   # Each trial has ended once, whatever came in between.
