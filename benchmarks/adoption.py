@@ -28,11 +28,11 @@ LOGS = pathlib.Path(
 )
 
 
-def sequence(candidate: list[float], baseline: list[float], seeds: int) -> tuple[str, int]:
+def sequence(candidate: list[float], baseline: list[float], seeds: int, sign: int = 1) -> tuple[str, int]:
   """Return the decision of `adopt` with at most so many seeds of each side, and how many it used."""
   looks = adopt.looks_until(seeds)
   for look in looks:
-    found = adopt.difference(candidate[:look], baseline[:look], 1, adopt.ERROR / len(looks))
+    found = adopt.difference(candidate[:look], baseline[:look], sign, adopt.ERROR / len(looks))
     verdict = adopt.decision(found, 0.0)
     if verdict != "undecided":
       return verdict, look
@@ -84,6 +84,7 @@ def logs() -> None:
     for workload in sorted(studies["baseline"].keys() & studies["nadamp"].keys()):
       results = studies["baseline"][workload]
       theirs, ours = by_retrain(results), by_retrain(studies["nadamp"][workload])
+<<<<<<< HEAD
       looks = adopt.looks_until(min(len(theirs), len(ours)))
       look, level = looks[0], adopt.ERROR / len(looks)
       found = adopt.difference(ours[:look], theirs[:look], results.objective.sign, level)
@@ -94,6 +95,12 @@ def logs() -> None:
         look = later
         found = adopt.difference(ours[:look], theirs[:look], results.objective.sign, level)
         verdict = adopt.decision(found, 0.0)
+=======
+      seeds = min(len(theirs), len(ours))
+      level = adopt.ERROR / len(adopt.looks_until(seeds))
+      verdict, look = sequence(ours, theirs, seeds, results.objective.sign)
+      found = adopt.difference(ours[:look], theirs[:look], results.objective.sign, level)
+>>>>>>> autopilot
       words = {"adopt": "adopt nadamp", "reject": "keep the baseline", "undecided": "not enough evidence"}[verdict]
       more = adopt.further_seeds(found, 0.0, level) if verdict == "undecided" else None
       interval = f"{found.gain:+.4f} ({1 - level:.1%}: {found.low:+.4f} to {found.high:+.4f}, {look} seeds)"

@@ -75,9 +75,9 @@ def test_a_budget_too_small_for_a_round_is_refused_with_the_one_that_would_do(tm
 
 
 def test_a_budget_is_one_of_steps_and_hours():
-  for steps, hours in ((None, None), (5, 1.0)):
+  for steps, both in ((None, None), (5, 1.0)):
     with pytest.raises(UserError, match="--steps=N, or --hours=H"):
-      Budget(steps, hours)
+      Budget(steps, both)
   for hours in (0.0, -1.0, np.inf, np.nan):
     with pytest.raises(UserError, match="should be more than 0"):
       Budget(None, hours)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 
 from trialbook.errors import UserError
 from trialbook.trainer import Config
@@ -60,7 +61,7 @@ def _next(search: object) -> Search | None:
   return None if kind is None else kind(**{**stored, "seed": stored.get("seed", 0) + 1})
 
 
-def deviation(first: list[float], second: list[float]) -> float:
+def deviation(first: Sequence[float], second: Sequence[float]) -> float:
   """Return the standard deviation of the best from search to search, by the retrains of the best of two searches.
 
   Of two values it is known to a factor of 3 only. Retrains of few seeds add to it.
