@@ -171,8 +171,8 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
 def recorded_info(workdir: pathlib.Path) -> Info:
   """Return the dataset's facts as the run recorded them, so that the data itself is not needed."""
   record = read_run(workdir)
-  if record is None:
-    raise ConfigError(f"{workdir} has no run.json; is this the workdir of a run?")
+  if record is None or "dataset" not in record:
+    raise ConfigError(f"{workdir / 'run.json'} does not describe the dataset; is this the workdir of a run?")
   known = {field.name for field in dataclasses.fields(Info)}
   facts: dict[str, Any] = {name: value for name, value in record["dataset"].items() if name in known}
   return Info(**facts)

@@ -75,7 +75,7 @@ class Run(Process):
   """`run.json`; `id` names the run, and earlier versions had none."""
 
   id: NotRequired[str]
-  dataset: Facts
+  dataset: NotRequired[Facts]
   fingerprints: NotRequired[dict[str, Fingerprint | str]]
   input_range: NotRequired[Pair | None]
   notice: NotRequired[str]

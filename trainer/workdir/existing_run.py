@@ -106,7 +106,7 @@ def data_differences(workdir: pathlib.Path, config: Config, dataset: Dataset) ->
   Raises DataError if the data cannot be read.
   """
   record = read_run(workdir)
-  if record is None:
+  if record is None or "dataset" not in record:
     return []
   before, now = record["dataset"], dataclasses.asdict(dataset.info)
   found = [
