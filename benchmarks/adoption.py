@@ -84,23 +84,10 @@ def logs() -> None:
     for workload in sorted(studies["baseline"].keys() & studies["nadamp"].keys()):
       results = studies["baseline"][workload]
       theirs, ours = by_retrain(results), by_retrain(studies["nadamp"][workload])
-<<<<<<< HEAD
-      looks = adopt.looks_until(min(len(theirs), len(ours)))
-      look, level = looks[0], adopt.ERROR / len(looks)
-      found = adopt.difference(ours[:look], theirs[:look], results.objective.sign, level)
-      verdict = adopt.decision(found, 0.0)
-      for later in looks[1:]:
-        if verdict != "undecided":
-          break
-        look = later
-        found = adopt.difference(ours[:look], theirs[:look], results.objective.sign, level)
-        verdict = adopt.decision(found, 0.0)
-=======
       seeds = min(len(theirs), len(ours))
       level = adopt.ERROR / len(adopt.looks_until(seeds))
       verdict, look = sequence(ours, theirs, seeds, results.objective.sign)
       found = adopt.difference(ours[:look], theirs[:look], results.objective.sign, level)
->>>>>>> autopilot
       words = {"adopt": "adopt nadamp", "reject": "keep the baseline", "undecided": "not enough evidence"}[verdict]
       more = adopt.further_seeds(found, 0.0, level) if verdict == "undecided" else None
       interval = f"{found.gain:+.4f} ({1 - level:.1%}: {found.low:+.4f} to {found.high:+.4f}, {look} seeds)"
