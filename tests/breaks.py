@@ -131,8 +131,8 @@ BREAKS = (
   Break(
     "a resume keeps a line of the run that was interrupted",
     "trainer/workdir/step_lines.py",
-    "if step <= last_step))",
-    "if step <= last_step + 1))",
+    "<= last_step for line",
+    "<= last_step + 1 for line",
     "tests/trainer/test_checkpoints.py",
   ),
   Break(

@@ -261,7 +261,7 @@ def test_files_that_are_missing_or_none_of_ours_are_named(numbers, tmp_path):
     count_records(path)
   about = json.loads((folder / "dataset.json").read_text())
   (folder / "dataset.json").write_text(json.dumps({**about, "format": 2}))
-  with pytest.raises(DataError, match="has format 2; this version of trialbook reads format 1"):
+  with pytest.raises(DataError, match="has format 2, made by a newer version of trialbook; this one reads up to 1"):
     ArrayRecord(path=numbers).read()
   (folder / "dataset.json").unlink()
   with pytest.raises(DataError, match=r"has no dataset\.json, which says how to decode; set dataset\.decode"):

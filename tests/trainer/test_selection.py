@@ -149,10 +149,11 @@ def test_bits_per_token_of_a_run_of_before_are_read_under_their_old_name_and_its
     {"step": 10, "validation/bits_per_token": 2.0},
     {"step": 15, "validation/bits_per_token": 1.5, "validation/bits_per_byte": 0.5},
   ]
-  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  history = History.read(path, Selection(metric="validation/bits_per_token", mode="min"))
+  logged = {line["step"]: line for line in lines}
+  path.write_text("".join(json.dumps(logged.get(step, {"step": step})) + "\n" for step in range(16)))
+  history = History.read(tmp_path, Selection(metric="validation/bits_per_token", mode="min"))
   assert history.ranked() == [5, 15, 10, 0]
   assert history.evaluations[0] == {"validation/bits_per_token": 3.0, "train_subset/bits_per_token": 2.5}
   assert 5 in history.to_keep(mlp(checkpointing__keep_latest=1, checkpointing__keep_best=1))([0, 5, 10, 15])
-  old = History.read(path, Selection(metric="validation/bits_per_byte", mode="min"))
+  old = History.read(tmp_path, Selection(metric="validation/bits_per_byte", mode="min"))
   assert old.evaluations[5] == {"validation/bits_per_byte": 1.0}

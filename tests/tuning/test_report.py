@@ -10,11 +10,12 @@ import shutil
 
 import csv_studies
 import pytest
+import quadratics
 from commands import changes, outcome
 
 from trialbook import files
 from trialbook.errors import ConfigError, UserError
-from trialbook.tuning import Minimize, Objective, read_results, report
+from trialbook.tuning import Minimize, Objective, read_results, report, run_study
 from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.findings import SEVERITIES, Finding, findings
 from trialbook.tuning.records import study_lock
@@ -313,7 +314,7 @@ def unfinished(folder: pathlib.Path, target: pathlib.Path, **changes) -> pathlib
 
 
 def test_a_study_that_is_not_at_its_end_is_reported_as_such(folder, tmp_path):
-  study = unfinished(folder, tmp_path / "study", trials=20, source=None)
+  study = unfinished(run_study(quadratics.study(), tmp_path / "made").folder, tmp_path / "study", trials=20)
   imported = unfinished(folder, tmp_path / "imported", trials=20)
   path = tmp_path / "report"
 
@@ -324,15 +325,15 @@ def test_a_study_that_is_not_at_its_end_is_reported_as_such(folder, tmp_path):
   assert told(folder)[0] is True
   assert "have ended. Results are preliminary" not in told(folder)[1]
   assert told(study)[0] is False
-  assert "> Not running (rerun the same command to resume): 8 of 20 trials have ended. Results" in told(study)[1]
+  assert "> Not running (rerun the same command to resume): 4 of 20 trials have ended. Results" in told(study)[1]
   assert "> Imported before its end: 8 of 20 trials have ended." in told(imported)[1]
   with files.locked(study_lock(study), "it"):
     assert told(study)[0] is False
-    assert "> Running: 8 of 20 trials have ended." in told(study)[1]
+    assert "> Running: 4 of 20 trials have ended." in told(study)[1]
     text = report(study, path).read_text()
-  assert '<p id="running" class="banner">Running: 8 of 20 trials have ended.' in text
+  assert '<p id="running" class="banner">Running: 4 of 20 trials have ended.' in text
   data = json.loads(Page(text).raw["script"][0])["study"]
-  assert (data["running"], data["states"]) == (True, {"complete": 8, "pending": 12})
+  assert (data["running"], data["states"]) == (True, {"complete": 3, "infeasible": 1, "pending": 16})
 
 
 # Studies and files in which something is missing or wrong.
@@ -558,7 +559,8 @@ def test_the_index_links_to_reports_that_are_there_and_names_those_that_are_not(
   (root / "damaged").mkdir()
   (root / "damaged/study.json").write_text("garbage")
   code, out, err = outcome(capsys, "index", root)
-  assert (code, out, err) == (0, f"all studies: {root / 'studies.html'}\n", "")
+  assert (code, out) == (0, f"all studies: {root / 'studies.html'}\n")
+  assert err.startswith(f"warning: {root / 'damaged'} is left out: ")
   text = (root / "studies.html").read_text()
   parsed = Page(text)
   links = [of["href"] for tag, of in parsed.tags if tag == "a"]

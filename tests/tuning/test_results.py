@@ -79,7 +79,9 @@ def test_a_trial_that_was_feasible_by_one_objective_may_not_be_by_another(tmp_pa
   (tmp_path / "study.json").write_text(json.dumps({**stored, "source": "csv: elsewhere"}))
   folder = trial_folder(tmp_path, 0)
   folder.mkdir(parents=True)
-  (folder / "trial.json").write_bytes((trial_folder(curve_study.folder, 0) / "trial.json").read_bytes())
+  record = json.loads((trial_folder(curve_study.folder, 0) / "trial.json").read_text())
+  record["summary"] |= {"step": 1, "lines": 2}
+  (folder / "trial.json").write_text(json.dumps(record))
   lines = [{"step": 0, "a": 1.0, "b": 1.0}, {"step": 1, "a": 0.5, "b": 1.5}]
   (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
   results = read_results(tmp_path)

@@ -311,6 +311,8 @@ class Coordinator:
       self._record = dataclasses.replace(self._record, sessions=(*self._record.sessions[:-1], session))
       with contextlib.suppress(OSError, GoneError) if sys.exc_info()[0] else contextlib.nullcontext():
         self._place.check()
+        if not self._trials:
+          (self._folder / "trials").rmdir()
         records.write_study(self._folder, self._record)
         self._tables(at_once=True)
 

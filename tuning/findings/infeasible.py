@@ -25,7 +25,7 @@ from trialbook.tuning.findings.statistics.points import (
 )
 from trialbook.tuning.findings.statistics.regions import Region, region_of
 from trialbook.tuning.findings.statistics.separation import Separation, without
-from trialbook.tuning.findings.wording import listed, many, p_value, region, shown
+from trialbook.tuning.findings.wording import interval_text, listed, many, p_value, region, shown
 from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -220,15 +220,15 @@ def _located(
       until=f"{many(len(without_value), 'point')} in this corner that train to their end.",
       plot=f"axis:{first}",
     )
-  if found.kind == "interval":
+  if found.interval is not None:
     return _finding(
       severity,
-      f"{share}, most of them with {found.interval}",
+      f"{share}, most of them with {interval_text(found.interval)}",
       f"No other interval of one hyperparameter has as many more, or fewer, of them ({p_value(found.p)} over all"
       f" intervals, by permutation). {reasons}",
       trials=trials,
       numbers=numbers,
-      action=f"Look at why trials with {found.interval} do not train, then leave that part out.",
+      action=f"Look at why trials with {interval_text(found.interval)} do not train, then leave that part out.",
       until="Points there that train to their end.",
     )
   if found.kind == "everywhere" and severity != "note":

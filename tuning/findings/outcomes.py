@@ -14,7 +14,7 @@ from trialbook.tuning.endings import Ending
 from trialbook.tuning.findings.finding import Finding, Severity, finding_of, trial_numbers
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_ended, points_of
 from trialbook.tuning.findings.statistics.regions import Region, region_of
-from trialbook.tuning.findings.wording import listed, many, region, shown
+from trialbook.tuning.findings.wording import interval_text, listed, many, region, shown
 from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-21", "outcomes")
@@ -313,8 +313,8 @@ def _where(found: Region, points: Sequence[TriedPoint], bad: Sequence[bool]) -> 
   if found.kind == "point":
     point = next(point for point, is_bad in zip(points, bad, strict=True) if is_bad)
     return f", all at one point (trial {point.trials[0]})" if len(point.trials) > 1 else ""
-  if found.kind == "interval":
-    return f", most of them with {found.interval}"
+  if found.interval is not None:
+    return f", most of them with {interval_text(found.interval)}"
   return ", everywhere in the space" if found.kind == "everywhere" else ""
 
 

@@ -21,7 +21,7 @@ from trialbook.tuning.findings.statistics.curve_trends import (
 )
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, points_of
 from trialbook.tuning.findings.statistics.regions import Region, region_of
-from trialbook.tuning.findings.wording import between, many, p_value, region, short
+from trialbook.tuning.findings.wording import between, interval_text, many, p_value, region, short
 from trialbook.tuning.results import StudyResults, Trial
 
 BEST = 5
@@ -199,8 +199,8 @@ def place(found: Region) -> str:
     return f"{'all' if found.cut.outside[0] == 0 else 'most'} of them with {region(found.cut)}"
   if found.kind == "corner" and found.corner is not None:
     return f"{'all' if found.corner.outside[0] == 0 else 'most'} of them where {found.corner.text}"
-  if found.kind == "interval":
-    return f"most of them with {found.interval}"
+  if found.interval is not None:
+    return f"most of them with {interval_text(found.interval)}"
   return "all of them at one point" if found.kind == "point" else "close to each other in the space"
 
 

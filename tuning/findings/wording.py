@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from trialbook.tuning.findings.statistics.points import is_numeric
+from trialbook.tuning.findings.statistics.regions import Interval
 from trialbook.tuning.findings.statistics.separation import Separation
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, ReverseLog
@@ -81,6 +82,16 @@ def region(cut: Separation) -> str:
     case _:
       return f"{one.name} {'above' if cut.above else 'below'} {shown(one, cut.edge)}"
   return f"{one.name} from {first:.6g} on" if cut.above else f"{one.name} up to {last:.6g}"
+
+
+def interval_text(found: Interval) -> str:
+  """Return where the bad points of an interval are, in words: "learning_rate below 0.001 or above 0.1"."""
+  name = found.one.name
+  low, high = (None if end is None else shown(found.one, end) for end in (found.low, found.high))
+  if found.is_inside:
+    between = f"between {low} and {high}" if low and high else f"above {low}" if low else f"below {high}"
+    return f"{name} {between}"
+  return f"{name} {' or '.join([*([f'below {low}'] if low else []), *([f'above {high}'] if high else [])])}"
 
 
 def how_to_rerun(results: StudyResults) -> str:

@@ -15,7 +15,6 @@ import scipy.stats
 
 from trialbook.tuning.findings.statistics.points import TriedPoint, is_numeric, searched, units_of, value_at
 from trialbook.tuning.findings.statistics.separation import Separation, separation
-from trialbook.tuning.findings.wording import shown
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -69,6 +68,26 @@ class Corner:
 
 
 @dataclasses.dataclass(frozen=True)
+class Interval:
+  """An interval of one hyperparameter, which has more or fewer of the bad points than by chance.
+
+  Attributes:
+    one: the hyperparameter.
+    low, high: values at its ends; None where it reaches the end of the scale.
+    is_inside: whether the bad points are in it; if not, they are below and above it.
+    p: by permutation, over all intervals and hyperparameters.
+    wrong: number of points that are not as it says: good ones there, and bad ones elsewhere.
+  """
+
+  one: Hyperparameter
+  low: float | None
+  high: float | None
+  is_inside: bool
+  p: float
+  wrong: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Region:
   """Where bad points lie.
 
@@ -82,7 +101,7 @@ class Region:
     cut: the best cut of one hyperparameter, whether or not it is significant; None if nothing was varied.
     corner: of "corner".
     p: corrected for all that was tried.
-    interval: of "interval", in words: "learning_rate below 0.001 or above 0.1".
+    interval: of "interval".
   """
 
   kind: Literal["point", "axis", "corner", "interval", "together", "everywhere", "unknown"]
@@ -91,7 +110,7 @@ class Region:
   cut: Separation | None
   corner: Corner | None
   p: float
-  interval: str = ""
+  interval: Interval | None = None
 
 
 def region_of(results: StudyResults, points: Sequence[TriedPoint], bad: Sequence[bool]) -> Region:
@@ -121,7 +140,7 @@ def region_of(results: StudyResults, points: Sequence[TriedPoint], bad: Sequence
     and 2 * interval.wrong
     < min([one.outside[0] + one.inside[1] - one.inside[0] for one in (corner, cut) if one is not None], default=total)
   ):
-    return make("interval", corner=None, p=2 * interval.p, interval=interval.text)
+    return make("interval", corner=None, p=2 * interval.p, interval=interval)
   # Half of the level each. A corner is named if it says more than one hyperparameter alone.
   if corner is not None and 2 * corner.p < LEVEL and corner.p < p / 10:
     return make("corner", corner=corner, p=2 * corner.p)
@@ -130,7 +149,7 @@ def region_of(results: StudyResults, points: Sequence[TriedPoint], bad: Sequence
   if places is None or interval is None:
     return make("unknown", corner=None, p=p)
   if 2 * interval.p < LEVEL:
-    return make("interval", corner=None, p=2 * interval.p, interval=interval.text)
+    return make("interval", corner=None, p=2 * interval.p, interval=interval)
   together = places.together(flags)
   by_corner = 1.0 if corner is None else corner.p
   if min(interval.p, together, p, by_corner) >= NOWHERE:
@@ -168,21 +187,6 @@ def _corner(axes: Sequence[Hyperparameter], points: Sequence[TriedPoint], flags:
           parts = (int(inside[at]), int(sizes[at])), (bad - int(inside[at]), total - int(sizes[at]))
           best = Corner((first, second), above, *parts, float(chances[at]))
   return None if best is None else dataclasses.replace(best, p=min(1.0, best.p * tried))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Interval:
-  """An interval of one hyperparameter, which has more or fewer of the bad points than by chance.
-
-  Attributes:
-    p: by permutation, over all intervals and hyperparameters.
-    text: where the bad points are then, in words.
-    wrong: number of points that are not as it says: good ones there, and bad ones elsewhere.
-  """
-
-  p: float
-  text: str
-  wrong: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,10 +230,10 @@ class _Places:
     seen = alike(flags)
     return (1 + sum(alike(rng.permutation(flags)) >= seen for _ in range(permutations))) / (1 + permutations)
 
-  def interval(self, flags: np.ndarray, permutations: int = FEWER_PERMUTATIONS * 2) -> "_Interval":
+  def interval(self, flags: np.ndarray, permutations: int = FEWER_PERMUTATIONS * 2) -> Interval | None:
     """Return the interval of one hyperparameter that has the most surprising number of bad points."""
     if not self.numeric:
-      return _Interval(1.0, "", len(flags))
+      return None
     orders = np.argsort(self.units, axis=0, kind="stable").T
     total = len(flags)
     ends = np.unique(np.linspace(0, total, min(total, MOST_ENDS) + 1).round().astype(int))
@@ -249,21 +253,18 @@ class _Places:
     best = np.abs(own).max()
     as_many = sum(np.abs(scores(rng.permutation(flags))).max() >= best for _ in range(permutations))
     axis, window = divmod(int(np.abs(own).argmax()), own.shape[1])
-    one, units = self.numeric[axis], np.sort(self.units[:, axis])
-    low, high = units[first[window]], units[last[window] - 1]
-    bounds = [shown(one, value_at(one, float(end))) for end in (low, high)]
-    if own[axis, window] > 0:
-      text = f"{one.name} between {bounds[0]} and {bounds[1]}"
-    elif first[window] == 0:
-      text = f"{one.name} above {bounds[1]}"
-    elif last[window] == total:
-      text = f"{one.name} below {bounds[0]}"
-    else:
-      text = f"{one.name} below {bounds[0]} or above {bounds[1]}"
     inside = int(flags[orders[axis]][first[window] : last[window]].sum())
     wrong = int(flags.sum()) + int(sizes[window]) - 2 * inside
-    p = (1 + as_many) / (1 + permutations)
-    return _Interval(p, text, wrong if own[axis, window] > 0 else len(flags) - wrong)
+    is_inside = bool(own[axis, window] > 0)
+    one, units = self.numeric[axis], np.sort(self.units[:, axis])
+    return Interval(
+      one,
+      None if first[window] == 0 else value_at(one, float(units[first[window]])),
+      None if last[window] == total else value_at(one, float(units[last[window] - 1])),
+      is_inside,
+      (1 + as_many) / (1 + permutations),
+      wrong if is_inside else total - wrong,
+    )
 
   def power(self, count: int) -> float:
     """Return the share of drawn regions of some bad points that the tests see: one side, both ends, or the middle of a
@@ -281,5 +282,7 @@ class _Places:
       flags[inside] = True
       rest = np.flatnonzero(~flags)
       flags[rng.choice(rest, count - len(inside), replace=False)] = True
-      seen += self.together(flags, FEWER_PERMUTATIONS) < NOWHERE or self.interval(flags, FEWER_PERMUTATIONS).p < NOWHERE
+      interval = self.interval(flags, FEWER_PERMUTATIONS)
+      by_interval = interval is not None and interval.p < NOWHERE
+      seen += by_interval or self.together(flags, FEWER_PERMUTATIONS) < NOWHERE
     return seen / DRAWS
