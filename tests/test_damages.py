@@ -213,7 +213,7 @@ def test_some_damages_of_runs(records: Records):
   assert not problems, "\n".join(problems)
 
 
-@pytest.mark.long
+@pytest.mark.evidence
 @pytest.mark.parametrize("commands", [of_runs, of_studies])
 def test_hundreds_of_damages(records: Records, commands):
   different, tried, problems = walk(records, commands(), every=5)

@@ -135,7 +135,7 @@ def test_a_machine_that_vanishes_ends_the_job_with_75_and_the_cause(tmp_path: pa
 
 
 @pytest.mark.slow
-@pytest.mark.long
+@pytest.mark.evidence
 def test_twenty_machines_that_vanish_at_random_steps_end_their_jobs_with_75_at_any_heartbeat(tmp_path: pathlib.Path):
   rows = []
   for number in range(20):

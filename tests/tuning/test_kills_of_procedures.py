@@ -110,7 +110,7 @@ def test_the_autopilot_stopped_and_killed_in_its_stages_repeats_no_finished_tria
 
 
 @pytest.mark.slow
-@pytest.mark.long
+@pytest.mark.evidence
 def test_the_autopilot_killed_at_random_moments_repeats_no_finished_trial(flights):
   rng = random.Random("autopilot")
   places = sorted(rng.sample(range(1, 30), 8))
