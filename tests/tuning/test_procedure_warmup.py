@@ -169,9 +169,9 @@ def test_a_real_training_on_digits(tmp_path):
 
 
 @pytest.mark.long
-def test_a_network_without_zero_initialized_branches_trains_better_with_warmup(tmp_path, optimized):
+def test_a_warmup_that_breaks_a_real_network_with_one_of_three_seeds_is_not_recommended(tmp_path, optimized):
   conclusion = warmup.run(Lab(folder=tmp_path, config=residual_mlp.config(), runner=in_process))
-  assert conclusion.changes is not None
+  assert conclusion.changes is None
+  assert "No warmup of 10 or 100 steps makes a peak learning rate" in conclusion.verdict
   assert conclusion.numbers["peak_learning_rate"] >= 9.9 * conclusion.numbers["unstable_learning_rate"]
-  assert conclusion.numbers["value"] < conclusion.numbers["baseline"] - 0.02
-  assert conclusion.numbers["value"] < conclusion.numbers["without_warmup"] - 0.02
+  assert conclusion.table[-1]["broken"] in ("1 of 3 seeds", "2 of 3 seeds")
