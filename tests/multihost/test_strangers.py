@@ -182,7 +182,8 @@ def attacked(folder: pathlib.Path, names: list[str], most: int = 1000) -> float:
   assert codes == [errors.DONE] * 2, lead.text() + other.text()
   assert json.loads((folder / "run" / "run.json").read_text())["status"] == "complete"
   assert "Traceback" not in lead.text() + other.text()
-  assert "a stranger at the coordinator's port, 127.0.0.1:" in lead.text()
+  if set(names) != {"resets"}:  # A connection that was reset at once may never be accepted.
+    assert "a stranger at the coordinator's port, 127.0.0.1:" in lead.text()
   return float((folder / "met_1").read_text())
 
 
