@@ -135,18 +135,19 @@ def early_ends(
   short = [index for index, share in enumerate(shares) if share < 1 - SAME_LENGTH]
   whole = [index for index, share in enumerate(shares) if share >= 1 - SAME_LENGTH]
   at_target, at_rung = _at_targets(objective, curves, last, short, whole), _at_rungs(objective, curves, last, short)
-  # Where no length is usual, a rule may have ended most trials, and leaves them longer than that.
   patient = _by_patience(objective, curves, short)
+  # Where no length is usual, a rule may have ended most trials, and leaves them longer than that.
   least = EARLY if length.is_usual else AT_ONCE * statistics.median(shares)
   bests = [_best(objective, each) for each in curves]
   of_whole = [best for index in whole if (best := bests[index]) is not None]
   early = {}
   for index in short:
-    if index in at_rung or index in at_target:
-      kind = "pruned" if index in at_rung else "target"
-    elif index in patient:
-      continue
-    elif shares[index] < least and not _has_reason(objective, curves[index], last[index], bests[index], of_whole):
+    has_reason = index in patient or _has_reason(objective, curves[index], last[index], bests[index], of_whole)
+    if index in at_rung:
+      kind = "pruned"
+    elif index in at_target:
+      kind = "target"
+    elif shares[index] < least and not has_reason:
       kind = "cut_short"
     else:
       continue
