@@ -5,9 +5,9 @@ code = run_local(["-m", "trialbook", "train", "--workdir=runs/first"], hosts=2, 
 """
 
 from trialbook.launch import slurm
+from trialbook.launch.budgets import Restarts
 from trialbook.launch.job_exit import JobExit, job_exit
 from trialbook.launch.local import run_local
-from trialbook.launch.supervisor import Restarts
 from trialbook.launch.watch import Patience
 
 __all__ = ["JobExit", "Patience", "Restarts", "job_exit", "run_local", "slurm"]

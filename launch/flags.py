@@ -24,7 +24,12 @@ def main(arguments: list[str]) -> int:
   """Run the command; return its exit code."""
   split = arguments.index("--") if "--" in arguments else len(arguments)
   options = _parser().parse_args(arguments[:split])
-  restarts = Restarts(limit=options.max_restarts, first_delay=options.first_delay, longest_delay=options.longest_delay)
+  restarts = Restarts(
+    preemptions=options.max_preemptions,
+    failures=options.max_failures,
+    first_delay=options.first_delay,
+    longest_delay=options.longest_delay,
+  )
   patience = Patience(grace=options.grace, kill_after=options.kill_after)
   return run(
     options.parser.prog,
@@ -59,8 +64,9 @@ def _parser() -> Parser:
   flag("--devices_per_host", 1, "N", "number of devices of each host")
   what = "folder of the job (default: the --workdir among the arguments after `--`)"
   local.add_argument("--workdir", type=as_path, metavar="DIR", help=what)
-  flag("--max_restarts", 10, "N", "maximum number of restarts")
-  flag("--first_delay", 1.0, "SECONDS", "wait before the first restart; doubles with each restart")
+  flag("--max_preemptions", 10_000, "N", "restarts after SIGTERM to a host")
+  flag("--max_failures", 10, "N", "restarts after anything else; 3 in a row without a new checkpoint end the job, too")
+  flag("--first_delay", 1.0, "SECONDS", "wait before the first restart; doubles with each without a new checkpoint")
   flag("--longest_delay", 60.0, "SECONDS", "longest wait before a restart")
   flag("--grace", 30.0, "SECONDS", "time for hosts to exit after one of them failed or a signal came")
   flag("--kill_after", 5.0, "SECONDS", "after --grace hosts receive SIGTERM, and this much later SIGKILL")

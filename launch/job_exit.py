@@ -28,11 +28,13 @@ class JobExit(NamedTuple):
     code: one of `trialbook.errors`, or the code of a bug.
     culprit: index of the host that the job ended for; None if all went well.
     reason: what happened to it, for a person.
+    preempted: whether its machine was taken away: it received SIGTERM before anything else happened.
   """
 
   code: int
   culprit: int | None
   reason: str
+  preempted: bool = False
 
 
 class Cause(NamedTuple):
@@ -43,12 +45,14 @@ class Cause(NamedTuple):
     text: for a person.
     time: seconds since the epoch.
     host: index of the host that it is about: another one, if this one was made to exit.
+    preempted: whether that one received SIGTERM.
   """
 
   code: int
   text: str
   time: float
   host: int
+  preempted: bool = False
 
 
 def job_exit(ends: Sequence[tuple[int, float]], told: Collection[int] = ()) -> JobExit:
@@ -71,7 +75,8 @@ def job_exit(ends: Sequence[tuple[int, float]], told: Collection[int] = ()) -> J
     return JobExit(errors.DONE, None, ALL_ENDED)
   culprit = min(abnormal)[-1]
   code = ends[culprit][0]
-  return JobExit(_job_code(code), culprit, describe(code))
+  # Before a host can handle SIGTERM, it dies of it.
+  return JobExit(_job_code(code), culprit, describe(code), preempted=signal_of(code) == signal.SIGTERM)
 
 
 def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) -> JobExit:
@@ -89,9 +94,11 @@ def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) 
   if verdict.culprit is None or not causes:
     return verdict
   if verdict.culprit in causes:
-    return verdict._replace(reason=causes[verdict.culprit].text)
+    cause = causes[verdict.culprit]
+    return verdict._replace(reason=cause.text, preempted=cause.preempted)
   witness = min(causes, key=lambda index: causes[index].time)
-  return verdict._replace(reason=f"{verdict.reason}; host {witness} reported: {causes[witness].text}")
+  reason = f"{verdict.reason}; host {witness} reported: {causes[witness].text}"
+  return verdict._replace(reason=reason, preempted=verdict.preempted or causes[witness].preempted)
 
 
 def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cause]:
@@ -110,7 +117,7 @@ def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cau
       continue
     if record is None:
       continue
-    cause = Cause(record["code"], record["cause"], record["time"], record["host"])
+    cause = Cause(record["code"], record["cause"], record["time"], record["host"], record.get("preempted", False))
     if cause.code and math.isfinite(cause.time) and cause.time >= since:
       causes[index] = cause
   return causes

@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 from trialbook.errors import UserError
+from trialbook.launch.budgets import Restarts
 from trialbook.launch.processes import HostEnd, HostProcess, guarded, write_line
-from trialbook.launch.supervisor import Restarts, supervise
+from trialbook.launch.supervisor import supervise
 from trialbook.launch.watch import Events, Patience, signals_to, watch
 from trialbook.paths import PathError, as_path
 from trialbook.trainer.hosts import secret

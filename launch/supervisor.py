@@ -1,7 +1,6 @@
 """Restarts of a job while they help, and a record of how each attempt ended."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import queue
@@ -10,32 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from trialbook import errors, files
+from trialbook.launch.budgets import Budgets, Restarts
 from trialbook.launch.job_exit import JobExit, read_causes, with_causes
 from trialbook.launch.processes import HostEnd
 from trialbook.launch.watch import Events
 from trialbook.naming import step_of
-
-_STALLED_ATTEMPTS = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Restarts:
-  """The rule by which a job that exited with 75 is restarted.
-
-  Attributes:
-    limit: number of restarts in all.
-    first_delay: seconds before the first restart; doubles with each.
-    longest_delay: seconds, where the doubling ends.
-  """
-
-  limit: int = 10
-  first_delay: float = 1.0
-  longest_delay: float = 60.0
-
-  def delay(self, restart: int) -> float:
-    """Return the seconds to wait before restart number `restart`, counted from 1."""
-    # 2**63 seconds are as good as any longer time, and a float can hold them.
-    return min(self.first_delay * 2.0 ** min(restart - 1, 63), self.longest_delay)
 
 
 def supervise(
@@ -48,8 +26,8 @@ def supervise(
 ) -> int:
   """Run attempts of a job, numbered from 1, until one is final.
 
-  Final is every exit code but 75; a signal to the launcher; the last restart; and the second attempt in a row that
-  committed no new checkpoint (a crash loop). Without a workdir the last cannot be seen.
+  Final is every exit code but 75; a signal to the launcher; and a spent budget of `Restarts`. Without a workdir a
+  crash loop cannot be seen.
 
   Args:
     attempt: starts all hosts and returns how they ended, and the signal that was passed on to them, if any.
@@ -62,9 +40,10 @@ def supervise(
   Returns:
     The job's exit code; 130 if it ended for SIGINT.
   """
-  number, stalled = 1, 0
+  number, budgets = 1, Budgets(restarts, workdir, say)
   while True:
     started, step, stamp = time.time(), newest_step(workdir), _run_stamp(workdir)
+    budgets.write("running")
     ends, passed = attempt(number)
     verdict = with_causes(
       [(end.returncode, end.time) for end in ends],
@@ -77,20 +56,19 @@ def supervise(
       record_exit(workdir, verdict, number, say)
     if verdict.culprit is not None:
       say(f"attempt {number} ended with {verdict.code} because of host {verdict.culprit}: {verdict.reason}")
+    again = verdict.code == errors.TRY_AGAIN and passed != signal.SIGINT
+    given_up = budgets.count(verdict, progressed=newest_step(workdir) > step) if again else None
+    # A launcher that SIGTERM ends may be started again on another machine, by no person.
+    budgets.write("waiting" if again and given_up is None else "ended")
     if passed is not None:
       return errors.INTERRUPTED if passed == signal.SIGINT else verdict.code
-    if verdict.code != errors.TRY_AGAIN:
+    if not again:
       return verdict.code
-
-    stalled = 0 if newest_step(workdir) > step else stalled + 1
-    if workdir and stalled == _STALLED_ATTEMPTS:
-      say(f"giving up: {stalled} attempts in a row committed no new checkpoint in {workdir / 'checkpoints'}")
+    if given_up is not None:
+      say(f"giving up after {given_up}")
       return verdict.code
-    if number > restarts.limit:
-      say(f"giving up after {restarts.limit} restarts")
-      return verdict.code
-    delay = restarts.delay(number)
-    say(f"restart {number} of at most {restarts.limit} in {delay:g} s")
+    delay = budgets.delay()
+    say(f"restart {number} in {delay:g} s ({budgets.describe()} so far)")
     with contextlib.suppress(queue.Empty):
       # Only a signal can come now: no host is there.
       return errors.INTERRUPTED if events.get(timeout=delay) == signal.SIGINT else verdict.code

@@ -1,10 +1,10 @@
 """Multi-head self-attention (Vaswani et al. 2017), with rotary positions (Su et al. 2021) if asked for."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from trialbook.models.attention_kernel import attend, kernel, platform_of_trace
 from trialbook.models.initializer import KernelInitializer, scaled_normal
 
 ROTARY_BASE = 10_000.0
@@ -21,6 +21,7 @@ class Attention(nnx.Module):
     causal: whether no position sees a later one.
     rotary: whether queries and keys are turned by their position.
     output_init: of the last kernel.
+    fastest: whether the fastest kernel of the platform computes it, or always XLA.
     rngs: of the parameters.
   """
 
@@ -32,6 +33,7 @@ class Attention(nnx.Module):
     causal: bool,
     rotary: bool,
     output_init: KernelInitializer,
+    fastest: bool = True,
     rngs: nnx.Rngs,
   ):
     projections = [nnx.Linear(width, width, kernel_init=scaled_normal(1.0, "in"), rngs=rngs) for _ in range(3)]
@@ -40,6 +42,7 @@ class Attention(nnx.Module):
     self.heads = heads
     self.causal = causal
     self.rotary = rotary
+    self.fastest = fastest
 
   def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
     def by_head(projection: nnx.Linear) -> Float[Array, "batch length heads features"]:
@@ -48,8 +51,8 @@ class Attention(nnx.Module):
     query, key, value = by_head(self.query), by_head(self.key), by_head(self.value)
     if self.rotary:
       query, key = rotate(query), rotate(key)
-    with jax.numpy_dtype_promotion("standard"):  # It asks jax what bfloat16 and float32 have in common.
-      mean = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+    fastest = kernel(platform_of_trace(), *query.shape[1::2], query.dtype) if self.fastest else "xla"
+    mean = attend(query, key, value, causal=self.causal, kernel=fastest)
     return self.output(mean.reshape(x.shape))
 
 

@@ -26,8 +26,9 @@ class BlockConfig(Settings):
   of two, so that 2/3 of the ratio has as many parameters. `norm_placement` is "pre", x + f(norm(x)), or "post",
   norm(x + f(x)), as in Vaswani et al. (2017), which needs warmup and fails in deep networks (Xiong et al. 2020).
   `zero_init_residual` starts the last matrix of each branch f at zero. `remat` computes a block's intermediate
-  results again in the backward pass instead of keeping them. Dropout, absent if its rate is None, is on the
-  embeddings and at the end of each branch.
+  results again in the backward pass instead of keeping them. `attention` is computed by the "fastest" kernel that the
+  platform has (splash attention on TPUs, cuDNN's for 16-bit floats on GPUs), or always by "xla". Dropout, absent if its
+  rate is None, is on the embeddings and at the end of each branch.
   """
 
   width: Static[PositiveInt] = 256
@@ -38,6 +39,7 @@ class BlockConfig(Settings):
   norm_placement: Static[Literal["pre", "post"]] = "pre"
   zero_init_residual: Static[bool] = False
   remat: Static[bool] = False
+  attention: Static[Literal["fastest", "xla"]] = "fastest"
   dropout_rate: Traced[float | None] = Field(default=None, ge=0, lt=1)
 
 
@@ -70,7 +72,8 @@ class Block(nnx.Module):
   def __init__(self, config: BlockConfig, *, causal: bool, rotary: bool, rngs: nnx.Rngs):
     last = nnx.initializers.zeros if config.zero_init_residual else scaled_normal(1.0, "in")
     width = config.width
-    self.attention = Attention(width, config.heads, causal=causal, rotary=rotary, output_init=last, rngs=rngs)
+    kinds = {"causal": causal, "rotary": rotary, "fastest": config.attention == "fastest"}
+    self.attention = Attention(width, config.heads, **kinds, output_init=last, rngs=rngs)
     self.attention_norm = LayerNorm(width, rngs=rngs)
     hidden = max(1, round(config.mlp_ratio * width))
     gated = config.activation in GATED

@@ -131,11 +131,16 @@ class Checkpointing(Settings):
 
   Attributes:
     every_evaluations: evaluations from one checkpoint to the next; the last evaluation has one too. 0: no checkpoints.
+    every_steps: steps from one checkpoint to the next, beside those of evaluations; None: no others.
+    every_seconds: after which the state is saved in any case, so that a machine that vanishes takes no more training
+      with it; None: no limit. Of the states that are saved between evaluations only the newest stays.
     keep_latest: how many of the latest stay; with 2, the loss of one that was damaged does no harm.
     keep_best: how many of the best by `selection.metric` stay.
   """
 
   every_evaluations: Host[int] = Field(default=1, ge=0)
+  every_steps: Host[int | None] = Field(default=None, ge=1)
+  every_seconds: Host[float | None] = Field(default=900.0, gt=0)
   keep_latest: Host[int] = Field(default=2, ge=1)
   keep_best: Host[int] = Field(default=1, ge=1)
 
@@ -266,6 +271,11 @@ def problems(config: Config) -> list[str]:
   if config.selection.metric is not None and "/" not in config.selection.metric:
     found.append(
       f"selection.metric = {config.selection.metric!r}: a metric is named split/name, for example validation/error"
+    )
+  if config.checkpointing.every_evaluations == 0 and config.checkpointing.every_steps is not None:
+    found.append(
+      f"checkpointing.every_steps = {config.checkpointing.every_steps}, but checkpointing.every_evaluations = 0 turns"
+      " checkpoints off; set that to 1 or more"
     )
   return found
 

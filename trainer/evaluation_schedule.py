@@ -18,10 +18,11 @@ def evaluation_steps(config: "Config") -> list[int]:
 
 def checkpoint_due(config: "Config", step: int) -> bool:
   """Return whether the state of an evaluated step is saved."""
-  evaluations = config.checkpointing.every_evaluations
+  evaluations, steps = config.checkpointing.every_evaluations, config.checkpointing.every_steps
   if evaluations == 0:
     return False
-  return step == config.max_train_steps or step % (evaluations * config.evaluation.every_steps) == 0
+  intervals = [evaluations * config.evaluation.every_steps, *([] if steps is None else [steps])]
+  return step == config.max_train_steps or any(step % interval == 0 for interval in intervals)
 
 
 def evaluated_splits(config: "Config", info: "Info | None" = None) -> list[str]:

@@ -26,6 +26,7 @@ from trialbook.input_pipeline import Info
 from trialbook.models import plugin
 from trialbook.models.call_modes import Call
 from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
+from trialbook.models.tiled_logits import TiledLogits, is_tiled
 from trialbook.trainer.checkpoints.array_names import changes, flatten
 from trialbook.trainer.config import Config
 from trialbook.trainer.user_code_errors import explained
@@ -202,19 +203,22 @@ class Network:
       )
     if not method:
       self._check_outputs(outputs, arguments)
-    return cast(outputs, "float32"), after["variables"], cast(sown, "float32")
+    # The logits of a tile are cast one by one.
+    outputs = jax.tree.map(lambda leaf: leaf if is_tiled(leaf) else cast(leaf, "float32"), outputs, is_leaf=is_tiled)
+    return outputs, after["variables"], cast(sown, "float32")
 
   def _check_outputs(self, outputs: Any, arguments: Call) -> None:
     name = self.config.model.name
-    leaves = jax.tree.leaves(outputs)
-    if not leaves or not all(isinstance(leaf, jax.Array) for leaf in leaves):
+    leaves = jax.tree.leaves(outputs, is_leaf=is_tiled)
+    if not leaves or not all(isinstance(leaf, jax.Array | TiledLogits) for leaf in leaves):
       raise UserError(
         f"model {name!r} returns a {type(outputs).__name__}; it must return an array, or a tree of arrays"
       )
     sizes = [leaf.shape[0] for leaf in jax.tree.leaves(arguments) if getattr(leaf, "shape", ())]
     size = sizes[0] if sizes else None
     if self.num_outputs is None:
-      wrong = {path: leaf for path, leaf in flatten(outputs).items() if leaf.ndim and leaf.shape[0] != size}
+      shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), outputs, is_leaf=is_tiled)
+      wrong = {path: leaf for path, leaf in flatten(shapes).items() if leaf.ndim and leaf.shape[0] != size}
       if wrong:
         path, leaf = next(iter(wrong.items()))
         raise UserError(
@@ -222,12 +226,12 @@ class Network:
           " must have an axis of examples first, or be one number. Sow what belongs to the whole batch"
         )
       return
-    if not isinstance(outputs, jax.Array):
+    if not isinstance(outputs, jax.Array | TiledLogits):
       raise UserError(
         f"model {name!r} returns a {type(outputs).__name__}, but the task has num_outputs and needs one array"
         f" [B, ..., {self.num_outputs}]. A task without num_outputs receives whatever the model returns"
       )
-    if outputs.ndim < 2 or outputs.shape[0] not in sizes or outputs.shape[-1] != self.num_outputs:
+    if len(outputs.shape) < 2 or outputs.shape[0] not in sizes or outputs.shape[-1] != self.num_outputs:
       raise UserError(
         f"model {name!r} returns {list(outputs.shape)} for {size} examples;"
         f" the task needs [{size}, ..., {self.num_outputs}]"

@@ -36,6 +36,7 @@ class Process(TypedDict):
   restored_step: NotRequired[Count | None]
   started: float
   first_step: NotRequired[float | None]
+  seen: NotRequired[float]
   finished: NotRequired[float]
   times: NotRequired[dict[str, float]]
   compilations: NotRequired[dict[str, int]]
@@ -115,6 +116,7 @@ class Exit(TypedDict):
   cause: str
   time: float
   host: Count
+  preempted: NotRequired[bool]
 
 
 @stored

@@ -109,11 +109,23 @@ def _split(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
   return PartitionSpec(*[None] * chosen, "fsdp")
 
 
-def to_host(tree: Any) -> Any:
-  """Return the arrays of a tree as whole NumPy arrays; all hosts take part, and all have them."""
-  if all(leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
-    return jax.device_get(tree)
-  return multihost_utils.process_allgather(tree, tiled=True)
+def to_host(tree: Any, *, keep: bool) -> Any:
+  """Return the arrays of a tree as whole NumPy arrays; all hosts take part.
+
+  One array after the other is gathered, so the devices need room for the largest one only.
+
+  Args:
+    tree: of arrays on the mesh.
+    keep: whether this host needs them; None is returned in place of each array if not.
+  """
+
+  def one(leaf: Array) -> np.ndarray | None:
+    if leaf.is_fully_replicated or leaf.is_fully_addressable:
+      return jax.device_get(leaf) if keep else None
+    whole = multihost_utils.process_allgather(leaf, tiled=True)
+    return whole if keep else None
+
+  return jax.tree.map(one, tree)
 
 
 def parts(batch: Mapping[str, Array], count: int) -> dict[str, Array]:

@@ -15,10 +15,12 @@ from trialbook.errors import BrokenDataError, ConfigError, DataError, TryAgainEr
 from trialbook.input_pipeline import Dataset, Prefetcher
 from trialbook.trainer import preflight, sharding
 from trialbook.trainer.agreement import check_alike
+from trialbook.trainer.between_evaluations import BetweenEvaluations
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trialbook.trainer.compilation_cache import enable_compilation_cache
 from trialbook.trainer.config import Config
+from trialbook.trainer.device_memory import has_room_for_copy
 from trialbook.trainer.evaluation_schedule import evaluated_splits
 from trialbook.trainer.hosts.host_log import log
 from trialbook.trainer.hosts.shutdown_guard import Guard, Phase
@@ -80,7 +82,7 @@ class Compiled:
 
 @dataclasses.dataclass(kw_only=True)
 class OpenRun:
-  """A run whose workdir is open, at a step; the last four attributes change while it trains.
+  """A run whose workdir is open, at a step; the last five attributes change while it trains.
 
   Attributes:
     compiled: what it was opened with.
@@ -89,6 +91,7 @@ class OpenRun:
     record: its `run.json`.
     history: its evaluations.
     saver: saves its states.
+    between: when it does so between evaluations.
     step: number of updates applied.
     state: after that step; its buffers belong to the next step.
     saved: step of the newest checkpoint; None: there is none.
@@ -101,10 +104,22 @@ class OpenRun:
   record: RunRecord
   history: History
   saver: Saver
+  between: BetweenEvaluations
   step: int
   state: State
   saved: int | None
   unchecked: bool
+
+  @property
+  def saves(self) -> bool:
+    """Return whether it has checkpoints."""
+    return self.compiled.config.checkpointing.every_evaluations > 0
+
+  def save(self) -> None:
+    """Start saving the present state; its metrics are on the disk. Raises OSError if an earlier save failed."""
+    self.saver.save(self.step, self.state)
+    self.saved = self.step
+    self.between.restart(self.step)
 
   @property
   def settings(self) -> Mapping[str, Array]:
@@ -233,7 +248,17 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
     place.check()
     files.write_json(workdir / "best.json", history.record(config, saved))
 
-  saver = Saver(workdir / "checkpoints", history.to_keep(config), record_best, run, place, lead=hosts.is_lead)
+  # What a save computes on the devices is a collective, so all hosts must do the same.
+  room = hosts.from_lead("the room for a copy of the state", has_room_for_copy(program, config))
+  saver = Saver(
+    workdir / "checkpoints",
+    history.to_keep(config),
+    record_best,
+    run,
+    place,
+    lead=hosts.is_lead,
+    copies_on_device=room,
+  )
   stack.enter_context(saver)
   hosts.barrier("the folder of checkpoints")
   put = functools.partial(sharding.put_batch, program.mesh, paths=program.task.train_paths)
@@ -260,6 +285,7 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
     record=record,
     history=history,
     saver=saver,
+    between=BetweenEvaluations(config.checkpointing, hosts, step),
     step=step,
     state=state,
     saved=saved,

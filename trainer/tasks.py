@@ -19,6 +19,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag
 from trialbook.errors import UserError, said
 from trialbook.import_attribute import import_attribute
 from trialbook.input_pipeline import AnyDataset, Info
+from trialbook.models.tiled_logits import TiledLogits, at_positions
 from trialbook.settings import Settings, Static, Traced, kind_tag
 from trialbook.trainer import task_members
 from trialbook.trainer.task_values import Mean, Sum
@@ -283,7 +284,7 @@ def _what_takes_labels(info: Info) -> str:
   return f"a label at each position of an image needs {own}"
 
 
-def _check_fit(outputs: Array, labels: Array) -> None:
+def _check_fit(outputs: Array | TiledLogits, labels: Array) -> None:
   """Raise UserError if a model's outputs are not a row of logits for each label."""
   if outputs.shape[:-1] != labels.shape:
     raise UserError(
@@ -336,17 +337,24 @@ class _LanguageModel:
       )
     return info.num_classes
 
-  def loss(self, outputs: Array, batch: Batch, settings: Mapping[str, Array], info: Info) -> Array | Mean:
+  def loss(self, outputs: Array | TiledLogits, batch: Batch, settings: Mapping[str, Array], info: Info) -> Array | Mean:
     labels, weights = _counted(batch, info)
     _check_fit(outputs, labels)
-    hard_BxL = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-    return _of_positions(_smoothed(hard_BxL, outputs, settings), weights)
 
-  def metrics(self, outputs: Array, batch: Batch, info: Info) -> dict[str, Array | Mean]:
+    def cross_entropy(logits: Array, labels: Array) -> Array:
+      return _smoothed(optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits, settings)
+
+    return _of_positions(at_positions(outputs, cross_entropy, labels), weights)
+
+  def metrics(self, outputs: Array | TiledLogits, batch: Batch, info: Info) -> dict[str, Array | Mean]:
     labels, weights = _counted(batch, info)
-    loss_BxL = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+
+    def loss_and_correct(logits: Array, labels: Array) -> tuple[Array, Array]:
+      return optax.softmax_cross_entropy_with_integer_labels(logits, labels), _correct(logits, labels)
+
+    loss_BxL, correct_BxL = at_positions(outputs, loss_and_correct, labels)
     bits_BxL = loss_BxL / np.log(2).astype(np.float32)
-    values = {"loss": loss_BxL, self.bits: bits_BxL, "error": 1 - _correct(outputs, labels)}
+    values = {"loss": loss_BxL, self.bits: bits_BxL, "error": 1 - correct_BxL}
     return {name: _of_positions(value, weights) for name, value in values.items()}
 
   def split_metrics(self) -> dict[str, Any]:

@@ -102,13 +102,9 @@ def train(run: OpenRun, judge: Judge | None = None) -> None:
   for boundary in evaluation_steps(config):
     if boundary < run.step or boundary in history.evaluations:
       continue
-    enter("step")
-    run.step, run.state = advance(run.loop, run.state, run.step, boundary)
+    _advance(run, boundary)
     recorder.drain()
     run.loop.line.pause()
-    run.record.step = run.step
-    if run.step < boundary:
-      raise PreemptedError(run.loop.guard.cause)
     enter("evaluation")
     run.place.check()
     values = _evaluate(run)
@@ -122,13 +118,34 @@ def train(run: OpenRun, judge: Judge | None = None) -> None:
         raise PrunedError(reason)
     enter("checkpoint")
     if checkpoint_due(config, run.step) and run.step != run.saved:
-      run.saver.save(run.step, run.state)
-      run.saved = run.step
+      run.save()
     else:
       run.saver.skip()
+    if run.loop.guard.hosts.is_lead:
+      run.record.progress(recorder)
     run.compiled.note(history.describe(run.step))
     recorder.restart_clock()
     run.loop.line.resume()
+
+
+def _advance(run: OpenRun, boundary: int) -> None:
+  """Make the steps up to a boundary, and save in between where that is due. Raises PreemptedError."""
+  while run.step < boundary:
+    run.compiled.enter("step")
+    stop = min(boundary, run.between.next_look(run.step)) if run.saves else boundary
+    run.step, run.state = advance(run.loop, run.state, run.step, int(stop))
+    run.record.step = run.step
+    if run.step < stop:
+      run.loop.recorder.drain()
+      run.loop.line.pause()
+      raise PreemptedError(run.loop.guard.cause)
+    if run.step < boundary and run.between.is_due(run.step):
+      run.compiled.enter("checkpoint")
+      run.loop.recorder.sync()
+      run.save()
+      if run.loop.guard.hosts.is_lead:
+        run.record.progress(run.loop.recorder)
+      run.loop.recorder.restart_clock()
 
 
 def select(run: OpenRun) -> tuple[dict[str, Any], State]:
@@ -153,7 +170,7 @@ def select(run: OpenRun) -> tuple[dict[str, Any], State]:
 def finish(run: OpenRun, best: Mapping[str, Any], weights: State) -> None:
   """Export the selected weights and record the selection."""
   config, workdir = run.compiled.config, run.compiled.workdir
-  weights = sharding.to_host(weights) if config.export else {}
+  weights = sharding.to_host(weights, keep=run.loop.guard.hosts.is_lead) if config.export else {}
   if not run.loop.guard.hosts.is_lead:
     return
   run.place.check()
@@ -194,9 +211,8 @@ def _saving_if_preempted(run: OpenRun) -> Iterator[None]:
   except PreemptedError as error:
     run.compiled.enter("checkpoint")
     run.loop.recorder.sync()
-    if run.step not in (0, run.saved) and run.compiled.config.checkpointing.every_evaluations > 0:
-      run.saver.save(run.step, run.state)
-      run.saved = run.step
+    if run.step not in (0, run.saved) and run.saves:
+      run.save()
     run.saver.wait()
     run.loop.guard.hosts.barrier("the checkpoint at the preemption", math.inf)
     saved = "nothing is saved" if run.saved is None else f"step {run.saved:,} is saved"

@@ -21,9 +21,9 @@ PRELUDE = """
 import json, os, pathlib, signal, subprocess, sys, time
 host, attempt = int(os.environ["TRIALBOOK_HOST_INDEX"]), int(os.environ["TRIALBOOK_ATTEMPT"])
 here = pathlib.Path(os.environ["TRIALBOOK_TEST_FOLDER"])
-def cause(code, text, about=host):
+def cause(code, text, about=host, preempted=False):
   (here / "logs").mkdir(exist_ok=True)
-  record = {"format": 1, "code": code, "cause": text, "time": time.time(), "host": about}
+  record = {"format": 1, "code": code, "cause": text, "time": time.time(), "host": about, "preempted": preempted}
   (here / "logs" / f"host_{host}.exit.json").write_text(json.dumps(record))
 def commit(step):
   (here / "checkpoints" / str(step)).mkdir(parents=True)

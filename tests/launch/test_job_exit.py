@@ -49,18 +49,29 @@ def test_the_reason_says_what_happened_to_the_culprit():
 
 def test_the_host_that_wrote_its_cause_first_is_the_culprit_even_if_it_left_last():
   causes = {0: Cause(1, "KeyError: 'x'", 4.9, host=1), 1: Cause(1, "KeyError: 'x'", 5.0, host=1)}
-  assert with_causes([(1, 6.0), (1, 9.0)], causes) == (1, 1, "KeyError: 'x'")
+  assert with_causes([(1, 6.0), (1, 9.0)], causes)[:3] == (1, 1, "KeyError: 'x'")
 
 
 def test_a_host_that_was_aborted_on_its_way_out_ended_with_the_code_it_meant():
   verdict = with_causes([(-6, 6.0), (134, 6.0)], {1: Cause(2, "the workdir is not shared", 5.0, host=1)})
-  assert verdict == (2, 1, "the workdir is not shared")
+  assert verdict[:3] == (2, 1, "the workdir is not shared")
 
 
 def test_of_a_host_that_could_not_say_anything_a_witness_is_heard():
   causes = {0: Cause(75, "host 2 is gone", 8.0, host=2), 1: Cause(75, "host 2 is gone", 9.0, host=2)}
   verdict = with_causes([(75, 8.5), (75, 9.5), (-9, 1.0)], causes)
-  assert verdict == (75, 2, "ended by SIGKILL: the host was lost; host 0 reported: host 2 is gone")
+  assert verdict[:3] == (75, 2, "ended by SIGKILL: the host was lost; host 0 reported: host 2 is gone")
+
+
+def test_a_job_is_preempted_if_sigterm_came_to_a_host_before_anything_else_happened():
+  told = {index: Cause(75, "host 1 received SIGTERM", 5.0, host=1, preempted=True) for index in range(2)}
+  assert with_causes([(75, 6.0), (75, 6.0)], told).preempted
+  # A host that cannot handle it yet dies of it, and its peer notices.
+  lost = {0: Cause(75, "host 1 was lost", 5.0, host=1)}
+  assert with_causes([(75, 6.0), (-15, 4.0)], lost).preempted
+  assert with_causes([(0, 6.0), (-15, 4.0)], {}).preempted
+  # The launcher ends the rest of a job that failed by SIGTERM.
+  assert not with_causes([(1, 4.0), (-15, 6.0)], {}).preempted
 
 
 def test_a_cause_does_not_spoil_a_good_end():

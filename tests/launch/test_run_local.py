@@ -89,7 +89,7 @@ while True:
 """
   job = Job(tmp_path)
   started = time.monotonic()
-  assert job.run(script, restarts=Restarts(limit=0), patience=Patience(grace=0.5, kill_after=0.5)) == 75
+  assert job.run(script, restarts=Restarts(failures=0), patience=Patience(grace=0.5, kill_after=0.5)) == 75
   assert 1.0 <= time.monotonic() - started < 30
   assert (tmp_path / "asked").exists()
   assert "attempt 1 ended with 75 because of host 1: ended by SIGKILL: the host was lost" in job.said
@@ -109,7 +109,7 @@ time.sleep(0.3)
   (tmp_path / "run.json").write_text('{"format": 1, "status": "failed"}')
   assert job.run(script, patience=Patience(grace=20, kill_after=20)) == 1
   assert not (tmp_path / "asked").exists()
-  exit_record = {"code": 1, "culprit": 0, "reason": "ValueError: no such thing", "attempt": 1}
+  exit_record = {"code": 1, "culprit": 0, "reason": "ValueError: no such thing", "preempted": False, "attempt": 1}
   assert json.loads((tmp_path / "run.json").read_text()) == {"format": 1, "status": "failed", "exit": exit_record}
   assert [path.name for path in tmp_path.glob(".*")] == []
 
@@ -181,7 +181,7 @@ def test_help_shows_the_flags_and_an_example(capsys: pytest.CaptureFixture[str])
   assert leaving.value.code == 0
   shown = capsys.readouterr().out
   assert "trialbook launch local --hosts=2 -- -m trialbook train" in shown
-  assert "--max_restarts" in shown
+  assert "--max_preemptions" in shown
 
 
 def test_the_interpreter_is_the_launcher_s(tmp_path: pathlib.Path):

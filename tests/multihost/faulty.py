@@ -38,7 +38,13 @@ class Job:
   ) -> "Attempt":
     """Starts all hosts, with more flags of the trainer; `by` `Forked` or `New` processes."""
     command = ["-m", "trialbook", "launch", "local", f"--hosts={hosts}", f"--devices_per_host={devices}"]
-    command += [f"--max_restarts={max_restarts}", "--first_delay=0.1", f"--grace={grace}", "--kill_after=1"]
+    command += [
+      f"--max_preemptions={max_restarts}",
+      f"--max_failures={max_restarts}",
+      "--first_delay=0.1",
+      f"--grace={grace}",
+      "--kill_after=1",
+    ]
     command += ["--", "-m", "trialbook", "train", f"--config={self._experiment}", f"--workdir={self.workdir}", *flags]
     return Attempt(self, by(command, self._output, environment={**os.environ, MARK: str(self.folder)}))
 

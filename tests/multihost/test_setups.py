@@ -92,7 +92,8 @@ def launch(
   experiment: pathlib.Path, *flags: str, devices: int = 1, script: str = "", is_new: bool = False, **environment: str
 ) -> tuple[int, str]:
   """A job of two hosts, new interpreters or not; returns exit code and output. Nothing of it is left."""
-  command = ["-m", "trialbook", "launch", "local", "--hosts=2", f"--devices_per_host={devices}", "--max_restarts=0"]
+  command = ["-m", "trialbook", "launch", "local", "--hosts=2", f"--devices_per_host={devices}"]
+  command += ["--max_preemptions=0", "--max_failures=0"]
   command += [
     "--grace=6",
     "--kill_after=1",

@@ -30,7 +30,7 @@ def command(folder: pathlib.Path, workdir: str, hosts: int, devices: int, code: 
   experiment = folder / "experiment.py"
   experiment.write_text(code)
   launch = ["-m", "trialbook", "launch", "local", f"--hosts={hosts}", f"--devices_per_host={devices}"]
-  launch += ["--max_restarts=0", "--grace=5", "--kill_after=1"]
+  launch += ["--max_preemptions=0", "--max_failures=0", "--grace=5", "--kill_after=1"]
   return [*launch, "--", "-m", "trialbook", "train", f"--config={experiment}", f"--workdir={folder / workdir}"]
 
 

@@ -83,7 +83,7 @@ def find_step(workdir: pathlib.Path, step: str | int) -> int:
 
 
 class Saver:
-  """A saver of states in one background thread; the loop pays for a copy on the device.
+  """A saver of states in one background thread; the loop pays for a copy on the device, or for one to the host.
 
   Args:
     folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
@@ -92,6 +92,8 @@ class Saver:
     run: id of the run.
     place: its workdir, which Orbax would make anew if it is gone.
     lead: whether this is the host that decides and removes; all hosts save.
+    copies_on_device: whether there is room for a copy of the state on the devices, which takes the loop the least time;
+      without, the loop waits until the state has been read from them.
   """
 
   def __init__(
@@ -103,6 +105,7 @@ class Saver:
     place: files.Place | None = None,
     *,
     lead: bool = True,
+    copies_on_device: bool = True,
   ):
     if lead:
       folder.mkdir(exist_ok=True)
@@ -110,7 +113,7 @@ class Saver:
       if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
         shutil.rmtree(path, ignore_errors=True)
     self._folder, self._to_keep, self._tell, self._run, self._lead = folder, to_keep, tell, run, lead
-    self._place = place
+    self._place, self._copies_on_device = place, copies_on_device
     self._checkpointer = _orbax().AsyncCheckpointer(_handler())
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
@@ -122,9 +125,10 @@ class Saver:
       OSError: if the save before this one failed; nothing that was committed is affected.
     """
     self.wait()
-    # The state's buffers are given to the next step, so what is written must be a copy.
-    arrays, sums = _copy_with_checksums(flatten(state))
-    if jax.process_count() == 1:
+    # The state's buffers are given to the next step, so what is written must be a copy. Orbax begins with one.
+    arrays = flatten(state)
+    arrays, sums = _copy_with_checksums(arrays) if self._copies_on_device else (arrays, _checksums(arrays))
+    if jax.process_count() == 1 and self._copies_on_device:
       self._saving = self._thread.submit(self._write, step, arrays, sums)
     else:
       # Orbax begins with a collective among the hosts, which must not fall between those of the training.

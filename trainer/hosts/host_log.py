@@ -20,9 +20,10 @@ EXITS = "TRIALBOOK_EXITS"
 """Environment variable: a folder for `host_i.exit.json` while there is none in a workdir."""
 
 
-def write_exit(path: pathlib.Path, code: int, cause: str, about: int) -> None:
-  """Record that a host exits with `code`, for a cause that lies with the host `about`."""
+def write_exit(path: pathlib.Path, code: int, cause: str, about: int, *, preempted: bool) -> None:
+  """Record that a host exits with `code`, for a cause that lies with the host `about`; whether that got SIGTERM."""
   value = {"format": files.FORMAT, "code": code, "cause": cause, "time": time.time(), "host": about}
+  value["preempted"] = preempted
   try:
     files.write_json(path, value)
   except OSError as error:
@@ -52,15 +53,15 @@ class HostLog:
     log.addHandler(self._handler)
     logging.getLogger().addHandler(self._handler)
 
-  def end(self, code: int, cause: str, about: int) -> None:
-    """Record the host's end, for a cause that is about a host; only the first one counts."""
+  def end(self, code: int, cause: str, about: int, *, preempted: bool) -> None:
+    """Record the host's end as `write_exit` does; only the first one counts."""
     with self._lock:
       if self._ended:
         return
       self._ended = True
     with self._open():
       log.info("exits with %d: %s", code, cause)
-    write_exit(self._exit, code, cause, about)
+    write_exit(self._exit, code, cause, about, preempted=preempted)
 
   @contextlib.contextmanager
   def _open(self) -> Iterator[None]:

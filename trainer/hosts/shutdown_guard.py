@@ -319,10 +319,12 @@ class Guard:
     """
     about = self._about if about is None else about
     about = self.hosts.index if about is None else about
+    preempted = code == errors.TRY_AGAIN and self.cause is not None
     if self._log is not None:
-      self._log.end(code, cause, about)
+      self._log.end(code, cause, about, preempted=preempted)
     elif folder := os.environ.get(EXITS):
-      write_exit(pathlib.Path(folder) / f"host_{self.hosts.index}.exit.json", code, cause, about)
+      path = pathlib.Path(folder) / f"host_{self.hosts.index}.exit.json"
+      write_exit(path, code, cause, about, preempted=preempted)
 
   def _exit(self, code: int) -> None:
     for stream in (sys.stdout, sys.stderr):

@@ -130,6 +130,12 @@ class RunRecord:
     steps = {entry["step"] or 0 for entry in earlier if entry["status"] == "preempted"}
     return {step for step in steps if not checkpoint_due(config, step)}
 
+  def progress(self, recorder: Recorder) -> None:
+    """Record the step and the times so far: of a process that is killed, this is all that is known."""
+    times = {"times": recorder.times(), "first_step": recorder.first_step_time, "seen": time.time()}
+    self._record |= {"step": self.step, **times}
+    self._write()
+
   @contextlib.contextmanager
   def ending(self, recorder: Recorder, *, writes: bool) -> Iterator[None]:
     """Record how what is inside ended.

@@ -29,6 +29,7 @@ from trialbook.launch.job_exit import describe
 from trialbook.launch.processes import HostProcess, guarded
 from trialbook.record import Count, Kind, stored
 from trialbook.trainer import Config, Guard, Programs, sharding
+from trialbook.trainer.device_memory import available_bytes, is_out_of_memory, needed_bytes
 from trialbook.trainer.loop import advance
 from trialbook.trainer.profile import INPUT_BOUND
 from trialbook.trainer.profile import measure as measure_pipeline
@@ -36,7 +37,6 @@ from trialbook.trainer.start_or_resume import Compiled, OpenRun, compile_run, op
 from trialbook.trainer.train_step import program_settings
 from trialbook.trainer.workdir.existing_run import stored_config
 from trialbook.tuning.execution import local_workers
-from trialbook.tuning.procedures.device_memory import available_bytes, is_out_of_memory, needed_bytes
 
 WARM_STEPS = 5
 """Steps that do not count: in the first ones the pipeline and the devices start."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from trialbook.trainer import Config, sharding
+from trialbook.trainer import sharding
+from trialbook.trainer.config import Config
 from trialbook.trainer.program import Program
 
 PREFETCHED = 3
@@ -16,6 +17,18 @@ PREFETCHED = 3
 HOST_SHARE = 0.8
 """Share of the free memory of a machine that CPU devices may take. The rest is for what no analysis of a program
 counts, and taking the last of it may end other processes."""
+
+
+def has_room_for_copy(program: Program, config: Config) -> bool:
+  """Return whether a copy of the state fits on each device beside the training; True where that is not known.
+
+  On CPU devices it does: the memory that a copy would be moved to is the same.
+  """
+  device = program.mesh.local_devices[0]
+  if device.platform == "cpu":
+    return True
+  needed, available = needed_bytes(program, config), available_bytes(device)
+  return needed is None or available is None or needed <= available
 
 
 def needed_bytes(program: Program, config: Config) -> int | None:
