@@ -1,6 +1,8 @@
 """Attention of equally many queries, keys and values by the fastest kernel that the platform of the program has."""
 
-from typing import Literal
+import contextlib
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -77,9 +79,35 @@ def _splash(query: Heads, key: Heads, value: Heads, *, causal: bool, interpret: 
     heads_first = (array.swapaxes(1, 2) for array in (query, key, value))
     return jax.vmap(attention)(*heads_first).swapaxes(1, 2).astype(value.dtype)
 
-  with jax.numpy_dtype_promotion("standard"):
-    if not (axes := data_axes()):
-      return here(query, key, value)
-    spec = PartitionSpec(axes)
-    # The kernel says nothing of how its results lie, so that cannot be checked.
-    return jax.shard_map(here, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(query, key, value)
+  # The kernel says nothing of how its results lie, so that cannot be checked.
+  spec = PartitionSpec(data_axes())
+  sharded = jax.shard_map(here, in_specs=(spec,) * 3, out_specs=spec, check_vma=False) if data_axes() else here
+  return _in_context_of_kernel(sharded)(query, key, value)
+
+
+def _in_context_of_kernel(attention: Callable[..., Array]) -> Callable[..., Array]:
+  """Return attention whose kernels are traced, going forward and going back, with the settings that they need."""
+
+  def context(dtype: jnp.dtype) -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    stack.enter_context(jax.numpy_dtype_promotion("standard"))
+    if dtype.itemsize == 2:
+      # The program's precision is about float32. Mosaic refuses 16-bit operands that are to be multiplied in that.
+      stack.enter_context(jax.default_matmul_precision("default"))
+    return stack
+
+  @jax.custom_vjp
+  def apply(query: Array, key: Array, value: Array) -> Array:
+    with context(query.dtype):
+      return attention(query, key, value)
+
+  def forward(query: Array, key: Array, value: Array) -> tuple[Array, Callable[..., Any]]:
+    with context(query.dtype):
+      return jax.vjp(attention, query, key, value)
+
+  def backward(pull_back: Callable[..., Any], gradient: Array) -> Any:
+    with context(gradient.dtype):
+      return pull_back(gradient)
+
+  apply.defvjp(forward, backward)
+  return apply
