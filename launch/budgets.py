@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,10 +57,11 @@ class Budgets:
     self._rule, self._workdir, self._say = rule, workdir, say
     self.preemptions, self.failures, self._stalled, self._row = 0, 0, 0, 0
     self._first: str | None = None
+    self._started = time.time()
     record = self._read()
     if record is not None and record["state"] != "ended":
       self.preemptions, self.failures, self._stalled = (record[key] for key in ("preemptions", "failures", "stalled"))
-      self._first = record["first_cause"]
+      self._first, self._started = record["first_cause"], record["started"]
       vanished = record["state"] == "running"
       self.preemptions += vanished
       how = ", whose launcher vanished while the job ran" if vanished else ""
@@ -107,6 +109,7 @@ class Budgets:
     record = {
       "format": files.FORMAT,
       "state": state,
+      "started": self._started,
       "preemptions": self.preemptions,
       "failures": self.failures,
       "stalled": self._stalled,
@@ -121,10 +124,10 @@ class Budgets:
     # Imports pydantic, which starting a job does without.
     if self._workdir is None or not (self._workdir / FILE).exists():
       return None
-    from trialbook.launch.records import RESTARTED
+    from trialbook.launch.records import read_restarted
 
     try:
-      return RESTARTED.read(self._workdir / FILE)
+      return read_restarted(self._workdir)
     except UserError as error:
       self._say(f"restarts are counted from zero: {error}")
       return None

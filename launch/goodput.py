@@ -10,6 +10,7 @@ from typing import Any
 
 from trialbook import files
 from trialbook.errors import ConfigError
+from trialbook.launch.records import read_restarted
 from trialbook.trainer.records import Process, read_run
 
 GOODPUT = "productive_training"
@@ -39,7 +40,7 @@ def goodput(workdir: pathlib.Path) -> dict[str, Any]:
   recovery.
 
   Returns:
-    wall: seconds from the first start to the last sign of a process.
+    wall: seconds from the first start, of the launcher if there was one, to the last sign of a process.
     processes: how many worked on the run.
     ends: how many of them ended in which way, by status; "running" is what a process left that was killed.
     seconds: those of `GOODPUT` and of each of `BADPUT`; their sum is `wall`.
@@ -47,7 +48,7 @@ def goodput(workdir: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     ConfigError: if there is no run.
-    UserError: if its record cannot be read.
+    UserError: if its record, or that of its launcher, cannot be read.
   """
   record = read_run(workdir)
   if record is None:
@@ -63,7 +64,11 @@ def goodput(workdir: pathlib.Path) -> dict[str, Any]:
     for name, value in parts.items():
       seconds[name] += value
   statuses = [process["status"] for process in processes]
-  wall = _span(processes[-1])[1] - _span(processes[0])[0]
+  begin, end = _span(processes[0])[0], _span(processes[-1])[1]
+  launched = min(restarted["started"], begin) if (restarted := read_restarted(workdir)) else begin
+  # Processes that ended before they opened the workdir have left no record.
+  seconds["program_startup"] += begin - launched
+  wall = end - launched
   return {
     "format": files.FORMAT,
     "wall": round(wall, 3),

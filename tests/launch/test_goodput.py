@@ -51,6 +51,14 @@ def test_steps_that_were_lost_and_the_time_between_processes_are_badput(tmp_path
   assert found["ends"] == {"running": 2, "preempted": 1, "complete": 1}
 
 
+def test_the_time_of_processes_that_never_opened_the_workdir_is_start_up(tmp_path: pathlib.Path):
+  written(tmp_path, process("complete", 1050.0, 0, 5, {"dispatch": 10.0, "total": 10.0}, finished=1060.0))
+  counts = {"preemptions": 2, "failures": 0, "stalled": 0, "first_cause": None}
+  (tmp_path / "restarts.json").write_text(json.dumps({"format": 1, "state": "ended", "started": 1000.0, **counts}))
+  found = goodput(tmp_path)
+  assert (found["wall"], found["seconds"]["program_startup"], found["seconds"][GOODPUT]) == (60.0, 50.0, 10.0)
+
+
 def test_the_table_and_the_file_have_every_part(tmp_path: pathlib.Path):
   lines = write(written(tmp_path, process("complete", 0.0, 0, 5, {"total": 2.0, "dispatch": 1.0}, finished=2.0)))
   found = json.loads((tmp_path / "goodput.json").read_text())

@@ -15,17 +15,20 @@ from tiny import numbers, state_of
 
 from trialbook.launch.goodput import goodput
 
-# Between saves at the end of each life, a minute of steps: a life is half start-up and half training.
-CHANGES = {"max_train_steps": 40_000, "evaluation__every_steps": 5_000, "logging__every_steps": 500}
-LONGEST_LIFE = 5.0
+CHANGES = {"max_train_steps": 4_000, "evaluation__every_steps": 500, "logging__every_steps": 100}
+LONGEST_LIFE = 6.0
 
 
 def take_away(job: Job, attempt: Attempt, times: int, hosts: int) -> None:
-  """Sends SIGTERM to a random host at a random moment of its life, each life once."""
+  """Sends SIGTERM to a random host at a random moment of its life, each life once; every second life trains before."""
   rng = random.Random(os.environ.get("TRIALBOOK_KILL_SEED", 0))
-  for _ in range(times):
+  metrics = job.workdir / "metrics.jsonl"
+  for life in range(times):
+    begun = time.time()
     attempt.wait_for(lambda: {*range(hosts)} <= {*job.running().values()})
     pids = {index: pid for pid, index in job.running().items() if index is not None}
+    if life % 2:
+      attempt.wait_for(lambda begun=begun: metrics.exists() and metrics.stat().st_mtime > begun or job.hold.waiting())
     # The moment is to be any; nothing depends on it.
     time.sleep(rng.uniform(0, LONGEST_LIFE))
     os.kill(pids[rng.randrange(hosts)], signal.SIGTERM)
@@ -33,12 +36,17 @@ def take_away(job: Job, attempt: Attempt, times: int, hosts: int) -> None:
 
 
 def live(folder: pathlib.Path, times: int, hosts: int) -> None:
+  for name in ("undisturbed", "spot"):
+    (folder / name).mkdir()
   undisturbed = Job(folder / "undisturbed", "mlp", CHANGES)
   assert undisturbed.start(1, 2).end() == 0, undisturbed.output()
   job = Job(folder / "spot", "mlp", CHANGES)
+  # On a fast machine, too, it is not over before it has been taken away so often.
+  job.hold.at("step", CHANGES["max_train_steps"] - 10, host=0)
   started = time.time()
   attempt = job.start(hosts, 2 // hosts, max_restarts=10_000)
   take_away(job, attempt, times, hosts)
+  job.hold.release()
   assert attempt.end() == 0, job.output()
   wall = time.time() - started
   assert numbers(job.workdir) == numbers(undisturbed.workdir)
