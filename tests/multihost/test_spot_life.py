@@ -28,7 +28,7 @@ def take_away(job: Job, attempt: Attempt, times: int, hosts: int) -> None:
     attempt.wait_for(lambda: {*range(hosts)} <= {*job.running().values()})
     pids = {index: pid for pid, index in job.running().items() if index is not None}
     if life % 2:
-      attempt.wait_for(lambda begun=begun: metrics.exists() and metrics.stat().st_mtime > begun or job.hold.waiting())
+      attempt.wait_for(lambda begun=begun: (metrics.exists() and metrics.stat().st_mtime > begun) or job.hold.waiting())
     # The moment is to be any; nothing depends on it.
     time.sleep(rng.uniform(0, LONGEST_LIFE))
     os.kill(pids[rng.randrange(hosts)], signal.SIGTERM)
