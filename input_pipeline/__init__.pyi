@@ -13,6 +13,7 @@ from .datasets.text import Shakespeare as Shakespeare
 from .datasets.text import Text as Text
 from .datasets.tfds import Tfds as Tfds
 from .fingerprint import Fingerprint as Fingerprint
+from .order import Slices as Slices
 from .prefetch import Prefetcher as Prefetcher
 from .registry import AnyDataset as AnyDataset
 from .registry import DatasetConfig as DatasetConfig

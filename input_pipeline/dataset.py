@@ -23,7 +23,7 @@ from trialbook.input_pipeline.checked_source import Checked
 from trialbook.input_pipeline.datasets.record_files import RecordFiles
 from trialbook.input_pipeline.fingerprint import Fingerprint, fingerprint
 from trialbook.input_pipeline.folding import with_validation
-from trialbook.input_pipeline.order import Order
+from trialbook.input_pipeline.order import Order, Slices
 from trialbook.input_pipeline.permutation import permute
 from trialbook.input_pipeline.registry import AnyDataset
 from trialbook.input_pipeline.source import EXAMPLE, IS_EXAMPLE, Arrays, Batch, Info, Source, paths_below
@@ -64,6 +64,7 @@ class Dataset:
     batch_size: int,
     host_index: int,
     host_count: int,
+    slices: Slices | None = None,
     fold_validation: bool = False,
   ):
     mixes = config.augmentation is not None and config.augmentation.mixup_alpha is not None
@@ -76,17 +77,17 @@ class Dataset:
     self._augmentation = config.augmentation
     self._seed = seed
     self._batch_size = batch_size
-    self._host_index = host_index
-    self._host_count = host_count
+    self._slices = Slices((host_index,), host_count) if slices is None else slices
     self._order = Order(
       size=source.info.examples["train"],
       seed=seed,
       batch_size=batch_size,
       host_index=host_index,
       host_count=host_count,
+      slices=self._slices,
       by_files=getattr(config, "sharding", "global") == "files",
     )
-    self._steps_per_block = max(1, _BLOCK_POSITIONS // (batch_size // host_count))
+    self._steps_per_block = max(1, _BLOCK_POSITIONS // len(self._order.rows))
     # A memory of the last block, no state: replaced in one assignment, and recomputed the same at any time.
     self._block = self._make_block(0)
     self._subsets: dict[tuple[str, int], np.ndarray] = {}
@@ -103,6 +104,7 @@ class Dataset:
       "batch_size": batch_size,
       "host_index": host_index,
       "host_count": host_count,
+      "slices": slices,
       "fold_validation": fold_validation,
     }
 
@@ -128,11 +130,11 @@ class Dataset:
         self._workers = None
 
   def train_batch(self, step: int) -> Batch:
-    """Return this host's contiguous slice of global batch `step`, in O(batch) from anywhere.
+    """Return this host's slices of global batch `step`, one after the other, in O(batch) from anywhere.
 
     Returns:
-      The arrays [batch_size / host_count, ...] of `Info.spec` by path, or those that `keep` has left; with mixup of
-      labels also "mixed_labels", like "labels", and "mixing" float32 [batch_size / host_count]: see
+      The arrays [n, ...] of `Info.spec` by path, or those that `keep` has left, n being batch_size / host_count or what
+      `slices` says; with mixup of labels also "mixed_labels", like "labels", and "mixing" float32 [n]: see
       `Augmentation.mixup_alpha`. The arrays are new at each call and never written to later.
 
     Raises:
@@ -169,11 +171,11 @@ class Dataset:
 
   def num_eval_batches(self, split: str, batch_size: int, examples: int | None = None) -> int:
     """Return how many evaluation batches the split has, the same on every host; see `eval_batch`."""
-    _check_divisible(batch_size, self._host_count, "evaluation batch size")
+    _check_divisible(batch_size, self._slices, "evaluation batch size")
     return -(-self._num_eval_examples(split, examples) // batch_size)
 
   def eval_batch(self, index: int, split: str, batch_size: int, examples: int | None = None) -> Batch:
-    """Return this host's contiguous slice of global evaluation batch `index` of a split, never augmented.
+    """Return this host's slices of global evaluation batch `index` of a split, one after the other, never augmented.
 
     The examples come in stored order (a part of them in a fixed random order), each exactly once; the last
     batch is filled up with zeros.
@@ -181,7 +183,7 @@ class Dataset:
     Args:
       index: 0 <= index < num_eval_batches(split, batch_size, examples).
       split: "train", "validation", "test" or another of `Info.examples`.
-      batch_size: global, a multiple of the number of hosts; may be larger than the split.
+      batch_size: global, a multiple of the number of slices; may be larger than the split.
       examples: evaluate this many examples of the split only, a random choice that is always the same,
         whatever the seed, and of which a smaller one is a part; where a split in memory has classes, each class
         has its share to within one example. All of them, if the split has no more.
@@ -193,15 +195,15 @@ class Dataset:
     Raises:
       IndexError: there is no such batch.
       DataError: the split is unknown, `examples` is below 1, or the batch size no multiple of the number of
-        hosts.
+        slices.
     """
     count = self._num_eval_examples(split, examples)
     batches = self.num_eval_batches(split, batch_size, examples)
     if not 0 <= index < batches:
       raise IndexError(f"evaluation batch {index} of {split}: there are batches 0 to {batches - 1}")
-    local = batch_size // self._host_count
-    start = index * batch_size + self._host_index * local
-    order = np.arange(min(start, count), min(start + local, count))
+    order = index * batch_size + self._slices.rows(batch_size)
+    local = len(order)
+    order = order[order < count]
     size = self.info.examples[split]
     if count < size:
       order = self._subset(split, count)[order]
@@ -246,7 +248,7 @@ class Dataset:
     indices, positions = self._order.examples(places_KxB.ravel())
     return _Block(number, places_KxB, positions.reshape(places_KxB.shape), indices.reshape(places_KxB.shape))
 
-  def _drawn(self, step: int) -> tuple[np.ndarray, np.ndarray, slice]:
+  def _drawn(self, step: int) -> tuple[np.ndarray, np.ndarray, slice | np.ndarray]:
     """Return indices and global positions of the examples that a batch needs, and which of them are its own."""
     number, row = divmod(step, self._steps_per_block)
     block = self._block
@@ -256,11 +258,13 @@ class Dataset:
       return block.indices_KxB[row], block.positions_KxB[row], slice(None)
     # Pairs are the places 2k and 2k + 1; a slice that begins or ends within one needs the other half, too.
     places = block.places_KxB[row]
-    first, stop = int(places[0]), int(places[-1]) + 1
-    indices, positions = self._order.examples(np.arange(first - first % 2, stop + stop % 2))
-    return indices, positions, slice(first % 2, first % 2 + len(places))
+    whole = np.union1d(places, places ^ 1)
+    indices, positions = self._order.examples(whole)
+    own = np.searchsorted(whole, places)
+    # A view, where it can be one.
+    return indices, positions, own if own[-1] - own[0] >= len(own) else slice(own[0], own[-1] + 1)
 
-  def _augmented(self, batch: Batch, positions: np.ndarray, own: slice) -> Batch:
+  def _augmented(self, batch: Batch, positions: np.ndarray, own: slice | np.ndarray) -> Batch:
     if self._augmentation is None:
       return batch
     batch["inputs"] = augment(batch["inputs"], self._augmentation, self._seed, positions)
@@ -318,6 +322,7 @@ def load(
   batch_size: int,
   host_index: int = 0,
   host_count: int = 1,
+  slices: Slices | None = None,
   keep: Iterable[str] | None = None,
   fold_validation: bool = False,
 ) -> Dataset:
@@ -326,9 +331,10 @@ def load(
   Args:
     config: which one.
     seed: the run's seed, 0 <= seed < 2**64: order and augmentation of the training examples.
-    batch_size: examples in a global training batch, a multiple of `host_count`.
-    host_index: which slice of each batch this host gets.
-    host_count: how many hosts share a batch.
+    batch_size: examples in a global training batch, a multiple of the number of slices.
+    host_index: of this host; where a dataset is sharded by files, it says which share of the records it reads.
+    host_count: how many hosts there are.
+    slices: of each batch that this host gets; None: slice `host_index` of `host_count`.
     keep: as `Dataset.keep`; None: everything.
     fold_validation: whether the examples of "validation" are training examples too, after the others.
 
@@ -336,7 +342,7 @@ def load(
     DataError: the data is absent or broken (with every problem and the command that helps), or the batch
       cannot be shared among the hosts.
   """
-  _check_divisible(batch_size, host_count, "batch size")
+  _check_divisible(batch_size, slices or Slices((host_index,), host_count), "batch size")
   if not 0 <= host_index < host_count:
     raise ValueError(f"host index is {host_index}; with {host_count} hosts it must be 0 to {host_count - 1}")
   try:
@@ -359,6 +365,7 @@ def load(
     batch_size=batch_size,
     host_index=host_index,
     host_count=host_count,
+    slices=slices,
     fold_validation=fold_validation,
   )
   if keep is not None:
@@ -394,9 +401,9 @@ def _fill_up(array: np.ndarray, missing: int) -> np.ndarray:
   return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
 
-def _check_divisible(batch_size: int, host_count: int, what: str) -> None:
-  if batch_size < 1 or batch_size % host_count:
-    near = max(1, round(batch_size / host_count)) * host_count
+def _check_divisible(batch_size: int, slices: Slices, what: str) -> None:
+  if batch_size < 1 or batch_size % slices.count:
+    near = max(1, round(batch_size / slices.count)) * slices.count
     raise DataError(
-      f"{what} {batch_size} cannot be split evenly among {host_count} hosts; use a multiple, such as {near}"
+      f"{what} {batch_size} cannot be cut into {slices.count} equal slices of hosts; use a multiple, such as {near}"
     )

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from trialbook.models import layout
 from trialbook.models.attention_kernel import attend, kernel, platform_of_trace
 from trialbook.models.initializer import KernelInitializer, scaled_normal
+from trialbook.models.rematerialization import saved
 
 ROTARY_BASE = 10_000.0
 
@@ -46,14 +48,15 @@ class Attention(nnx.Module):
 
   def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
     def by_head(projection: nnx.Linear) -> Float[Array, "batch length heads features"]:
-      return projection(x).reshape(*x.shape[:-1], self.heads, -1)
+      heads = projection(x).reshape(*x.shape[:-1], self.heads, -1)
+      return layout.activations(heads, layout.DATA_AXES, None, layout.TENSOR, None)
 
     query, key, value = by_head(self.query), by_head(self.key), by_head(self.value)
     if self.rotary:
       query, key = rotate(query), rotate(key)
     fastest = kernel(platform_of_trace(), *query.shape[1::2], query.dtype) if self.fastest else "xla"
     mean = attend(query, key, value, causal=self.causal, kernel=fastest)
-    return self.output(mean.reshape(x.shape))
+    return self.output(saved(mean.reshape(x.shape), "attended"))
 
 
 def rotate(x: Float[Array, "batch length heads features"]) -> Float[Array, "batch length heads features"]:

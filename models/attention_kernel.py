@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from trialbook.models.batch_norm import data_axes
+from trialbook.models.layout import TENSOR, data_axes, divides
 
 Kernel = Literal["splash", "cudnn", "xla"]
 LANES = 128
@@ -80,7 +80,10 @@ def _splash(query: Heads, key: Heads, value: Heads, *, causal: bool, interpret: 
     return jax.vmap(attention)(*heads_first).swapaxes(1, 2).astype(value.dtype)
 
   # The kernel says nothing of how its results lie, so that cannot be checked.
-  spec = PartitionSpec(data_axes())
+  mesh = jax.sharding.get_abstract_mesh()
+  spec = PartitionSpec(
+    data_axes(), None, TENSOR if TENSOR in mesh.axis_names and divides(TENSOR, query.shape[2]) else None
+  )
   sharded = jax.shard_map(here, in_specs=(spec,) * 3, out_specs=spec, check_vma=False) if data_axes() else here
   return _in_context_of_kernel(sharded)(query, key, value)
 

@@ -6,11 +6,8 @@ moving averages (PyTorch's are unbiased).
 
 Both are written for the global batch. Ghost batch norm reads the number of replicas that share it from the
 mesh that is set while it is traced: `with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):` around the
-`trace` (lowering and compiling need none; devices need not be there). Its sizes along `DATA_AXES` make the
-number of replicas; without a mesh it is one.
+`trace` (lowering and compiling need none; devices need not be there). `layout.num_replicas` counts them.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +17,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from trialbook.models.hyperparameter import Hyperparameter
+from trialbook.models.layout import data_axes, num_replicas
 
-# The mesh axes that may split the leading axis of a batch, the major first.
-DATA_AXES = ("data", "fsdp")
 # Names of the variables that have one row per replica.
 ROWS = ("replica_mean", "replica_var")
 
@@ -140,17 +136,6 @@ class GhostBatchNorm(nnx.Module):
       new = new.reshape(replicas, -1, features).mean(1)
       rows[...] = _on_replicas(momentum * rows[...] + (1 - momentum) * new)
     return (centered * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-
-
-def data_axes() -> tuple[str, ...]:
-  """Return the axes in `DATA_AXES` that the mesh of the current trace has; none without a mesh."""
-  return tuple(axis for axis in DATA_AXES if axis in jax.sharding.get_abstract_mesh().axis_names)
-
-
-def num_replicas() -> int:
-  """Return the number of replicas over which the mesh of the current trace splits a batch; 1 without a mesh."""
-  shape = jax.sharding.get_abstract_mesh().shape
-  return math.prod(shape[axis] for axis in data_axes())
 
 
 def collapse(rows: Float[Array | np.ndarray, "replicas features"]) -> Float[Array | np.ndarray, " features"]:

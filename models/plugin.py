@@ -191,6 +191,11 @@ def passed_settings(model: nnx.Module, names: Iterable[str]) -> list[str]:
   return [name for name in names if _takes(function, name)]
 
 
+def sharding_rules(model: nnx.Module) -> Any:
+  """Return what a model says of how its parameters are split over devices; see `trialbook.trainer.sharding_rules`."""
+  return getattr(model._module if isinstance(model, LinenModel) else model, "sharding_rules", {})
+
+
 def _takes(function: Callable[..., Any], name: str) -> bool:
   parameter = inspect.signature(function).parameters.get(name)
   return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)

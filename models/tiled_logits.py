@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from trialbook.models import layout
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,8 @@ class TiledLogits:
     @jax.checkpoint
     def of_tile(tile: tuple[Array, ...]) -> Any:
       x, *rest = tile
-      return function((x @ self.kernel).astype(jnp.float32), *rest)
+      logits = layout.activations(x @ self.kernel, layout.DATA_AXES, None, layout.TENSOR)
+      return function(logits.astype(jnp.float32), *rest)
 
     def cut(array: Array) -> Array:
       return array.reshape(array.shape[0], self.tiles, -1, *array.shape[2:]).swapaxes(0, 1)

@@ -1,5 +1,6 @@
 """A decoder-only transformer: a language model over whole-number tokens."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -8,10 +9,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 from pydantic import PositiveInt
 
-from trialbook.models import transformer_block
+from trialbook.models import layout, transformer_block
 from trialbook.models.dropout import Dropout
 from trialbook.models.embedding import Embedding
 from trialbook.models.initializer import scaled_normal
+from trialbook.models.layout import DATA_AXES, TENSOR
 from trialbook.models.tiled_logits import TiledLogits
 from trialbook.models.transformer_block import BlockConfig
 from trialbook.settings import Static
@@ -78,6 +80,16 @@ class Transformer(nnx.Module):
       head = nnx.Linear(config.width, num_outputs, use_bias=False, kernel_init=scaled_normal(1.0, "in"), rngs=rngs)
     self.output = head
 
+  @property
+  def sharding_rules(self) -> Mapping[str, layout.Axes]:
+    """Return how `mesh.tensor` splits the blocks, and the vocabulary if it divides that."""
+    rules = {f"blocks/{pattern}": axes for pattern, axes in self.blocks.sharding_rules.items()}
+    if layout.divides(TENSOR, self.embedding.table.shape[0]):
+      rules["embedding/table"] = (TENSOR,)
+      if self.output is not None:
+        rules["output/kernel"] = (None, TENSOR)
+    return rules
+
   def __call__(
     self, tokens: Num[Array, "batch length"], *, train: bool
   ) -> Float[Array, "batch length vocabulary"] | TiledLogits:
@@ -90,9 +102,11 @@ class Transformer(nnx.Module):
           f"the inputs have {tokens.shape[1]} tokens, but there are {self.positions.shape[0]} learned positions"
         )
       x = x + self.positions[: tokens.shape[1]]
+    x = layout.activations(x, DATA_AXES, TENSOR, None)
     x = x if self.dropout is None else self.dropout(x, train=train)
     x = self.norm(self.blocks(x, train=train), train=train)
     if train and self.logit_tiles > 1:
       kernel = self.embedding.table[...].T if self.output is None else self.output.kernel[...]
       return TiledLogits(x, kernel, self.logit_tiles)
-    return self.embedding.similarity(x) if self.output is None else self.output(x)
+    logits = self.embedding.similarity(x) if self.output is None else self.output(x)
+    return layout.activations(logits, DATA_AXES, None, TENSOR)

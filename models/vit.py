@@ -1,5 +1,6 @@
 """The vision transformer (Dosovitskiy et al. 2021): an image as a sequence of patches."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import PositiveInt
 
-from trialbook.models import transformer_block
+from trialbook.models import layout, transformer_block
 from trialbook.models.convolution import check_images
 from trialbook.models.dropout import Dropout
 from trialbook.models.initializer import scaled_normal
@@ -59,6 +60,11 @@ class Vit(nnx.Module):
     self.blocks = transformer_block.blocks(config, rngs=rngs)
     self.norm = transformer_block.last_norm(config, rngs=rngs)
     self.output = nnx.Linear(config.width, num_outputs, kernel_init=scaled_normal(1.0, "in"), rngs=rngs)
+
+  @property
+  def sharding_rules(self) -> Mapping[str, layout.Axes]:
+    """Return how `mesh.tensor` splits the blocks."""
+    return {f"blocks/{pattern}": axes for pattern, axes in self.blocks.sharding_rules.items()}
 
   def __call__(self, x: Float[Array, "batch height width channels"], *, train: bool) -> Float[Array, "batch outputs"]:
     x = self.embedding(patches(x, self.patch_size))

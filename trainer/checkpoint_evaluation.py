@@ -35,7 +35,7 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
     logging.warning("the data differ from those that the run was trained on: %s", problem)
   enable_compilation_cache(config.compilation_cache)
   # Here may be other devices than those of the run; how the parameters lie does not change what they are.
-  fits = jax.device_count() % config.mesh.fsdp == 0
+  fits = jax.device_count() % (config.mesh.fsdp * config.mesh.tensor) == 0
   mesh = sharding.make_mesh(config.mesh if fits else MeshSettings())
   preflight.check_divisible(config, mesh, training=False)
   if split != TRAIN_SUBSET and split not in dataset.info.examples:

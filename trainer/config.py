@@ -7,7 +7,8 @@ from pydantic import Field
 
 from trialbook import metric_names
 from trialbook.input_pipeline import DatasetConfig, Digits
-from trialbook.models import ModelConfig, ResNetConfig
+from trialbook.models import ModelConfig, ResNetConfig, transformer_block
+from trialbook.models.transformer_block import BlockConfig
 from trialbook.paths import PathError, as_path
 from trialbook.settings import Complement, FilePath, Host, Settings, Static, Traced, leaves
 from trialbook.trainer import overrides, schedules
@@ -50,10 +51,14 @@ class MeshSettings(Settings):
   """Division of the devices among the axes of the mesh; those that no other axis takes go to `data`.
 
   Attributes:
-    fsdp: devices over which parameters and optimizer state are split; 1: every device has all of them.
+    fsdp: devices over which parameters and optimizer state are split; 1: every device has all of them. A batch is split
+      over `data` and `fsdp`.
+    tensor: devices that share the work on each example, by the model's `sharding_rules`: of a transformer its heads,
+      features of hidden layers, and vocabulary. It divides these.
   """
 
   fsdp: Static[int] = Field(default=1, ge=1)
+  tensor: Static[int] = Field(default=1, ge=1)
 
 
 class ParameterGroup(Settings):
@@ -268,6 +273,8 @@ def problems(config: Config) -> list[str]:
         as_path(value)
       except PathError as error:
         found.append(f"{path} = {value!r}: {error}")
+  if isinstance(config.model, BlockConfig):
+    found += transformer_block.tensor_problems(config.model, config.mesh.tensor)
   if config.selection.metric is not None and "/" not in config.selection.metric:
     found.append(
       f"selection.metric = {config.selection.metric!r}: a metric is named split/name, for example validation/error"

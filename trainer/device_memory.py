@@ -37,7 +37,7 @@ def needed_bytes(program: Program, config: Config) -> int | None:
   `peak_memory_in_bytes` of the analysis leaves temporaries out on some platforms, so the parts are added up. Beside
   the program's own there are the batches that were made ahead and, while a checkpoint is written, a copy of the state.
   """
-  state = sharding.bytes_per_device(program.mesh, program.state_template)
+  state = sharding.bytes_per_device(program.state_template)
   copies = 1 if config.checkpointing.every_evaluations > 0 else 0
   found = []
   for step, size, train in (
@@ -48,7 +48,7 @@ def needed_bytes(program: Program, config: Config) -> int | None:
     if memory is None:
       return None
     spec = program.task.batch_spec(size, train=train).values()
-    batch = sum(math.prod(one.shape) * one.dtype.itemsize for one in spec) // program.mesh.size
+    batch = sum(math.prod(one.shape) * one.dtype.itemsize for one in spec) // sharding.replicas(program.mesh)
     own = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     # An evaluation is given a part of the state, and the rest stays where it is.
     found.append(own + memory.generated_code_size_in_bytes + (1 + copies) * state + (1 + PREFETCHED) * batch)

@@ -23,10 +23,12 @@ from jaxtyping import Array
 from trialbook import models
 from trialbook.errors import UserError
 from trialbook.input_pipeline import Info
-from trialbook.models import plugin
+from trialbook.models import layout, plugin
 from trialbook.models.call_modes import Call
 from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
+from trialbook.models.layout import Placement, placement_of
 from trialbook.models.tiled_logits import TiledLogits, is_tiled
+from trialbook.trainer import sharding, sharding_rules
 from trialbook.trainer.checkpoints.array_names import changes, flatten
 from trialbook.trainer.config import Config
 from trialbook.trainer.user_code_errors import explained
@@ -109,8 +111,10 @@ class Network:
     with explained(f"model {name!r} cannot be created for {self._inputs(self.example)}"):
       model = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
       groups = self._split(model)
+      rules = plugin.sharding_rules(model)
     if not jax.tree.leaves(groups[1]):
       raise UserError(f"model {name!r} has no parameters (nnx.Param): there is nothing to train")
+    self._place(groups[1], rules)
     read = {variable.get_metadata("setting") for _, variable in nnx.to_flat_state(groups[3])}
     given = getattr(self.config.model, "traced", {})
     if unread := sorted(set(given) - read - set(plugin.passed_settings(model, given))):
@@ -122,6 +126,19 @@ class Network:
         ]
       )
     return groups
+
+  def _place(self, params: nnx.State, rules: Any) -> None:
+    """Give each parameter its placement, by the model's rules."""
+    named = {"/".join(map(str, path)): param for path, param in nnx.to_flat_state(params)}
+    known = {name: (param.shape, placement_of(param)) for name, param in named.items()}
+    sizes = jax.sharding.get_abstract_mesh().shape
+    for name, placement in sharding_rules.placements(rules, known, sizes, self.config.model.name).items():
+      named[name].set_metadata(layout.PLACEMENT, placement)
+
+  @functools.cached_property
+  def placements(self) -> dict[str, Placement]:
+    """Return how each parameter is to be split, by name."""
+    return {"/".join(map(str, path)): placement_of(param) for path, param in nnx.to_flat_state(self._abstract[1])}
 
   def _inputs(self, call: Call) -> str:
     """Return what a model is called with, for a message."""
@@ -161,8 +178,9 @@ class Network:
       method: of the model to call; "": the model itself. Its outputs are not checked.
     """
     graph, param_state, rng_state, hyper_state, other_state = self._abstract
-    params = cast(params, self.config.precision.compute_dtype)
-    variables = jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state))
+    # Gathered after they were cast, since half as many bytes may do.
+    params = sharding.gathered(cast(params, self.config.precision.compute_dtype), self.placements)
+    variables = sharding.gathered(jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state)))
     name = self.config.model.name
     called = cast(arguments, self.config.precision.compute_dtype)
     own = own_settings(settings, "model")

@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 
 from trialbook import models
 from trialbook.errors import ConfigError, DataError, OtherDataError, UserError
-from trialbook.input_pipeline import Dataset, load
+from trialbook.input_pipeline import Dataset, Slices, load
 from trialbook.input_pipeline.source import Batch
 from trialbook.models import PluginConfig, TransformerConfig
 from trialbook.trainer import config as configs
-from trialbook.trainer import custom_metrics, export, metric_writers
+from trialbook.trainer import custom_metrics, export, metric_writers, sharding
 from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.config import Config
@@ -48,6 +48,7 @@ def prepare(
   fork: pathlib.Path | None = None,
   here: Hosts = ALONE,
   data_of: pathlib.Path | None = None,
+  slices: Slices | None = None,
 ) -> Prepared:
   """Check a config together with its model, task, data and workdirs, and load what is needed for that.
 
@@ -57,11 +58,12 @@ def prepare(
     fork: workdir of the run that it is forked from.
     here: the hosts of the job.
     data_of: workdir of a run whose data this one's must be.
+    slices: of each batch that this host reads; None: as `load` has it.
 
   Raises:
     ConfigError: with all the problems that were found; OtherDataError if the data are one of them.
   """
-  found = _examine(config, workdir, fork, here, data_of)
+  found = _examine(config, workdir, fork, here, data_of, slices)
   if isinstance(found, ConfigError):
     raise found
   return found
@@ -69,7 +71,7 @@ def prepare(
 
 def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = None, here: Hosts = ALONE) -> list[str]:
   """Return what `prepare` would refuse."""
-  found = _examine(config, workdir, fork, here, None)
+  found = _examine(config, workdir, fork, here, None, None)
   if isinstance(found, ConfigError):
     return found.problems
   found.dataset.close()
@@ -78,12 +80,13 @@ def problems(config: Config, workdir: pathlib.Path, fork: pathlib.Path | None = 
 
 def check_divisible(config: Config, mesh: Mesh, *, training: bool = True) -> None:
   """Raise ConfigError if batches, of training and evaluation or of evaluation only, do not divide by the devices."""
-  parts = config.gradient_accumulation
+  parts, replicas = config.gradient_accumulation, sharding.replicas(mesh)
   among = f"{mesh.size} devices"
-  sizes = [("evaluation.batch_size", config.evaluation.batch_size, mesh.size, among)]
+  among = among if replicas == mesh.size else f"{replicas} groups of {mesh.size // replicas} devices (mesh.tensor)"
+  sizes = [("evaluation.batch_size", config.evaluation.batch_size, replicas, among)]
   if training:
     among += f" and {parts} parts (gradient_accumulation)" if parts > 1 else ""
-    sizes.insert(0, ("batch_size", config.batch_size, mesh.size * parts, among))
+    sizes.insert(0, ("batch_size", config.batch_size, replicas * parts, among))
   problems = []
   for path, size, unit, among in sizes:
     if size % unit:
@@ -92,6 +95,15 @@ def check_divisible(config: Config, mesh: Mesh, *, training: bool = True) -> Non
       problems.append(f"{path} = {size} cannot be split over {among}; {nearest}")
   if problems:
     raise ConfigError(problems)
+
+
+def check_by_files(config: Config, mesh: Mesh) -> None:
+  """Raise ConfigError if hosts would read other examples for the same slice of a batch."""
+  if getattr(config.dataset, "sharding", "global") == "files" and sharding.hosts_share_slices(mesh):
+    raise ConfigError(
+      f"dataset.sharding = files gives each host its own examples, but mesh.tensor = {config.mesh.tensor} connects"
+      " devices of several hosts, which need the same ones; set dataset.sharding to global"
+    )
 
 
 def warnings(config: Config, dataset: Dataset, task: BoundTask) -> list[str]:
@@ -121,7 +133,12 @@ def warnings(config: Config, dataset: Dataset, task: BoundTask) -> list[str]:
 
 
 def _examine(
-  config: Config, workdir: pathlib.Path, fork: pathlib.Path | None, here: Hosts, data_of: pathlib.Path | None
+  config: Config,
+  workdir: pathlib.Path,
+  fork: pathlib.Path | None,
+  here: Hosts,
+  data_of: pathlib.Path | None,
+  slices: Slices | None,
 ) -> Prepared | ConfigError:
   problems = [
     *configs.problems(config),
@@ -150,6 +167,7 @@ def _examine(
       batch_size=config.batch_size,
       host_index=here.index,
       host_count=here.count,
+      slices=slices,
       fold_validation=config.fold_validation,
     )
   except DataError as error:

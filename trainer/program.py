@@ -86,7 +86,7 @@ class Program:
     with mesh_of_trace, jax.default_matmul_precision(config.precision.matmul_precision):
       state = jax.eval_shape(steps.init, settings)
       parameter_groups.check(config.parameter_groups, state["params"])
-      placed = sharding.state(mesh, state)
+      placed = sharding.state(mesh, state, steps.network.placements)
       self._traced = {}
       if training:
         self._traced["train_step"] = jax.jit(

@@ -1,48 +1,112 @@
 """The mesh of devices, and how arrays lie on it.
 
-Batches are split over both axes, `data` and `fsdp`; large arrays of the state over `fsdp`; all else is replicated.
+Batches are split over `data` and `fsdp`; large arrays of the state over `fsdp`, and those that the model's rules name
+over `tensor`; all else is replicated.
 """
 
-import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from trialbook.errors import UserError
-from trialbook.models.batch_norm import DATA_AXES, ROWS, data_axes, num_replicas
+from trialbook.input_pipeline import Slices
+from trialbook.models import layout
+from trialbook.models.batch_norm import ROWS
+from trialbook.models.layout import AXES, DATA_AXES, TENSOR, Placement, data_axes, num_replicas
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.config import MeshSettings
 
-# All of them split batches; an axis that splits the work inside a layer would come last, among nearest neighbours.
-AXES = DATA_AXES
-SMALLEST_SPLIT = 2**14
-"""Elements of the smallest array that is split: gathering a smaller one takes longer than its copies are worth."""
-
-
+Placements = Mapping[str, Placement]
+"""Placements of parameters, by name."""
+_NONE: Placements = MappingProxyType({})
 _ONE_COPY = MeshSettings()
+# What an optimizer or an average keeps of a parameter has its name.
+_PARAMETER = re.compile(r"(?:params|average/params|opt_state/[^/]+)/(.+)")
 
 
 def make_mesh(settings: MeshSettings = _ONE_COPY, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Make a mesh of all devices, in rows of `fsdp` neighbours.
+  """Make a mesh of all devices, in the order of the network between them.
 
-  Each host's devices stay together, in the order of hosts: replica i, counted along `data` first, has slice i of
-  a batch, so a host has the slice that it reads, and parameters are split inside a host if they can be.
+  On TPUs, neighbours along an axis of the mesh are neighbours in the torus, and `data` goes through the slices first.
+  Elsewhere the devices of a host stay together, in the order of hosts.
 
   Raises:
-    UserError: if `fsdp` does not divide the devices.
+    UserError: if `fsdp` and `tensor` do not divide the devices, or those of a slice.
   """
-  devices = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
-  count = len(devices)
-  if count % settings.fsdp:
-    fitting = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
-    raise UserError(f"mesh.fsdp = {settings.fsdp} does not divide the {count} devices; these do: {fitting}")
-  return Mesh(np.asarray(devices).reshape(-1, settings.fsdp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  devices = list(jax.devices() if devices is None else devices)
+  _check_fit(settings, len(devices), "devices")
+  sizes = [len(devices) // (settings.fsdp * settings.tensor), settings.fsdp, settings.tensor]
+  if len(devices) > 1 and all(hasattr(device, "coords") for device in devices):
+    ordered = _by_torus(settings, sizes, devices)
+  else:
+    ordered = np.asarray(sorted(devices, key=lambda device: device.process_index)).reshape(sizes)
+  return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _check_fit(settings: MeshSettings, count: int, what: str) -> None:
+  """Raise UserError if `fsdp` and `tensor` together do not divide a number of devices."""
+  both = settings.fsdp * settings.tensor
+  if count % both == 0:
+    return
+  fitting = [str(size) for size in range(1, count + 1) if count % (size * settings.tensor) == 0]
+  if settings.tensor == 1:
+    raise UserError(f"mesh.fsdp = {settings.fsdp} does not divide the {count} {what}; these do: {', '.join(fitting)}")
+  found = f"mesh.fsdp = {settings.fsdp} times mesh.tensor = {settings.tensor} does not divide the {count} {what}"
+  if fitting:
+    raise UserError(f"{found}; with this mesh.tensor, these mesh.fsdp do: {', '.join(fitting)}")
+  alone = [str(size) for size in range(1, count + 1) if count % size == 0]
+  raise UserError(f"{found}; mesh.tensor must divide them itself: {', '.join(alone)}")
+
+
+def _by_torus(settings: MeshSettings, sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+  """Return TPU devices [data, fsdp, tensor], so that a step along an axis is a step in the torus, if it can be."""
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  _check_fit(settings, len(devices) // slices, f"devices of each of {slices} slices")
+  inside = [sizes[0] // slices, *sizes[1:]]
+
+  def order(split_axes: bool) -> np.ndarray:
+    if slices == 1:
+      return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=split_axes)
+    return mesh_utils.create_hybrid_device_mesh(inside, [slices, 1, 1], devices, allow_split_physical_axes=split_axes)
+
+  try:
+    return order(split_axes=False)
+  except NotImplementedError:
+    # Sizes that no axes of the torus have.
+    return order(split_axes=True)
+
+
+def replicas(mesh: Mesh) -> int:
+  """Return over how many devices, or groups of devices that `tensor` connects, a batch is split."""
+  return math.prod(mesh.shape[axis] for axis in DATA_AXES)
+
+
+def host_slices(mesh: Mesh) -> Slices:
+  """Return the slices of each batch that this host's devices hold. Hosts that `tensor` connects hold the same."""
+  if not mesh.is_multi_process:
+    return Slices()
+  return Slices(_slices(batch(mesh).addressable_devices_indices_map((replicas(mesh),))), replicas(mesh))
+
+
+def hosts_share_slices(mesh: Mesh) -> bool:
+  """Return whether several hosts hold the same slice of a batch."""
+  of_host: dict[int, dict[Any, Any]] = {}
+  for device, index in batch(mesh).devices_indices_map((replicas(mesh),)).items():
+    of_host.setdefault(device.process_index, {})[device] = index
+  return sum(len(_slices(held)) for held in of_host.values()) > replicas(mesh)
+
+
+def _slices(held: Mapping[Any, Any]) -> tuple[int, ...]:
+  """Return the numbers of the slices that devices hold, each once, in order."""
+  return tuple(sorted({index[0].start or 0 for index in held.values()}))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -50,63 +114,66 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def state(mesh: Mesh, shapes: Any) -> Any:
+def state(mesh: Mesh, shapes: Any, placements: Placements = _NONE) -> Any:
   """Return where each array of a state lies, by its name and shape.
 
-  Statistics that every replica has for itself (`ROWS`) lie on it. With `fsdp`, an array of `SMALLEST_SPLIT`
-  elements or more is split over it along the largest axis that it divides, the first among equals; so what an
-  optimizer or an average keeps of a parameter lies where the parameter does. All else is on every device.
+  Statistics that every replica has for itself (`ROWS`) lie on it. Parameters are split by `layout.split`, and what an
+  optimizer or an average keeps of a parameter lies where the parameter does. Other arrays are split in the same way.
+
+  Args:
+    mesh: of the devices.
+    shapes: the state.
+    placements: those of parameters of which the model says more than their shapes do.
   """
 
   def place(name: str, leaf: Any) -> NamedSharding:
-    return batch(mesh) if is_rows(name) else NamedSharding(mesh, _split(leaf.shape, mesh.shape))
+    if is_rows(name):
+      return batch(mesh)
+    parameter = _PARAMETER.fullmatch(name)
+    placement = placements.get(parameter[1], Placement()) if parameter else Placement()
+    return NamedSharding(mesh, layout.split(leaf.shape, placement, mesh.shape))
 
   return map_named(place, shapes)
 
 
-def gathered(tree: Any) -> Any:
-  """Return parameters or variables as a model needs them, for use inside jit: whole on every device but for `ROWS`.
+def gathered(tree: Any, placements: Placements = _NONE) -> Any:
+  """Return parameters or variables as a model needs them, for use inside jit: `layout.gathered`, but for `ROWS`.
 
-  Without it XLA may gather activations instead, and split layers where batches should be. The gradient of what is
-  gathered here is split again as soon as it is there. The mesh is that of the trace.
+  Stacks gather what they need by themselves. The mesh is that of the trace.
   """
-  sizes = jax.sharding.get_abstract_mesh().shape
-  if sizes.get("fsdp", 1) == 1:
-    return tree
 
   def gather(name: str, array: Array) -> Array:
-    return array if is_rows(name) else _gather(_split(array.shape, sizes), array)
+    placement = placements.get(name, Placement())
+    return array if is_rows(name) or placement.stacked else layout.gathered(array, placement)
 
   return map_named(gather, tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gather(spec: PartitionSpec, array: Array) -> Array:
-  return jax.lax.with_sharding_constraint(array, PartitionSpec())
+def warnings(mesh: Mesh, params: Any, placements: Placements, dtype: str) -> list[str]:
+  """Return what splitting parameters costs, and would not have to.
 
-
-def _gather_forward(spec: PartitionSpec, array: Array) -> tuple[Array, None]:
-  return _gather(spec, array), None
-
-
-def _gather_backward(spec: PartitionSpec, _: None, gradient: Array) -> tuple[Array]:
-  return (jax.lax.with_sharding_constraint(gradient, spec),)
-
-
-_gather.defvjp(_gather_forward, _gather_backward)
+  Args:
+    mesh: of the devices.
+    params: shapes and shardings.
+    placements: of the parameters.
+    dtype: in which they are gathered.
+  """
+  kept = sum(
+    math.prod(leaf.shape) * np.dtype(dtype).itemsize // (mesh.shape[TENSOR] if TENSOR in leaf.sharding.spec else 1)
+    for name, leaf in flatten(params).items()
+    if placements[name].kept and "fsdp" in leaf.sharding.spec
+  )
+  text = (
+    f"mesh.fsdp = {mesh.shape['fsdp']}, but the model computes nothing again in the backward pass: each device keeps"
+    f" the gathered parameters of all layers, about {kept / 2**30:.3g} GiB (estimated from their shapes). Set"
+    " model.remat=full, dots, names or offload."
+  )
+  return [text] if kept else []
 
 
 def is_rows(name: str) -> bool:
   """Return whether the array of that name has a row for each replica."""
   return name.rpartition("/")[2] in ROWS
-
-
-def _split(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-  fitting = [axis for axis, size in enumerate(shape) if size % sizes["fsdp"] == 0]
-  if sizes["fsdp"] == 1 or math.prod(shape) < SMALLEST_SPLIT or not fitting:
-    return PartitionSpec()
-  chosen = max(fitting, key=lambda axis: shape[axis])
-  return PartitionSpec(*[None] * chosen, "fsdp")
 
 
 def to_host(tree: Any, *, keep: bool) -> Any:
@@ -146,14 +213,14 @@ def parts(batch: Mapping[str, Array], count: int) -> dict[str, Array]:
   return {key: cut(value) for key, value in batch.items()}
 
 
-def bytes_per_device(mesh: Mesh, shapes: Any) -> int:
-  """Return the bytes of a state on each device."""
-  return sum(array.here for array in _placed(mesh, shapes))
+def bytes_per_device(template: Any) -> int:
+  """Return the bytes of a state on each device, by its shapes and shardings."""
+  return sum(array.here for array in _placed(template))
 
 
-def table(mesh: Mesh, shapes: Any) -> list[str]:
+def table(mesh: Mesh, template: Any) -> list[str]:
   """Return lines that show a person how a state lies: a row for each part of it and way to lie, the largest first."""
-  arrays = [array for array in _placed(mesh, shapes) if array.name != "step"]
+  arrays = [array for array in _placed(template) if array.name != "step"]
   groups: dict[tuple[str, str], list[_Placed]] = {}
   for array in arrays:
     groups.setdefault((array.name.partition("/")[0], array.lies), []).append(array)
@@ -181,24 +248,33 @@ class _Placed(NamedTuple):
   here: int
 
 
-def _placed(mesh: Mesh, shapes: Any) -> list[_Placed]:
-  arrays, places = flatten(shapes), flatten(state(mesh, shapes))
-
-  def one(name: str, leaf: Any, place: NamedSharding) -> _Placed:
-    axes = [axis for entry in place.spec if entry is not None for axis in np.atleast_1d(entry)]
-    total, here = (math.prod(s) * leaf.dtype.itemsize for s in (leaf.shape, place.shard_shape(leaf.shape)))
+def _placed(template: Any) -> list[_Placed]:
+  def one(name: str, leaf: Any) -> _Placed:
+    axes = [axis for entry in leaf.sharding.spec if entry is not None for axis in np.atleast_1d(entry)]
+    total, here = (math.prod(s) * leaf.dtype.itemsize for s in (leaf.shape, leaf.sharding.shard_shape(leaf.shape)))
     return _Placed(name, leaf.shape, f"split over {', '.join(axes)}" if axes else "on every device", total, here)
 
-  return [one(name, leaf, places[name]) for name, leaf in arrays.items()]
+  return [one(name, leaf) for name, leaf in flatten(template).items()]
 
 
 def put_batch(mesh: Mesh, host_batch: Mapping[str, np.ndarray], paths: Sequence[str] | None = None) -> dict[str, Array]:
-  """Put this host's slice of a global batch on its devices, as parts of global arrays; of `paths` only, if given."""
+  """Put this host's slices of a global batch on its devices, as parts of global arrays; of `paths` only, if given."""
   if paths is not None:
     host_batch = {path: host_batch[path] for path in paths}
-  if mesh.is_multi_process:
-    return {key: jax.make_array_from_process_local_data(batch(mesh), value) for key, value in host_batch.items()}
-  return jax.device_put(dict(host_batch), batch(mesh))
+  if not mesh.is_multi_process:
+    return jax.device_put(dict(host_batch), batch(mesh))
+  slices = host_slices(mesh)
+
+  def put(value: np.ndarray) -> Array:
+    size = len(value) // len(slices.mine)
+
+    def held(index: tuple[slice, ...]) -> np.ndarray:
+      start = slices.mine.index((index[0].start or 0) // size) * size
+      return value[start : start + size]
+
+    return jax.make_array_from_callback((size * slices.count, *value.shape[1:]), batch(mesh), held)
+
+  return {key: put(value) for key, value in host_batch.items()}
 
 
 def put_replicated(mesh: Mesh, values: Mapping[str, np.ndarray]) -> dict[str, Array]:

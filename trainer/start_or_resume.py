@@ -146,12 +146,15 @@ def compile_run(
   Raises:
     UserError: with all problems; nothing was written.
   """
-  times, hosts = Times(), guard.hosts
+  times, hosts, slices = Times(), guard.hosts, None
   _enter(guard, times, "start-up")
   if hosts.count > 1:
-    # Each host's share is checked with the data; what devices can share is the stronger condition.
-    preflight.check_divisible(config, sharding.make_mesh(config.mesh))
-  prepared = preflight.prepare(config, workdir, fork, hosts, data_of)
+    # Where the devices stand says what a host reads.
+    mesh = sharding.make_mesh(config.mesh)
+    preflight.check_divisible(config, mesh)
+    preflight.check_by_files(config, mesh)
+    slices = sharding.host_slices(mesh)
+  prepared = preflight.prepare(config, workdir, fork, hosts, data_of, slices)
   config, dataset = prepared.config, closing.enter_context(prepared.dataset)
   mesh = sharding.make_mesh(config.mesh)
   check_alike(config, workdir, dataset, hosts)
@@ -165,6 +168,10 @@ def compile_run(
   preflight.check_divisible(config, mesh)
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
+  for warning in sharding.warnings(
+    mesh, program.state_template["params"], program.network.placements, config.precision.compute_dtype
+  ):
+    logging.warning("%s", warning)
   _check_names(config, workdir, fork, program, dataset)
   _enter(guard, times, "compilation")
   is_new = program.compile()
@@ -219,7 +226,7 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   stack.enter_context(guard.logging(workdir / "logs"))
   log.info("host %d of %d, found by %s", hosts.index, hosts.count, hosts.found_by)
   for text in sharding.table(program.mesh, program.state_template):
-    (compiled.note if config.mesh.fsdp > 1 else log.info)(text)
+    (compiled.note if config.mesh.fsdp * config.mesh.tensor > 1 else log.info)(text)
 
   restored = restore_newest(workdir / "checkpoints", program.state_template)
   saved = None if restored is None else restored[0]

@@ -182,9 +182,7 @@ class Steps:
     """Return the terms of the loss of a training batch; and outputs, what the task is given by name, and variables."""
     prepared, own = self.prepared(settings, batch, train=True, step=state["step"])
     call = self.task.model_inputs(prepared, own, train=True)
-    outputs, after, sown = self.network.apply(
-      state["params"], sharding.gathered(variables), call, settings, train=True, key=key
-    )
+    outputs, after, sown = self.network.apply(state["params"], variables, call, settings, train=True, key=key)
     given = {"settings": own, "train": True, "sown": sown}
     return self.task.loss(outputs, prepared, **given), (outputs, {"batch": prepared, **given}, after)
 
@@ -232,7 +230,7 @@ class Steps:
     groups = self.network.config.parameter_groups
 
     def loss_and_rest(params: Any) -> tuple[Array, tuple[Any, ...]]:
-      params = sharding.gathered(parameter_groups.stop_frozen(groups, params))
+      params = parameter_groups.stop_frozen(groups, params)
       terms, rest = self._forward({**state, "params": params}, variables, settings, batch, key)
       totals, own = totals_and_counts(terms)
       return objective(terms, totals, own if counts is None else counts), (totals, own, *rest)
@@ -264,7 +262,6 @@ class Steps:
       rows: what the task keeps of each example, by name; for the config's metrics of whole splits under "outputs" and
         "batch" (all but the inputs). Padding is among them, see "is_example".
     """
-    params, variables = sharding.gathered(params), sharding.gathered(variables)
     prepared, own = self.prepared(settings, batch, train=False)
     is_example = batch[IS_EXAMPLE]
 

@@ -127,10 +127,12 @@ def test_batches_have_the_promised_shapes_and_dtypes():
 
 
 def test_a_batch_that_hosts_cannot_share_names_one_that_they_can():
-  with pytest.raises(DataError, match="batch size 30 cannot be split evenly among 8 hosts; use a multiple, such as 32"):
+  with pytest.raises(
+    DataError, match=r"batch size 30 cannot be cut into 8 equal slices .*; use a multiple, such as 32"
+  ):
     load(TINY, seed=0, batch_size=30, host_count=8)
   dataset = load(TINY, seed=0, batch_size=32, host_count=8)
-  with pytest.raises(DataError, match="evaluation batch size 4 cannot be split evenly among 8 hosts"):
+  with pytest.raises(DataError, match="evaluation batch size 4 cannot be cut into 8 equal slices"):
     dataset.num_eval_batches("test", 4)
 
 

@@ -20,7 +20,7 @@ def _dataset(**hosts: Any) -> Dataset:
 def _all(dataset: Dataset, split: str, batch_size: int, examples: int | None = None) -> dict[str, np.ndarray]:
   count = dataset.num_eval_batches(split, batch_size, examples)
   batches = [dataset.eval_batch(index, split, batch_size, examples) for index in range(count)]
-  assert all(len(value) == batch_size // dataset._host_count for batch in batches for value in batch.values())
+  assert all(len(value) == len(dataset._slices.rows(batch_size)) for batch in batches for value in batch.values())
   return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 

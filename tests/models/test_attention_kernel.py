@@ -31,10 +31,12 @@ def test_splash_attention_has_the_values_and_gradients_of_xlas(causal: bool):
   jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5), results("splash"), results("xla"))
 
 
-def test_on_a_mesh_each_device_computes_its_part_of_the_batch():
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_on_a_mesh_each_device_computes_its_part_of_the_batch_or_of_the_heads(tensor: int):
   given = heads(2, length=128)
-  mesh = Mesh(np.asarray(jax.devices()[:2]).reshape(2, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-  split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  devices = np.asarray(jax.devices()[:2]).reshape(2 // tensor, 1, tensor)
+  mesh = Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+  split = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
 
   def attention(*given: Any) -> Any:
     return attend(*given, causal=True, kernel="splash", interpret=True)

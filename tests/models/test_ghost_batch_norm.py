@@ -14,8 +14,9 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
 from trialbook import models
-from trialbook.models.batch_norm import ROWS, BatchNorm, GhostBatchNorm, collapse, num_replicas, spread
+from trialbook.models.batch_norm import ROWS, BatchNorm, GhostBatchNorm, collapse, spread
 from trialbook.models.hyperparameter import Hyperparameter, fill
+from trialbook.models.layout import num_replicas
 from trialbook.models.mlp import MlpConfig
 from trialbook.models.resnet import ResNetConfig
 

@@ -31,7 +31,7 @@ VARIANTS = [
   ("resnet", {"normalization": "group", "groups": 2, "dropout_rate": None, "zero_init_residual": False}),
   ("wide_resnet", {}),
   ("vit", {}),
-  ("transformer", {"activation": "swiglu", "remat": True}),
+  ("transformer", {"activation": "swiglu", "remat": "names"}),
 ]
 OUTPUTS, BATCH = 3, 4
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 8, 1)), jnp.float32)

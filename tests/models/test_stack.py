@@ -37,7 +37,7 @@ def kernels(stack):
 
 
 def test_layers_are_applied_in_order_each_with_its_own_parameters():
-  stack = Stack(Layer, 3, remat=False, rngs=nnx.Rngs(0))
+  stack = Stack(Layer, 3, remat=None, rngs=nnx.Rngs(0))
   expected = np.asarray(X, np.float64)
   for kernel in kernels(stack):
     expected = 2 * np.tanh(expected @ kernel)
@@ -45,21 +45,21 @@ def test_layers_are_applied_in_order_each_with_its_own_parameters():
 
 
 def test_layers_start_as_those_of_a_loop_do_and_all_differ():
-  shallow, deep = (kernels(Stack(Layer, depth, remat=False, rngs=nnx.Rngs(0))) for depth in (2, 5))
+  shallow, deep = (kernels(Stack(Layer, depth, remat=None, rngs=nnx.Rngs(0))) for depth in (2, 5))
   np.testing.assert_array_equal(deep[:2], shallow)
   assert len({kernel.tobytes() for kernel in deep}) == 5
-  many = kernels(Stack(Layer, 400, remat=False, rngs=nnx.Rngs(0)))
+  many = kernels(Stack(Layer, 400, remat=None, rngs=nnx.Rngs(0)))
   assert abs(many.std() - 0.5) < 4 * 0.5 / np.sqrt(2 * many.size)
 
 
 def test_settings_and_random_state_are_not_stacked():
-  stack = Stack(Layer, 3, remat=False, rngs=nnx.Rngs(0))
+  stack = Stack(Layer, 3, remat=None, rngs=nnx.Rngs(0))
   _, params, rest = nnx.split(stack, nnx.Param, ...)
   assert {leaf.shape[0] for leaf in jax.tree.leaves(params)} == {3}
   assert {leaf.shape for leaf in jax.tree.leaves(rest)} == {()}
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [None, "full"])
 def test_each_layer_and_each_call_draws_anew(remat):
   stack = Stack(OnlyDropout, 2, remat=remat, rngs=nnx.Rngs(0))
   first, second = (np.asarray(stack(jnp.ones(4000), train=True)) for _ in range(2))
@@ -92,12 +92,12 @@ def test_remat_changes_no_gradient_and_saves_memory():
     assert memory is not None
     return memory.temp_size_in_bytes
 
-  plain, params = gradient(False)
-  saving, _ = gradient(True)
+  plain, params = gradient(None)
+  saving, _ = gradient("full")
   for a, b in zip(*(jax.tree.leaves(jax.jit(f)(params, X)) for f in (plain, saving)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
   assert np.abs(jax.tree.leaves(plain(params, X))[0]).max() > 0
 
   # By what four more layers add, since versions of XLA differ in what they need beside the layers.
-  added = [added_memory(remat) for remat in (False, True)]
+  added = [added_memory(remat) for remat in (None, "full")]
   assert 0 < added[1] < 0.6 * added[0]

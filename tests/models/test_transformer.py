@@ -23,7 +23,7 @@ def build(length=LENGTH, **settings):
   [
     {},
     {"positions": "learned", "tie_embeddings": False, "activation": "swiglu"},
-    {"norm_placement": "post", "activation": "relu", "depth": 3, "remat": True},
+    {"norm_placement": "post", "activation": "relu", "depth": 3, "remat": "full"},
   ],
   ids=["default", "learned-untied-swiglu", "post-relu-remat"],
 )

@@ -3,7 +3,7 @@
 Its matrices are large enough to be split over devices, its biases, norms, positions and ends are not.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,12 @@ from trialbook.trainer import Config
 
 class SmallTransformer(nnx.Module):
   """Pre-norm blocks of attention and MLP between a linear embedding and the mean over tokens."""
+
+  sharding_rules: ClassVar = {
+    "blocks/*/hidden/kernel": (None, "tensor"),
+    "blocks/*/hidden/bias": ("tensor",),
+    "blocks/*/back/kernel": ("tensor",),
+  }
 
   def __init__(
     self,

@@ -28,8 +28,9 @@ from trialbook.models import (
   TransformerConfig,
   VitConfig,
   WideResNetConfig,
+  layout,
 )
-from trialbook.trainer import Averaging, Config, Evaluation, Programs, run, sharding, train
+from trialbook.trainer import Averaging, Config, Evaluation, Programs, run, train
 from trialbook.trainer import load as load_model
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.checkpoints.checksums import by_name, checksums
@@ -186,7 +187,7 @@ def test_a_foreign_model_of_twelve_layers_in_sequence_goes_all_the_way(tmp_path:
 def test_a_foreign_model_of_eleven_listed_layers_goes_all_the_way_split_and_with_one_of_them_frozen(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-  monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 8)
+  monkeypatch.setattr(layout, "SMALLEST_SPLIT", 8)
   frozen = ParameterGroup(parameters="layers/1/*", frozen=True)
   config = config_of(plugin("list"), tmp_path, mesh=MeshSettings(fsdp=2), parameter_groups=(frozen,))
   last = walk(config, tmp_path / "run")

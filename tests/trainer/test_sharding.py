@@ -17,6 +17,7 @@ from tiny import mlp, numbers, state_of
 
 from trialbook.errors import UserError
 from trialbook.input_pipeline import load as load_data
+from trialbook.models import layout
 from trialbook.trainer import Config, Programs, load, preflight, run, sharding
 from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints.array_names import flatten
@@ -27,8 +28,8 @@ from trialbook.trainer.train_step import program_settings
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def abstract(data: int, fsdp: int) -> Any:
-  return AbstractMesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+def abstract(data: int, fsdp: int, tensor: int = 1) -> Any:
+  return AbstractMesh((data, fsdp, tensor), layout.AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def template(config: Config, mesh: Mesh) -> Any:
@@ -42,14 +43,14 @@ def test_the_devices_of_a_host_stay_together_and_hold_its_slice_of_the_batch(mon
   devices = [types.SimpleNamespace(id=i, process_index=i // 2 % 2) for i in range(8)]
   monkeypatch.setattr(sharding, "Mesh", lambda devices, axes, axis_types: devices)
   made = make_mesh(MeshSettings(fsdp=2), devices)  # pyright: ignore[reportArgumentType]
-  assert [[device.id for device in row] for row in np.asarray(made)] == [[0, 1], [4, 5], [2, 3], [6, 7]]
+  assert [[device.id for device in row] for row in np.asarray(made)[..., 0]] == [[0, 1], [4, 5], [2, 3], [6, 7]]
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_replica_i_has_slice_i_of_the_batch(fsdp: int):
   mesh = make_mesh(MeshSettings(fsdp=fsdp))
-  assert (mesh.axis_names, mesh.axis_types) == (("data", "fsdp"), (AxisType.Auto, AxisType.Auto))
-  assert mesh.shape == {"data": 2 // fsdp, "fsdp": fsdp}
+  assert (mesh.axis_names, mesh.axis_types) == (("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+  assert mesh.shape == {"data": 2 // fsdp, "fsdp": fsdp, "tensor": 1}
   placed = sharding.put_batch(mesh, {"inputs": np.arange(6)})["inputs"]
   slices = {shard.device: np.asarray(shard.data).tolist() for shard in placed.addressable_shards}
   assert [slices[device] for device in jax.devices()] == [[0, 1, 2], [3, 4, 5]]
@@ -71,6 +72,12 @@ def test_batches_that_cannot_be_split_are_refused_with_the_nearest_sizes_that_ca
   with pytest.raises(UserError, match=r"^evaluation\.batch_size = 3 cannot"):
     preflight.check_divisible(config, abstract(4, 2), training=False)
   preflight.check_divisible(mlp(batch_size=24, evaluation__batch_size=8), abstract(4, 2))
+  # Devices that `tensor` connects have the same examples.
+  preflight.check_divisible(mlp(batch_size=4, evaluation__batch_size=4), abstract(2, 2, 2))
+  with pytest.raises(
+    UserError, match=r"^batch_size = 6 cannot be split over 4 groups of 2 devices \(mesh\.tensor\); 4 "
+  ):
+    preflight.check_divisible(mlp(batch_size=6, evaluation__batch_size=8), abstract(2, 2, 2))
 
 
 P = PartitionSpec
@@ -123,7 +130,7 @@ def test_the_table_has_a_row_for_each_part_and_way_to_lie_and_its_bytes_are_thos
   config = transformer()
   replicated, split = (template(config, make_mesh(MeshSettings(fsdp=fsdp))) for fsdp in (1, 2))
   lines = sharding.table(make_mesh(MeshSettings(fsdp=1)), replicated)
-  assert lines[0] == "mesh of 2 devices: data 2, fsdp 1"
+  assert lines[0] == "mesh of 2 devices: data 2, fsdp 1, tensor 1"
   assert [line.split()[0] for line in lines[1:]] == ["part", "opt_state", "params", "all"]
   lines = sharding.table(make_mesh(MeshSettings(fsdp=2)), split)
   rows = {tuple(line.split()[:4]): line.split()[4:8] for line in lines[2:-1]}
@@ -148,9 +155,9 @@ def test_parameters_on_two_devices_take_half_the_bytes_and_train_to_the_same_los
     assert one.shape == other.shape, name
 
   meshes = [make_mesh(MeshSettings(fsdp=fsdp)) for fsdp in (1, 2)]
-  bytes_of = [sharding.bytes_per_device(mesh, template(transformer(), mesh)) for mesh in meshes]
+  bytes_of = [sharding.bytes_per_device(template(transformer(), mesh)) for mesh in meshes]
   arrays = flatten(template(transformer(), meshes[1]))
-  small = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays.values() if leaf.size < sharding.SMALLEST_SPLIT)
+  small = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays.values() if leaf.size < layout.SMALLEST_SPLIT)
   assert bytes_of[1] - small == (bytes_of[0] - small) / 2
   assert small < 0.03 * bytes_of[0]
 
@@ -169,7 +176,7 @@ def test_a_split_state_starts_from_the_same_bits_and_stays_split_and_only_parame
     first.append(jax.device_get(state))
     state, _ = program.train_step(state, settings, sharding.put_batch(mesh, dataset.train_batch(0)))
     on_one = sum(array.addressable_shards[0].data.nbytes for array in jax.tree.leaves(state))
-    assert on_one == sharding.bytes_per_device(mesh, program.state_template)
+    assert on_one == sharding.bytes_per_device(program.state_template)
     # Where activations were gathered, layers would be split, and these be larger or more than the kernels.
     for function in (program.train_step, program.eval_step):
       gathers = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", function.as_text() or "")

@@ -345,7 +345,7 @@ def _alone(compiled: Compiled) -> float | None:
   """Return the seconds of a step on one device with its share of the batch; see `Measurement.alone_seconds`."""
   program, config = compiled.program, compiled.config
   shares_cores = program.mesh.devices.flat[0].platform == "cpu"
-  if program.mesh.size == 1 or config.mesh.fsdp > 1 or shares_cores:
+  if program.mesh.size == 1 or config.mesh.fsdp * config.mesh.tensor > 1 or shares_cores:
     return None
   share = config.batch_size // program.mesh.size
   try:
