@@ -13,7 +13,7 @@ from jaxtyping import Array
 from trialbook import files
 from trialbook.errors import BrokenDataError, ConfigError, DataError, TryAgainError, UserError
 from trialbook.input_pipeline import Dataset, Prefetcher
-from trialbook.trainer import preflight, sharding
+from trialbook.trainer import checks, sharding
 from trialbook.trainer.agreement import check_alike
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, Saver, restore_newest, set_aside_after
@@ -50,7 +50,7 @@ class Compiled:
     workdir: of the run.
     fork: workdir of the run that it is forked from, or None.
     dataset: the config's.
-    input_range: see `preflight.Prepared`.
+    input_range: see `checks.Prepared`.
     program: compiled; `is_new` if it was compiled for this run.
     guard: receives SIGTERM and the messages of other hosts.
     times: receives what each phase took.
@@ -135,8 +135,8 @@ def compile_run(
   _enter(guard, times, "start-up")
   if hosts.count > 1:
     # Each host's share is checked with the data; what devices can share is the stronger condition.
-    preflight.check_divisible(config, sharding.make_mesh(config.mesh))
-  prepared = preflight.prepare(config, workdir, fork, hosts, data_of)
+    checks.check_divisible(config, sharding.make_mesh(config.mesh))
+  prepared = checks.prepare(config, workdir, fork, hosts, data_of)
   config, dataset = prepared.config, closing.enter_context(prepared.dataset)
   mesh = sharding.make_mesh(config.mesh)
   check_alike(config, workdir, dataset, hosts)
@@ -144,10 +144,10 @@ def compile_run(
   if hosts.from_lead("the check for a finished run", existing_run.is_finished(workdir, config)):
     line.note(f"{workdir}: this run is already finished; `trialbook evaluate {workdir}` evaluates its checkpoints")
     return None
-  for warning in preflight.warnings(config, dataset, prepared.task):
+  for warning in checks.warnings(config, dataset, prepared.task):
     logging.warning("%s", warning)
   enable_compilation_cache(config.compilation_cache)
-  preflight.check_divisible(config, mesh)
+  checks.check_divisible(config, mesh)
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
   _check_names(config, workdir, fork, program, dataset)
