@@ -18,7 +18,9 @@ import sys
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "docs" / name for name in ("benchmarks.md", "findings.md", "measured_procedures.md", "testing.md")]
+PAGES = [
+  ROOT / "docs" / name for name in ("benchmarks.md", "findings.md", "measured_procedures.md", "pods.md", "testing.md")
+]
 COMMAND = re.compile(
   r"^```sh no-test\n"
   r"(.*python (?:-m benchmarks\.\w+|tests/\S+\.py)|trialbook tune advice-benchmark(?: --\w+=\w+)*)\b.*\n",

@@ -86,7 +86,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
   width = max(len(name) for name, _ in rows)
   lines = [f"{name:<{width}}  {seconds[name]:>12,.1f} s  {seconds[name] / wall:>6.1%}  {what}" for name, what in rows]
   ends = ", ".join(f"{count:,} {status}" for status, count in found["ends"].items())
-  total = f"{'wall time':<{width}}  {found['wall']:>12,.1f} s          {found['processes']:,} processes: {ends}"
+  total = f"{'wall time':<{width}}  {found['wall']:>12,.1f} s          processes: {ends}"
   return [*lines, total]
 
 

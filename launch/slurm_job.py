@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from trialbook import errors
+from trialbook.errors import TryAgainError
 from trialbook.launch import slurm
 from trialbook.launch.job_exit import describe
 from trialbook.launch.slurm import JobState, SlurmOptions, SlurmUnavailableError
@@ -37,9 +38,12 @@ def run_slurm(
 
   Raises:
     UserError: as `slurm.submit`.
-    SlurmUnavailableError: if the controller does not take the job.
+    TryAgainError: if the controller does not answer. It may yet have taken the job.
   """
-  (job,) = slurm.submit([command], logs, options, name)
+  try:
+    (job,) = slurm.submit([command], logs, options, name)
+  except SlurmUnavailableError as error:
+    raise TryAgainError(f"Slurm does not answer: {error}; see with squeue whether it took the job") from error
   say(f"job {job} is submitted; it needs this terminal no more. Its output: {logs}; to end it: scancel {job}")
   last = None
   try:

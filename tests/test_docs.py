@@ -425,7 +425,7 @@ def test_every_name_exists_and_public_ones_are_those_of_trialbook_itself(page: p
 
 
 def test_every_benchmark_has_its_section():
-  pages = [(ROOT / "docs" / name).read_text() for name in ("benchmarks.md", "measured_procedures.md")]
+  pages = [(ROOT / "docs" / name).read_text() for name in ("benchmarks.md", "measured_procedures.md", "pods.md")]
   measured = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text()}
   measured -= {"evidence"}  # It runs the others.
   sections = [

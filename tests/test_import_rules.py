@@ -16,7 +16,7 @@ ROOMS = {
     "trainer/workdir": {"trainer", "trainer/checkpoints", "trainer/hosts"},
     "trainer/debug": {"trainer", "trainer/checkpoints", "trainer/workdir"},
   },
-  "launch": {},
+  "launch": {"launch/preflight": {"launch"}},
   "tuning": {
     "tuning/space": set(),
     "tuning/advice_benchmark": {"tuning", "tuning/findings", "tuning/space"},

@@ -13,7 +13,7 @@ from absl import logging
 
 from trialbook.errors import UserError
 from trialbook.input_pipeline import load
-from trialbook.trainer import preflight, sharding
+from trialbook.trainer import checks, sharding
 from trialbook.trainer.checkpoints.storage import find_step
 from trialbook.trainer.compilation_cache import enable_compilation_cache
 from trialbook.trainer.config import MeshSettings
@@ -37,7 +37,7 @@ def evaluate_checkpoint(workdir: pathlib.Path, step: str | int, split: str) -> d
   # Here may be other devices than those of the run; how the parameters lie does not change what they are.
   fits = jax.device_count() % (config.mesh.fsdp * config.mesh.tensor) == 0
   mesh = sharding.make_mesh(config.mesh if fits else MeshSettings())
-  preflight.check_divisible(config, mesh, training=False)
+  checks.check_divisible(config, mesh, training=False)
   if split != TRAIN_SUBSET and split not in dataset.info.examples:
     raise UserError(f"there is no split {split!r}; dataset {dataset.info.name} has {', '.join(dataset.info.examples)}")
   program = Programs().get(config, config.task.build(config.dataset), dataset.info, mesh, training=False)

@@ -94,9 +94,9 @@ def _refuse(problem: UserError, job: Job, guard: Guard) -> tuple[int, str]:
   if not workdir:
     found.append(_NO_WORKDIR)
   elif isinstance(problem, ConfigError) and problem.rest is not None:
-    from trialbook.trainer import preflight
+    from trialbook.trainer import checks
 
-    found += preflight.problems(problem.rest, workdir)
+    found += checks.problems(problem.rest, workdir)
   place = None
   try:
     place = _place(job)

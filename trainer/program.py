@@ -119,6 +119,11 @@ class Program:
     self.cache_hits = 0
     self.seconds = time.perf_counter() - started
 
+  @property
+  def traced(self) -> dict[str, jax.stages.Traced]:
+    """Return the functions that are traced and not compiled yet, by name."""
+    return dict(self._traced)
+
   def seen(self, weights: State) -> tuple[Any, Any]:
     """Return parameters and variables as `eval_step` takes them.
 

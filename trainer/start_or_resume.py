@@ -13,20 +13,20 @@ from jaxtyping import Array
 from trialbook import files
 from trialbook.errors import BrokenDataError, ConfigError, DataError, TryAgainError, UserError
 from trialbook.input_pipeline import Dataset, Prefetcher
-from trialbook.trainer import preflight, sharding
+from trialbook.trainer import checks, sharding
 from trialbook.trainer.agreement import check_alike
 from trialbook.trainer.between_evaluations import BetweenEvaluations
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, Saver, restore_newest, set_aside_after
 from trialbook.trainer.compilation_cache import enable_compilation_cache
 from trialbook.trainer.config import Config
-from trialbook.trainer.device_memory import has_room_for_copy
 from trialbook.trainer.evaluation_schedule import evaluated_splits
 from trialbook.trainer.hosts.host_log import log
 from trialbook.trainer.hosts.shutdown_guard import Guard, Phase
 from trialbook.trainer.loop import Loop
 from trialbook.trainer.metric_recorder import Recorder
 from trialbook.trainer.program import Program, Programs
+from trialbook.trainer.program_memory import has_room_for_copy
 from trialbook.trainer.progress import RunProgress
 from trialbook.trainer.timing import Times, Tracer
 from trialbook.trainer.train_step import State, program_settings
@@ -52,7 +52,7 @@ class Compiled:
     workdir: of the run.
     fork: workdir of the run that it is forked from, or None.
     dataset: the config's.
-    input_range: see `preflight.Prepared`.
+    input_range: see `checks.Prepared`.
     program: compiled; `is_new` if it was compiled for this run.
     guard: receives SIGTERM and the messages of other hosts.
     times: receives what each phase took.
@@ -151,10 +151,10 @@ def compile_run(
   if hosts.count > 1:
     # Where the devices stand says what a host reads.
     mesh = sharding.make_mesh(config.mesh)
-    preflight.check_divisible(config, mesh)
-    preflight.check_by_files(config, mesh)
+    checks.check_divisible(config, mesh)
+    checks.check_by_files(config, mesh)
     slices = sharding.host_slices(mesh)
-  prepared = preflight.prepare(config, workdir, fork, hosts, data_of, slices)
+  prepared = checks.prepare(config, workdir, fork, hosts, data_of, slices)
   config, dataset = prepared.config, closing.enter_context(prepared.dataset)
   mesh = sharding.make_mesh(config.mesh)
   check_alike(config, workdir, dataset, hosts)
@@ -162,10 +162,10 @@ def compile_run(
   if hosts.from_lead("the check for a finished run", existing_run.is_finished(workdir, config)):
     line.note(f"{workdir}: this run is already finished; `trialbook evaluate {workdir}` evaluates its checkpoints")
     return None
-  for warning in preflight.warnings(config, dataset, prepared.task):
+  for warning in checks.warnings(config, dataset, prepared.task):
     logging.warning("%s", warning)
   enable_compilation_cache(config.compilation_cache)
-  preflight.check_divisible(config, mesh)
+  checks.check_divisible(config, mesh)
   programs = Programs() if programs is None else programs
   program = programs.get(config, prepared.task, dataset.info, mesh)
   for warning in sharding.warnings(

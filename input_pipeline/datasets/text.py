@@ -5,6 +5,7 @@ import importlib.util
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -62,6 +63,10 @@ class Text(Settings):
   length: Static[int] = Field(default=128, ge=1)
   augmentation: Augmentation | None = None
 
+  def declared(self) -> Info:
+    """Return the facts that need no file: all but the numbers of examples."""
+    return _info("text", self.length, {})
+
   def read(self) -> Source:
     """Open the file. Raise `DataError` if it is absent or too short."""
     if self.path is None:
@@ -82,6 +87,10 @@ class Shakespeare(Settings):
   length: Static[int] = Field(default=128, ge=1)
   data_dir: Host[FilePath[str | None]] = None
   augmentation: Augmentation | None = None
+
+  def declared(self) -> Info:
+    """Return the facts that need no file: all but the numbers of examples."""
+    return _info("shakespeare", self.length, {})
 
   def read(self) -> Source:
     """Read the prepared file. Raise `DataError` that says what to run if there is none."""
@@ -113,17 +122,20 @@ def windows(name: str, text: np.ndarray, length: int) -> Source:
       f"dataset {name}: the text has {len(text):,} bytes, so its smallest split has {shortest:,}; "
       f"windows of dataset.length = {length} need at least {length + 1} bytes"
     )
-  info = Info(
+  return Source(info=_info(name, length, {split: len(examples) for split, examples in splits.items()}), splits=splits)
+
+
+def _info(name: str, length: int, examples: Mapping[str, int]) -> Info:
+  return Info(
     name=name,
     input_shape=(length,),
     input_dtype="int32",
     num_classes=NUM_BYTES,
     num_targets=None,
-    examples={split: len(examples) for split, examples in splits.items()},
+    examples=examples,
     normalization=None,
     label_shape=(length,),
   )
-  return Source(info=info, splits=splits)
 
 
 def prepare(found_in: pathlib.Path | None, data_dir: str | None = None) -> pathlib.Path:

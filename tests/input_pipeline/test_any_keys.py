@@ -14,7 +14,7 @@ from trialbook.errors import DataError
 from trialbook.input_pipeline import Augmentation, Data, Dataset, PluginDataset, load, write_array_record
 from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.source import Info, flat, nested, paths_below
-from trialbook.trainer import preflight
+from trialbook.trainer import checks
 from trialbook.trainer.bound_task import bind
 from trialbook.trainer.tasks import Classification
 
@@ -196,7 +196,7 @@ def test_a_warning_says_what_is_not_used_and_why(plugin: Plugin):
   config = mlp(batch_size=8).model_copy(update={"dataset": dataset})
   read = load(dataset, seed=0, batch_size=4)
   task = bind(Classification().build(), read.info, "classification")
-  told = [warning for warning in preflight.warnings(config, read, task) if "does not use" in warning]
+  told = [warning for warning in checks.warnings(config, read, task) if "does not use" in warning]
   reason = "train: caption are text, but must be numbers or booleans; encode them as numbers"
   assert told == [
     f"dataset {dataset.name}: the classification task does not use 'id', 'caption' ({reason}): left out of the batches"

@@ -16,7 +16,7 @@ from tiny import mlp, numbers
 from trialbook import errors
 from trialbook.errors import UserError
 from trialbook.input_pipeline import ArrayRecord, PluginDataset, write_array_record
-from trialbook.trainer import Config, preflight, run
+from trialbook.trainer import Config, checks, run
 from trialbook.trainer import flags as command
 from trialbook.trainer.schedules import Constant
 
@@ -70,7 +70,7 @@ def refused(config: Config, workdir: pathlib.Path, *problems: str, knowable: boo
   for problem in problems:
     caught.match(problem)
   assert not workdir.exists()
-  assert ("\n".join(preflight.problems(config, workdir)) == str(caught.value)) is knowable
+  assert ("\n".join(checks.problems(config, workdir)) == str(caught.value)) is knowable
 
 
 def test_the_same_data_without_a_fault_trains(tmp_path: pathlib.Path, dataset: Callable[[Any], None]):

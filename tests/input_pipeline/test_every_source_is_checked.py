@@ -18,7 +18,7 @@ from trialbook import errors
 from trialbook.errors import DataError, UserError
 from trialbook.input_pipeline import Data, PluginDataset, load
 from trialbook.input_pipeline.conversion import as_array
-from trialbook.trainer import Config, Programs, preflight, run
+from trialbook.trainer import Config, Programs, checks, run
 from trialbook.trainer import flags as command
 from trialbook.trainer.bound_task import bind
 from trialbook.trainer.schedules import Constant
@@ -239,7 +239,7 @@ def test_what_a_task_needs_and_the_dataset_lacks_is_told_with_what_there_is(
 ):
   split, task, messages = MISSING[case]
   for splits in ({"train": split, "validation": split}, {"train": Items(split), "validation": Items(split)}):
-    found = preflight.problems(config(plugin(Data(splits=splits, num_classes=4)), task), tmp_path / "run")
+    found = checks.problems(config(plugin(Data(splits=splits, num_classes=4)), task), tmp_path / "run")
     assert len(found) == len(messages), found
     for told, message in zip(found, messages, strict=True):
       assert re.search(message, told), told
@@ -259,7 +259,7 @@ def test_what_is_needed_and_in_no_batch_is_told_with_the_reason(
     (without | {"boxes": ["left"] * 12}, without | {"boxes": boxes}, "train: boxes are text, .*encode them as numbers"),
   ):
     dataset = plugin({"train": train, "validation": validation})
-    (told,) = preflight.problems(config(dataset, BOXES), tmp_path / "run")
+    (told,) = checks.problems(config(dataset, BOXES), tmp_path / "run")
     assert re.search(f"needs 'boxes', which no batch has, because .*{why}", told), told
 
 
@@ -269,20 +269,20 @@ def test_data_of_another_task_is_told_what_takes_it_and_is_not_sent_in_circles(
 ):
   split, task, message = NO_TASK[case]
   dataset = plugin({"train": split, "validation": split})
-  told = "\n".join(preflight.problems(config(dataset, task), tmp_path / "run"))
+  told = "\n".join(checks.problems(config(dataset, task), tmp_path / "run"))
   assert re.search(message, told), told
   # Each task that the message names takes the data.
   for name in re.findall(r"set task\.name=(\w+)", told.split("if each")[0]):
     named = {"classification": CLASSIFICATION, "language_model": LANGUAGE, "regression": REGRESSION}[name]
-    assert preflight.problems(config(dataset, named), tmp_path / "run") == []
+    assert checks.problems(config(dataset, named), tmp_path / "run") == []
 
 
 def test_text_is_what_the_language_model_takes(tmp_path: pathlib.Path, plugin: Callable[[Any], PluginDataset]):
   text = np.arange(12 * 5).reshape(12, 5) % 4
   dataset = plugin({split: {"inputs": text, "labels": text} for split in ("train", "validation")})
-  told = preflight.problems(config(dataset), tmp_path / "run")
+  told = checks.problems(config(dataset), tmp_path / "run")
   assert "if they are a sequence, as in text, set task.name=language_model, which takes a label" in told[0]
-  assert preflight.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
+  assert checks.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(
@@ -300,8 +300,8 @@ def test_sequences_of_labels_of_any_length_are_what_the_language_model_takes(
 ):
   split = {"inputs": inputs, "labels": np.arange(12 * length).reshape(12, length) % 4}
   dataset = plugin({"train": split, "validation": split})
-  assert preflight.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
-  (told,) = preflight.problems(config(dataset), tmp_path / "run")
+  assert checks.problems(config(dataset, LANGUAGE), tmp_path / "run") == []
+  (told,) = checks.problems(config(dataset), tmp_path / "run")
   assert "if they are a sequence" in told
 
 
@@ -310,7 +310,7 @@ def test_more_classes_than_labels_are_refused_unless_they_are_meant(
 ):
   split = good(12, labels=at(5, 1_000_003, np.zeros(12, int)))
   splits = {"train": split, "validation": good(12)}
-  told = "\n".join(preflight.problems(config(plugin(splits)), tmp_path / "run"))
+  told = "\n".join(checks.problems(config(plugin(splits)), tmp_path / "run"))
   assert re.search(r"1,000,004 classes, but there are only 24 labels; number the classes from 0", told)
   assert load(plugin(Data(splits=splits, num_classes=1_000_004)), seed=0, batch_size=4).info.num_classes == 1_000_004
   # As many classes as labels may be honest: each example is one of its own.
@@ -325,13 +325,13 @@ def test_all_problems_are_told_at_once(tmp_path: pathlib.Path, plugin: Callable[
     "test": good(12, labels=at(5, 9, np.zeros(12, int))),
     "extra": good(12),
   }
-  found = preflight.problems(config(plugin(Data(splits=splits, num_classes=4))), tmp_path / "run")
+  found = checks.problems(config(plugin(Data(splits=splits, num_classes=4))), tmp_path / "run")
   assert len(found) == 5
   told = "\n".join(found)
   for part in ("labels are float64", "inputs are not all finite", "'example'", "such as 9", "unknown split 'extra'"):
     assert part in told
   splits = {"train": good(12), "validation": splits["test"]}
-  found = preflight.problems(
+  found = checks.problems(
     config(plugin(Data(splits=splits, num_classes=4, normalization=("mean", 1)))), tmp_path / "run"
   )
   told = "\n".join(found)
@@ -344,7 +344,7 @@ def warned(dataset: PluginDataset, **changes: Any) -> list[str]:
   read = load(dataset, seed=0, batch_size=4)
   task = REGRESSION if read.info.num_targets else LANGUAGE if read.info.label_shape else CLASSIFICATION
   made = config(dataset, task, **changes)
-  return preflight.warnings(made, read, bind(task.build(dataset), read.info, task.name))
+  return checks.warnings(made, read, bind(task.build(dataset), read.info, task.name))
 
 
 def timestamps(scale: float) -> np.ndarray:

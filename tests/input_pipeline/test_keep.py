@@ -24,7 +24,7 @@ from trialbook.input_pipeline import (
 )
 from trialbook.input_pipeline.datasets.array_record import Raw
 from trialbook.input_pipeline.source import Arrays
-from trialbook.trainer import Programs, preflight, run
+from trialbook.trainer import Programs, checks, run
 
 Plugin = Callable[[Any], PluginDataset]
 
@@ -171,7 +171,7 @@ def test_a_run_does_not_mind_what_it_does_not_need(tmp_path: pathlib.Path, plugi
   splits = {name: Items(crowds(16)) for name in ("train", "validation")}
   config = mlp(batch_size=8, evaluation__batch_size=16, evaluation__train_examples=0, max_train_steps=2)
   config = config.model_copy(update={"dataset": plugin(Data(splits=splits, num_classes=4))})
-  assert preflight.problems(config, tmp_path / "run") == []
+  assert checks.problems(config, tmp_path / "run") == []
   assert run(config, tmp_path / "run", programs=programs).status == "complete"
 
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from trialbook.errors import UserError
-from trialbook.trainer import Config, Programs, preflight, sharding
+from trialbook.trainer import Config, Programs, checks, sharding
 
 GOOD = """
 import jax, jax.numpy as jnp, numpy as np
@@ -137,7 +137,7 @@ def problems(folder: pathlib.Path, module: str) -> str:
     }
   )
   try:
-    prepared = preflight.prepare(config, folder / "run")
+    prepared = checks.prepare(config, folder / "run")
     with prepared.dataset:
       Programs().get(prepared.config, prepared.task, prepared.dataset.info, sharding.make_mesh())
   except UserError as error:

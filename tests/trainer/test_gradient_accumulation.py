@@ -12,7 +12,7 @@ from tiny import mlp, resnet
 from trialbook.errors import ConfigError, UserError
 from trialbook.input_pipeline import load
 from trialbook.models import MlpConfig
-from trialbook.trainer import Config, Programs, preflight, run, sharding
+from trialbook.trainer import Config, Programs, checks, run, sharding
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import MeshSettings
 from trialbook.trainer.program import Program
@@ -25,7 +25,7 @@ def trained(config: Config, devices: int, steps: int = STEPS) -> tuple[Program, 
   """The program, each step's metrics, and the state after the last one."""
   config = config.resolved()
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:devices])
-  preflight.check_divisible(config, mesh)
+  checks.check_divisible(config, mesh)
   dataset = load(config.dataset, seed=config.seed, batch_size=config.batch_size)
   program = Programs().get(config, config.task.build(), dataset.info, mesh)
   program.compile()

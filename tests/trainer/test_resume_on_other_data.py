@@ -28,7 +28,7 @@ from trialbook.input_pipeline.fingerprint import fingerprint
 from trialbook.input_pipeline.fingerprint import same as same_fingerprint
 from trialbook.input_pipeline.registry import AnyDataset
 from trialbook.input_pipeline.source import Arrays
-from trialbook.trainer import Config, Programs, preflight, run
+from trialbook.trainer import Config, Programs, checks, run
 from trialbook.trainer.bound_task import bind
 from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.schedules import Constant
@@ -125,7 +125,7 @@ def dataclass_fields(dataset: Dataset) -> dict[str, Any]:
 
 
 def problems(of: Config, workdir: pathlib.Path) -> str:
-  return "\n".join(preflight.problems(of, workdir))
+  return "\n".join(checks.problems(of, workdir))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -221,7 +221,7 @@ def test_examples_that_differ_at_each_reading_are_warned_of_and_do_not_keep_a_ru
   record(tmp_path / "run", made)
   assert problems(made, tmp_path / "run") == ""
   dataset = load(made.dataset, seed=0, batch_size=8)
-  (warning,) = preflight.warnings(made, dataset, bind(made.task.build(), dataset.info))
+  (warning,) = checks.warnings(made, dataset, bind(made.task.build(), dataset.info))
   assert "train: an example differs each time it is read" in warning
 
 
@@ -270,7 +270,7 @@ def test_few_examples_are_read_one_by_one_at_start_up(
 ):
   splits = {split: Counted(arrays(80)) for split in SPLITS}
   made = config(plugin(Data(splits=splits, num_classes=4)), evaluation__test=test)
-  assert preflight.problems(made, tmp_path / "run") == []
+  assert checks.problems(made, tmp_path / "run") == []
   # The first example; of train also 16 of float64 for rounding and a batch of 8; then four for the fingerprint, twice.
   counts = {split: len(examples.asked) for split, examples in splits.items()}
   assert counts == {"train": 1 + 16 + 8 + 8, "validation": 1 + 8, "test": 1 + 8 * test}
@@ -284,7 +284,7 @@ def test_a_broken_example_that_start_up_reads_is_a_problem_like_others(
     for broken in range(1, 32):
       splits = {"train": Items(arrays(32)), "validation": Items(arrays(32))} | {split: Counted(arrays(32), broken)}
       made = config(plugin(Data(splits=splits, num_classes=4)))
-      told = preflight.problems(made, tmp_path / "run")
+      told = checks.problems(made, tmp_path / "run")
       if told:
         assert [f"{split}, example {broken}: OSError: {broken}.png is cut off" in problem for problem in told] == [True]
         with pytest.raises(ConfigError, match=f"{split}, example {broken}: "):

@@ -18,7 +18,7 @@ from tiny import mlp, numbers, state_of
 from trialbook.errors import UserError
 from trialbook.input_pipeline import load as load_data
 from trialbook.models import layout
-from trialbook.trainer import Config, Programs, load, preflight, run, sharding
+from trialbook.trainer import Config, Programs, checks, load, run, sharding
 from trialbook.trainer.checkpoint_evaluation import evaluate_checkpoint
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import MeshSettings
@@ -64,20 +64,20 @@ def test_a_size_that_does_not_divide_the_devices_is_refused_with_those_that_do()
 def test_batches_that_cannot_be_split_are_refused_with_the_nearest_sizes_that_can():
   config = mlp(batch_size=30, evaluation__batch_size=3)
   with pytest.raises(UserError) as caught:
-    preflight.check_divisible(config, abstract(4, 2))
+    checks.check_divisible(config, abstract(4, 2))
   assert caught.value.problems == [
     "batch_size = 30 cannot be split over 8 devices; 24 and 32 can",
     "evaluation.batch_size = 3 cannot be split over 8 devices; the smallest that can is 8",
   ]
   with pytest.raises(UserError, match=r"^evaluation\.batch_size = 3 cannot"):
-    preflight.check_divisible(config, abstract(4, 2), training=False)
-  preflight.check_divisible(mlp(batch_size=24, evaluation__batch_size=8), abstract(4, 2))
+    checks.check_divisible(config, abstract(4, 2), training=False)
+  checks.check_divisible(mlp(batch_size=24, evaluation__batch_size=8), abstract(4, 2))
   # Devices that `tensor` connects have the same examples.
-  preflight.check_divisible(mlp(batch_size=4, evaluation__batch_size=4), abstract(2, 2, 2))
+  checks.check_divisible(mlp(batch_size=4, evaluation__batch_size=4), abstract(2, 2, 2))
   with pytest.raises(
     UserError, match=r"^batch_size = 6 cannot be split over 4 groups of 2 devices \(mesh\.tensor\); 4 "
   ):
-    preflight.check_divisible(mlp(batch_size=6, evaluation__batch_size=8), abstract(2, 2, 2))
+    checks.check_divisible(mlp(batch_size=6, evaluation__batch_size=8), abstract(2, 2, 2))
 
 
 P = PartitionSpec

@@ -13,7 +13,7 @@ from tiny import mlp
 
 from trialbook.input_pipeline import Digits
 from trialbook.input_pipeline.datasets import text
-from trialbook.trainer import Programs, TrainedModel, export, load, preflight, run
+from trialbook.trainer import Programs, TrainedModel, checks, export, load, run
 from trialbook.trainer.loading import recorded_info
 
 IMAGES = Digits().read().arrays["validation"]["inputs"][:5]
@@ -134,7 +134,7 @@ def test_another_scale_is_warned_of_once_for_each_model(digits: TrainedModel, ca
 
 def test_the_range_of_a_training_set_in_memory_is_that_of_more_than_one_batch(tmp_path: pathlib.Path):
   config = mlp(batch_size=1, dataset__name="synthetic", dataset__train_examples=500)
-  prepared, inputs = preflight.prepare(config, tmp_path / "run"), config.dataset.read().arrays["train"]["inputs"]
+  prepared, inputs = checks.prepare(config, tmp_path / "run"), config.dataset.read().arrays["train"]["inputs"]
   batch = prepared.dataset.train_batch(0)["inputs"]
   assert inputs.min() < batch.min() < batch.max() < inputs.max()
   assert prepared.input_range == (inputs.min(), inputs.max())

@@ -202,6 +202,8 @@ FOUND = {
   "input_pipeline/datasets/tfds.py: one.filename",
   "input_pipeline/datasets/tfds_preparation.py: tfds.as_array_record(folder / filename)",
   "launch/local.py: exit_folder",
+  "launch/preflight/page.py: __file__",
+  "launch/preflight/request.py: folder",
   "trainer/config_files.py: __file__",
   "trainer/debug/session.py: name",
   "trainer/hosts/joining.py: place",

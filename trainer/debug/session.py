@@ -17,7 +17,7 @@ from jaxtyping import Array
 from trialbook.errors import DataError, UserError
 from trialbook.input_pipeline import Dataset, Info
 from trialbook.input_pipeline.source import EXAMPLE, IS_EXAMPLE, Batch
-from trialbook.trainer import optimizers, parameter_groups, preflight
+from trialbook.trainer import checks, optimizers, parameter_groups
 from trialbook.trainer.bound_task import BoundTask
 from trialbook.trainer.checkpoints.array_names import flatten, matches
 from trialbook.trainer.config import Config
@@ -308,7 +308,7 @@ def open_session(config: Config, *, eager: bool) -> Session:
   )
   # A run's folder that is not there: debug mode leaves nothing.
   with tempfile.TemporaryDirectory(prefix="trialbook-debug-") as name:
-    prepared = preflight.prepare(small, pathlib.Path(name, "run"))
+    prepared = checks.prepare(small, pathlib.Path(name, "run"))
   config, dataset, task = prepared.config, prepared.dataset, prepared.task
 
   try:

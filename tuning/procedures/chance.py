@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from trialbook.trainer import Config, preflight
+from trialbook.trainer import Config, checks
 
 MOST_EXAMPLES = 50_000
 """Most training examples whose labels are counted: frequencies are then known to 0.2 percentage points."""
@@ -49,7 +49,7 @@ def chance_of(config: Config, metric: str, folder: pathlib.Path) -> Chance | Non
   Raises:
     ConfigError: if no run can have this config.
   """
-  prepared = preflight.prepare(config, folder / "no_run")
+  prepared = checks.prepare(config, folder / "no_run")
   with prepared.dataset as dataset:
     info = dataset.info
     split, _, name = metric.rpartition("/")

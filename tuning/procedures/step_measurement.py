@@ -29,10 +29,11 @@ from trialbook.launch.job_exit import describe
 from trialbook.launch.processes import HostProcess, guarded
 from trialbook.record import Count, Kind, stored
 from trialbook.trainer import Config, Guard, Programs, sharding
-from trialbook.trainer.device_memory import available_bytes, is_out_of_memory, needed_bytes
+from trialbook.trainer.device_memory import available_bytes
 from trialbook.trainer.loop import advance
 from trialbook.trainer.profile import INPUT_BOUND
 from trialbook.trainer.profile import measure as measure_pipeline
+from trialbook.trainer.program_memory import is_out_of_memory, needed
 from trialbook.trainer.start_or_resume import Compiled, OpenRun, compile_run, open_run
 from trialbook.trainer.train_step import program_settings
 from trialbook.trainer.workdir.existing_run import stored_config
@@ -262,10 +263,11 @@ def measure(config: Config, batch_size: int, machine: Machine) -> Measurement:
     device = jax.local_devices()[0]
     facts |= {"platform": device.platform, "device_kind": device.device_kind, "devices": compiled.program.mesh.size}
     facts["compile_seconds"] = compiled.program.seconds
-    facts["needed_bytes"] = needed = needed_bytes(compiled.program, config)
+    need = needed(compiled.program, config)
+    facts["needed_bytes"] = total = None if need is None else need.total
     facts["limit_bytes"] = limit = machine.memory_bytes or available_bytes(device)
-    if needed is not None and limit is not None and needed > limit:
-      reason = f"it needs {needed / 1e9:.3g} GB of each device by the compiler's analysis, and there are"
+    if total is not None and limit is not None and total > limit:
+      reason = f"it needs {total / 1e9:.3g} GB of each device by the compiler's analysis, and there are"
       return found(fits=False, reason=f"{reason} {limit / 1e9:.3g} GB; it was not run")
     try:
       with open_run(compiled, range(0)) as opened:
