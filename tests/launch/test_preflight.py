@@ -307,6 +307,17 @@ def test_a_compiler_that_crashes_is_reported_with_its_last_lines(run, monkeypatc
   assert "F0000 the cause" in errors
 
 
+def test_the_page_has_the_figures_of_the_chips():
+  page_ = (pathlib.Path(__file__).parents[2] / "docs" / "pods.md").read_text()
+  for name, chip in chips.CHIPS.items():
+    if chip.flops is None:
+      continue
+    amounts = [(chip.hbm_bytes, GIB), (chip.usable_bytes, GIB), (chip.flops, 1e12), (chip.hbm_bandwidth, 1e9)]
+    amounts += [(chip.ici_bandwidth, 1e9), (chip.dcn_bandwidth, 1e9)]
+    cells = [name, *("" if amount is None else f"{amount / unit:.4g}" for amount, unit in amounts), chip.source]
+    assert f"| {' | '.join(cells)} |\n" in page_
+
+
 def test_every_topology_is_one_and_has_the_figures_of_its_chip():
   for name in chips.known():
     topology = parse_topology(name)
