@@ -25,8 +25,8 @@ from trialbook.launch.preflight.chips import GIB
 VERSION = "0.2.5"
 COMPILE = pathlib.Path(__file__).with_name("maxtext_compile.py")
 HEADER = (
-  *("transformer", "topology", "mesh.fsdp", "state, GiB a chip", "of MaxText", "temporaries", "of MaxText "),
-  *("both / MaxText's", "collectives, GiB a step", "of MaxText  ", "ours / MaxText's"),
+  *("transformer", "topology", "mesh.fsdp", "state, GiB a chip", "of MaxText", "temporaries", "of MaxText"),
+  *("both / MaxText's", "collectives, GiB a step", "of MaxText", "ours / MaxText's"),
 )
 
 

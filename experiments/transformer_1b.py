@@ -31,5 +31,5 @@ def get_config() -> Config:
     clip_norm=1.0,
     precision=Precision(compute_dtype="bfloat16"),
     mesh=MeshSettings(fsdp=16),
-    evaluation=Evaluation(every_steps=1000, batch_size=64),
+    evaluation=Evaluation(every_steps=1000, batch_size=64, predictions=0),
   )

@@ -17,7 +17,7 @@ class Chip:
   Attributes:
     platform: whose compiler is used: "tpu", or "gpu" and "cpu", for which jax's CPU compiler stands in.
     hbm_bytes: memory of a chip.
-    reserved_bytes: part of it that the compiler keeps for itself, as its message about too little memory says.
+    usable_bytes: what the compiler gives to programs, by its message about one that is too large (libtpu 0.0.42).
     flops: peak FLOP/s in bfloat16, dense.
     hbm_bandwidth: bytes/s between chip and memory.
     ici_bandwidth: bytes/s that a chip receives over all its links to other chips of the slice or node, one way.
@@ -31,7 +31,7 @@ class Chip:
 
   platform: str
   hbm_bytes: int | None = None
-  reserved_bytes: int = 0
+  usable_bytes: int | None = None
   flops: float | None = None
   hbm_bandwidth: float | None = None
   ici_bandwidth: float | None = None
@@ -42,16 +42,12 @@ class Chip:
   host_bytes: int | None = None
   source: str = ""
 
-  @property
-  def usable_bytes(self) -> int | None:
-    """Return the memory that programs can have."""
-    return None if self.hbm_bytes is None else self.hbm_bytes - self.reserved_bytes
-
 
 CHIPS = {
   "v4": Chip(
     platform="tpu",
     hbm_bytes=32 * GIB,
+    usable_bytes=int(30.75 * GIB),
     flops=275e12,
     hbm_bandwidth=1200e9,
     # Six links of 50 GB/s each way: table 4 of arXiv:2304.01433.
@@ -65,6 +61,7 @@ CHIPS = {
   "v5e": Chip(
     platform="tpu",
     hbm_bytes=16 * GIB,
+    usable_bytes=int(15.75 * GIB),
     flops=197e12,
     hbm_bandwidth=819e9,
     ici_bandwidth=200e9,
@@ -79,6 +76,7 @@ CHIPS = {
   "v5p": Chip(
     platform="tpu",
     hbm_bytes=95 * GIB,
+    usable_bytes=int(95.74 * GIB),
     flops=459e12,
     hbm_bandwidth=2765e9,
     ici_bandwidth=600e9,
@@ -92,6 +90,7 @@ CHIPS = {
   "v6e": Chip(
     platform="tpu",
     hbm_bytes=32 * GIB,
+    usable_bytes=int(31.25 * GIB),
     flops=918e12,
     hbm_bandwidth=1600e9,
     ici_bandwidth=400e9,
@@ -106,6 +105,7 @@ CHIPS = {
   "a100": Chip(
     platform="gpu",
     hbm_bytes=80 * GIB,
+    usable_bytes=80 * GIB,
     flops=312e12,
     hbm_bandwidth=2039e9,
     ici_bandwidth=300e9,
@@ -115,6 +115,7 @@ CHIPS = {
   "h100": Chip(
     platform="gpu",
     hbm_bytes=80 * GIB,
+    usable_bytes=80 * GIB,
     flops=989e12,
     hbm_bandwidth=3350e9,
     ici_bandwidth=450e9,
@@ -124,6 +125,7 @@ CHIPS = {
   "h200": Chip(
     platform="gpu",
     hbm_bytes=141 * 10**9,
+    usable_bytes=141 * 10**9,
     flops=989e12,
     hbm_bandwidth=4800e9,
     ici_bandwidth=450e9,

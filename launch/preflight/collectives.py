@@ -5,6 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ KINDS = (
 )
 _LISTED = re.compile(r"\b(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
 _IOTA = re.compile(r"\breplica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"\breplica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
+_AXIS = re.compile(r"'([^']+)'(?:=(\d+)|:\((\d+)\)(\d+))?")
 _SCATTERS = re.compile(r"all-reduce-scatter|reduce-scatter")
 
 
@@ -165,6 +168,9 @@ def _arrays(module: Module, computation: str, instruction: Instruction, kind: st
 
 
 def _group(instruction: Instruction, partitions: int) -> tuple[int, ...]:
+  """Return the first group of partitions, in any of the forms that HLO has for it."""
+  if mesh := _MESH.search(instruction.attributes):
+    return _along_axes(*mesh.groups())
   if iota := _IOTA.search(instruction.attributes):
     shape, reshaped, order = ([int(n) for n in text.split(",")] if text else [] for text in iota.groups())
     ids = np.arange(math.prod(reshaped)).reshape(reshaped)
@@ -174,6 +180,25 @@ def _group(instruction: Instruction, partitions: int) -> tuple[int, ...]:
     if groups:
       return tuple(groups[0])
   return tuple(range(partitions))
+
+
+def _along_axes(axes: str, reshaped: str | None, order: str | None, wanted: str) -> tuple[int, ...]:
+  """Return the partitions along some axes of a mesh, such as `'a'=4,'b'=2`, `2,4`, `1,0` and `'a'`.
+
+  The partitions 0, 1, … are reshaped and transposed first; `'a':(2)2` is the part of an axis of which 2 come before.
+  """
+  sizes = {name: int(size) for name, size, _, _ in _AXIS.findall(axes)}
+  ids = np.arange(math.prod(sizes.values()))
+  if reshaped:
+    dimensions = [int(n) for n in reshaped.split(",")]
+    ids = ids.reshape(dimensions).transpose([int(n) for n in order.split(",")] if order else None)
+  ids = ids.reshape(tuple(sizes.values()))
+  picked: list[Any] = [slice(0, 1)] * len(sizes)
+  for name, _, before, size in _AXIS.findall(wanted):
+    axis = list(sizes).index(name)
+    step = sizes[name] // (int(before) * int(size)) if size else 1
+    picked[axis] = slice(0, step * int(size) if size else None, step)
+  return tuple(int(one) for one in ids[tuple(picked)].ravel())
 
 
 def _scattering(module: Module) -> Iterator[str]:

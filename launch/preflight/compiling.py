@@ -4,7 +4,6 @@ The compiler of TPUs and its environment belong to a whole process, so each conf
 """
 
 import json
-import math
 import os
 import re
 import sys
@@ -28,7 +27,15 @@ from trialbook.trainer import checks, config_files, overrides, program_memory, s
 from trialbook.trainer.declared import declared
 from trialbook.trainer.program import Program, Programs
 
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_USED = tuple(
+  re.compile(form.replace("#", r"([\d.]+[KMGT]?)"))
+  for form in (
+    r"Used # of # hbm",
+    r"\(#\) exceeds available HBM \(#\)",
+    r"Hbm usage: #,.* exceeding available bytes: #",
+  )
+)
+"""The forms in which the compiler of TPUs says what a program needs and what there is."""
 _ALLOCATION = re.compile(r"\d+\. Size: (\S+)\n(?:\s+Operator: op_name=\"([^\"]*)\".*\n)?\s+Shape: (\S+)")
 _MOST_ALLOCATIONS = 5
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -129,12 +136,10 @@ def _devices(topology: Topology) -> list[Any]:
       jax.config.update("jax_num_cpu_devices", topology.chips)
     return jax.devices("cpu")
   more: dict[str, Any] = {}
-  if topology.slices > 1:
-    more = {
-      "num_slices": topology.slices,
-      "chip_config_name": "megacore" if topology.kind in ("v4", "v5p") else "default",
-      "chips_per_host_bounds": (2, 2, 1),
-    }
+  if topology.slices > 1 or topology.kind == "v4":
+    # A chip of v4 would be two devices otherwise, which it is not where jax runs on it.
+    chip = "megacore" if topology.chip.torus == 3 else "default"
+    more = {"num_slices": topology.slices, "chip_config_name": chip, "chips_per_host_bounds": (2, 2, 1)}
   try:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **more).devices)
   except Exception as error:
@@ -157,10 +162,9 @@ def _refused_memory(made: reporting.Made, refusal: str) -> Memory:
   program: Program = made.program
   state = program_memory.state_bytes(program.state_template)
   arguments = state + program_memory.batch_bytes(program, made.config.batch_size, train=True)
-  used = _USED.search(refusal)
-  peak, limit = (0, made.topology.chip.usable_bytes)
-  if used:
-    peak, limit = (math.floor(float(used[i]) * _UNITS[used[i + 1]]) for i in (1, 3))
+  peak, limit = arguments, made.topology.chip.usable_bytes
+  if used := next(filter(None, (form.search(refusal) for form in _USED)), None):
+    peak, limit = (int(float(one.rstrip("KMGT")) * _UNITS[one.lstrip("0123456789.")]) for one in used.groups())
   return Memory(
     arguments=arguments,
     padding=0,

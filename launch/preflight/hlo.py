@@ -38,6 +38,8 @@ _TILE = re.compile(r":T\((\d+(?:,\d+)*)\)")
 _CALLED = re.compile(r"\b(calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations|calls)=\{([^}]*)\}")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+_INDEX = re.compile(r"\bindex=(\d+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -189,12 +191,40 @@ class Module:
           yield called, times
 
   def _trip_count(self, loop: Instruction) -> int:
-    """Return how many times a loop runs: as the compiler wrote it, or the largest constant of its condition; else 1."""
+    """Return how many times a loop runs, as the compiler wrote it, or from its condition `i < limit` and `i += step`.
+
+    It is 1 if neither is there. The loops of jax and of the compiler begin with 0.
+    """
     if known := _TRIPS.search(loop.attributes):
       return int(known[1])
-    condition = _CONDITION.search(loop.attributes)
-    constants = self._constants(condition[1]) if condition else []
-    return max(constants, default=1)
+    condition, body = _CONDITION.search(loop.attributes), _BODY.search(loop.attributes)
+    if condition is None or body is None:
+      return 1
+    limits = self._constants(condition[1])
+    counters = [
+      int(found[1])
+      for one in self.computations.get(condition[1], {}).values()
+      if one.opcode == "get-tuple-element" and (found := _INDEX.search(one.attributes))
+    ]
+    steps = [step for counter in counters if (step := self._step(body[1], counter))]
+    return math.ceil(max(limits, default=1) / steps[0]) if steps else max(limits, default=1)
+
+  def _step(self, body: str, counter: int) -> int:
+    """Return by how much a loop's body increases a member of the tuple that it carries; 0: it cannot be seen."""
+    instructions = self.computations.get(body, {})
+    root = next((one for one in instructions.values() if one.is_root), None)
+    if root is None or root.opcode != "tuple" or counter >= len(root.operands):
+      return 0
+    name, total = root.operands[counter], 0
+    while (one := instructions.get(name)) is not None and one.opcode in ("add", "copy", "bitcast"):
+      added = [instructions[other] for other in one.operands if other in instructions]
+      constants = [other for other in added if other.opcode == "constant" and other.literal.isdecimal()]
+      total += sum(int(other.literal) for other in constants)
+      rest = [other.name for other in added if other not in constants]
+      if len(rest) != 1:
+        return 0
+      name = rest[0]
+    return total
 
   def _constants(self, computation: str) -> list[int]:
     found = []

@@ -82,7 +82,7 @@ class Function(TypedDict):
     passes: `flops`, those of a product as many times as it takes passes of the matrix unit.
     float32_flops: those of `flops` with float32 operands.
     traffic: bytes between a chip and its memory.
-    arguments, temporaries: bytes of a chip.
+    arguments, temporaries, outputs: bytes of a chip.
     collectives: grouped, the largest first.
   """
 
@@ -93,6 +93,7 @@ class Function(TypedDict):
   traffic: float
   arguments: Count
   temporaries: Count
+  outputs: Count
   collectives: list[Group]
 
 

@@ -173,6 +173,7 @@ def _function(made: Made, name: str, compiled: jax.stages.Compiled) -> Function:
     traffic=costs.traffic(module),
     arguments=0 if analysis is None else analysis.argument_size_in_bytes,
     temporaries=0 if analysis is None else analysis.temp_size_in_bytes,
+    outputs=0 if analysis is None else analysis.output_size_in_bytes,
     collectives=_groups(made, module),
   )
 

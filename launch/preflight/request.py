@@ -34,8 +34,14 @@ main()
 """The program of the process; the request is its argument."""
 LAST_LINES = 15
 """Lines of the process's output that are shown if it crashes."""
-# Without these the TPU library looks for the TPUs of this machine.
-_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
+_TPU = {
+  # Without these the TPU library looks for the TPUs of this machine.
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  # It uses none, so another process that has loaded it is no reason to refuse.
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

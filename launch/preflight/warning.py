@@ -16,10 +16,12 @@ REPLICATED_SHARE = 0.1
 """Share of a chip's memory that an optimizer state may take that is the same on all chips."""
 FLOAT32_SHARE = 0.05
 """Share of the FLOPs in float32 of a program that computes in bfloat16."""
-REPEATED = 1.25
+REPEATED = 1.5
 """Computed FLOPs relative to those that the program asks for."""
 PADDING_SHARE = 0.2
 """Share of the arguments that may be padding."""
+OUTPUTS = 2**28
+"""Bytes of outputs of an evaluation that are worth keeping on a chip."""
 SMALL = 2**20
 """Bytes of arrays that no warning is about."""
 
@@ -35,6 +37,7 @@ def warnings_of(report: Report, config: Config, program: Program, topology: Topo
       *_of_chips(report, step),
       *_of_padding(report),
       *_of_remat(report, config),
+      *_of_predictions(report, config),
     ]
   return found
 
@@ -135,6 +138,18 @@ def _of_remat(report: Report, config: Config) -> list[str]:
     (
       f"model.remat is off with mesh.fsdp = {config.mesh.fsdp}: gathered layers are kept for the backward pass;"
       f" temporaries are {report['memory']['temporaries'] / GIB:.2f} GiB. Try model.remat=true"
+    )
+  ]
+
+
+def _of_predictions(report: Report, config: Config) -> list[str]:
+  kept = report["functions"]["eval_step"]["outputs"]
+  if not config.evaluation.predictions or kept <= OUTPUTS:
+    return []
+  return [
+    (
+      f"evaluation.predictions = {config.evaluation.predictions} keeps outputs of {kept / GIB:.2f} GiB on every chip in"
+      " an evaluation; 0 keeps none"
     )
   ]
 

@@ -1,13 +1,17 @@
 """Each dataset: its splits are fixed and disjoint, its facts true, and its config an ordinary subtree."""
 
+import dataclasses
+import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from trialbook.input_pipeline import SPLITS, DatasetConfig, Digits, Synthetic, load
+from trialbook.errors import DataError
+from trialbook.input_pipeline import SPLITS, DatasetConfig, Digits, Synthetic, Text, load
 from trialbook.input_pipeline.registry import PREPARE, datasets
 from trialbook.input_pipeline.split import stratified, stratified_order
 from trialbook.settings import Settings, leaves
@@ -153,6 +157,39 @@ def test_synthetic_data_depend_on_their_own_seed_only():
   one, same, other = (Synthetic(seed=seed, input_shape=(3,)).read().arrays["train"]["inputs"] for seed in (1, 1, 2))
   assert np.array_equal(one, same)
   assert not np.array_equal(one, other)
+
+
+def test_in_synthetic_texts_the_same_token_follows_a_token_nine_times_of_ten():
+  config = Synthetic(kind="language_model", input_shape=(40,), num_outputs=16, train_examples=200)
+  train = config.read().arrays["train"]
+  inputs, labels = train["inputs"], train["labels"]
+  assert inputs.shape == labels.shape == (200, 40)
+  assert np.array_equal(inputs[:, 1:], labels[:, :-1])
+  counts = np.zeros((16, 16))
+  np.add.at(counts, (inputs.ravel(), labels.ravel()), 1)
+  # A token that is drawn is the usual one once in 16 times.
+  assert abs((counts.max(axis=1) / counts.sum(axis=1)).mean() - (0.9 + 0.1 / 16)) < 0.02
+  with pytest.raises(DataError, match=r"a language model needs dataset.input_shape = \(length,\), not \(32, 32, 3\)"):
+    Synthetic(kind="language_model").read()
+
+
+def test_what_a_dataset_declares_is_what_its_data_are(tmp_path: pathlib.Path):
+  text = tmp_path / "text"
+  text.write_bytes(bytes(range(256)) * 40)
+  small: dict[str, Any] = {"train_examples": 30, "validation_examples": 10, "test_examples": 10, "num_outputs": 3}
+  for config in (
+    Text(path=str(text), length=16),
+    Synthetic(input_shape=(4, 4, 3), input_dtype="uint8", **small),
+    Synthetic(input_shape=(4,), **small),
+    Synthetic(input_shape=(4,), kind="regression", **small),
+    Synthetic(input_shape=(4,), kind="language_model", input_dtype="uint8", **small),
+  ):
+    read = config.read().info
+    # Numbers of examples, and statistics of bytes, need the data.
+    declared = dataclasses.replace(config.declared(), examples=read.examples)
+    assert (declared.normalization is None) == (read.normalization is None)
+    assert dataclasses.replace(declared, normalization=read.normalization) == read
+    assert len(np.ravel(declared.normalization or ())) == len(np.ravel(read.normalization or ()))
 
 
 def test_the_package_starts_neither_jax_nor_scikit_learn():

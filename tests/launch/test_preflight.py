@@ -167,7 +167,10 @@ def test_a_config_that_does_not_fit_the_topology_exits_with_2(run):
     (["model.heads=5", "optimizer.lerning_rate=1"], ["lerning_rate"]),
     (["model.heads=5"], ["5 heads do not divide model.width 128"]),
     (["dataset.name=shakespear"], ["shakespear"]),
-    (["dataset.name=table"], ["dataset.path is not set", "--info_from=DIR takes their shapes from the run.json"]),
+    (
+      ["dataset.name=array_record"],
+      ["dataset.path is not set", "--info_from=DIR takes their shapes from the run.json"],
+    ),
   ],
 )
 def test_problems_of_the_config_are_found_before_it_is_compiled(config, assignments: list[str], messages: list[str]):
@@ -195,11 +198,13 @@ def test_shapes_come_from_the_record_of_a_run_where_the_data_are(config: pathlib
   }
   record = {"format": 1, "status": "complete", "step": 1, "started": 0.0, "dataset": facts}
   (tmp_path / "run.json").write_text(json.dumps(record))
-  asked = Request(config=str(config), topology="h100:2", info_from=str(tmp_path), assignments=["mesh.fsdp=1"])
+  # The dtypes of tests are strict, and jax mixes them in bfloat16.
+  assignments = ["mesh.fsdp=1", "precision.compute_dtype=float32"]
+  asked = Request(config=str(config), topology="h100:2", info_from=str(tmp_path), assignments=assignments)
   found = examine(asked, lambda _: None)
   # A vocabulary of 100 instead of 512.
   assert found["parameters"] == PARAMETERS - (512 - 100) * WIDTH
-  assert found["changes"] == {"mesh.fsdp": "1"}
+  assert found["changes"] == {"mesh.fsdp": "1", "precision.compute_dtype": "float32"}
   # Of a GPU, only what is too large without any temporaries is known.
   assert found["verdict"] == "not known"
   assert "temporaries are not known" in found["reason"]
@@ -300,6 +305,17 @@ def test_a_compiler_that_crashes_is_reported_with_its_last_lines(run, monkeypatc
   assert code == 1
   assert "the process that compiles ended while starting the compiler" in errors
   assert "F0000 the cause" in errors
+
+
+def test_the_page_has_the_figures_of_the_chips():
+  page_ = (pathlib.Path(__file__).parents[2] / "docs" / "pods.md").read_text()
+  for name, chip in chips.CHIPS.items():
+    if chip.flops is None:
+      continue
+    amounts = [(chip.hbm_bytes, GIB), (chip.usable_bytes, GIB), (chip.flops, 1e12), (chip.hbm_bandwidth, 1e9)]
+    amounts += [(chip.ici_bandwidth, 1e9), (chip.dcn_bandwidth, 1e9)]
+    cells = [name, *("" if amount is None else f"{amount / unit:.4g}" for amount, unit in amounts), chip.source]
+    assert f"| {' | '.join(cells)} |\n" in page_
 
 
 def test_every_topology_is_one_and_has_the_figures_of_its_chip():

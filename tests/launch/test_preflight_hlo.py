@@ -40,6 +40,13 @@ def test_the_count_that_the_compiler_wrote_goes_before_the_condition():
   assert hlo.parse(written).trips["body.1"] == 7
 
 
+@pytest.mark.parametrize(("steps", "rounds"), [("1", 12), ("2", 6), ("5", 3)])
+def test_a_loop_that_counts_by_more_than_one_runs_less_often(steps: str, rounds: int):
+  counted = f"  %by.1 = s32[] constant({steps})\n  %next.1 = s32[] add(%index.2, %by.1)\n  ROOT %tuple.1 ="
+  written = TEXT.replace("  ROOT %tuple.1 =", counted).replace("tuple(%index.2, %stack.2", "tuple(%next.1, %stack.2")
+  assert hlo.parse(written).trips["body.1"] == rounds
+
+
 def test_every_collective_is_found_once_with_its_bytes_group_and_place(module):
   found = collectives(module, 16)
   assert len(found) == 4
@@ -54,6 +61,32 @@ def test_every_collective_is_found_once_with_its_bytes_group_and_place(module):
   assert combined.group == (0, 1)
   assert place(combined.op_name) == "backward: loss/reduce_sum"
   assert (permute.bytes, permute.group) == (400, (0, 2))
+
+
+@pytest.mark.parametrize(
+  ("written", "group"),
+  [
+    ("replica_groups={{0,2},{1,3}}", (0, 2)),
+    ("replica_groups=[2,2]<=[4]", (0, 1)),
+    ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+    ("replica_groups={}", (0, 1, 2, 3, 4, 5, 6, 7)),
+    ("replica_groups=mesh['x'=2,'y'=4] {'y'}", (0, 1, 2, 3)),
+    ("replica_groups=mesh['x'=4,'y'=1,'z'=2], device_ids=([2,4]T(1,0)) {'x'}", (0, 1, 2, 3)),
+    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'y'}", (0, 4)),
+    ("replica_groups=mesh['x'=2,'y'=4] {'x','y'}", (0, 1, 2, 3, 4, 5, 6, 7)),
+    ("replica_groups=mesh['x'=8] {'x':(1)2}", (0, 4)),
+    ("replica_groups=mesh['x'=8] {'x':(2)4}", (0, 1, 2, 3)),
+  ],
+)
+def test_groups_are_read_in_every_form(written: str, group: tuple[int, ...]):
+  lines = [
+    "ENTRY %main (x: f32[4]) -> f32[4] {",
+    "%x = f32[4] parameter(0)",
+    f"ROOT %y = f32[4] all-reduce(%x), {written}",
+  ]
+  text = "\n".join([*lines, "}"])
+  (found,) = collectives(hlo.parse(text), 8)
+  assert found.group == group
 
 
 def test_groups_are_named_by_the_axes_of_the_mesh():

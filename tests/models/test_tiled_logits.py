@@ -38,7 +38,7 @@ def test_a_step_needs_the_memory_of_one_tile():
 
   def temporaries(logits: Any) -> int:
     step = jax.grad(lambda x, kernel: loss(logits(x, kernel), labels), argnums=(0, 1))
-    memory = jax.jit(step).lower(*shapes).compile().memory_analysis()
+    memory: Any = jax.jit(step).lower(*shapes).compile().memory_analysis()
     return memory.temp_size_in_bytes
 
   whole = 4 * 256 * 4096 * 4

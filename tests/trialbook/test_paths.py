@@ -44,6 +44,7 @@ NOT_PATH_FLAGS = {
   "import source",  # It may be sqlite:///FILE; the importers make it a path.
   *("set", "skip", "only"),
   "max-steps metric",
+  "preflight topology",
 }
 NOT_PATH_ABSL_FLAGS = {"set", "debug", "profile", "coordinator", "platform"}
 
