@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
@@ -36,11 +37,13 @@ class Placement(NamedTuple):
     axes: of the mesh, for the first axes of the parameter. `fsdp` splits one of the others if it is not among them.
     stacked: whether a first axis, which `axes` leaves out, counts the layers of a `Stack`. It is never split.
     kept: whether the backward pass keeps what the stack gathered of it.
+    dtype: of the computation, to which the stack casts its layers; None: they stay as they are.
   """
 
   axes: Axes = ()
   stacked: bool = False
   kept: bool = False
+  dtype: str | None = None
 
 
 def split(shape: tuple[int, ...], placement: Placement, sizes: Mapping[str, int]) -> PartitionSpec:
@@ -75,11 +78,13 @@ def gathered(array: Array, placement: Placement) -> Array:
 
 
 def gathered_layer(params: nnx.State) -> nnx.State:
-  """Return the parameters of one layer of a stack, `gathered`."""
+  """Return the parameters of one layer of a stack, cast to the dtype of the computation and `gathered`."""
   found = {}
   for path, variable in nnx.to_flat_state(params):
-    placement = placement_of(variable)
-    found[path] = variable.replace(gathered(variable.get_value(), placement._replace(stacked=False)))
+    placement, array = placement_of(variable), variable.get_value()
+    if placement.dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
+      array = array.astype(placement.dtype)
+    found[path] = variable.replace(gathered(array, placement._replace(stacked=False)))
   return nnx.from_flat_state(found)
 
 

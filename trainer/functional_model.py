@@ -29,7 +29,7 @@ from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
 from trialbook.models.layout import Placement, placement_of
 from trialbook.models.tiled_logits import TiledLogits, is_tiled
 from trialbook.trainer import sharding, sharding_rules
-from trialbook.trainer.checkpoints.array_names import changes, flatten
+from trialbook.trainer.checkpoints.array_names import changes, flatten, map_named
 from trialbook.trainer.config import Config
 from trialbook.trainer.user_code_errors import explained
 
@@ -133,12 +133,18 @@ class Network:
     known = {name: (param.shape, placement_of(param)) for name, param in named.items()}
     sizes = jax.sharding.get_abstract_mesh().shape
     for name, placement in sharding_rules.placements(rules, known, sizes, self.config.model.name).items():
-      named[name].set_metadata(layout.PLACEMENT, placement)
+      dtype = self.config.precision.compute_dtype if placement.stacked else None
+      named[name].set_metadata(layout.PLACEMENT, placement._replace(dtype=dtype))
 
   @functools.cached_property
   def placements(self) -> dict[str, Placement]:
     """Return how each parameter is to be split, by name."""
     return {"/".join(map(str, path)): placement_of(param) for path, param in nnx.to_flat_state(self._abstract[1])}
+
+  def _cast(self, params: Tree) -> Tree:
+    """Return the parameters in the dtype of the computation, but for those of stacks."""
+    dtype = self.config.precision.compute_dtype
+    return map_named(lambda name, array: array if self.placements[name].stacked else cast(array, dtype), params)
 
   def _inputs(self, call: Call) -> str:
     """Return what a model is called with, for a message."""
@@ -178,8 +184,8 @@ class Network:
       method: of the model to call; "": the model itself. Its outputs are not checked.
     """
     graph, param_state, rng_state, hyper_state, other_state = self._abstract
-    # Gathered after they were cast, since half as many bytes may do.
-    params = sharding.gathered(cast(params, self.config.precision.compute_dtype), self.placements)
+    # Gathered after they were cast, since half as many bytes may do. A stack does both, for a layer at a time.
+    params = sharding.gathered(self._cast(params), self.placements)
     variables = sharding.gathered(jax.tree.map(_cast_average, variables, nnx.to_pure_dict(other_state)))
     name = self.config.model.name
     called = cast(arguments, self.config.precision.compute_dtype)

@@ -44,7 +44,7 @@ def make_mesh(settings: MeshSettings = _ONE_COPY, devices: Sequence[jax.Device] 
   devices = list(jax.devices() if devices is None else devices)
   _check_fit(settings, len(devices), "devices")
   sizes = [len(devices) // (settings.fsdp * settings.tensor), settings.fsdp, settings.tensor]
-  if len(devices) > 1 and all(hasattr(device, "coords") for device in devices):
+  if len(devices) > 1 and devices[0].platform == "tpu":
     ordered = _by_torus(settings, sizes, devices)
   else:
     ordered = np.asarray(sorted(devices, key=lambda device: device.process_index)).reshape(sizes)

@@ -40,7 +40,7 @@ def template(config: Config, mesh: Mesh) -> Any:
 
 def test_the_devices_of_a_host_stay_together_and_hold_its_slice_of_the_batch(monkeypatch: pytest.MonkeyPatch):
   # As a TPU's topology may number them: rows of chips that go through several hosts.
-  devices = [types.SimpleNamespace(id=i, process_index=i // 2 % 2) for i in range(8)]
+  devices = [types.SimpleNamespace(id=i, platform="cpu", process_index=i // 2 % 2) for i in range(8)]
   monkeypatch.setattr(sharding, "Mesh", lambda devices, axes, axis_types: devices)
   made = make_mesh(MeshSettings(fsdp=2), devices)  # pyright: ignore[reportArgumentType]
   assert [[device.id for device in row] for row in np.asarray(made)[..., 0]] == [[0, 1], [4, 5], [2, 3], [6, 7]]
