@@ -3,7 +3,9 @@
 import json
 import os
 import pathlib
+import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,10 +15,12 @@ import pytest
 from json_lines import read_json_lines
 from scripted import wait_for
 from slurm_cluster import NODES, SlurmCluster, missing, slurm_cluster
+from tiny import numbers
 
-from trialbook.errors import UserError
+from trialbook.errors import TryAgainError, UserError
 from trialbook.launch import slurm
 from trialbook.launch.slurm import JobState, SlurmOptions, SlurmUnavailableError
+from trialbook.launch.slurm_job import run_slurm
 from trialbook.trainer.hosts.secret import VARIABLE
 
 on_a_cluster = pytest.mark.long
@@ -251,6 +255,85 @@ class TestTraining:
     assert len(record["devices"]) == 2
     for host in (0, 1):
       assert json.loads((run / "logs" / f"host_{host}.exit.json").read_text())["code"] == 0
+
+  def test_the_command_follows_a_job_of_two_hosts_through_a_preemption_to_the_same_end(
+    self, cluster: SlurmCluster, tmp_path: pathlib.Path
+  ):
+    def launch(name: str, during: Callable[[str, pathlib.Path], None]) -> pathlib.Path:
+      run = tmp_path / name
+      flags = ["--hosts=2", "--minutes=5", f"--logs={tmp_path / name}.slurm"]
+      command = ["-m", "trialbook", "launch", "slurm", *flags, "--", *self.command(run, 2_000), "--set=job.hosts=2"]
+      process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+      assert process.stderr is not None
+      job = re.findall(r"job (\d+) is submitted", process.stderr.readline())[0]
+      during(job, run)
+      told = process.communicate(timeout=120)[1]
+      assert process.returncode == 0, told
+      assert f"job {job}: COMPLETED" in told
+      return run
+
+    def preempt(job: str, run: pathlib.Path) -> None:
+      lines = run / "metrics.jsonl"
+      wait_for(lambda: lines.exists() and len(read_json_lines(lines)) > 100, seconds=60)
+      cluster.ask("scontrol", "requeue", job)
+      # A job that was queued again waits for two minutes.
+      wait_for(lambda: slurm.states([job])[job].phase == "waiting", seconds=60)
+      cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    undisturbed = launch("undisturbed", lambda job, run: None)
+    preempted = launch("preempted", preempt)
+    assert json.loads((preempted / "run.json").read_text())["earlier"][0]["status"] == "preempted"
+    assert numbers(preempted) == numbers(undisturbed)
+
+
+def test_a_job_that_is_followed_ends_with_its_code_and_says_what_slurm_says(monkeypatch: pytest.MonkeyPatch):
+  said: list[str] = []
+  answers = iter(
+    [
+      JobState("waiting", None, "PENDING", "Resources"),
+      JobState("waiting", None, "PENDING", "Resources"),
+      SlurmUnavailableError("no answer"),
+      JobState("running", None, "RUNNING", "None"),
+      JobState("ended", 3, "FAILED", "NonZeroExitCode"),
+    ]
+  )
+
+  def states(jobs: Sequence[str]) -> dict[str, JobState]:
+    answer = next(answers)
+    if isinstance(answer, Exception):
+      raise answer
+    return {jobs[0]: answer}
+
+  monkeypatch.setattr(slurm, "submit", lambda commands, logs, options, name: ["17"])
+  monkeypatch.setattr(slurm, "states", states)
+
+  def follow(**changes: Any) -> int:
+    given = {"name": "a", "wait": True, "say": said.append, "sleep": lambda seconds: None} | changes
+    return run_slurm(["-m", "x"], "logs", SlurmOptions(), **given)
+
+  assert follow() == 3
+  assert [line.partition(": ")[2] for line in said[1:]] == [
+    "PENDING Resources",
+    "no answer",
+    "RUNNING",
+    "FAILED NonZeroExitCode",
+    "FAILED, exit code 3: infeasible",
+  ]
+  assert follow(wait=False) == 0
+
+  def interrupt(seconds: float) -> None:
+    raise KeyboardInterrupt
+
+  answers = iter([JobState("running", None, "RUNNING", "None")])
+  assert follow(sleep=interrupt) == 130
+  assert said[-1] == "job 17 goes on; to end it: scancel 17"
+
+  def unavailable(*_: Any) -> list[str]:
+    raise SlurmUnavailableError("timed out")
+
+  monkeypatch.setattr(slurm, "submit", unavailable)
+  with pytest.raises(TryAgainError, match="timed out; see with squeue whether it took the job"):
+    follow()
 
 
 def test_without_slurm_or_submitit_it_is_said_what_is_missing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
