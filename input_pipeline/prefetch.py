@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 Made = TypeVar("Made")
 Item = TypeVar("Item")
 
+# How long an item may take that is being made while nobody wants it any more.
+_PATIENCE_SECONDS = 10.0
 # Wakes a consumer that is blocked in another thread; it then sees that the prefetcher is closed.
 _WAKE = (None, None)
 
@@ -81,9 +83,12 @@ class Prefetcher(Generic[Item]):
     return step, made
 
   def close(self) -> None:
-    """End the thread, after the item that it is making now, and drop what is waiting; may be repeated."""
+    """End the thread, after the item that it is making now, and drop what is waiting; may be repeated.
+
+    A thread that does not end, since its data never come, is left to end with the process.
+    """
     self._halt()
-    self._thread.join()
+    self._thread.join(_PATIENCE_SECONDS)
     _drain(self._ready)
     self._ready.put(_WAKE)
 

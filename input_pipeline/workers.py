@@ -10,10 +10,12 @@ import collections
 import contextlib
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -81,7 +83,10 @@ class Workers:
       return batch
 
   def close(self) -> None:
-    """End the processes; may be repeated. If another thread is receiving a batch, wait for it."""
+    """End the processes; may be repeated."""
+    # First, since another thread may hold the lock while it waits for one that hangs.
+    for worker in self._workers:
+      worker.kill()
     with self._lock:
       self._end()
 
@@ -141,17 +146,33 @@ def serve() -> None:
   # Ctrl-C and SIGTERM, which may come to the whole group, are the parent's to handle; it then closes the input.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+  requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+  answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
   # What decoding code of the user's prints must not mix with the answers.
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-  with contextlib.suppress(EOFError, BrokenPipeError):
+  threading.Thread(target=_read, args=(requests,), daemon=True).start()
+  with contextlib.suppress(BrokenPipeError):
     _answer(requests, answers)
   # Without the interpreter's farewell, which would flush into pipes that are closed.
   os._exit(0)
 
 
-def _answer(requests: BinaryIO, answers: BinaryIO) -> None:
-  load_arguments: Mapping[str, Any] = pickle.load(requests)
+def _read(requests: queue.SimpleQueue[Any]) -> None:
+  """Receive all requests, and end this process with the last one, also while a batch is made that may never be done."""
+  code = 1
+  try:
+    with contextlib.suppress(EOFError, pickle.UnpicklingError):
+      while True:
+        requests.put(pickle.load(sys.stdin.buffer))
+    code = 0
+  finally:
+    if code:
+      traceback.print_exc()
+    os._exit(code)
+
+
+def _answer(requests: queue.SimpleQueue[Any], answers: BinaryIO) -> None:
+  load_arguments: Mapping[str, Any] = requests.get()
   dataset, failure = None, None
   try:
     # Here, since `trialbook.input_pipeline.dataset` imports this module.
@@ -161,7 +182,7 @@ def _answer(requests: BinaryIO, answers: BinaryIO) -> None:
   except Exception as error:
     failure = error
   while True:
-    step = pickle.load(requests)
+    step = requests.get()
     try:
       if dataset is None:
         raise failure or RuntimeError("no dataset")

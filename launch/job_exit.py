@@ -4,6 +4,7 @@ When one host goes, the others go too: aborted by the coordination service, ende
 they were told. What the job did is what its first host did, unless that was only a consequence.
 """
 
+import contextlib
 import math
 import pathlib
 import signal
@@ -101,16 +102,32 @@ def with_causes(ends: Sequence[tuple[int, float]], causes: Mapping[int, Cause]) 
   return verdict._replace(reason=reason, preempted=verdict.preempted or causes[witness].preempted)
 
 
-def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cause]:
-  """Return what the hosts wrote about abnormal ends, by index; only what is newer than `since` (seconds since the
-  epoch).
+Stamps = Mapping[str, tuple[int, int]]
+"""Name of a file -> what differs between its versions, whatever the clock does."""
+
+
+def exit_stamps(folder: pathlib.Path) -> Stamps:
+  """Return the stamps of what hosts wrote in a folder about their ends."""
+  found = {}
+  with contextlib.suppress(OSError):
+    for path in folder.glob("host_*.exit.json"):
+      status = path.stat()
+      found[path.name] = status.st_ino, status.st_mtime_ns
+  return found
+
+
+def read_causes(folder: pathlib.Path, hosts: int, before: Stamps) -> dict[int, Cause]:
+  """Return what the hosts wrote about abnormal ends, by index; only what is not from `before`.
 
   A file that cannot be read is ignored: a host may have been killed for a full disk.
   """
   from trialbook.trainer.records import read_exit  # It imports pydantic, which starting a job does without.
 
-  causes = {}
+  causes, now = {}, exit_stamps(folder)
   for index in range(hosts):
+    name = f"host_{index}.exit.json"
+    if now.get(name) == before.get(name):
+      continue  # It is not there, or of an earlier attempt.
     try:
       record = read_exit(folder, index)
     except errors.UserError:
@@ -118,7 +135,7 @@ def read_causes(folder: pathlib.Path, hosts: int, since: float) -> dict[int, Cau
     if record is None:
       continue
     cause = Cause(record["code"], record["cause"], record["time"], record["host"], record.get("preempted", False))
-    if cause.code and math.isfinite(cause.time) and cause.time >= since:
+    if cause.code and math.isfinite(cause.time):
       causes[index] = cause
   return causes
 

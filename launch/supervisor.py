@@ -5,12 +5,11 @@ import os
 import pathlib
 import queue
 import signal
-import time
 from collections.abc import Callable, Sequence
 
 from trialbook import errors, files
 from trialbook.launch.budgets import Budgets, Restarts
-from trialbook.launch.job_exit import JobExit, read_causes, with_causes
+from trialbook.launch.job_exit import JobExit, exit_stamps, read_causes, with_causes
 from trialbook.launch.processes import HostEnd
 from trialbook.launch.watch import Events
 from trialbook.naming import step_of
@@ -42,14 +41,15 @@ def supervise(
   """
   number, budgets = 1, Budgets(restarts, workdir, say)
   while True:
-    started, step, stamp = time.time(), newest_step(workdir), _run_stamp(workdir)
+    step, stamp = newest_step(workdir), _run_stamp(workdir)
+    logs = workdir / "logs" if workdir else None
+    before = exit_stamps(exit_folder), exit_stamps(logs) if logs else {}
     budgets.write("running")
     ends, passed = attempt(number)
     verdict = with_causes(
       [(end.returncode, end.time) for end in ends],
       # What a host wrote into the workdir is of a later time than the opening of that.
-      read_causes(exit_folder, len(ends), started)
-      | (read_causes(workdir / "logs", len(ends), started) if workdir else {}),
+      read_causes(exit_folder, len(ends), before[0]) | (read_causes(logs, len(ends), before[1]) if logs else {}),
     )
     # A mistake that was found before the run began says nothing about the run that the workdir holds already.
     if workdir and (verdict.code != errors.USER_MISTAKE or _run_stamp(workdir) != stamp):

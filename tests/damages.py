@@ -3,7 +3,9 @@ unnoticed, another result."""
 
 import dataclasses
 import json
+import os
 import pathlib
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -52,6 +54,7 @@ def damages(root: pathlib.Path, path: pathlib.Path) -> Iterator[Damage]:
   for value in (None, 5, "x", [], {}, [{}], True):
     yield damage(f"{json.dumps(value)} in its place", json.dumps(value) + "\n")
   yield Damage("a folder in its place", inside, _as_folder)
+  yield Damage("a pipe in its place", inside, _as_pipe)
   if is_lines:
     yield from (damage(name, content) for name, content in _line_damages(text))
     return
@@ -63,7 +66,55 @@ def damages(root: pathlib.Path, path: pathlib.Path) -> Iterator[Damage]:
     yield damage(f"{name} = null", json.dumps({**stored, name: None}), shows=False)
     for other in _others(value):
       yield damage(f"{name} = {json.dumps(other)}", json.dumps({**stored, name: other}))
+    for what, other in _extremes(value):
+      yield damage(f"{name} {what}", json.dumps({**stored, name: other}), shows=False)
   yield from (damage(name, json.dumps(content)) for name, content in _inner(stored))
+
+
+def of_text(root: pathlib.Path, path: pathlib.Path) -> Iterator[Damage]:
+  """Yield damages of a file of another program: of its text, its lines, and the cells of a table."""
+  inside, text = path.relative_to(root), path.read_text()
+  lines = text.splitlines(keepends=True)
+  middle, last = len(lines) // 2, len(lines) - 1
+  cells = lines[middle].rstrip("\n").split(",")
+  contents: dict[str, str | bytes] = {
+    "emptied": "",
+    "cut in half": text[: len(text) // 2],
+    "nested": "[" * DEEP,
+    "foreign": json.dumps(FOREIGN),
+    "not UTF-8": b"\xff\xfe" + text.encode(),
+    "zeros": bytes(len(text)),
+    "a quote without an end": text.replace(lines[middle], '"' + lines[middle]),
+    "a long cell": text.replace(lines[middle], "x" * 200_000 + lines[middle]),
+    "without its first line": "".join(lines[1:]),
+    "its first line doubled": "".join([*lines[:1], *lines]),
+    "its last line cut": text[: -len(lines[last]) // 2],
+  }
+  for number in range(len(cells)):
+    for cell in ("", "x", "1e300", "-1", "nan", str(10**30), "\x1b[2J", "=1+1"):
+      changed = ",".join([*cells[:number], cell, *cells[number + 1 :]]) + "\n"
+      contents[f"cell {number + 1} of line {middle + 1} is {cell!r}"] = "".join(
+        [*lines[:middle], changed, *lines[middle + 1 :]]
+      )
+  for name, content in contents.items():
+    yield Damage(name, inside, lambda path, content=content: _write(path, content), shows=False)
+  yield Damage("a folder in its place", inside, _as_folder)
+
+
+def of_bytes(root: pathlib.Path, path: pathlib.Path, count: int = 20) -> Iterator[Damage]:
+  """Yield damages of a file that is no text: what is cut, and bytes that are changed somewhere."""
+  inside, content = path.relative_to(root), path.read_bytes()
+  rng = random.Random(str(inside))
+  contents = {"emptied": b"", "cut in half": content[: len(content) // 2], "zeros": bytes(len(content))}
+  contents["cut at its end"] = content[:-1]
+  for _ in range(count if content else 0):
+    start, length = rng.randrange(len(content)), rng.choice((1, 16, 500))
+    new = rng.randbytes(length)
+    contents[f"{length} bytes at {start} changed"] = (content[:start] + new + content[start + length :])[: len(content)]
+  for name, changed in contents.items():
+    yield Damage(name, inside, lambda path, changed=changed: _write(path, changed))
+  yield Damage("deleted", inside, lambda path: path.unlink())
+  yield Damage("a folder in its place", inside, _as_folder)
 
 
 def _write(path: pathlib.Path, content: str | bytes) -> None:
@@ -73,6 +124,11 @@ def _write(path: pathlib.Path, content: str | bytes) -> None:
 def _as_folder(path: pathlib.Path) -> None:
   path.unlink()
   path.mkdir()
+
+
+def _as_pipe(path: pathlib.Path) -> None:
+  path.unlink()
+  os.mkfifo(path)
 
 
 def _line_damages(text: str) -> Iterator[tuple[str, str]]:
@@ -103,6 +159,23 @@ def _others(value: Any) -> Iterator[Any]:
     yield [{}]
   if not isinstance(value, dict):
     yield {"a": None}
+
+
+def _extremes(value: Any) -> Iterator[tuple[str, Any]]:
+  """Yield values of a field's type that nobody writes."""
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    yield from (("= -1e300", -1e300), ("= 1e300", 1e300)) if isinstance(value, float) else (("= 1e30", 10**30),)
+    yield "negative", -1 - value
+  if isinstance(value, str):
+    yield "= an escape sequence", "\x1b[2J\u202e"
+    yield "emptied", ""
+    yield "of 100,000 characters", "x" * 100_000
+  if isinstance(value, list | dict):
+    yield "emptied", type(value)()
+  if isinstance(value, list):
+    yield "doubled", 2 * value
+  if isinstance(value, dict):
+    yield from ((f"without {key}", {name: one for name, one in value.items() if name != key}) for key in value)
 
 
 def _inner(stored: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,8 @@
 """Damaged records: every command that reads one names the file and exits with 2, or shows what it would have shown."""
 
 import collections
+import io
+import logging
 import os
 import pathlib
 import shutil
@@ -10,9 +12,10 @@ from typing import cast
 
 import pytest
 from csv_studies import bowl, imported
-from damages import ROOT, Damage, Opened, damages
+from damages import ROOT, Damage, Opened, damages, of_bytes
 from in_process import run_in_process
 from in_process_command import run_command
+from time_limit import within
 from tiny import numbers
 
 from trialbook import errors
@@ -100,6 +103,8 @@ class Records:
     )
     shutil.copytree(self._intact, self.folder)
     self._stamps = self._stamped()
+    self._log = io.StringIO()
+    logging.getLogger("absl").addHandler(logging.StreamHandler(self._log))
     self._opened = Opened()
 
   def run(self, command: Sequence[str], damage: Damage | None = None) -> tuple[int, str, str]:
@@ -107,7 +112,10 @@ class Records:
     if damage is not None:
       damage.apply(self.folder / damage.path)
     try:
+      self._log.seek(0)
+      self._log.truncate()
       code, output, said = run_command(self._capsys, *command)
+      said += self._log.getvalue()
       # These print times.
       if command[0] == "profile":
         output = ""
@@ -151,8 +159,16 @@ class Records:
     found = sorted((self._intact / "runs").rglob("*.json*"))
     return [path.relative_to(self._intact) for path in found if "logs" not in path.parts]
 
+  def checkpoints(self, command: Sequence[str]) -> list[pathlib.PurePath]:
+    """Return the files of the checkpoints of the runs that a command names; what opens them is no code of ours."""
+    found = [path for path in sorted((self._intact / "runs").glob("*/checkpoints/**/*")) if path.is_file()]
+    words = " ".join(command)
+    return [
+      path.relative_to(self._intact) for path in found if f"runs/{path.relative_to(self._intact).parts[1]}" in words
+    ]
+
   def damages(self, path: pathlib.PurePath) -> Iterator[Damage]:
-    return damages(self._intact, self._intact / path)
+    return (of_bytes if "checkpoints" in path.parts else damages)(self._intact, self._intact / path)
 
 
 @pytest.fixture
@@ -172,16 +188,23 @@ def records(
 def wrong(records: Records, command: Sequence[str], intact: tuple[int, str, str], damage: Damage) -> str | None:
   """Return what is wrong with how a command takes a damage; None if nothing is."""
   try:
-    code, output, said = records.run(command, damage)
+    with within(60):
+      code, output, said = records.run(command, damage)
   except BaseException as error:
     return f"{type(error).__name__}: {str(error)[:300]}"
   if code == errors.USER_MISTAKE and (code, output, said) != intact:
-    return None if damage.path.name in said else f"does not name the file: {said[-300:]}"
+    return None if named(damage) in said else f"does not name the file: {said[-300:]}"
   if code not in (intact[0], errors.INFEASIBLE):
     return f"exits with {code}: {said[-300:]}"
-  if damage.shows and (code, output) != intact[:2] and damage.path.name not in said:
+  if damage.shows and (code, output) != intact[:2] and named(damage) not in said:
     return f"shows another result: {output[-300:]}"
   return None
+
+
+def named(damage: Damage) -> str:
+  """Return what a message about a damage names: the file, or the checkpoint."""
+  parts = damage.path.parts
+  return "/".join(parts[2:4]) if "checkpoints" in parts else damage.path.name
 
 
 def walk(records: Records, commands: Iterator[tuple[str, ...]], every: int) -> tuple[int, int, list[str]]:
@@ -191,7 +214,8 @@ def walk(records: Records, commands: Iterator[tuple[str, ...]], every: int) -> t
     intact, paths = records.read_by(command)
     # Records of equal kind in one folder are read alike.
     kinds = {(path.parts[1], path.name, "trials" in path.parts): path for path in sorted(paths)}
-    for damage in (one for path in kinds.values() for one in records.damages(path)):
+    read = [*kinds.values(), *(records.checkpoints(command) if command[0] != "tune" else ())]
+    for damage in (one for path in read for one in records.damages(path)):
       count += 1
       if count % every:
         continue

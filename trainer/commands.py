@@ -145,7 +145,7 @@ def _train(config: Config, job: Job, guard: Guard) -> tuple[int, str]:
     found = list(dict.fromkeys(error.problems))
     return command_line.print_problems("trialbook train", found), "; ".join(found)
   except TryAgainError as error:
-    print(f"trialbook train: {error}", file=sys.stderr)
+    command_line.warn(f"trialbook train: {error}")
     return errors.exit_code(error), str(error)
   except KeyboardInterrupt as error:
     print("trialbook train: interrupted; rerun the same command to resume", file=sys.stderr)

@@ -13,6 +13,7 @@ import pydantic
 from trialbook.errors import ConfigError, UserError, said
 from trialbook.naming import nearest
 from trialbook.paths import as_path
+from trialbook.record import sentences
 from trialbook.settings import Settings
 from trialbook.trainer.overrides import explain
 
@@ -70,8 +71,9 @@ def load_function_result(path: str | pathlib.Path, flag: str, function: str, ret
   except UserError:
     raise
   except pydantic.ValidationError as error:
-    kind = next(kind for kind in _settings_classes() if kind.__name__ == error.title)
-    problems = explain(error, kind)
+    kind = next((kind for kind in _settings_classes() if kind.__name__ == error.title), None)
+    # It may be a model of the user's.
+    problems = sentences(error) if kind is None else explain(error, kind)
     raise ConfigError([f"{path}: {error.title}: {problem}" for problem in problems]) from None
   except SyntaxError as error:
     raise ConfigError(f"{error.filename}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from None

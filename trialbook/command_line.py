@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from trialbook import errors, files
+from trialbook.escaping import visible
 from trialbook.naming import nearest
 
 _LONGEST = 2000
@@ -55,8 +56,13 @@ def print_problems(command: str, problems: Iterable[str]) -> int:
   """Print what the user has to put right, a line each, to standard error; return the exit code."""
   problems = [errors.shortened(problem, _LONGEST) for problem in dict.fromkeys(problems)]
   count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-  print(f"{command}: {count}:", *(f"  - {problem}" for problem in problems), sep="\n", file=sys.stderr)
+  warn("\n".join([f"{command}: {count}:", *(f"  - {problem}" for problem in problems)]))
   return errors.USER_MISTAKE
+
+
+def warn(text: str) -> None:
+  """Print text, of which parts may be of others, to standard error."""
+  print(visible(text), file=sys.stderr)
 
 
 def run(command: str, function: Callable[[], int]) -> int:
@@ -74,7 +80,7 @@ def run(command: str, function: Callable[[], int]) -> int:
       raise
     return print_problems(command, [problem])
   except errors.TryAgainError as error:
-    print(f"{command}: {error}", file=sys.stderr)
+    warn(f"{command}: {error}")
     return errors.exit_code(error)
   except KeyboardInterrupt as error:
     print(f"{command}: interrupted; rerun the same command to resume", file=sys.stderr)

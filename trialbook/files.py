@@ -162,7 +162,7 @@ def locked(path: pathlib.Path, what: str) -> Iterator[None]:
 
 def check_unlocked(path: pathlib.Path, what: str) -> None:
   """Raise ConfigError if a process holds the lock of `locked`. Several processes may look at the same time."""
-  with contextlib.suppress(FileNotFoundError), path.open() as file:
+  with contextlib.suppress(FileNotFoundError), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as file:
     _lock(file, what, fcntl.LOCK_SH)
 
 

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from trialbook.escaping import visible
+
 TERMINAL_SECONDS = 0.25
 """Seconds between two drawings on a terminal: more often cannot be read."""
 LOG_SECONDS = 10.0
@@ -31,11 +33,11 @@ class ProgressLine:
 
   def draw(self, text: str) -> None:
     """Replace the line on a terminal; print the text elsewhere."""
-    self._write(f"\r\033[K{text}" if self.is_terminal else f"{text}\n")
+    self._write(f"\r\033[K{visible(text)}" if self.is_terminal else f"{visible(text)}\n")
 
   def note(self, text: str) -> None:
     """Print a line that stays."""
-    self._write(f"\r\033[K{text}\n" if self.is_terminal else f"{text}\n")
+    self._write(f"\r\033[K{visible(text)}\n" if self.is_terminal else f"{visible(text)}\n")
 
   def _write(self, text: str) -> None:
     if self._enabled:

@@ -10,6 +10,7 @@ import functools
 import os
 import pathlib
 import reprlib
+import stat
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -109,9 +110,15 @@ class Kind(Generic[T]):
 
   def _bytes(self, path: pathlib.Path) -> bytes | None:
     try:
-      return path.read_bytes()
+      # Without waiting, if it is a pipe.
+      with open(os.open(os.fspath(path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+          raise self.error(path, ["it is a pipe or a device"])
+        return file.read()
     except FileNotFoundError:
       return None
+    except MemoryError:
+      raise self.error(path, ["it is larger than the memory"]) from None
     except OSError as error:
       raise self.error(path, [error.strerror or str(error)]) from None
 

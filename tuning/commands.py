@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trialbook import errors, files
+from trialbook.command_line import warn
 from trialbook.errors import TryAgainError, UserError
 from trialbook.tuning import plan, ranking, records, reruns, role_advice, rounds, tables, tracking
 from trialbook.tuning.execution.coordinator import PlannedStudy, prepare, run_study
@@ -121,7 +122,7 @@ def list_(options: argparse.Namespace) -> int:
   shelf = tracking.read(root)
   rows = shelf.rows
   for problem in shelf.passed_over:
-    print(f"warning: {problem}", file=sys.stderr)
+    warn(f"warning: {problem}")
   if not rows:
     raise UserError(f"{root} has no studies in its folders")
   console = tables.console()
@@ -146,7 +147,7 @@ def ranked_by(results: StudyResults, options: argparse.Namespace) -> StudyResult
   """Return the results, ranked as `--objective`, `--mode` and `--value` say; print what must be known of that."""
   found = ranking.ranked(results, options.objective, options.mode, options.value)
   if (options.objective or options.mode or options.value) and (told := ranking.warning(found.objective.metric)):
-    print(f"warning: {told}", file=sys.stderr)
+    warn(f"warning: {told}")
   return found
 
 
@@ -231,9 +232,9 @@ def trial(options: argparse.Namespace) -> int:
       record = run_trial(study, records.trial_folder(study, options.trial), guard=guard)
       cause, code = record.state, errors.exit_code(record.state)
       if record.reason is not None:
-        print(f"trialbook tune trial: {record.reason}", file=sys.stderr)
+        warn(f"trialbook tune trial: {record.reason}")
     except (UserError, TryAgainError) as error:
       cause, code = str(error).replace("\n", "; "), errors.exit_code(error)
-      print(f"trialbook tune trial: {cause}", file=sys.stderr)
+      warn(f"trialbook tune trial: {cause}")
     guard.leave(code, cause)
   return code

@@ -220,7 +220,7 @@ class Stopping(TypedDict):
 class Session(TypedDict):
   """A time that a study was worked on."""
 
-  started: NotRequired[float]
+  started: float
   finished: NotRequired[float | None]
   programs: NotRequired[dict[str, Count]]
 
@@ -378,7 +378,7 @@ def check_values(folder: pathlib.Path, study: StudyRecord, trials: Iterable[Tria
     path = trial_folder(folder, record.trial) / "trial.json"
     for name, value in record.values.items():
       if name not in space:
-        raise TRIAL.error(path, [f"values.{name} is no hyperparameter of the study"])
+        raise TRIAL.error(path, [f"values.{name} is no hyperparameter in {folder / 'study.json'}"])
       scale = space[name].scale
       is_number = isinstance(value, int | float) and not isinstance(value, bool)
       if isinstance(scale, OneOf | Discrete):

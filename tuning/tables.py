@@ -3,14 +3,16 @@
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import rich.box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from trialbook.escaping import visible
 from trialbook.progress import duration
 from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.objective import value_of
@@ -33,10 +35,19 @@ _ENDED_SHOWN = 8
 _WIDTH = 130
 
 
+class _Console(Console):
+  """A console that only its own control characters control, and not those in a text of others."""
+
+  def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+    """Yield the pieces of what is printed."""
+    for segment in super().render(renderable, options):
+      yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
 def console(stream: IO[str] | None = None) -> Console:
   """Return the console where tables are printed; a file or a pipe has room for long lines."""
-  made = Console(file=stream, highlight=False, markup=False)
-  return made if made.is_terminal else Console(file=stream, highlight=False, markup=False, width=_WIDTH)
+  made = _Console(file=stream, highlight=False, markup=False)
+  return made if made.is_terminal else _Console(file=stream, highlight=False, markup=False, width=_WIDTH)
 
 
 def number(value: Any, digits: int = FEWEST_DIGITS) -> str:

@@ -1,6 +1,8 @@
 """Worker processes change nothing but who does the work; one that dies is an error; none is left behind."""
 
+import contextlib
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from trialbook.errors import DataError
-from trialbook.input_pipeline import ArrayRecord, Augmentation, Dataset, Digits, load, write_array_record
+from trialbook.input_pipeline import ArrayRecord, Augmentation, Dataset, Digits, load, prefetch, write_array_record
+from trialbook.input_pipeline.datasets import record_files
 
 AUGMENTATION = Augmentation(crop_padding=1, flip_probability=0.5)
 
@@ -135,6 +138,65 @@ time.sleep(60)
   while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}/cmdline") and _alive(pid) for pid in workers):
     time.sleep(0.02)
   assert not any(_alive(pid) for pid in workers)
+
+
+def hang(record: bytes) -> dict[str, np.ndarray]:
+  """Decodes, but for one record, which it never has decoded in a worker."""
+  if record == b"5" and any("serve()" in argument for argument in sys.orig_argv):
+    time.sleep(3600)
+  return {"inputs": np.array([float(record)], np.float32), "labels": np.array(int(record) % 2)}
+
+
+@pytest.fixture
+def hanging(tmp_path: pathlib.Path) -> ArrayRecord:
+  """A dataset with an example that no worker ever has decoded."""
+  for name in ("train", "held"):
+    with contextlib.closing(
+      record_files.array_record_module().ArrayRecordWriter(str(tmp_path / name), "group_size:1")
+    ) as writer:
+      for number in range(6 if name == "train" else 1):
+        writer.write(str(number).encode())
+  files = {"train": "train", "validation": "held"}
+  return ArrayRecord(path=str(tmp_path), files=files, decode="test_workers:hang", workers=1, num_classes=2)
+
+
+def test_a_worker_that_hangs_delays_no_closing(hanging: ArrayRecord, monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setattr(prefetch, "_PATIENCE_SECONDS", 0.5)
+  with load(hanging, seed=0, batch_size=6) as dataset:
+    batches = prefetch.Prefetcher(dataset.train_batch, lambda batch: batch, 0, 10)
+    while dataset._workers is None:
+      time.sleep(0.01)
+    (process,) = _processes(dataset)
+    # As where a run is interrupted: the prefetcher is closed first.
+    started = time.monotonic()
+    batches.close()
+  assert time.monotonic() - started < 15
+  assert process.poll() is not None
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_ends_when_its_parent_is_killed(hanging: ArrayRecord):
+  settings = hanging.model_dump(include={"path", "files", "decode", "workers", "num_classes"})
+  code = f"""
+import sys, threading, time
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from trialbook.input_pipeline import ArrayRecord, load
+dataset = load(ArrayRecord(**{settings!r}), seed=0, batch_size=6)
+threading.Thread(target=dataset.train_batch, args=(0,), daemon=True).start()
+while dataset._workers is None:
+  time.sleep(0.01)
+time.sleep(3)
+print(dataset._workers._workers[0].pid, flush=True)
+time.sleep(60)
+"""
+  with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+  deadline = time.monotonic() + 10
+  while time.monotonic() < deadline and _alive(worker):
+    time.sleep(0.02)
+  assert not _alive(worker)
 
 
 def _alive(pid: int) -> bool:

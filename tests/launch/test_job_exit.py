@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from trialbook.launch.job_exit import Cause, job_exit, read_causes, with_causes
+from trialbook import files
+from trialbook.launch.job_exit import Cause, exit_stamps, job_exit, read_causes, with_causes
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,16 @@ def test_a_cause_does_not_spoil_a_good_end():
   assert with_causes([(0, 6.0)], {0: Cause(75, "preempted", 5.0, host=0)}).code == 0
 
 
-def test_only_whole_causes_of_this_attempt_are_read(tmp_path: pathlib.Path):
+def test_only_whole_causes_of_this_attempt_are_read_whatever_the_clock_does(tmp_path: pathlib.Path):
   logs = tmp_path / "logs"
   logs.mkdir()
   record = {"format": 1, "code": 75, "cause": "preempted", "time": 100.0, "host": 0}
-  (logs / "host_0.exit.json").write_text(json.dumps(record))
-  (logs / "host_1.exit.json").write_text(json.dumps(record | {"time": 99.0}))
+  files.write_json(logs / "host_0.exit.json", record)
+  files.write_json(logs / "host_1.exit.json", record)
+  before = exit_stamps(logs)
+  files.write_json(logs / "host_0.exit.json", record | {"time": 50.0})
   (logs / "host_2.exit.json").write_text('{"code": 75, "cau')
   (logs / "host_3.exit.json").write_text(json.dumps(record | {"code": 0}))
   (logs / "host_4.exit.json").write_text("[]")
   (logs / "host_6.exit.json").write_text(json.dumps(record))
-  assert read_causes(logs, hosts=6, since=99.5) == {0: Cause(75, "preempted", 100.0, host=0)}
+  assert read_causes(logs, hosts=6, before=before) == {0: Cause(75, "preempted", 50.0, host=0)}

@@ -1,4 +1,4 @@
-"""Strangers at the lead's port neither end a job nor delay it, whatever they send: 13 kinds, on real processes."""
+"""Strangers at the lead's port neither end a job nor delay it, whatever they send: 15 kinds, on real processes."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from scripted import MARK
 
 from trialbook import errors
 from trialbook.launch.local import free_port
-from trialbook.trainer.hosts.connection import Connection
+from trialbook.trainer.hosts.connection import REFUSED, Connection
 from trialbook.trainer.hosts.secret import VARIABLE
 
 SECRET = "known to the hosts of this job alone"
@@ -87,6 +87,18 @@ def half_closes(made: socket.socket) -> None:
     pass
 
 
+def rushes(made: socket.socket) -> None:
+  """Comes again and again, as fast as it can, and keeps as many connections as the system allows it."""
+  kept: list[socket.socket] = []
+  try:
+    while len(kept) < 150:
+      kept.append(socket.create_connection(made.getpeername(), timeout=5))
+    made.recv(2**16)
+  finally:
+    for connection in kept:
+      connection.close()
+
+
 def guesses(secret: bytes, **changes: object) -> Callable[[socket.socket], None]:
   """Greets as a host would that has another secret."""
 
@@ -130,6 +142,8 @@ ATTACKS: dict[str, tuple[int, Callable[[socket.socket], None]]] = {
   "other protocols": (8, shouts(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\xfe\xff\n")),
   "resets": (10, resets),
   "half closed": (10, half_closes),
+  "the lead's own refusal": (4, shouts(b"trialbook 1 " + b"0" * 32 + b"\n", REFUSED)),
+  "a rush": (4, rushes),
 }
 """Name -> how many at once, and what each does with its connection, again and again."""
 
@@ -201,8 +215,7 @@ def test_all_kinds_of_strangers_at_once_neither_end_a_job_nor_delay_it(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_each_of_13_kinds_of_strangers_neither_ends_a_job_nor_delays_it(tmp_path: pathlib.Path):
-  assert len(ATTACKS) == 13
+def test_each_kind_of_strangers_neither_ends_a_job_nor_delays_it(tmp_path: pathlib.Path):
   for name in ATTACKS:
     seconds = attacked(tmp_path / name.replace(" ", "_"), [name])
     sys.stdout.write(f"| {name} | {ATTACKS[name][0]} | {seconds:.3f} |\n")

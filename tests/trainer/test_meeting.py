@@ -8,13 +8,17 @@ import time
 
 import pytest
 from forked import wait_for
-from host_threads import Hosts, dial, greet, hosts
+from host_threads import SECRET, Hosts, dial, greet, hosts
 from other_job import jax_job
 
 from trialbook.errors import TryAgainError, UserError
-from trialbook.trainer.hosts import addresses, meeting
+from trialbook.trainer.hosts import addresses, connection, meeting
+from trialbook.trainer.hosts.connection import REFUSED, Connection
 
 __all__ = ["hosts"]
+
+BEGINNING = b"trialbook 1 " + b"0" * 32 + b"\n"
+"""The first line of any host."""
 
 
 def test_hosts_that_never_come_are_named_to_all_who_came(hosts: Hosts):
@@ -111,8 +115,14 @@ def test_a_host_that_breaks_its_connection_before_all_are_there_is_lost_and_no_b
     b'{"kind": "hello"}\n',
     b'{"kind": "hello", "index": "1", "count": 2}\n',
     b"1" * 10_000 + b"\n",
+    BEGINNING + REFUSED,
+    BEGINNING + b"0" * 64 + b" {}\n",
+    2 * BEGINNING,
   ],
-  ids=["nothing", "HTTP", "TLS", "nested", "no line", "list", "text", "no index", "index is text", "huge number"],
+  ids=[
+    *("nothing", "HTTP", "TLS", "nested", "no line", "list", "text", "no index", "index is text", "huge number"),
+    *("the lead's own refusal", "a proof of zeros", "begins twice"),
+  ],
 )
 def test_a_client_that_is_none_of_ours_neither_ends_nor_blocks_the_lead(hosts: Hosts, sent: bytes):
   lead = hosts.start(0, 2)
@@ -149,6 +159,41 @@ def test_a_client_that_stays_blocks_the_lead_for_no_more_than_the_time_to_say_he
     over.set()
     dripping.join()
   assert took < 4
+
+
+@pytest.mark.parametrize(
+  "text",
+  [b"{}", b'{"index": "1", "count": 2}', b'{"index": 1, "count": 2, "problem": []}', b'{"a": ' + b"[" * 60_000 + b"}"],
+  ids=["empty", "index is text", "problem is a list", "nested"],
+)
+def test_a_greeting_that_is_none_does_not_end_the_lead_whoever_can_prove_it(hosts: Hosts, monkeypatch, text: bytes):
+  lead = hosts.start(0, 2)
+  with dial(hosts.address) as foreign:
+    made = Connection(foreign, SECRET, leads=False)
+    while not made.has_begun:
+      assert made.receive() is not None
+    monkeypatch.setattr(connection.json, "dumps", lambda _: text.decode())
+    made.send({})
+    monkeypatch.undo()
+    assert made.next(time.monotonic() + 20) is None
+  follower = hosts.start(1, 2)
+  assert {lead.result(20), follower.result(20)} == set(hosts.channels.values())
+
+
+def test_a_host_that_the_system_has_connected_to_itself_tries_again(hosts: Hosts, monkeypatch):
+  dialed = []
+
+  def dial_from_there(address, timeout, dial=socket.create_connection):
+    # The system may choose this port, too, if nobody listens there.
+    dialed.append(made := dial(address, timeout, source_address=None if dialed else address))
+    return made
+
+  monkeypatch.setattr(meeting.socket, "create_connection", dial_from_there)
+  follower = hosts.start(1, 2)
+  wait_for(lambda: bool(dialed))
+  lead = hosts.start(0, 2)
+  assert {lead.result(20), follower.result(20)} == set(hosts.channels.values())
+  assert len(dialed) > 1
 
 
 # The port

@@ -52,6 +52,15 @@ def test_a_limit_is_told_with_its_remedy(number: int, told: str):
     ("[x](javascript:alert(1))", r"\[x\](javascript:alert(1))"),
     ("a | b\nc", r"a \| b c"),
     ("grad_norm *x* `y`", r"grad_norm \*x\* \`y\`"),
+    ("# x", r"\# x"),
+    ("1. x", r"1\. x"),
+    ("- x", r"\- x"),
+    ("---", r"\---"),
+    ("===", r"\==="),
+    ("-0.5", "-0.5"),
+    ("1.5", "1.5"),
+    ("#1", "#1"),
+    ("\x1b]0;title\x07", r"\\x1b\]0;title\\x07"),
   ],
 )
 def test_markdown_shows_text_as_it_is(text: str, told: str):
@@ -81,3 +90,9 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: pathlib.Path):
   with pytest.raises(UserError, match=told), files.disk_errors("workdir w"):
     files.write_json(tmp_path / "best.json", {})
   assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
+
+
+def test_text_of_others_does_not_control_the_terminal():
+  hostile = "a\x1b[2Jb\x9b1mc\rd\be\u202ef"
+  assert escaping.visible(hostile) == r"a\x1b[2Jb\x9b1mc\rd\x08e\u202ef"
+  assert escaping.visible("tab\tand line\nand é, 学習") == "tab\tand line\nand é, 学習"

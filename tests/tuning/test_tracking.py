@@ -2,6 +2,8 @@ import csv
 import dataclasses
 import io
 import json
+import os
+import pathlib
 import shutil
 
 import pytest
@@ -10,7 +12,7 @@ from in_process import run_in_process
 from in_process_command import run_command
 
 from trialbook import errors
-from trialbook.tuning import read_results, records, run_study, tracking
+from trialbook.tuning import read_results, records, run_study, tables, tracking
 from trialbook.tuning.records import read_study, write_study
 
 
@@ -125,7 +127,8 @@ DAMAGES = {
   "attempts": ("trials/0000/trial.json", lambda text: json.dumps({**json.loads(text), "attempts": [{}]})),
   "nested": ("study.json", lambda text: "[" * 100_000),
   "round": ("../round.json", lambda text: "{"),
-  "folder": ("trials/0001/trial.json", None),
+  "folder": ("trials/0001/trial.json", pathlib.Path.mkdir),
+  "pipe": ("study.json", os.mkfifo),
 }
 
 
@@ -134,9 +137,9 @@ def test_a_damaged_neighbour_is_named_and_stops_no_study(shelf, name, capsys):
   file, change = DAMAGES[name]
   shutil.copytree(shelf / "curves", shelf / "neighbour/inner")
   path = shelf / "neighbour/inner" / file
-  if change is None:
+  if name in ("folder", "pipe"):
     path.unlink()
-    path.mkdir()
+    change(path)
   else:
     path.write_text(change(path.read_text() if path.exists() else ""))
   results = run_study(quadratics.study(), shelf / "mine", executor=run_in_process, progress=True)
@@ -168,6 +171,26 @@ def test_names_of_others_are_text_in_every_table(shelf):
   assert "(javascript%3Ax%29%20%28y/study.json)" in line
   row = next(row for row in table(shelf) if "script" in row["study"])
   assert row["goal"] == "'=HYPERLINK(1) [a](javascript:b)"
+
+
+def test_names_of_others_do_not_control_the_terminal(shelf, capsys):
+  hostile = "\x1b[2J\x1b]0;owned\x07\u202e"
+  add(shelf, "hostile", name=f"name{hostile}", goal=f"goal{hostile}", diff="")
+  (shelf / f"bad{hostile}").mkdir()
+  (shelf / f"bad{hostile}" / "study.json").write_text("{")
+  for command in (["list", shelf], ["index", shelf], ["best", shelf / "hostile"], ["status", shelf / "hostile"]):
+    code, *printed = run_command(capsys, "tune", *command)
+    assert code == errors.DONE
+    assert not [text for text in printed if set(hostile) - set("[2J]0;owned") & set(text)]
+  code, _, told = run_command(capsys, "tune", "best", shelf / f"bad{hostile}")
+  assert code == errors.USER_MISTAKE
+  assert r"bad\x1b[2J" in told
+  tracking.update(shelf)
+  assert "\x1b" not in (shelf / "studies.md").read_text()
+  # What a terminal of our own shows has colors of ours, and no others.
+  console = tables._Console(file=io.StringIO(), force_terminal=True, highlight=False)
+  console.print(f"a{hostile}b", style="red")
+  assert console.file.getvalue().count("\x1b") == 2
 
 
 def test_values_of_others_are_no_formulas_in_the_table_of_trials(shelf):

@@ -27,6 +27,7 @@ from trialbook.errors import ConfigError, UserError
 from trialbook.models.batch_norm import spread
 from trialbook.naming import step_of
 from trialbook.record import Count, sentences, stored
+from trialbook.trainer.checkpoints import late_callbacks
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.checkpoints.checksums import by_name, checksums
 from trialbook.trainer.records import read_best, read_fork, read_run
@@ -393,6 +394,7 @@ def _orbax() -> Any:
 
 
 def _checkpointer() -> Any:
+  late_callbacks.ignore()
   return _orbax().Checkpointer(_handler())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from trialbook import errors
 from trialbook.trainer.hosts import addresses
-from trialbook.trainer.hosts.connection import ForgedError, Message, SecretsDifferError
+from trialbook.trainer.hosts.connection import ForgedError, Message
 from trialbook.trainer.hosts.meeting import hosts, meet
 
 END = "end"
@@ -154,7 +154,7 @@ class Channel:
             messages = self._peers[key.data].receive()
             for message in messages or ():
               self._take(key.data, message)
-          except (KeyError, TypeError, ValueError, RecursionError, ForgedError, SecretsDifferError):
+          except (KeyError, TypeError, ValueError, ForgedError):
             messages = None  # Not ours: as good as gone.
           if messages is None:
             selector.unregister(key.fileobj)

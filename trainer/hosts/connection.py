@@ -1,9 +1,9 @@
 """A connection between two hosts: lines of JSON, each with a proof that its sender knows the secret of the job.
 
-Either end begins with a number that it has drawn for this connection alone. The proof of a line is an HMAC over its
-place and its text, by a key that is made of the secret, both numbers and the direction. So it is of no use on another
-connection, in the other direction or at another place, and the secret itself is never sent. Nothing is parsed before
-its proof is checked. Lines can be read by others on their way.
+Each end begins with a random number, drawn for this connection alone. The proof of a line is an HMAC of its text and
+its place in the order of lines. The key of the HMAC is derived from the secret, both numbers and the direction. So a
+recorded line is of no use on another connection, in the other direction or at another place. The secret itself is never
+sent. A line is parsed only after its proof has been checked. Lines are not encrypted.
 """
 
 import hmac
@@ -76,7 +76,7 @@ class Connection:
 
     Raises:
       ForgedError: if the other end does not know the secret.
-      SecretsDifferError: if it says so of this one.
+      SecretsDifferError: if the lead says so of this host, before anything else.
     """
     try:
       data = self.socket.recv(2**16)
@@ -155,7 +155,8 @@ class Connection:
     self._keys = (keys[0], keys[1]) if self._leads else (keys[1], keys[0])
 
   def _open(self, line: bytes) -> Message | None:
-    if line + b"\n" == REFUSED:
+    # Nobody proves it, so only a host that has had no answer believes it; a stranger may send it to the lead.
+    if line + b"\n" == REFUSED and not self._leads and not self._received:
       raise SecretsDifferError
     assert self._keys is not None
     match = _SEALED.fullmatch(line)
@@ -165,7 +166,11 @@ class Connection:
     if not hmac.compare_digest(match[1], _proof(self._keys[1], self._received, match[2])):
       raise ForgedError
     self._received += 1
-    return json.loads(match[2])
+    try:
+      return json.loads(match[2])
+    except (ValueError, RecursionError):  # In an open job everyone can give a proof.
+      self.lost = _NOT_OURS
+      return None
 
 
 def _proof(key: bytes, place: int, text: bytes) -> bytes:

@@ -11,6 +11,7 @@ import errno
 import itertools
 import selectors
 import socket
+import struct
 import time
 from collections.abc import Collection
 from typing import NamedTuple
@@ -175,10 +176,13 @@ class _Lead:
         self._there.pop(index).close()
 
   def _greet(self, made: Connection, hello: Message) -> None:
+    index, count, problem = (hello.get(name) for name in ("index", "count", "problem"))
+    if type(index) is not int or type(count) is not int or not isinstance(problem, str | None):
+      self._drop(made, "it greeted as no host does")
+      return
     del self._strangers[made]
-    index, count = hello["index"], hello["count"]
-    if self._end is None and hello["problem"] is not None:
-      self._end_with(_End(errors.USER_MISTAKE, hello["problem"], index))
+    if self._end is None and problem is not None:
+      self._end_with(_End(errors.USER_MISTAKE, problem, index))
     if self._end is None and (misfit := self._misfit(index, count)) is not None:
       self._end_with(_End(errors.USER_MISTAKE, misfit))
     if self._end is not None:
@@ -249,6 +253,11 @@ def _go_to_lead(
       continue
     connection, answer = None, None
     try:
+      if made.getsockname() == made.getpeername():
+        # The system may choose the lead's port for this end, if both are on one machine and nobody listens yet. With
+        # a reset the port is free again at once.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise ConnectionError("connected to itself")
       connection = Connection(made, secret, leads=False)
       answer = _ask(connection, hello)
     except (SecretsDifferError, ForgedError):

@@ -30,22 +30,22 @@ def new_secret() -> str:
 def read_secret(path: pathlib.Path | None = None, *, is_open: bool = False) -> bytes:
   """Return the secret of this process's job, or `OPEN` if it is to be an open one.
 
+  It is taken out of the environment, so that the programs that this process starts do not inherit it.
+
   Args:
-    path: of a file that holds it; None: it is in the environment, and is taken away from there, so that the programs
-      that this process starts do not inherit it.
+    path: of a file that holds it; None: it is in the environment.
     is_open: whether anybody may take part if no secret is given.
 
   Raises:
     UserError: if there is none, or it is too short; the message says how to pass one.
   """
+  text, where = os.environ.pop(VARIABLE, None), VARIABLE
   if path is not None:
     try:
       text, where = path.read_text(), f"--secret_file={path}"
     except (OSError, UnicodeDecodeError) as error:
       reason = error.strerror if isinstance(error, OSError) else "is not text"
       raise UserError(f"--secret_file={path}: cannot be read ({reason})") from None
-  else:
-    text, where = os.environ.pop(VARIABLE, None), VARIABLE
   if text is None:
     if is_open:
       return OPEN

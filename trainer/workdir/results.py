@@ -7,7 +7,7 @@ from typing import Any
 
 from trialbook import errors, files
 from trialbook.errors import ConfigError
-from trialbook.trainer.records import BEST, Best, check_ends, read_best, read_metrics, read_run, values_of
+from trialbook.trainer.records import BEST, Best, Run, check_ends, read_best, read_metrics, read_run, values_of
 from trialbook.trainer.workdir.existing_run import stored_config
 from trialbook.trainer.workdir.selection import History
 
@@ -75,8 +75,15 @@ def read_result(workdir: pathlib.Path) -> RunResult:
     checkpoint=workdir / checkpoint if checkpoint else None,
     note=None if best is None else best["note"],
     notice=None if record is None else record.get("notice"),
-    seconds=record["finished"] - record["started"] if record is not None and "finished" in record else None,
+    seconds=None if record is None else _seconds(record),
   )
+
+
+def _seconds(record: Run) -> float | None:
+  """Return how long the last process of a run took, by a clock that nobody sets; None if it was killed."""
+  if "finished" not in record:
+    return None
+  return record.get("times", {}).get("total", max(record["finished"] - record["started"], 0.0))
 
 
 def _selected(workdir: pathlib.Path, history: History, best: Best | None) -> Mapping[str, Any]:

@@ -129,7 +129,11 @@ def _trial(path: pathlib.Path, submission: pathlib.Path, problems: list[str], no
   times: dict[str, float] = {}
   for file in ("measurements.csv", "eval_measurements.csv"):
     if (path / file).exists():
-      lines = _read_csv(path / file, curves, times, problems)
+      try:
+        lines = _read_csv(path / file, curves, times, problems)
+      except csv.Error as error:
+        problems.append(f"{path / file} cannot be read as CSV: {error}")
+        continue
       notes += [f"{name}/{file}, line {line} is cut short, and left out" for line in lines]
     else:
       notes.append(f"{name} has no {file}")

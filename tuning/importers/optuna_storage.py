@@ -85,7 +85,10 @@ def read(source: str, options: Options) -> list[SourceStudy]:
   if not path.is_file():
     raise UserError(f"{path}: there is no such file; name an SQLite database or a journal of Optuna")
   with _opened(path) as storage:
-    names = optuna.get_all_study_names(storage)
+    try:
+      names = optuna.get_all_study_names(storage)
+    except Exception as error:  # Optuna raises many kinds for what it has not written.
+      raise UserError(f"{path}: its list of studies cannot be read: {said(error)}") from None
     if options.study is not None and options.study not in names:
       raise UserError(f"{path}: study {options.study!r} is not in it{nearest(options.study, names)}")
     if not names:
@@ -95,6 +98,11 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     for name in wanted:
       try:
         loaded = optuna.load_study(study_name=name, storage=storage)
+        _check(loaded)
+      except Exception as error:
+        problems.append(f"{path}: study {name!r} cannot be read: {said(error)}")
+        continue
+      try:
         studies.append(_study(loaded, path, options, several=len(wanted) > 1))
       except UserError as error:
         problems += error.problems
@@ -116,9 +124,10 @@ def _opened(path: pathlib.Path) -> "Iterator[optuna.storages.BaseStorage]":
   unreadable = f"{path}: is no storage of Optuna, or one of another version"
   if not is_database:
     try:
-      yield JournalStorage(JournalFileBackend(str(path)))
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+      journal = JournalStorage(JournalFileBackend(str(path)))
+    except Exception as error:
       raise UserError(f"{unreadable}; {said(error)}") from None
+    yield journal
     return
   place = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro"
   storage = None
@@ -135,6 +144,18 @@ def _opened(path: pathlib.Path) -> "Iterator[optuna.storages.BaseStorage]":
     if storage is not None:
       storage.remove_session()
       storage.engine.dispose()
+
+
+def _check(study: "optuna.Study") -> None:
+  """Read all of a study. Raise what Optuna raises, or ValueError if a trial is one that it does not write."""
+  count = len(_metrics(study))
+  for trial in study.get_trials(deepcopy=False):
+    values = [value for value in trial.values or () if isinstance(value, int | float)]
+    if trial.state.name == "COMPLETE" and len(values) != count:
+      raise ValueError(f"trial {trial.number} is complete and has {len(values)} of {count} values")
+    for step in trial.intermediate_values:
+      if type(step) is not int or step < 0:
+        raise ValueError(f"trial {trial.number} has reported a value at step {step!r}")
 
 
 def _study(study: "optuna.Study", path: pathlib.Path, options: Options, several: bool) -> SourceStudy:

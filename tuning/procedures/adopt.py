@@ -378,6 +378,8 @@ def _record(
 ) -> pathlib.Path:
   """Make the config the recorded baseline, and add a line to the record of adoptions (PB-44); return its file."""
   folder = lab.folder.parent / "baseline" if record is None else as_path(record)
+  path = folder / "adoptions.jsonl"
+  known = ADOPTIONS.lines(path)
   write_config(config, folder)
   line = {
     "adopted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -386,8 +388,6 @@ def _record(
     "numbers": dict(numbers),
     "config": config.model_dump(mode="json"),
   }
-  path = folder / "adoptions.jsonl"
-  known = ADOPTIONS.lines(path)
   # A second call of the same procedure decides the same, and is the same adoption.
   if not any(one["evidence"] == line["evidence"] and one["config"] == line["config"] for one in known):
     files.write_text(path, "".join(json.dumps(files.jsonable(one)) + "\n" for one in [*known, line]))

@@ -75,7 +75,7 @@ def run(
 def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
   """Run the stages, and return the conclusion."""
   total = flight.budget.steps or round((flight.budget.hours or 0.0) * 3600)
-  if flight.plan.get("budget", total) != total:
+  if flight.plan["numbers"].get("budget", total) != total:
     # What follows exploration is planned by the budget, and begun.
     raise UserError(
       f"{flight.lab.folder} has ended its exploration with another budget, by which its adoption and its end are"
@@ -145,7 +145,7 @@ def _batch_size(flight: Flight) -> None:
   flight.begin("batch size")
   of = flight.stage("1_batch_size")
   # Timings are not repeated: other ones might give another size, and with it another config for all that followed.
-  found = conclusion.read(of.folder) or batch_size.run(of)
+  found = conclusion.read(of.folder, of.config) or batch_size.run(of)
   cost = flight.budget.charge_measurements(of.folder)
   flight.log("batch size", found.verdict, found.evidence, cost, _use(flight, found), of.folder)
 

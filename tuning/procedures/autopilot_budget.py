@@ -119,7 +119,8 @@ def worked_seconds(study: StudyRecord, trials: Iterable[TrialRecord]) -> float:
   """
   attempts: list[Mapping[str, Any]] = [attempt for trial in trials for attempt in trial.attempts]
   if not study.sessions:
-    return sum((one.get("finished") or one["started"]) - one["started"] for one in attempts)
+    spans = [(one["started"], one.get("finished")) for one in attempts]
+    return sum(max(end - start, 0.0) for start, end in spans if start is not None and end is not None)
   starts = [session["started"] for session in study.sessions]
   seconds = 0.0
   for start, following, session in zip(starts, [*starts[1:], math.inf], study.sessions, strict=True):
@@ -128,5 +129,5 @@ def worked_seconds(study: StudyRecord, trials: Iterable[TrialRecord]) -> float:
       known = [one[name] for one in attempts for name in ("started", "finished") if one.get(name) is not None]
       # An attempt that was lost is recorded as ended when the next session begins.
       end = max((time for time in known if start <= time < following), default=start)
-    seconds += end - start
+    seconds += max(end - start, 0.0)  # The clock may have been set back.
   return seconds

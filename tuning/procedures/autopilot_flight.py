@@ -2,11 +2,15 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import pydantic
+from typing_extensions import TypedDict
 
 from trialbook import files
 from trialbook.progress import ProgressLine, duration
+from trialbook.record import Count, Format, Kind, stored
 from trialbook.trainer import Config
 from trialbook.tuning.procedures import autopilot_logbook
 from trialbook.tuning.procedures.autopilot_budget import Budget
@@ -20,8 +24,23 @@ LEAST_TRIALS = 6
 """Fewest trials of a round: fewer say nothing of a space."""
 SOURCES = ("conclusion.md", "study.py")
 """Files of a stage that the logbook links to."""
-PLAN = "plan.json"
-"""File of the numbers that were decided by what was left of the budget. A call that resumes keeps to them."""
+
+
+@stored
+class Plan(TypedDict):
+  """`plan.json`: what was decided by what was left of the budget. A call that resumes keeps to it.
+
+  Attributes:
+    numbers: by name.
+    rounds: the trials of each round that was extended, by its stage: the first number, and each larger one.
+  """
+
+  format: Format
+  numbers: dict[str, int]
+  rounds: dict[str, Annotated[list[Count], pydantic.Field(min_length=1)]]
+
+
+PLAN = Kind(Plan, "Restore the file from a copy, or choose another --dir")
 
 
 @dataclasses.dataclass
@@ -93,17 +112,26 @@ class Flight:
     A call that resumes has used a little more of a budget in hours, and would decide otherwise.
     """
     plan = self.plan
-    if name not in plan:
-      plan[name] = value()
-      self.keep(plan)
-    return plan[name]
+    if name not in plan["numbers"]:
+      plan["numbers"][name] = value()
+      self._keep(plan)
+    return plan["numbers"][name]
+
+  def extend(self, stage: str, before: int, trials: int) -> None:
+    """Record that a round gets more trials than before."""
+    plan = self.plan
+    plan["rounds"].setdefault(stage, [before]).append(trials)
+    self._keep(plan)
 
   @property
-  def plan(self) -> dict[str, Any]:
-    """Return all numbers that were decided so far."""
-    return files.read_json(self.lab.folder / PLAN) or {}
+  def plan(self) -> Plan:
+    """Return all that was decided so far. Raise UserError if it cannot be read."""
+    return PLAN.read(self._plan_path) or {"format": files.FORMAT, "numbers": {}, "rounds": {}}
 
-  def keep(self, plan: Mapping[str, Any]) -> None:
-    """Write the numbers that were decided."""
+  @property
+  def _plan_path(self) -> pathlib.Path:
+    return self.lab.folder / "plan.json"
+
+  def _keep(self, plan: Plan) -> None:
     self.lab.folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(self.lab.folder / PLAN, dict(plan))
+    files.write_json(self._plan_path, plan)

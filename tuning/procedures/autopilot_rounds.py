@@ -105,7 +105,7 @@ def _round(flight: Flight, number: int, study: Study, why: Sequence[str]) -> tup
   flight.begin(stage)
   study = _as_edited(study, folder, why)
   while True:
-    counts: list[int] = flight.plan.get(stage, [])
+    counts = flight.plan["rounds"].get(stage, [])
     if counts and study.trials is not None:
       study = dataclasses.replace(study, trials=max(counts[-1], study.trials))
     results = flight.lab.runner(study, folder / "study", workers=flight.lab.workers, progress=flight.lab.progress)
@@ -118,7 +118,7 @@ def _round(flight: Flight, number: int, study: Study, why: Sequence[str]) -> tup
     trials = min(after.trials, study.trials + affordable)
     if trials < study.trials + FEW:
       return results, after
-    flight.keep({**flight.plan, stage: [*(counts or [study.trials]), trials]})
+    flight.extend(stage, study.trials, trials)
     more = f"It is extended from {study.trials} to {trials} trials, so that all points of this space count."
     _log(flight, number, results, after, more)
 
@@ -139,7 +139,7 @@ def _next(flight: Flight, number: int, results: StudyResults, after: NextStep) -
 
 def _log(flight: Flight, number: int, results: StudyResults, after: NextStep, consequence: str) -> None:
   stage = f"round {number}"
-  counts = flight.plan.get(stage, [])
+  counts = flight.plan["rounds"].get(stage, [])
   first = f" ({counts[0]} at first)" if counts and counts[0] < len(results.trials) else ""
   decision = f"{len(results.trials)} trials{first}. The best has {_best(results)}."
   flight.log(stage, decision, after.reasons, flight.costs[stage], consequence, round_folder(flight, number))

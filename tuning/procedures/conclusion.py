@@ -10,6 +10,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from trialbook import escaping, files
+from trialbook.errors import ConfigError
 from trialbook.record import Format, Kind, stored
 from trialbook.trainer import Config
 from trialbook.tuning.procedures import drawing
@@ -106,11 +107,20 @@ def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def read(folder: pathlib.Path) -> Conclusion | None:
-  """Return the conclusion in a folder; None if there is none. Raise UserError if it cannot be read."""
-  found = CONCLUSION.read(folder / "conclusion.json")
+def read(folder: pathlib.Path, config: Config) -> Conclusion | None:
+  """Return the conclusion in a folder; None if there is none.
+
+  Raises:
+    UserError: if it cannot be read, or its changes are none of the config.
+  """
+  path = folder / "conclusion.json"
+  found = CONCLUSION.read(path)
   if found is None:
     return None
+  try:
+    config.override(found["changes"] or {})
+  except ConfigError as error:
+    raise CONCLUSION.error(path, error.problems) from None
   fields: dict[str, Any] = {name: found[name] for name in Conclusion.__dataclass_fields__.keys() & found.keys()}
   return Conclusion(**fields)
 

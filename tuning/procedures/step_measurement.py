@@ -17,10 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
 import jax
 import numpy as np
+import pydantic
 from typing_extensions import TypedDict
 
 from trialbook import files
@@ -147,7 +148,17 @@ class StoredMeasurement(TypedDict):
   memory_bytes: NotRequired[Count | None]
 
 
-MEASUREMENT = Kind(StoredMeasurement, "Remove the file to measure again", version=None)
+def _timed(found: StoredMeasurement) -> StoredMeasurement:
+  if found["fits"] and (len(blocks := found.get("block_seconds", ())) < FASTEST or min(blocks) <= 0):
+    raise ValueError(f"an object whose block_seconds are {FASTEST} times above 0 at least, as it fits")
+  return found
+
+
+MEASUREMENT: Kind[StoredMeasurement] = Kind(
+  Annotated[StoredMeasurement, pydantic.AfterValidator(_timed)],  # type: ignore[arg-type]
+  "Remove the file to measure again",
+  version=None,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,12 @@
 import argparse
 import os
 import pathlib
-import sys
 
 from rich.table import Table
 from rich.text import Text
 
 from trialbook import errors
+from trialbook.command_line import warn
 from trialbook.errors import UserError
 from trialbook.tuning import tables
 from trialbook.tuning.commands import ranked_by
@@ -67,7 +67,7 @@ def _index(root: pathlib.Path, what: str) -> None:
   """Write the page of all studies in a root, and print where, and what is not in it."""
   path, passed_over = write_index(root)
   for problem in passed_over:
-    print(f"warning: {problem}", file=sys.stderr)
+    warn(f"warning: {problem}")
   tables.console().print(f"{what}: {path}", soft_wrap=True)
 
 
