@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from trialbook.experiments import digits_resnet
 from trialbook.tuning import Halton, Linear, Log, Minimize, Study
-from trialbook.tuning.execution.coordinator import prepare
+from trialbook.tuning.execution.planned_study import prepare
 from trialbook.tuning.records import read_study, read_trials
 
 TRIALS = 16

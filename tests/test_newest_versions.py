@@ -1,4 +1,4 @@
-"""The newest versions that setup.cfg allows, on a newer Python, pass the quick tests of what touches jax."""
+"""The newest versions that setup.cfg allows, on a newer Python, pass the quick tests of what touches them."""
 
 import os
 import pathlib
@@ -9,12 +9,12 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEWEST = ROOT / ".venv-newest"
 """Made by `make test-long`."""
-# The others use no jax, or start processes that use it as these tests do.
-FOLDERS = ("tests/models", "tests/trainer", "tests/test_old_records.py")
+# The others use none of these, or start processes that use them as these tests do.
+FOLDERS = ("tests/models", "tests/trainer", "tests/input_pipeline", "tests/tuning", "tests/test_old_records.py")
 
 
 @pytest.mark.long
-def test_the_quick_tests_of_models_and_training_pass_with_the_newest_versions(tmp_path: pathlib.Path):
+def test_the_quick_tests_of_models_data_training_and_tuning_pass_with_the_newest_versions(tmp_path: pathlib.Path):
   if not (NEWEST / "ready").exists():
     missing = NEWEST / "missing"
     why = missing.read_text().strip() if missing.exists() else "`make test-long` was not asked to install them"

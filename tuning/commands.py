@@ -15,7 +15,8 @@ from trialbook import errors, files
 from trialbook.command_line import warn
 from trialbook.errors import TryAgainError, UserError
 from trialbook.tuning import plan, ranking, records, reruns, role_advice, rounds, tables, tracking
-from trialbook.tuning.execution.coordinator import PlannedStudy, prepare, run_study
+from trialbook.tuning.execution.coordinator import run_study
+from trialbook.tuning.execution.planned_study import PlannedStudy, prepare
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.study import Round, Study

@@ -84,11 +84,17 @@ def read_log(
   path = folder / "metrics.jsonl"
   lines = read_metrics(folder, first)
   check_ends(folder, lines, last, count)
+  parts: dict[str, tuple[str, str]] = {}
   for number_of_line, line in enumerate(lines, start=1):
     step = line["step"]
     for name, value in line.items():
-      split, _, kind = name.rpartition("/")
-      number: Any = files.number(value)
+      if type(value) is float and name in curves:  # Nearly all are these.
+        curves[name].append((step, value))
+        continue
+      if name not in parts:
+        parts[name] = (name.rpartition("/")[0], name.rpartition("/")[2])
+      split, kind = parts[name]
+      number: Any = files.number(value) if type(value) is str else value
       if kind == "class_examples":
         if not isinstance(value, list) or not all(type(count) is int for count in value):
           raise METRICS.error(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trialbook.tuning.objective import Curve, value_of
+from trialbook.tuning.objective import Curve, evaluations_of, finite
+from trialbook.tuning.once import by_any_objective
 from trialbook.tuning.study import Objective
 from trialbook.tuning.training_lengths import SAME_LENGTH, training_length
 
@@ -114,35 +115,77 @@ class EarlyEnd:
     return f"cut short at step {self.step:,} of the usual {self.usual:,}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What a training logged of the objective's metric.
+
+  Attributes:
+    last: step of the last line that it logged.
+    steps: of the evaluations whose values are finite, in order: [evaluations].
+    costs: smaller is better: [evaluations].
+  """
+
+  last: int
+  steps: np.ndarray
+  costs: np.ndarray
+
+  def best(self, until: float = math.inf) -> float | None:
+    """Return the least cost until a step, after the first step if there is one; None if there is none at all."""
+    costs, steps = self.costs[self.steps <= until], self.steps[self.steps <= until]
+    after = costs[steps > 0]
+    return float(after.min() if len(after) else costs.min()) if len(costs) else None
+
+  @property
+  def stopped_improving(self) -> bool:
+    """Return whether its best evaluation lies well before its end."""
+    if len(self.costs) <= LAST:
+      return False
+    steps, costs = self.steps, self.costs
+    if (steps > 0).any():
+      costs, steps = costs[steps > 0], steps[steps > 0]
+    at = int(steps[np.argmin(costs)])
+    return at <= PATIENCE * self.last and int((self.steps > at).sum()) >= LAST
+
+
 def early_ends(
   objective: Objective, curves: Sequence[Mapping[str, Curve]], values: Sequence[Mapping[str, Any]]
 ) -> dict[int, EarlyEnd]:
+  """Return `early_ends_of` trainings by their curves by metric."""
+  trainings = []
+  for each in curves:
+    steps, found = finite(*evaluations_of(each.get(objective.metric, ())))
+    last = max((points[-1][0] for points in each.values() if points), default=0)
+    trainings.append(Training(last, steps, objective.sign * found))
+  return early_ends_of(trainings, values)
+
+
+def early_ends_of(trainings: Sequence[Training], values: Sequence[Mapping[str, Any]]) -> dict[int, EarlyEnd]:
   """Return the trainings that ended before the others, by index; those with a reason to be shorter are not among them.
 
   A reason is a hyperparameter that sets the length (`training_lengths`), a value better than nearly all of the usual
   length, or that it no longer improved (its best evaluation lies well before its end).
 
   Args:
-    objective: by which trials are ranked.
-    curves: of each trial that is recorded as complete, by metric.
+    trainings: of each trial that is recorded as complete.
     values: of its hyperparameters, by name.
   """
-  last = [max((points[-1][0] for points in each.values() if points), default=0) for each in curves]
+  last = [one.last for one in trainings]
   if len(last) < 2 or max(last) <= 1:
     return {}
   length = training_length(last, values)
   shares = [step / max(length.of(each), 1) for step, each in zip(last, values, strict=True)]
   short = [index for index, share in enumerate(shares) if share < 1 - SAME_LENGTH]
+  if not short:
+    return {}
   whole = [index for index, share in enumerate(shares) if share >= 1 - SAME_LENGTH]
-  at_target, at_rung = _at_targets(objective, curves, last, short, whole), _at_rungs(objective, curves, last, short)
-  patient = _by_patience(objective, curves, short)
+  at_target, at_rung = _at_targets(trainings, short, whole), _at_rungs(trainings, short)
+  patient = _by_patience(trainings, short)
   # Where no length is usual, a rule may have ended most trials, and leaves them longer than that.
   least = EARLY if length.is_usual else AT_ONCE * statistics.median(shares)
-  bests = [_best(objective, each) for each in curves]
-  of_whole = [best for index in whole if (best := bests[index]) is not None]
+  of_whole = [best for index in whole if (best := trainings[index].best()) is not None]
   early = {}
   for index in short:
-    has_reason = index in patient or _has_reason(objective, curves[index], last[index], bests[index], of_whole)
+    has_reason = index in patient or _has_reason(trainings[index], of_whole)
     if index in at_rung:
       kind = "pruned"
     elif index in at_target:
@@ -155,25 +198,22 @@ def early_ends(
   return early
 
 
-def _has_reason(
-  objective: Objective, curves: Mapping[str, Curve], last: int, best: float | None, of_whole: Sequence[float]
-) -> bool:
+def _has_reason(training: Training, of_whole: Sequence[float]) -> bool:
   """Return whether a training is better than nearly all of the usual length, or no longer improved."""
+  best = training.best()
   beats = sum(best is not None and best < other for other in of_whole)
-  return (bool(of_whole) and beats >= REACHED * len(of_whole)) or _stopped_improving(objective, curves, last)
+  return (bool(of_whole) and beats >= REACHED * len(of_whole)) or training.stopped_improving
 
 
-def _at_targets(
-  objective: Objective,
-  curves: Sequence[Mapping[str, Curve]],
-  last: Sequence[int],
-  short: Sequence[int],
-  whole: Sequence[int],
-) -> set[int]:
+def _at_targets(trainings: Sequence[Training], short: Sequence[int], whole: Sequence[int]) -> set[int]:
   """Return the short trials that were ended at a target: a value that each of them reached for the first time at its
   end."""
-  costs = {index: _costs(objective, curves[index]) for index in (*short, *whole)}
-  firsts = {index: (min(costs[index]), min(costs[index][:-AT_END])) for index in short if len(costs[index]) > LAST}
+  costs = {index: trainings[index].costs for index in (*short, *whole)}
+  firsts = {
+    index: (float(costs[index].min()), float(costs[index][:-AT_END].min()))
+    for index in short
+    if len(costs[index]) > LAST
+  }
   if len(firsts) < TARGET:
     return set()
 
@@ -182,64 +222,45 @@ def _at_targets(
 
   target = max((best for best, _ in firsts.values()), key=lambda one: (len(ended_at(one)), -one))
   found = ended_at(target)
-  ends = {last[index] for index in found}
+  ends = {trainings[index].last for index in found}
   if len(found) < max(TARGET, len(short) / 2) or len(ends) == 1:  # At one step, a rule or a limit of time ended them.
     return set()
-  if sum(min(costs[index][:-AT_END], default=math.inf) <= target for index in whole) <= WENT_ON * len(whole):
+  if sum((costs[index][:-AT_END] <= target).any() for index in whole) <= WENT_ON * len(whole):
     return found
   # Where others reached it and went on, it is a target if the values are much closer to it than by chance.
-  away = statistics.median(target - min(costs[index]) for index in found)
-  gained = statistics.median(min(costs[index][: len(costs[index]) // 2]) - min(costs[index]) for index in found)
+  away = statistics.median(target - float(costs[index].min()) for index in found)
+  gained = statistics.median(
+    float(costs[index][: len(costs[index]) // 2].min()) - float(costs[index].min()) for index in found
+  )
   return found if away <= BAND * gained else set()
 
 
-def _by_patience(objective: Objective, curves: Sequence[Mapping[str, Curve]], short: Sequence[int]) -> set[int]:
+def _by_patience(trainings: Sequence[Training], short: Sequence[int]) -> set[int]:
   """Return the short trials that ended equally many evaluations after their best, as patience ends them."""
   after: dict[int, set[int]] = {}
   for index in short:
-    costs = _costs(objective, curves[index])
+    costs = trainings[index].costs
     if len(costs) > LAST:
-      after.setdefault(len(costs) - 1 - costs.index(min(costs)), set()).add(index)
+      after.setdefault(len(costs) - 1 - int(np.argmin(costs)), set()).add(index)
   count = max(after, key=lambda one: (len(after[one]), one), default=0)
   return after[count] if count >= LAST and len(after[count]) >= max(TARGET, len(short) / 2) else set()
 
 
-def _costs(objective: Objective, curves: Mapping[str, Curve]) -> list[float]:
-  return [objective.sign * value for _, value in curves.get(objective.metric, ()) if math.isfinite(value)]
-
-
-def _best(objective: Objective, curves: Mapping[str, Curve]) -> float | None:
-  found = value_of(dataclasses.replace(objective, value="best"), curves.get(objective.metric, ()))
-  return None if found is None else objective.sign * found[1]
-
-
-def _stopped_improving(objective: Objective, curves: Mapping[str, Curve], last: int) -> bool:
-  points = [point for point in curves.get(objective.metric, ()) if math.isfinite(point[1])]
-  found = value_of(dataclasses.replace(objective, value="best"), points)
-  if found is None or len(points) <= LAST:
-    return False
-  return found[0] <= PATIENCE * last and sum(step > found[0] for step, _ in points) >= LAST
-
-
-def _at_rungs(
-  objective: Objective, curves: Sequence[Mapping[str, Curve]], last: Sequence[int], short: Sequence[int]
-) -> set[int]:
+def _at_rungs(trainings: Sequence[Training], short: Sequence[int]) -> set[int]:
   """Return the short trials of which several ended at one step, and were worse there than trials that went on."""
   at: dict[int, list[int]] = {}
   for index in short:
-    at.setdefault(last[index], []).append(index)
+    at.setdefault(trainings[index].last, []).append(index)
   pruned: set[int] = set()
   for step, those in at.items():
-    there = {index: _so_far(objective, each, step) for index, each in enumerate(curves) if last[index] >= step}
-    on = [value for index, value in there.items() if last[index] > step and value is not None]
+    if len(those) < RUNG:
+      continue
+    there = {index: one.best(step) for index, one in enumerate(trainings) if one.last >= step}
+    on = [value for index, value in there.items() if trainings[index].last > step and value is not None]
     ended = [value for index in those if (value := there[index]) is not None]
     if len(ended) >= RUNG and len(on) >= RUNG and min(ended) > statistics.median(on):
       pruned |= {*those}
   return pruned
-
-
-def _so_far(objective: Objective, curves: Mapping[str, Curve], step: int) -> float | None:
-  return _best(objective, {objective.metric: [point for point in curves.get(objective.metric, ()) if point[0] <= step]})
 
 
 def endings(results: "StudyResults") -> dict[int, Ending]:
@@ -249,7 +270,7 @@ def endings(results: "StudyResults") -> dict[int, Ending]:
   if not any(len(trial.curve(results.objective.metric)[0]) > 1 for trial in complete):
     return found | _outliers(results)
   if results.study.config is None:
-    early = early_ends(results.objective, [t.curves for t in complete], [t.values for t in complete])
+    early = early_ends_of([_training(results, trial) for trial in complete], [trial.values for trial in complete])
   else:
     early = {}  # Trainings of ours that did not reach their last step are not complete.
   for index, end in early.items():
@@ -260,6 +281,11 @@ def endings(results: "StudyResults") -> dict[int, Ending]:
       found[trial.trial] = _collapsed(results, trial, gain) or _stuck(results, trial, gain) or FINISHED
   outliers = _outliers(results)
   return found | {number: end for number, end in outliers.items() if found[number].kind == "finished"}
+
+
+def _training(results: "StudyResults", trial: "Trial") -> Training:
+  steps, values = trial.curve(results.objective.metric)
+  return Training(trial.last_step, steps, results.objective.sign * values)
 
 
 def _own(results: "StudyResults", trial: "Trial") -> Ending:
@@ -309,14 +335,18 @@ def _stuck(results: "StudyResults", trial: "Trial", gain: float) -> Ending | Non
 
 def _collapsed(results: "StudyResults", trial: "Trial", gain: float) -> Ending | None:
   """Return that a trial lost at once, and for good, half of what it had gained, or of what the median trial gains."""
-  sign, metric = results.objective.sign, results.objective.metric
-  steps, values = trial.curve(metric)
+  found = by_any_objective(results, _fall_back, *trial.curve(results.objective.metric), results.objective.sign, gain)
+  return None if found is None else Ending("collapsed", found[0], found[1])
+
+
+def _fall_back(steps: np.ndarray, values: np.ndarray, sign: int, gain: float) -> tuple[int, str] | None:
+  """Return the step at which a curve [evaluations] fell back, and that it did in words; None if it did not."""
   costs = sign * values
   if len(costs) < 2 * LAST:
     return None
   first = [float(np.median(costs[: at + 1])) for at in range(LAST - 1)]
   windows = np.lib.stride_tricks.sliding_window_view(costs, LAST)
-  smooth = np.concatenate([first, np.median(windows, axis=1)])
+  smooth = np.concatenate([first, np.sort(windows, axis=1)[:, LAST // 2]])
   best = int(np.argmin(smooth))
   gained, lost = max(float(costs[0] - smooth[best]), gain), float(np.median(costs[-LAST:]) - smooth[best])
   if gained <= 0 or lost < max(BACK * gained, DEVIATIONS * _noise(costs)) or len(costs) - 1 - best < LAST:
@@ -332,7 +362,7 @@ def _collapsed(results: "StudyResults", trial: "Trial", gain: float) -> Ending |
     return None
   step = int(steps[best + high])
   to = sign * float(np.median(costs[-LAST:]))
-  return Ending("collapsed", step, f"fell back from {sign * smooth[best]:.4g} to {to:.4g} at step {step:,}")
+  return step, f"fell back from {sign * smooth[best]:.4g} to {to:.4g} at step {step:,}"
 
 
 def _noise(costs: np.ndarray) -> float:

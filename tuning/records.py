@@ -309,6 +309,11 @@ class StudyRecord:
       return None
     return 0 if self.function is None else 1
 
+  @property
+  def is_adaptive(self) -> bool:
+    """Return whether the search chose points by the results of others, told from its name."""
+    return "bayes" in str(self.search.get("name", "")).lower()
+
 
 _MAY_CHANGE = ("trials", "max_attempts", "goal", "command", "commit", "diff", "created", "warnings", "sessions")
 

@@ -65,7 +65,9 @@ class Trial:
   recorded: tuple[str, str | None]
   source: str | None = None
   # Shared by the same trial under other objectives.
-  _arrays: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+  _arrays: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+    default_factory=dict, compare=False, repr=False
+  )
 
   @property
   def curves(self) -> Mapping[str, Curve]:
@@ -73,14 +75,19 @@ class Trial:
     call."""
     return self.log.curves
 
+  def evaluations(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and values of a metric, [evaluations] each; empty if not logged."""
+    key = (metric, "all")
+    if key not in self._arrays:
+      self._arrays[key] = objectives.evaluations_of(self.curves.get(metric, ()))
+    return self._arrays[key]
+
   def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values of a metric, [evaluations] each, without those that are not finite; empty if not
-    logged."""
-    if metric not in self._arrays:
-      points = np.array(self.curves.get(metric, ()), float).reshape(-1, 2)
-      points = points[np.isfinite(points[:, 1])]
-      self._arrays[metric] = points[:, 0].astype(int), points[:, 1]
-    return self._arrays[metric]
+    """Return `evaluations` without those that are not finite."""
+    key = (metric, "finite")
+    if key not in self._arrays:
+      self._arrays[key] = objectives.finite(*self.evaluations(metric))
+    return self._arrays[key]
 
   @functools.cached_property
   def last_step(self) -> int:
@@ -92,12 +99,18 @@ class Trial:
     state, reason = self.recorded
     worth = None
     if state == "complete":
-      if unusual := objectives.uncharacteristic(objective, self.curves, self.log.class_examples):
+      if unusual := self._uncharacteristic(objective):
         state, reason = "infeasible", unusual
       else:
-        worth = objectives.value_of(objective, self.curves.get(objective.metric, []))
+        worth = objectives.value_of_finite(objective, *self.curve(objective.metric))
     step, value = worth or (None, None)
     return dataclasses.replace(self, state=state, reason=reason, objective=value, step=step)
+
+  def _uncharacteristic(self, objective: Objective) -> str | None:
+    classes = self.log.class_examples
+    if objective.metric not in self.curves:
+      return objectives.uncharacteristic(objective, self.curves, classes)
+    return objectives.uncharacteristic_of_finite(objective, *self.curve(objective.metric), classes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +123,7 @@ class StudyResults:
     objective: by which `trials` are valued.
     trials: by number; those that were not handed out yet are missing.
     reruns: of some trials, the study of the same point with other seeds, by the trial's number (PB-41).
+    shared: what was computed and depends on no objective, by all that it depends on; the same under other objectives.
   """
 
   folder: pathlib.Path
@@ -117,6 +131,7 @@ class StudyResults:
   objective: Objective
   trials: tuple[Trial, ...]
   reruns: Mapping[int, "StudyResults"] = dataclasses.field(default_factory=dict)
+  shared: dict[Any, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
   @classmethod
   def of(cls, folder: pathlib.Path, study: StudyRecord, trials: Iterable[TrialRecord]) -> "StudyResults":
@@ -165,6 +180,11 @@ class StudyResults:
         number: study.by(objective) for number, study in self.reruns.items() if objective.metric in study.metrics
       },
     )
+
+  @functools.cached_property
+  def known(self) -> dict[Any, Any]:
+    """Return what functions of these results found, by function and arguments (`trialbook.tuning.once`)."""
+    return {}
 
   @functools.cached_property
   def metrics(self) -> list[str]:
@@ -231,7 +251,7 @@ class StudyResults:
     last = metric.rpartition("/")[2]
     return next((name for name in (f"train_subset/{last}", f"train/{last}") if name in self.metrics), None)
 
-  @property
+  @functools.cached_property
   def ranked(self) -> list[Trial]:
     """Return the trials that have a value, the best first, the earlier one among equals."""
     valued = [trial for trial in self.trials if trial.objective is not None]

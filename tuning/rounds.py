@@ -8,7 +8,8 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
 from trialbook.tuning import tracking
-from trialbook.tuning.execution.coordinator import prepare, run_study
+from trialbook.tuning.execution.coordinator import run_study
+from trialbook.tuning.execution.planned_study import prepare
 from trialbook.tuning.execution.study_folder import check_folder
 from trialbook.tuning.records import StoredRound, read_round_record, read_trials
 from trialbook.tuning.results import StudyResults, read_results

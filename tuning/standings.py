@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from trialbook.tuning.early_stopping import Standing
-from trialbook.tuning.objective import Curve, value_of
+from trialbook.tuning.objective import Curve, evaluations_of, finite, value_of_finite
 from trialbook.tuning.records import TrialRecord
 from trialbook.tuning.study import Objective
 
@@ -24,13 +26,19 @@ def reached(steps: Sequence[int], objective: Objective, points: Curve) -> Reache
     objective: of the study.
     points: the curve of the objective's metric, in order of steps, as far as it was logged.
   """
+  return reached_by(steps, objective, *evaluations_of(points))
+
+
+def reached_by(steps: Sequence[int], objective: Objective, at: np.ndarray, values: np.ndarray) -> Reached:
+  """Return `reached` for the steps and the values of the objective's metric, [evaluations] each."""
   found = []
   for step in steps:
-    until = next((position for position, (at, _) in enumerate(points, start=1) if at >= step), None)
-    if until is None:
+    is_there = at >= step
+    if not is_there.any():
       break
-    value = value_of(objective, points[:until])
-    found.append((points[until - 1][0], None if value is None else value[1]))
+    end = int(np.argmax(is_there))
+    value = value_of_finite(objective, *finite(at[: end + 1], values[: end + 1]))
+    found.append((int(at[end]), None if value is None else value[1]))
   return tuple(found)
 
 

@@ -3,12 +3,13 @@
 import pathlib
 import textwrap
 
+import csv_studies
 import pytest
 import quadratics
 from in_process import InProcess
 
 from trialbook.tuning import StudyResults, run_study
-from trialbook.tuning.execution import coordinator
+from trialbook.tuning.execution import coordinator, planned_study
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +24,17 @@ def curve_study(root) -> StudyResults:
   return run_study(quadratics.study(), root / "curves")
 
 
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory) -> pathlib.Path:
+  """The folder of a study whose every text is an attack."""
+  return csv_studies.hostile(tmp_path_factory.mktemp("hostile") / "study")
+
+
 @pytest.fixture
 def no_workers(monkeypatch):
   """Commands run trials in this process; what workers do is in test_runner.py."""
   monkeypatch.setattr(coordinator, "LocalWorkers", InProcess)
+  monkeypatch.setattr(planned_study, "LocalWorkers", InProcess)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,3 +75,25 @@ def rates(folder: pathlib.Path, count: int = 8, **options: Any) -> pathlib.Path:
     },
     **{"name": folder.name, "goal": "Which rate?", **options},
   )
+
+
+def hostile(folder: pathlib.Path) -> pathlib.Path:
+  """A study whose every text is an attack."""
+  first, second, third, line, last = HOSTILE
+  return imported(
+    folder,
+    [{"reason": "", first: 0.1 * (n + 1), second: third if n % 2 else last} for n in range(6)]
+    + [{"state": "infeasible", "reason": " ".join(HOSTILE), first: 2.0, second: last}],
+    {n: {"validation/error": bowl(0.1 * (n + 1)), third: bowl(0.1)} for n in range(6)},
+    {"hyperparameters": {second: {"role": "scientific"}}},
+    name=f"{first} {line}",
+    goal=" ".join(HOSTILE),
+  )
+
+
+def unfinished(folder: pathlib.Path, target: pathlib.Path, **changes: Any) -> pathlib.Path:
+  """A copy of a study whose record says something else."""
+  shutil.copytree(folder, target)
+  stored = json.loads((target / "study.json").read_text())
+  (target / "study.json").write_text(json.dumps(stored | changes))
+  return target

@@ -10,7 +10,7 @@ import numpy as np
 from trialbook import files
 from trialbook.trainer import Config
 from trialbook.tuning import records
-from trialbook.tuning.execution.coordinator import prepare
+from trialbook.tuning.execution.planned_study import prepare
 from trialbook.tuning.objective import value_of
 from trialbook.tuning.records import TrialRecord, trial_folder
 from trialbook.tuning.results import StudyResults, read_results

@@ -31,7 +31,7 @@ def ended(order: Sequence[Curve], quantile: float, after: int, at: int = 0) -> s
   """Numbers of the trials that a rule ends which come in an order."""
   costs = np.array([one.costs[at] for one in order])
   left = np.array([one.steps - one.ends[at] for one in order])
-  found = stopping_replay._ended(costs, left, stopping_replay.better_before(costs), quantile, after)
+  found = stopping_replay._ended(costs, left, stopping_replay.better_before(costs[None])[0], quantile, after)
   return {one.trial for one, is_ended in zip(order, found, strict=True) if is_ended}
 
 

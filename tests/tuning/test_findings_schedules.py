@@ -169,7 +169,7 @@ def test_a_smooth_decay_and_a_steep_start_have_no_jumps():
     studies += [planted.healthy(seed, **SMALL, reshape=following(schedule, 1.0, logged=False)) for seed in range(4)]
   for results in studies:
     curves = [(trial, *costs(results, trial)) for trial in results.ranked]
-    assert not any(pieces.all_jumps(curves))
+    assert not any(pieces.all_jumps(results, curves))
 
 
 @pytest.mark.parametrize("name", RATE_NAMES[:-1])

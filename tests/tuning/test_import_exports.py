@@ -47,10 +47,12 @@ def test_final_values_without_curves_rank_trials_and_none_is_infeasible(tmp_path
   assert "and no curve; findings about curves need curves.csv" in notes(without)
 
 
-def test_findings_that_need_curves_say_so(tmp_path):
+def test_what_curves_would_answer_is_asked_for_once(tmp_path):
   results = read_results(import_study("csv", CASES / "c_wide", tmp_path / "out")[0])
-  told = {one.id: one for one in findings(results) if one.severity == "cannot_tell"}
-  assert {"PB-26", "PB-27", "PB-28", "PB-29", "PB-61"} <= set(told)
+  [told] = [one for one in findings(results) if one.severity == "cannot_tell" and "urve" in one.title + one.why]
+  assert told.id == "PB-25"
+  assert all(id in told.why for id in ("PB-26", "PB-27", "PB-28", "PB-29", "PB-33", "PB-61", "PB-69", "PB-81"))
+  assert "at least 30 times" in str(told.action)
   assert not [one for one in findings(results) if one.id == "PB-21" and one.severity in ("warning", "problem")]
 
 
@@ -81,6 +83,24 @@ def test_a_table_of_wandb(imported):
     "1 trial is infeasible, although recorded otherwise (1 as complete)",
   ):
     assert said in notes(results)
+
+
+SETTINGS = "Name,train/batch_size,train/dropout,train/samples_per_second,lr,val/loss\n" + "".join(
+  f"run-{n},{32 * 2 ** (n % 2)},{0.1 * n},{100 + n},{10.0**-n},{1 + n}\n" for n in range(4)
+)
+
+
+def test_a_setting_under_the_name_of_a_split_is_a_hyperparameter(imported):
+  results = imported(SETTINGS)
+  assert list(results.space) == ["train/batch_size", "train/dropout", "lr"]
+  assert results.metrics == ["train/samples_per_second", "validation/loss"]
+
+
+def test_a_setting_under_the_name_of_a_split_is_one_in_a_log_too(imported):
+  rows = [f"run-{n},{step},{32 * 2 ** (n % 2)},{1 + n + 1 / step}" for n in range(4) for step in (1, 2, 3)]
+  results = imported("\n".join(["Name,step,train/batch_size,val/loss", *rows]))
+  assert list(results.space) == ["train/batch_size"]
+  assert results.metrics == ["validation/loss"]
 
 
 def test_a_table_of_wandb_by_another_objective(imported):

@@ -7,7 +7,7 @@ from simulated_trainings import Simulation
 from trialbook.errors import UserError
 from trialbook.trainer import Config
 from trialbook.tuning import Halton, Integer, Linear, Log, Minimize, OneOf, Optional, ReverseLog, Study, load_study
-from trialbook.tuning.execution.coordinator import prepare
+from trialbook.tuning.execution.planned_study import prepare
 from trialbook.tuning.procedures.next_round import next_round, transferred
 from trialbook.tuning.procedures.next_step import checklist, next_step
 from trialbook.tuning.procedures.study_source import study_of, write_study_file

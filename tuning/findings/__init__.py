@@ -7,7 +7,10 @@ the same study each time. They run on any study, also one that was made elsewher
 import importlib
 from collections.abc import Sequence
 
+from threadpoolctl import threadpool_limits
+
 from trialbook.tuning.findings.finding import SEVERITIES, Finding, Severity
+from trialbook.tuning.findings.without_curves import folded
 from trialbook.tuning.results import StudyResults
 
 QUESTIONS = (
@@ -35,11 +38,14 @@ QUESTIONS = (
 def findings(results: StudyResults) -> list[Finding]:
   """Return the findings on a study, by its objective: the gravest first; among equals, those that answer the study's
   question (`asked`) first, and the others in the order of `QUESTIONS`."""
-  found = [
-    one
-    for question in QUESTIONS
-    for one in importlib.import_module(f"trialbook.tuning.findings.{question}").find(results)
-  ]
+  # Several threads only wait for each other on arrays as small as these.
+  with threadpool_limits(1):
+    found = [
+      one
+      for question in QUESTIONS
+      for one in importlib.import_module(f"trialbook.tuning.findings.{question}").find(results)
+    ]
+  found = folded(results, found)
   question = asked(found)
   return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), one.question != question))
 

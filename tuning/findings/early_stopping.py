@@ -160,10 +160,9 @@ def _was_used(results: StudyResults, pruned: Sequence[Trial]) -> Finding:
 
 def _how(results: StudyResults, points: _Points) -> str:
   text = f"Replayed in {ORDERS} random orders of {len(points)} points, with one trial of each."
-  name = str(results.study.search.get("name", "")).lower()
-  if "bayes" in name:
+  if results.study.is_adaptive:
     text += " But this search chose later points by results, so in its own order the later ones are better."
-  elif name == "imported":
+  elif results.study.search.get("name") == "imported":
     text += " If the search chose later points by results, the later ones are better in its own order."
   return text + _excluded(results, points)
 

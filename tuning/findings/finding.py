@@ -18,7 +18,8 @@ class Finding:
 
   Attributes:
     id: of the requirement that it answers, such as "PB-23".
-    question: the module that asked, such as "boundary"; all findings of one stand together.
+    question: the module that asked, such as "boundary"; all findings of one stand together. "curves": several asked for
+      them (`without_curves`).
     severity: "ok": looked at, and nothing is wrong; "note": worth knowing; "warning": the study's conclusions may be
       wrong, or it can be made better; "problem": they are wrong, or trials are wasted; "cannot_tell": the data do not
       suffice.

@@ -13,12 +13,12 @@ import numpy as np
 from scipy import ndimage
 
 from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
-from trialbook.tuning.findings.rising_loss import place
 from trialbook.tuning.findings.settings_in_use import is_varied, proposed, setting
 from trialbook.tuning.findings.statistics.curve_trends import complete, share_interval
 from trialbook.tuning.findings.statistics.points import points_of
 from trialbook.tuning.findings.statistics.regions import region_of
-from trialbook.tuning.findings.wording import between, many, short
+from trialbook.tuning.findings.wording import between, held_by, many, short
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults, Trial
 
 _outlier_finding = finding_of("PB-81", "gradient_norm")
@@ -100,6 +100,7 @@ def find(results: StudyResults) -> list[Finding]:
   return found
 
 
+@once
 def looked_at(results: StudyResults, metric: str, until: float = 1.0) -> list[Outliers]:
   """Return `outliers_of` the complete trials that logged the metric, the best first, at most `MOST_TRIALS`."""
   trials = complete(results)[:MOST_TRIALS]
@@ -231,7 +232,8 @@ def _region(results: StudyResults, hit: Sequence[Outliers], seen: Sequence[Outli
   points = [point for point in points_of(results) if looked_at & set(point.trials)]
   bad = [2 * len(numbers & set(point.trials)) >= len(looked_at & set(point.trials)) for point in points]
   found = region_of(results, points, bad)
-  return f". {place(found).capitalize()}" if found.kind in ("axis", "corner") else ""
+  held = held_by(found)
+  return "" if held is None else f". {held[0].upper()}{held[1:]}"
 
 
 def _clipping(results: StudyResults) -> Finding | None:

@@ -10,9 +10,8 @@ import collections
 import re
 from collections.abc import Sequence
 
-import scipy.stats
-
 from trialbook.tuning.findings.finding import Finding, Severity, finding_of
+from trialbook.tuning.findings.lost_share import severity_of_share, wilson_interval
 from trialbook.tuning.findings.statistics.boundary_tests import tested
 from trialbook.tuning.findings.statistics.points import (
   TriedPoint,
@@ -25,16 +24,12 @@ from trialbook.tuning.findings.statistics.points import (
 )
 from trialbook.tuning.findings.statistics.regions import Region, region_of
 from trialbook.tuning.findings.statistics.separation import Separation, without
-from trialbook.tuning.findings.wording import interval_text, listed, many, p_value, region, shown
+from trialbook.tuning.findings.wording import held_by, listed, many, named_region, p_value, region, shown
 from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.space.scales import Hyperparameter
 
 _finding = finding_of("PB-21", "infeasible")
 
-WARNING_SHARE = 0.2
-"""Share of the points: a fifth of the budget bought nothing but the knowledge of where not to look."""
-CERTAIN_SHARE = 0.08
-"""Share that the interval must exceed for a warning: 2 of 8 points may be chance."""
 PROBLEM_SHARE = 0.5
 """Share of the points from which more is lost than is learnt."""
 TELLING = 5
@@ -63,7 +58,7 @@ def _failed(results: StudyResults) -> list[Finding]:
   why = f"Reasons: {_reasons(failed)}. Their values are unknown, and no other finding counts them."
   title = f"{len(failed)} of {many(ended, 'trial')} failed"
   trials = tuple(trial.trial for trial in failed)
-  where = _where(found)
+  where = held_by(found)
   if found.kind == "point":
     point = next(point for point, is_bad in zip(points, bad, strict=True) if is_bad)
     inside = len(numbers & set(point.trials))
@@ -85,7 +80,7 @@ def _failed(results: StudyResults) -> list[Finding]:
   return [
     _finding(
       "warning",
-      f"{title}, {'all' if _holds_all(found) else 'most'} of them with {where}",
+      f"{title}, {where}",
       f"{why} {_evidence(found)}"
       + (
         " That suggests that they diverged and were recorded as failures, as Optuna does when a trial returns NaN. It"
@@ -97,9 +92,9 @@ def _failed(results: StudyResults) -> list[Finding]:
       trials=trials,
       numbers={"failed": len(failed), "ended": ended, "p": found.p},
       action=f"Read the log of trial {failed[0].trial}. If its loss was not finite, record such trials as infeasible,"
-      f" and leave out {where}."
+      f" and leave out {named_region(found)}."
       if diverged
-      else f"Read the log of trial {failed[0].trial}, and look first at what {where} does.",
+      else f"Read the log of trial {failed[0].trial}, and look first at what these values do.",
       plot=f"axis:{cut.one.name}" if cut is not None else None,
     )
   ]
@@ -127,15 +122,15 @@ def _infeasible(results: StudyResults) -> list[Finding]:
         + (f" {TELLING} points without a feasible one would be a verdict." if few else ""),
       )
     ]
-  low, high = scipy.stats.binomtest(len(without_value), len(points)).proportion_ci(0.95, method="wilson")
+  low, high = wilson_interval(len(without_value), len(points))
   numbers = {
     "infeasible": count,
     "ended": total,
     "points": len(points),
     "infeasible_points": len(without_value),
     "share": len(without_value) / len(points),
-    "low": float(low),
-    "high": float(high),
+    "low": low,
+    "high": high,
   }
   if not count:
     why = f"All {many(total, 'trial')} at {many(len(points), 'point')} have a value."
@@ -153,9 +148,9 @@ def _infeasible(results: StudyResults) -> list[Finding]:
   # Points of which some seeds have a value and others have not say that training is unstable there, not where.
   clear = [point for point in points if bool(point.retrains) != bool(point.infeasible)]
   found = region_of(results, clear, [not point.retrains for point in clear])
-  severity: Severity = "note"
-  if len(without_value) / len(points) >= WARNING_SHARE and low > CERTAIN_SHARE:
-    severity = "problem" if len(without_value) / len(points) >= PROBLEM_SHARE else "warning"
+  severity: Severity = severity_of_share(len(without_value), len(points))
+  if severity == "warning" and len(without_value) / len(points) >= PROBLEM_SHARE:
+    severity = "problem"
   return [_located(results, bad, without_value, found, severity, numbers)]
 
 
@@ -184,14 +179,14 @@ def _located(
       action="Nothing, if other values are better. Otherwise run trials next to it to see where the infeasible region"
       " begins.",
     )
-  where = _where(found)
+  held, where = held_by(found), named_region(found)
   if found.kind == "axis" and found.cut is not None:
     cut = found.cut
     unstable = _limits(results, cut)
     numbers |= {"cut": cut.value, "inside": list(cut.inside), "outside": list(cut.outside)}
     return _finding(
       severity,
-      f"{share}, {'all' if _holds_all(found) else 'most'} of them with {where}",
+      f"{share}, {held}",
       f"{_evidence(found)} {reasons}",
       subject=cut.one.name,
       trials=trials,
@@ -210,7 +205,7 @@ def _located(
     numbers |= {"corner": [first, second], "inside": list(found.corner.inside), "outside": list(found.corner.outside)}
     return _finding(
       severity,
-      f"{share}, {'all' if _holds_all(found) else 'most'} of them where {where}",
+      f"{share}, {held}",
       f"{_evidence(found)} The infeasible points have {_ranges(found.corner.axes, without_value)}. {reasons}",
       subject=first,
       trials=trials,
@@ -223,12 +218,11 @@ def _located(
   if found.interval is not None:
     return _finding(
       severity,
-      f"{share}, most of them with {interval_text(found.interval)}",
-      f"No other interval of one hyperparameter has as many more, or fewer, of them ({p_value(found.p)} over all"
-      f" intervals, by permutation). {reasons}",
+      f"{share}, {held}",
+      f"{_evidence(found)} {reasons}",
       trials=trials,
       numbers=numbers,
-      action=f"Look at why trials with {interval_text(found.interval)} do not train, then leave that part out.",
+      action=f"Look at why trials with {where} do not train, then leave that part out.",
       until="Points there that train to their end.",
     )
   if found.kind == "everywhere" and severity != "note":
@@ -272,22 +266,13 @@ def _share(numbers: dict, bad: Sequence[Trial]) -> str:
   return f"{own}; {many(len(bad), 'trial')})" if len(bad) > count else f"{own})"
 
 
-def _where(found: Region) -> str | None:
-  """Return a region in words; None if there is none to name."""
-  if found.kind == "axis" and found.cut is not None:
-    return region(found.cut)
-  if found.kind == "corner" and found.corner is not None:
-    return found.corner.text
-  return None
-
-
-def _holds_all(found: Region) -> bool:
-  part = found.corner if found.kind == "corner" else found.cut
-  return part is not None and part.outside[0] == 0
-
-
 def _evidence(found: Region) -> str:
   """Return the counts in a region and outside of it, with the test."""
+  if found.interval is not None:
+    return (
+      f"No other interval of one hyperparameter has as many more, or fewer, of them ({p_value(found.p)} over all"
+      " intervals, by permutation)."
+    )
   part = found.corner if found.kind == "corner" else found.cut
   if part is None:
     return ""

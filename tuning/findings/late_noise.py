@@ -22,6 +22,7 @@ from trialbook.tuning.findings.statistics.relevance import has_natural_zero, of_
 from trialbook.tuning.findings.statistics.seed_noise import split_of
 from trialbook.tuning.findings.statistics.whole_trainings import WholeTrainings, ended_early, whole_trainings
 from trialbook.tuning.findings.wording import between, short
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-27", "late_noise")
@@ -180,6 +181,7 @@ def _unknown(results: StudyResults, trainings: WholeTrainings) -> Finding:
   )
 
 
+@once
 def measured(results: StudyResults) -> LateNoise | None:
   """Return the noise at the end of the best trials; None if too few of them ran to their end, or had enough
   evaluations."""
@@ -269,7 +271,7 @@ def _ends(results: StudyResults, trials: Sequence[Trial]) -> list[_End]:
       late.append(count)
       tails.append((trial, steps[-CONTEXT * count :], values[-CONTEXT * count :]))
   found = []
-  for (trial, steps, values), jumps, count in zip(tails, all_jumps(tails), late, strict=True):
+  for (trial, steps, values), jumps, count in zip(tails, all_jumps(results, tails), late, strict=True):
     points = len(steps)
     # What follows the last jump is the end: before it, the learning rate was another.
     first = max([points - count, *(jump.settled for jump in jumps)])

@@ -8,21 +8,16 @@ each trial alone looks like a result.
 import math
 from collections.abc import Mapping, Sequence
 
-import scipy.stats
-
 from trialbook.tuning.endings import Ending
-from trialbook.tuning.findings.finding import Finding, Severity, finding_of, trial_numbers
+from trialbook.tuning.findings.finding import Finding, finding_of, trial_numbers
+from trialbook.tuning.findings.lost_share import severity_of_share
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_ended, points_of
 from trialbook.tuning.findings.statistics.regions import Region, region_of
-from trialbook.tuning.findings.wording import interval_text, listed, many, region, shown
+from trialbook.tuning.findings.wording import held_by, listed, many, shown
 from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-21", "outcomes")
 
-WARNING_SHARE = 0.2
-"""Share of the trials that a defect must have for a warning: a fifth of the study is lost or doubtful."""
-CERTAIN_SHARE = 0.08
-"""Share that the interval must exceed for a warning: 2 of 8 may be chance."""
 BEST, BEST_SHARE = 5, 0.25
 """Points, the best few, and the share of all that these are at most: of one of them, a seed that died decides what is
 adopted."""
@@ -92,11 +87,6 @@ def _best_few(points: Sequence[TriedPoint]) -> set[int]:
   return {number for point in found[: min(BEST, math.ceil(BEST_SHARE * len(found)))] for number in point.trials}
 
 
-def _severity(count: int, total: int) -> Severity:
-  low, _ = scipy.stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
-  return "warning" if count / total >= WARNING_SHARE and low > CERTAIN_SHARE else "note"
-
-
 def _cut_short(results: StudyResults, ended: Sequence[Trial], of: Mapping[int, Ending]) -> list[Finding]:
   cut = [trial for trial in ended if of[trial.trial].kind == "cut_short"]
   if not cut:
@@ -126,7 +116,7 @@ def _cut_short(results: StudyResults, ended: Sequence[Trial], of: Mapping[int, E
   where = _where(region_of(results, points, bad), points, bad) if 0 < sum(bad) < len(bad) else ""
   return [
     _finding(
-      _severity(len(cut), len(ended)),
+      severity_of_share(len(cut), len(ended)),
       f"{len(cut)} of {many(len(ended), 'trial')} {_was(len(cut))} cut short{span}{where}",
       f"{' '.join(reasons)} {values} Examples: {_examples(cut, of)}.",
       trials=trial_numbers(cut),
@@ -268,7 +258,7 @@ def _lost(results: StudyResults, trials: Sequence[Trial], of: Mapping[int, Endin
   count, total = len(trials), sum(trial.objective is not None for trial in results.trials)
   they = "it" if count == 1 else "they"
   what = f"collapsed: {they} got better and suddenly fell back" if collapsed else f"stayed where {they} began"
-  severity = "warning" if collapsed and among_best else _severity(sum(bad), len(bad))
+  severity = "warning" if collapsed and among_best else severity_of_share(sum(bad), len(bad))
   where = _where(found, points, bad)
   return [
     Finding(
@@ -306,15 +296,11 @@ def _lost(results: StudyResults, trials: Sequence[Trial], of: Mapping[int, Endin
 
 def _where(found: Region, points: Sequence[TriedPoint], bad: Sequence[bool]) -> str:
   """Return the region for the end of a title."""
-  if found.kind == "axis" and found.cut is not None:
-    return f", {'all' if found.cut.outside[0] == 0 else 'most'} of them with {region(found.cut)}"
-  if found.kind == "corner" and found.corner is not None:
-    return f", where {found.corner.text}"
+  if (held := held_by(found)) is not None:
+    return f", {held}"
   if found.kind == "point":
     point = next(point for point, is_bad in zip(points, bad, strict=True) if is_bad)
     return f", all at one point (trial {point.trials[0]})" if len(point.trials) > 1 else ""
-  if found.interval is not None:
-    return f", most of them with {interval_text(found.interval)}"
   return ", everywhere in the space" if found.kind == "everywhere" else ""
 
 

@@ -24,6 +24,7 @@ from trialbook.tuning.findings.statistics.curve_trends import (
 from trialbook.tuning.findings.statistics.points import is_learning_rate, is_numeric
 from trialbook.tuning.findings.statistics.relevance import RELEVANT, relevant
 from trialbook.tuning.findings.wording import between, short
+from trialbook.tuning.once import by_any_objective
 from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -68,7 +69,9 @@ def find(results: StudyResults) -> list[Finding]:
       )
     ]
   shared = correlation(costs(results, trial) for trial in trials)
-  rises = {trial.trial: rise for trial in trials if (rise := rise_after_best(*costs(results, trial), shared))}
+  curves = {trial.trial: costs(results, trial) for trial in trials}
+  found_rises = {n: by_any_objective(results, rise_after_best, *curve, shared) for n, curve in curves.items()}
+  rises = {number: rise for number, rise in found_rises.items() if rise}
   groups = []
   for group in compared_settings(results):
     inside = set(trial_numbers(group.trials))

@@ -21,7 +21,8 @@ from trialbook.tuning.findings.statistics.curve_trends import (
 )
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, points_of
 from trialbook.tuning.findings.statistics.regions import Region, region_of
-from trialbook.tuning.findings.wording import between, interval_text, many, p_value, region, short
+from trialbook.tuning.findings.wording import between, held_by, many, p_value, short
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults, Trial
 
 BEST = 5
@@ -78,6 +79,7 @@ class Rises:
     return self.cause == "bug" or self.among_best > 1 or self.rising_points >= FREQUENT * self.points
 
 
+@once
 def late_enough(results: StudyResults) -> list[Trial]:
   """Return the complete trials whose training loss was logged often, and until late in training, the best first."""
   found = []
@@ -88,6 +90,7 @@ def late_enough(results: StudyResults) -> list[Trial]:
   return found
 
 
+@once
 def rising(results: StudyResults) -> list[tuple[Trial, Rise]]:
   """Return the complete trials whose training loss rises after the best of its running mean, the best trial first.
 
@@ -195,12 +198,8 @@ def finding(results: StudyResults, wrong: Sequence[tuple[Trial, Rise]]) -> Findi
 
 def place(found: Region) -> str:
   """Return a region for a title: "all of them with learning_rate above 0.1"."""
-  if found.kind == "axis" and found.cut is not None:
-    return f"{'all' if found.cut.outside[0] == 0 else 'most'} of them with {region(found.cut)}"
-  if found.kind == "corner" and found.corner is not None:
-    return f"{'all' if found.corner.outside[0] == 0 else 'most'} of them where {found.corner.text}"
-  if found.interval is not None:
-    return f"most of them with {interval_text(found.interval)}"
+  if (held := held_by(found)) is not None:
+    return held
   return "all of them at one point" if found.kind == "point" else "close to each other in the space"
 
 

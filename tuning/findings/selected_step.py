@@ -14,7 +14,7 @@ from trialbook.tuning.findings.statistics.curve_trends import share_interval
 from trialbook.tuning.findings.statistics.finite_spaces import finite_space
 from trialbook.tuning.findings.statistics.whole_trainings import WholeTrainings, ended_early, whole_trainings
 from trialbook.tuning.findings.wording import many
-from trialbook.tuning.objective import value_of
+from trialbook.tuning.objective import value_of_finite
 from trialbook.tuning.results import StudyResults, Trial
 
 _finding = finding_of("PB-61", "selected_step")
@@ -182,9 +182,9 @@ def shares(results: StudyResults, trainings: WholeTrainings) -> list[tuple[Trial
   best = dataclasses.replace(results.objective, value="best")
   found = []
   for trial in trainings.whole:
-    points = trial.curves[best.metric]
-    step = trial.step if results.objective.value == "best" else (value_of(best, points) or (None,))[0]
+    is_best = results.objective.value == "best"
+    step = trial.step if is_best else (value_of_finite(best, *trial.curve(best.metric)) or (None,))[0]
     length = results.length(trial)
-    if step is not None and len(points) >= EVALUATIONS and length:
+    if step is not None and len(trial.curves[best.metric]) >= EVALUATIONS and length:
       found.append((trial, step / length))
   return found

@@ -136,7 +136,7 @@ def _learns(results: StudyResults, tried: Sequence[TriedPoint]) -> bool:
   costs = [point.cost for point in tried if point.retrains]
   if len(costs) < LEARNS_LEAST or len([point for point in tried[len(tried) // 2 :] if point.retrains]) < LEAST:
     return False
-  if "bayes" in str(results.study.search.get("name", "")).lower():
+  if results.study.is_adaptive:
     return True
   test = scipy.stats.kendalltau(np.arange(len(costs)), costs)
   return float(test.statistic) < 0 and float(test.pvalue) / 2 < LEARNS_LEVEL  # pyright: ignore

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from trialbook.tuning.findings.statistics.points import is_numeric
-from trialbook.tuning.findings.statistics.regions import Interval
+from trialbook.tuning.findings.statistics.regions import Interval, Region
 from trialbook.tuning.findings.statistics.separation import Separation
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, ReverseLog
@@ -92,6 +92,26 @@ def interval_text(found: Interval) -> str:
     between = f"between {low} and {high}" if low and high else f"above {low}" if low else f"below {high}"
     return f"{name} {between}"
   return f"{name} {' or '.join([*([f'below {low}'] if low else []), *([f'above {high}'] if high else [])])}"
+
+
+def named_region(found: Region) -> str | None:
+  """Return the region of bad points in words, such as "learning_rate above 0.3"; None if it has no name."""
+  if found.kind == "axis" and found.cut is not None:
+    return region(found.cut)
+  if found.kind == "corner" and found.corner is not None:
+    return found.corner.text
+  return None if found.interval is None else interval_text(found.interval)
+
+
+def held_by(found: Region) -> str | None:
+  """Return how many of the bad points their region holds, for a title: "all of them with learning_rate above 0.3"; None
+  if the region has no name."""
+  name = named_region(found)
+  if name is None:
+    return None
+  part = found.corner if found.kind == "corner" else found.cut if found.kind == "axis" else None
+  share = "all" if part is not None and part.outside[0] == 0 else "most"
+  return f"{share} of them {'where' if found.kind == 'corner' else 'with'} {name}"
 
 
 def how_to_rerun(results: StudyResults) -> str:

@@ -7,7 +7,8 @@ A column is, by the first rule that fits:
 3. a result, if it is the objective, is logged in curves or renamed, or has the prefix of results in its table;
 4. a hyperparameter, if it has the prefix of hyperparameters in its table;
 5. left out, if it describes the run (its notes, its host, ...);
-6. a result, if it is numeric and has the name of a well-known metric, or any number in a table with prefixes;
+6. a result, if it is numeric and has the name of a well-known metric, or of a split and not of a setting in it, or any
+   number in a table with prefixes;
 7. left out, if it holds nothing, dates, or another text in each run;
 8. a hyperparameter, in tables without prefixes; else left out.
 """
@@ -54,6 +55,14 @@ _FINISHED = (
   *("end_time", "finished", "datetime_complete", "finished_at", "completed_at", "_timestamp", "summary._timestamp"),
   *("timestamp", "date", "updated"),
 )
+_SPLITS = ("train", "val", "valid", "validation", "eval", "test")
+"""Splits of the data, as programs write them before a slash and a metric."""
+_SETTING = re.compile(
+  r"(?:\w*_)?(?:batch_size|dropout|dropout_rate|label_smoothing|max_grad_norm|momentum|weight_decay)|seed|num_workers"
+  r"|(?:gradient_)?accumulation_steps|warmup_(?:steps|epochs|ratio)|max_(?:steps|epochs)|clip_norm"
+)
+"""Last parts of names of settings that people write beside results, such as train/batch_size, in lower case with
+underscores."""
 _OF_THE_RUN = re.compile(
   r"notes?|description|comments?|tags|user|user_id|sweep|sweep_name|group|job_type|entity|project|agent|host|hostname"
   r"|node_ip|pid|os|python_version|command|github|commit|git_(?:commit|hash|sha)|gpu_(?:type|count)|url|path|log_?dir"
@@ -260,7 +269,8 @@ def is_numeric(cells: Cells) -> bool:
 def _is_well_known(column: str, cells: Cells) -> bool:
   """Return whether a numeric column has the name of a metric; a precision of 16 or 32 is one of numbers, in bits."""
   if better(column) is None:
-    return column.startswith(("train/", "val/", "valid/", "validation/", "eval/", "test/"))
+    split, slash, last = column.partition("/")
+    return split in _SPLITS and slash != "" and _SETTING.fullmatch(plain_name(last)) is None
   is_bits = {number(cell) for cell in _filled(cells)} <= {8.0, 16.0, 32.0, 64.0}
   return not (is_bits and plain_name(column).endswith("precision"))
 

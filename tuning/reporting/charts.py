@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from altair.utils import schemapi
+
 from trialbook.tuning.findings.comparison import compared_axes
 from trialbook.tuning.reporting import curve_charts, trial_charts
 from trialbook.tuning.reporting.plot import Plot
@@ -17,6 +19,9 @@ _OWN_NAMES = ("constructor", "__proto__", "hasOwnProperty", "isPrototypeOf", "to
 def plots(results: StudyResults, names: Sequence[str], settings: Sequence[str]) -> list[Plot]:
   """Return all plots that a study has something for.
 
+  Altair compares each part of each plot with the schema of Vega-Lite, which takes most of the time. The plots are the
+  same for each study, so that tests do it.
+
   Args:
     results: of the study.
     names: of `results.varied`, as short as they are still distinct.
@@ -26,6 +31,11 @@ def plots(results: StudyResults, names: Sequence[str], settings: Sequence[str]) 
   # none.
   names = [f"{name}\u200b" if name in _OWN_NAMES else name for name in names]
   coloured = settings if 1 < len(settings) <= TOLD_APART else ()
+  with schemapi.debug_mode(False):
+    return _plots(results, names, coloured)
+
+
+def _plots(results: StudyResults, names: Sequence[str], coloured: Sequence[str]) -> list[Plot]:
   found = []
   if rows := sum(len(of_axis) for _, of_axis in compared_axes(results)):
     found.append(trial_charts.comparison(rows))

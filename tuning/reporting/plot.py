@@ -58,7 +58,8 @@ def spec(*layers: alt.Chart, height: int = HEIGHT) -> dict[str, Any]:
   """Return layers as one plot, as wide as the page lets it."""
   chart = alt.layer(*layers).add_params(alt.param(name="selected", value=-1), alt.param(name="ink", value="#1c2330"))
   autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
-  made = chart.properties(width="container", height=height, autosize=autosize).to_dict(context={"datasets": {}})
+  whole = chart.properties(width="container", height=height, autosize=autosize)
+  made = whole.to_dict(validate=False, context={"datasets": {}})
   # The page and the pictures bring their own look.
   made.pop("config", None)
   return made

@@ -38,7 +38,7 @@ def caveats(results: StudyResults) -> list[str]:
       f"Ranked by {results.objective.metric}: the best trial was chosen on the test set, so its value there is too"
       " optimistic."
     )
-  if str(results.study.search.get("name", "")).startswith("bayes"):
+  if results.study.is_adaptive:
     found.append(ADAPTIVE)
   elif source and not source.startswith("algoperf") and finite_space(results) is None:
     found.append(f"Which search chose the points is not stored. {ADAPTIVE}")

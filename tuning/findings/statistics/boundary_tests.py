@@ -34,6 +34,7 @@ from trialbook.tuning.findings.statistics.response_surface import ResponseSurfac
 from trialbook.tuning.findings.statistics.seed_noise import noise_of, trial_noise
 from trialbook.tuning.findings.statistics.separation import Separation
 from trialbook.tuning.findings.statistics.sweeps import Sweep
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -164,6 +165,7 @@ def level_of(axes: Sequence[Hyperparameter]) -> float:
   return LEVEL / (2 * len(axes))
 
 
+@once
 def tested(results: StudyResults) -> list[Side]:
   """Return both sides of each testable hyperparameter that has enough points, the lower one first."""
   points, axes = points_of(results), testable(results)
@@ -181,12 +183,13 @@ def tested(results: StudyResults) -> list[Side]:
     known, times = True, float(scipy.stats.t.ppf(0.975, seeds.degrees_of_freedom))
   sides = []
   for one in axes:
-    here = tuple(point for point in found if math.isfinite(unit_of(one, point.values)))
+    units = units_of(one, found)
+    here = tuple(point for point, unit in zip(found, units.tolist(), strict=True) if math.isfinite(unit))
+    few = len(here) < LEAST or len(set(units[np.isfinite(units)].tolist())) < LEAST_PLACES
+    # Of few points any row says more than nothing.
+    share = 0.0 if few else sweeps.MAINLY
     for upper in (False, True):
       side = Side(one, upper, cliffs[one.name].get(upper), here)
-      few = len(here) < LEAST or len({unit_of(one, point.values) for point in here}) < LEAST_PLACES
-      # Of few points any row says more than nothing.
-      share = 0.0 if few else sweeps.MAINLY
       swept = sweeps.sweep(one, upper, all_kept, searched(results), noise, known=known, times=times, least=share)
       if swept is not None:
         sides.append(_by_order(side, swept, sweeps.Matters(matters, large), sweeps.LEVEL / len(axes)))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import special
 
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults, Trial
 
 LEAST_POINTS = 5
@@ -231,6 +232,7 @@ def thinned(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarra
   return steps[kept].reshape(blocks, size)[:, -1], np.median(values[kept].reshape(blocks, size), axis=1)
 
 
+@once
 def complete(results: StudyResults) -> list[Trial]:
   """Return the trials that have a value, the best first, and a curve of the objective."""
   return [trial for trial in results.ranked if len(trial.curve(results.objective.metric)[0])]
@@ -247,6 +249,7 @@ def training_losses(results: StudyResults, trial: Trial) -> tuple[np.ndarray, np
   return _after_start(trial, metric, 1) if metric else (np.zeros(0, int), np.zeros(0))
 
 
+@once
 def training_loss_metric(results: StudyResults) -> str | None:
   """Return the name of the loss of training examples that was logged until the latest in training; None if none was.
 

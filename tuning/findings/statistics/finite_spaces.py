@@ -19,6 +19,7 @@ from trialbook.tuning.findings.statistics.points import (
   searched,
   tried_points,
 )
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.counting import combinations, values_of
 
@@ -71,6 +72,7 @@ class FiniteSpace:
     return f"All {self.combinations} {what}{of} were tried"
 
 
+@once
 def finite_space(results: StudyResults) -> FiniteSpace | None:
   """Return the study's space if it is finite, or the grid of values that were tried; None if neither."""
   space = [one for one in results.space.values() if one.role != "fixed" and one.path != "seed"]

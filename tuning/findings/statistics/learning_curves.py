@@ -165,7 +165,7 @@ def _jumps(results: StudyResults, trials: Sequence[Trial]) -> list[list[Jump]]:
   """Return the jumps of each trial's curve, as indices into its evaluations after the start."""
   curves = [(trial, *thinned(*costs(results, trial), THINNED)) for trial in trials]
   found = []
-  for (trial, steps, _), jumps in zip(curves, all_jumps(curves), strict=True):
+  for (trial, steps, _), jumps in zip(curves, all_jumps(results, curves), strict=True):
     every = costs(results, trial)[0]
     # A point of a thinned curve has the last step of the evaluations that it stands for.
     before = np.searchsorted(every, steps[[jump.at - 1 for jump in jumps]], side="right")

@@ -13,7 +13,8 @@ import numpy as np
 from scipy import ndimage, special
 
 from trialbook.tuning.findings.statistics.relevance import TO_DEVIATION
-from trialbook.tuning.results import Trial
+from trialbook.tuning.once import by_any_objective
+from trialbook.tuning.results import StudyResults, Trial
 
 SIDE = 8
 """Most evaluations on each side of a place by which a jump is looked for: two lines through them leave twelve degrees
@@ -170,8 +171,8 @@ def steps_of_rate(trial: Trial) -> list[int]:
   return found
 
 
-def all_jumps(curves: Sequence[tuple[Trial, np.ndarray, np.ndarray]]) -> list[list[Jump]]:
-  """Return the jumps of each curve; curves are trials with steps and values.
+def all_jumps(results: StudyResults, curves: Sequence[tuple[Trial, np.ndarray, np.ndarray]]) -> list[list[Jump]]:
+  """Return the jumps of each curve; curves are trials of the results with steps and values.
 
   A curve jumps where the learning rate that it logged does, where it is seen to, and where the median of all curves
   jumps, in which noise is smaller.
@@ -179,7 +180,7 @@ def all_jumps(curves: Sequence[tuple[Trial, np.ndarray, np.ndarray]]) -> list[li
   common = _common(curves)
   found = []
   for trial, steps, values in curves:
-    own = jumps_of(steps, values)
+    own = [*by_any_objective(results, jumps_of, steps, values)]
     seen = {jump.at for jump in own}
     for step in [*steps_of_rate(trial), *(share * steps[-1] for share in common if len(steps))]:
       at = int(np.searchsorted(steps, step))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, Linear, Log, Quantity, ReverseLog
 
@@ -59,6 +60,7 @@ def tried_points(results: StudyResults) -> list[TriedPoint]:
   return points_ended(results, ("infeasible", "pruned"))
 
 
+@once
 def points_ended(results: StudyResults, without_value: Sequence[str]) -> list[TriedPoint]:
   """Return the points that have a trial with a value, or in one of some states, in order of their first trial."""
   found = []
@@ -137,6 +139,7 @@ def rounded(one: Hyperparameter, value: float, fits: Callable[[float], bool], di
   return value
 
 
+@once
 def searched(results: StudyResults) -> list[Hyperparameter]:
   """Return the hyperparameters that the trials vary and that are not fixed."""
   return [one for one in results.varied if one.role != "fixed"]

@@ -7,14 +7,15 @@ is hard to optimize makes them in a region, so that the answer decides what to d
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
-import scipy.stats
 
+from trialbook.tuning.findings.statistics.hypergeometric import tail
 from trialbook.tuning.findings.statistics.points import TriedPoint, is_numeric, searched, units_of, value_at
 from trialbook.tuning.findings.statistics.separation import Separation, separation
+from trialbook.tuning.once import by_any_objective
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.space.scales import Hyperparameter
 
@@ -37,6 +38,8 @@ MOST_ENDS = 48
 """Places along a hyperparameter at which intervals begin and end, at most."""
 FEWER_PERMUTATIONS = 199
 """Permutations where p is not reported, or held against a large level only."""
+AT_ONCE = 64
+"""Permutations that are compared at once: their arrays fit into the caches of a processor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +125,13 @@ def region_of(results: StudyResults, points: Sequence[TriedPoint], bad: Sequence
     bad: whether each is: [points].
   """
   flags, axes = np.asarray(bad, bool), searched(results)
+  # Where points lie has nothing to do with what they are worth.
+  places = [TriedPoint(point.values, point.trials, (), 0) for point in points]
+  return by_any_objective(results, _region, axes, places, flags)
+
+
+def _region(axes: Sequence[Hyperparameter], points: Sequence[TriedPoint], flags: np.ndarray) -> Region:
+  """Return the region of the points with flags: [points]."""
   count, total = int(flags.sum()), len(flags)
   make = functools.partial(Region, bad=count, total=total)
   cuts = [cut for one in axes if (cut := separation(one, points, list(flags))) is not None]
@@ -181,7 +191,7 @@ def _corner(axes: Sequence[Hyperparameter], points: Sequence[TriedPoint], flags:
         order = np.argsort(-depth, kind="stable")
         inside = np.cumsum(flags[both][order])[:-1]
         sizes = np.arange(1, total)
-        chances = scipy.stats.hypergeom.sf(inside - 1, total, bad, sizes)
+        chances = tail(inside, total, bad, sizes)
         at = int(np.argmin(chances))
         if best is None or chances[at] < best.p:
           parts = (int(inside[at]), int(sizes[at])), (bad - int(inside[at]), total - int(sizes[at]))
@@ -222,13 +232,14 @@ class _Places:
 
   def together(self, flags: np.ndarray, permutations: int = PERMUTATIONS) -> float:
     """Return the p-value of the test whether bad points have more bad neighbours than by chance, in all dimensions."""
-    rng = np.random.default_rng(0)
 
-    def alike(marks: np.ndarray) -> int:
-      return int(marks[self.near][marks].sum())
+    def alike(marks: np.ndarray) -> np.ndarray:
+      """Return the number of bad neighbours of bad points: [permutations]."""
+      return (marks[:, self.near] & marks[:, :, None]).sum(axis=(1, 2))
 
-    seen = alike(flags)
-    return (1 + sum(alike(rng.permutation(flags)) >= seen for _ in range(permutations))) / (1 + permutations)
+    seen = alike(flags[None])
+    as_many = sum(int((alike(marks) >= seen).sum()) for marks in _permuted(flags, permutations))
+    return (1 + as_many) / (1 + permutations)
 
   def interval(self, flags: np.ndarray, permutations: int = FEWER_PERMUTATIONS * 2) -> Interval | None:
     """Return the interval of one hyperparameter that has the most surprising number of bad points."""
@@ -237,30 +248,35 @@ class _Places:
     orders = np.argsort(self.units, axis=0, kind="stable").T
     total = len(flags)
     ends = np.unique(np.linspace(0, total, min(total, MOST_ENDS) + 1).round().astype(int))
-    first, last = (ends[those] for those in np.triu_indices(len(ends), 1))
-    sizes = last - first
+    first, last = np.triu_indices(len(ends), 1)
+    sizes = ends[last] - ends[first]
     keep = (sizes > 1) & (sizes < total - 1)
     first, last, sizes = first[keep], last[keep], sizes[keep]
     share = flags.mean()
     scale = np.sqrt(share * (1 - share) * sizes * (1 - sizes / total))
 
     def scores(marks: np.ndarray) -> np.ndarray:
-      sums = np.concatenate([np.zeros((len(orders), 1)), np.cumsum(marks[orders], axis=1)], axis=1)
-      return (sums[:, last] - sums[:, first] - share * sizes) / scale
+      """Return how far each interval's number of bad points is from the mean: [permutations, numeric, intervals]."""
+      sums = np.zeros((len(marks), len(orders), total + 1))
+      np.cumsum(marks[:, orders], axis=2, out=sums[:, :, 1:])
+      sums = sums[:, :, ends]
+      return (sums[:, :, last] - sums[:, :, first] - share * sizes) / scale
 
-    rng = np.random.default_rng(0)
-    own = scores(flags)
+    own = scores(flags[None])[0]
     best = np.abs(own).max()
-    as_many = sum(np.abs(scores(rng.permutation(flags))).max() >= best for _ in range(permutations))
+    as_many = sum(
+      int((np.abs(scores(marks)).max(axis=(1, 2)) >= best).sum()) for marks in _permuted(flags, permutations)
+    )
     axis, window = divmod(int(np.abs(own).argmax()), own.shape[1])
-    inside = int(flags[orders[axis]][first[window] : last[window]].sum())
+    begin, end = int(ends[first[window]]), int(ends[last[window]])
+    inside = int(flags[orders[axis]][begin:end].sum())
     wrong = int(flags.sum()) + int(sizes[window]) - 2 * inside
     is_inside = bool(own[axis, window] > 0)
     one, units = self.numeric[axis], np.sort(self.units[:, axis])
     return Interval(
       one,
-      None if first[window] == 0 else value_at(one, float(units[first[window]])),
-      None if last[window] == total else value_at(one, float(units[last[window] - 1])),
+      None if begin == 0 else value_at(one, float(units[begin])),
+      None if end == total else value_at(one, float(units[end - 1])),
       is_inside,
       (1 + as_many) / (1 + permutations),
       wrong if is_inside else total - wrong,
@@ -286,3 +302,16 @@ class _Places:
       by_interval = interval is not None and interval.p < NOWHERE
       seen += by_interval or self.together(flags, FEWER_PERMUTATIONS) < NOWHERE
     return seen / DRAWS
+
+
+def _permuted(flags: np.ndarray, count: int) -> Iterator[np.ndarray]:
+  """Yield permutations of flags, some at a time: [`AT_ONCE` or fewer, points]."""
+  for first in range(0, count, AT_ONCE):
+    yield flags[_permutations(len(flags))[first : min(first + AT_ONCE, count)]]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutations(total: int) -> np.ndarray:
+  """Return the permutations of so many points by which all tests compare: [permutations, points]."""
+  rng = np.random.default_rng(0)
+  return np.array([rng.permutation(total) for _ in range(PERMUTATIONS)], np.int32)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults
 
 RELEVANT = 0.02
@@ -76,6 +77,7 @@ SPLITS = ("", "train", "training", "val", "valid", "validation", "dev", "eval", 
 Kind = Literal["share", "distance"]
 
 
+@once
 def has_natural_zero(results: StudyResults) -> bool:
   """Return whether the objective has a perfect value that is known, so that a share of the distance from it means
   something.
@@ -129,6 +131,7 @@ def whole_of(results: StudyResults) -> float:
   return 100.0 if low >= 0 and 1 < high <= 100 else 1.0
 
 
+@once
 def _kind(results: StudyResults) -> Kind | None:
   """Return the kind of the objective, by its name and the signs of its values; None if its zero is arbitrary."""
   metric = results.objective.metric
@@ -154,6 +157,7 @@ def _has_word(metric: str, long: tuple[str, ...], whole: tuple[str, ...]) -> boo
   )
 
 
+@once
 def _costs(results: StudyResults) -> np.ndarray:
   """Return the costs, the best first: of points, of which retrains are one, or of trials if points are too few."""
   sign = results.objective.sign
@@ -181,6 +185,7 @@ def _spread(costs: np.ndarray) -> float:
   return 0.0
 
 
+@once
 def _spread_of_curves(results: StudyResults) -> float:
   """Return the standard deviation of the objective over a training, for want of trials; 0 if it was not logged."""
   found = []
@@ -192,6 +197,7 @@ def _spread_of_curves(results: StudyResults) -> float:
   return float(np.median(found)) if found else 0.0
 
 
+@once
 def _range(results: StudyResults) -> tuple[float, float]:
   """Return the smallest and the largest value of the objective's metric that any trial logged or has."""
   logged = [values for trial in results.trials if len(values := trial.curve(results.objective.metric)[1])]

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.stats
 
 from trialbook.tuning.findings.statistics.relevance import whole_of
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults, Trial
 
 LEVEL = 0.95
@@ -39,6 +40,7 @@ class TrialNoise:
     return self.good and self.deviation > 0
 
 
+@once
 def trial_noise(results: StudyResults) -> TrialNoise | None:
   """Return the noise of retrains in the study and of reruns; None if there are none.
 

@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 
+from trialbook.tuning.findings.statistics.hypergeometric import tail
 from trialbook.tuning.findings.statistics.points import TriedPoint, is_numeric, rounded, unit_of, units_of, value_at
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, OneOf
 
@@ -61,8 +61,8 @@ def separation(one: Hyperparameter, points: Sequence[TriedPoint], bad: Sequence[
     return None
   below = np.cumsum(flags)[cuts - 1]
   chances = [
-    scipy.stats.hypergeom.sf(below - 1, count, total, cuts),
-    scipy.stats.hypergeom.sf(total - below - 1, count, total, count - cuts),
+    tail(below, count, total, cuts),
+    tail(total - below, count, total, count - cuts),
   ]
   side = int(min(chances[1]) <= min(chances[0]))
   position = int(np.argmin(chances[side]))
@@ -84,7 +84,7 @@ def _by_value(one: Hyperparameter, points: Sequence[TriedPoint], flags: np.ndarr
   best = None
   for option in options:
     inside = [bool(flag) for value, flag in zip(values, flags, strict=True) if value == option]
-    p = float(scipy.stats.hypergeom.sf(sum(inside) - 1, len(having), total, len(inside))) * len(options)
+    p = float(tail(np.array(sum(inside)), len(having), total, np.array(len(inside)))) * len(options)
     if best is None or p < best.p:
       value = next(point.values[one.name] for point, v in zip(points, values, strict=True) if v == option)
       outside = total - sum(inside), len(having) - len(inside)

@@ -198,10 +198,10 @@ def sweep(
 
 
 def _row(one: Hyperparameter, upper: bool, group: Sequence[TriedPoint]) -> Row | None:
+  if sum(bool(point.retrains) for point in group) < LEAST:
+    return None
   ordered = sorted(group, key=lambda point: unit_of(one, point.values), reverse=not upper)
   known = [point for point in ordered if point.retrains]
-  if len(known) < LEAST:
-    return None
   beyond = ordered[ordered.index(known[-1]) + 1 :]
   return Row(tuple(point.values[one.name] for point in known), tuple(known), tuple(beyond))
 

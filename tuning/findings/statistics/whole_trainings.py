@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trialbook.tuning.findings.statistics.curve_trends import complete
+from trialbook.tuning.once import once
 from trialbook.tuning.results import StudyResults, Trial
 
 BEST = 5
@@ -49,6 +50,7 @@ class WholeTrainings:
     return bool(self.best) and len(self.of(self.best)) >= ENOUGH * len(self.best)
 
 
+@once
 def whole_trainings(results: StudyResults) -> WholeTrainings:
   """Return which trials ran to their end."""
   trials = complete(results)
