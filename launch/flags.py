@@ -112,7 +112,9 @@ def _add_slurm(places: Any) -> None:
     epilog="example: trialbook launch slurm --hosts=2 --logs=runs/a.slurm -- -m trialbook train --workdir=runs/a",
   )
   slurm.set_defaults(place=_slurm)
-  slurm.add_argument("--logs", required=True, metavar="DIR", help="shared folder for what the hosts print")
+  slurm.add_argument(
+    "--logs", required=True, type=as_path, metavar="DIR", help="shared folder for what the hosts print"
+  )
   slurm.add_argument("--name", default="trialbook", help="name of the job in Slurm's lists")
   for name, default, text in (
     ("hosts", 1, "number of nodes"),
@@ -140,7 +142,7 @@ def _slurm(options: argparse.Namespace, python: Sequence[str]) -> int:
 
   def submit() -> int:
     wanted = SlurmOptions(**{name: getattr(options, name) for name in names})
-    return run_slurm(python, options.logs, wanted, name=options.name, wait=not options.detach, say=_say)
+    return run_slurm(python, str(options.logs), wanted, name=options.name, wait=not options.detach, say=_say)
 
   return run(options.parser.prog, submit)
 

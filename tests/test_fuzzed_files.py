@@ -12,7 +12,7 @@ from in_process_command import run_command
 from time_limit import within
 
 from trialbook.errors import DataError, UserError
-from trialbook.trainer import preflight
+from trialbook.trainer import checks
 from trialbook.trainer.config_files import load_config
 
 PIECES = (
@@ -95,7 +95,7 @@ def check(path: pathlib.Path, text: str) -> str | None:
   path.write_text(text, errors="surrogatepass")
   try:
     with within(30):
-      preflight.problems(load_config(path), path.parent / "run")
+      checks.problems(load_config(path), path.parent / "run")
   except (UserError, DataError) as error:
     return None if str(error).strip() else "an empty message"
   except BaseException as error:

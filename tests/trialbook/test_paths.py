@@ -45,6 +45,7 @@ NOT_PATH_FLAGS = {
   *("set", "skip", "only"),
   "max-steps metric",
   "preflight topology",
+  *("memory", "partition", "account", "setup"),  # Of a job of Slurm.
 }
 NOT_PATH_ABSL_FLAGS = {"set", "debug", "profile", "coordinator", "platform"}
 
@@ -203,6 +204,7 @@ FOUND = {
   "input_pipeline/datasets/tfds.py: one.filename",
   "input_pipeline/datasets/tfds_preparation.py: tfds.as_array_record(folder / filename)",
   "launch/local.py: exit_folder",
+  "launch/preflight/request.py: 'the report of the compiler'",
   "launch/preflight/page.py: __file__",
   "launch/preflight/request.py: folder",
   "trainer/config_files.py: __file__",
@@ -216,7 +218,7 @@ FOUND = {
   "trialbook/import_attribute.py: __file__",
   "tuning/advice_benchmark/planted.py: 'planted'",
   "tuning/comparing.py: os.path.commonpath([results.folder.resolve() for results in found])",
-  "tuning/execution/coordinator.py: name",
+  "tuning/execution/planned_study.py: name",
   "tuning/execution/local_workers.py: '/proc/driver/nvidia/gpus'",
   "tuning/execution/training.py: folder",
   "tuning/execution/worker.py: sys.argv[1]",

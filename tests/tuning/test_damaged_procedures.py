@@ -120,7 +120,7 @@ def test_damages_of_the_list_of_jobs(tmp_path: pathlib.Path):
 def test_a_damaged_record_of_an_exit_is_as_good_as_none(tmp_path: pathlib.Path):
   folder = tmp_path / "intact"
   folder.mkdir()
-  write_exit(folder / "host_0.exit.json", 75, "host 1 was lost", 1)
+  write_exit(folder / "host_0.exit.json", 75, "host 1 was lost", 1, preempted=False)
 
   def causes(folder: pathlib.Path) -> Any:
     return read_causes(folder, 1, {})
