@@ -250,7 +250,7 @@ def parse(text: str) -> Module:
       if found := _COMPUTATION.match(line):
         current = computations.setdefault(found[2], {})
         entry = found[2] if found[1] else entry
-    elif line.startswith("}"):
+    elif line == "}":  # Attributes of a kernel may go over lines that begin so.
       current = None
     elif instruction := _instruction(line):
       current[instruction.name] = instruction

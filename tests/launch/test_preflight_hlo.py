@@ -135,6 +135,21 @@ def test_flops_and_traffic_count_loops_and_slices(module):
   assert costs.traffic(module) == 12 * a_round + rest
 
 
+def test_what_follows_a_kernel_with_attributes_of_several_lines_belongs_to_the_same_computation():
+  text = """HloModule kernel
+
+ENTRY %main (x: bf16[8,4], w: bf16[4,2]) -> bf16[8,2] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %w = bf16[4,2]{1,0} parameter(1)
+  %kernel = bf16[8,4]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{block: 512}"
+}}, metadata={op_name="attention"}
+  ROOT %dot = bf16[8,2]{1,0} dot(%kernel, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+"""
+  assert compiled_flops(parse(text)) == {("bf16", 1): 2 * 8 * 4 * 2}
+
+
 def test_padding_follows_the_tiles_of_the_layout():
   (one,) = hlo.array_types("f32[3,130]{1,0:T(8,128)}")
   assert (one.bytes, one.padded_bytes) == (4 * 390, 4 * 8 * 256)
