@@ -147,7 +147,7 @@ ENTRY %main (x: bf16[8,4], w: bf16[4,2]) -> bf16[8,2] {
   ROOT %dot = bf16[8,2]{1,0} dot(%kernel, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
 }
 """
-  assert compiled_flops(parse(text)) == {("bf16", 1): 2 * 8 * 4 * 2}
+  assert costs.compiled_flops(hlo.parse(text)) == {("bf16", 1): 2 * 8 * 4 * 2}
 
 
 def test_padding_follows_the_tiles_of_the_layout():
