@@ -1,5 +1,6 @@
 """Worker processes change nothing but who does the work; one that dies is an error; none is left behind."""
 
+import collections
 import contextlib
 import os
 import pathlib
@@ -140,9 +141,14 @@ time.sleep(60)
   assert not any(_alive(pid) for pid in workers)
 
 
+decoded = collections.Counter[bytes]()
+
+
 def hang(record: bytes) -> dict[str, np.ndarray]:
-  """Decodes, but for one record, which it never has decoded in a worker."""
-  if record == b"5" and any("serve()" in argument for argument in sys.orig_argv):
+  """Decodes, but for one record, which it decodes in a worker a few times (HANGS_AFTER) and then never."""
+  decoded[record] += 1
+  is_worker = any("serve()" in argument for argument in sys.orig_argv)
+  if record == b"5" and is_worker and decoded[record] > int(os.environ.get("HANGS_AFTER", "0")):
     time.sleep(3600)
   return {"inputs": np.array([float(record)], np.float32), "labels": np.array(int(record) % 2)}
 
