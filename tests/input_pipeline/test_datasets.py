@@ -155,6 +155,7 @@ def test_synthetic_data_depend_on_their_own_seed_only():
   assert not np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_package_starts_neither_jax_nor_scikit_learn():
   code = """
 import sys
