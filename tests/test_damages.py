@@ -225,12 +225,14 @@ def walk(records: Records, commands: Iterator[tuple[str, ...]], every: int) -> t
   return len(tried), tried.total(), problems
 
 
+@pytest.mark.slow
 def test_some_damages_of_studies(records: Records):
   different, _, problems = walk(records, of_studies(), every=89)
   assert different > 40
   assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_some_damages_of_runs(records: Records):
   different, _, problems = walk(records, of_runs(), every=199)
   assert different > 10

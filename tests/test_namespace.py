@@ -193,6 +193,33 @@ def test_the_coordinator_of_a_study_of_a_function_and_what_shows_it_import_neith
     assert last.split() == ["0"], arguments
 
 
+TRAININGS = """
+from trialbook import Config, Halton, Log, Minimize, Study
+
+def get_study():
+  return Study(name="rate", goal="Which rate?", objective=Minimize("validation/error"),
+               config=Config(max_train_steps=20),
+               nuisance={"optimizer.learning_rate": Log(1e-3, 1e-1)}, trials=2, search=Halton())
+"""
+PREPARED = """
+import sys
+from trialbook.tuning.execution.coordinator import prepare
+from trialbook.tuning.study_files import load_study
+prepare(load_study("study.py"))
+from jax._src import xla_bridge
+print(sorted({"flax", "orbax"} & set(sys.modules)), list(xla_bridge._backends))
+"""
+
+
+@pytest.mark.slow
+def test_the_coordinator_of_a_study_of_trainings_imports_flax_for_its_config_and_starts_nothing(
+  tmp_path: pathlib.Path,
+):
+  (tmp_path / "study.py").write_text(TRAININGS)
+  # The settings of a model stand beside the model, so that a config needs flax.
+  assert python("-c", PREPARED, cwd=tmp_path).splitlines()[-1] == "['flax'] []"
+
+
 LONG = """
 import trialbook.__main__ as command
 command.main = lambda: print(10**6 * "x")

@@ -147,6 +147,7 @@ def test_a_run_of_the_earlier_version_is_read_and_predicts_what_it_predicted(
   assert contents(old / name) == before
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_a_run_of_the_earlier_version(old: pathlib.Path, capsys: pytest.CaptureFixture[str]):
   code, output, _ = run_command(capsys, "evaluate", old / "complete", "--split=test")
   recorded = json.loads((old / "complete" / "best.json").read_text())["final"]
@@ -156,6 +157,7 @@ def test_the_command_evaluates_a_run_of_the_earlier_version(old: pathlib.Path, c
   assert found["test/loss"] == pytest.approx(recorded["test/loss"], rel=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_run_that_the_earlier_version_stopped_is_resumed_to_the_numbers_of_an_uninterrupted_one(
   old: pathlib.Path, programs: Programs
 ):
@@ -168,18 +170,21 @@ def test_a_run_that_the_earlier_version_stopped_is_resumed_to_the_numbers_of_an_
   assert [record["status"] for record in earlier] == ["preempted"]
 
 
+@pytest.mark.slow
 def test_a_fork_of_an_old_run_ends_as_one_that_the_earlier_version_made(old: pathlib.Path, programs: Programs):
   changed = config(optimizer__learning_rate=0.005)
   assert run(changed, old / "new", fork=old / "stopped", programs=programs).status == "complete"
   assert_same_numbers(old / "new", old / "fork")
 
 
+@pytest.mark.slow
 def test_a_warm_start_from_an_old_run_ends_as_one_that_the_earlier_version_made(old: pathlib.Path, programs: Programs):
   changed = config(max_train_steps=5, warm_start__source="runs/complete")
   assert run(changed, old / "new", programs=programs).status == "complete"
   assert_same_numbers(old / "new", old / "warm")
 
 
+@pytest.mark.slow
 def test_an_old_study_of_trainings_is_ranked_and_extended(old: pathlib.Path, programs: Programs):
   folder = old / "trainings"
   before = read_results(folder)
@@ -232,6 +237,7 @@ def test_an_old_import_is_read_and_not_run(old: pathlib.Path):
     run_study(bowls(), old / "imported")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trainings", "function", "round", "imported"])
 def test_old_studies_are_listed_ranked_and_reported(old: pathlib.Path, capsys: pytest.CaptureFixture[str], name: str):
   for command in (["list", old], ["status", old / name], ["best", old / name]):

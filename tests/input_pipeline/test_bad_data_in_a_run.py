@@ -73,6 +73,7 @@ def refused(config: Config, workdir: pathlib.Path, *problems: str, knowable: boo
   assert ("\n".join(checks.problems(config, workdir)) == str(caught.value)) is knowable
 
 
+@pytest.mark.slow
 def test_the_same_data_without_a_fault_trains(tmp_path: pathlib.Path, dataset: Callable[[Any], None]):
   result = run(plugin(), tmp_path / "run")
   assert result.status == "complete"

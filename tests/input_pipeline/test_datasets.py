@@ -192,6 +192,7 @@ def test_what_a_dataset_declares_is_what_its_data_are(tmp_path: pathlib.Path):
     assert len(np.ravel(declared.normalization or ())) == len(np.ravel(read.normalization or ()))
 
 
+@pytest.mark.slow
 def test_the_package_starts_neither_jax_nor_scikit_learn():
   code = """
 import sys

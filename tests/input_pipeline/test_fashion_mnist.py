@@ -189,6 +189,7 @@ def _command(*arguments: str, data_dir: pathlib.Path) -> subprocess.CompletedPro
   return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_the_prepare_command_verifies_copies_and_can_be_repeated(tmp_path):
   _write(tmp_path / "from" / "usr" / "share", fashion_mnist.FILES)
   for _ in range(2):

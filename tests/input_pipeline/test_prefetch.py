@@ -142,6 +142,7 @@ def test_an_error_in_the_loop_ends_the_thread():
     loop()
 
 
+@pytest.mark.slow
 def test_a_forgotten_prefetcher_ends_its_thread():
   items = Prefetcher(lambda step: step, lambda batch: batch, 0, 10**9)
   next(items)

@@ -36,6 +36,7 @@ def _processes(dataset: Dataset) -> list[subprocess.Popen]:
   return dataset._workers._workers
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_in_order_out_of_order_and_again(config):
   alone = load(config, seed=5, batch_size=32)
   with _with_workers(config) as dataset:
@@ -47,6 +48,7 @@ def test_batches_are_the_same_in_order_out_of_order_and_again(config):
         array[...] = 0
 
 
+@pytest.mark.slow
 def test_several_threads_may_ask(config):
   alone = load(config, seed=5, batch_size=32)
   failures = []
@@ -65,6 +67,7 @@ def test_several_threads_may_ask(config):
   assert not failures
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_named_and_ends_the_others(config):
   with _with_workers(config) as dataset:
     dataset.train_batch(0)
@@ -78,6 +81,7 @@ def test_a_worker_that_dies_is_named_and_ends_the_others(config):
       dataset.train_batch(1)
 
 
+@pytest.mark.slow
 def test_closing_ends_the_processes_and_may_be_repeated(config):
   dataset = _with_workers(config)
   dataset.close()
@@ -97,6 +101,7 @@ def decode(record: bytes) -> dict[str, np.ndarray]:
   return {"inputs": np.array([float(record)]), "targets": np.array(0.0)}
 
 
+@pytest.mark.slow
 def test_what_is_raised_in_a_worker_is_raised_here_and_printing_does_no_harm(tmp_path, capfd):
   from trialbook.input_pipeline.datasets.record_files import array_record_module
 

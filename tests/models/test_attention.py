@@ -45,6 +45,7 @@ def test_rotated_inner_products_depend_on_the_distance_alone():
   assert np.ptp(products[0]) > 0.1
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_weights_are_computed_in_float32():
   # Scores near 64, where bfloat16's steps of 0.5 would change a weight by a quarter; queries and keys are exact.
   scores, values = 8 + RNG.integers(-8, 9, size=(1, 9, 2)) / 16, RNG.normal(size=(1, 9, 2))

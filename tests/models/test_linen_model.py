@@ -56,6 +56,7 @@ def made(module: nn.Module, shape: tuple[int, ...] = (4, 5), dtype: Any = jnp.fl
   return LinenModel(module, Call(jnp.zeros(shape, dtype)), rngs=nnx.Rngs(params=0, dropout=1, default=2))
 
 
+@pytest.mark.slow
 def test_outputs_and_statistics_are_those_of_linen():
   module, x = Block(), jax.random.normal(jax.random.key(0), (4, 5))
   model = made(module)
@@ -161,6 +162,7 @@ def test_names_are_linens():
   assert others == {"batch_stats/BatchNorm_0/mean", "batch_stats/BatchNorm_0/var"}
 
 
+@pytest.mark.slow
 def test_an_axis_that_is_named_is_bound_and_changes_no_number():
   x = jax.random.normal(jax.random.key(0), (4, 5))
   plain, named = made(Block()), made(Block(axis_name="batch"))

@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from trialbook.models.mlp import Mlp, MlpConfig
@@ -7,6 +8,7 @@ from trialbook.models.mlp import Mlp, MlpConfig
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_alternating_linear_maps_and_relus():
   model = Mlp(MlpConfig(widths=(5, 4)), input_shape=(2, 3), num_outputs=2, rngs=nnx.Rngs(0))
   linear = [*(layer.linear for layer in model.hidden), model.output]

@@ -106,10 +106,12 @@ def test_every_registered_model_is_in_the_union_and_in_this_test():
     assert issubclass(module, nnx.Module)
 
 
+@pytest.mark.slow
 def test_parameters_are_float32(built):
   assert {leaf.dtype for leaf in jax.tree.leaves(built.params)} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 def test_outputs_are_finite_though_the_constructor_saw_no_traced_number(built):
   trained, batch_stats, _ = built.training_step
   evaluated = built.evaluate(built.params, built.values, built.inputs)

@@ -39,6 +39,7 @@ def test_batch_norm_standardizes_over_all_axes_but_the_last():
   np.testing.assert_allclose(layer(x, train=True), expected, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_batch_norm_gradient_is_the_closed_form():
   layer = BatchNorm(8, momentum=0.9, rngs=nnx.Rngs(0))
   scale, _ = with_parameters(layer)

@@ -44,6 +44,7 @@ def test_layers_are_applied_in_order_each_with_its_own_parameters():
   np.testing.assert_allclose(stack(X, train=False), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_start_as_those_of_a_loop_do_and_all_differ():
   shallow, deep = (kernels(Stack(Layer, depth, remat=None, rngs=nnx.Rngs(0))) for depth in (2, 5))
   np.testing.assert_array_equal(deep[:2], shallow)

@@ -16,6 +16,7 @@ COLUMNS = (
 ROWS = np.array([[299, 0.5, 2, -1.5], [0, 1.5, 0, 7.0]], np.float32)
 
 
+@pytest.mark.slow
 def test_codes_become_their_vectors_and_numbers_stay():
   layer = TableColumns(COLUMNS, input_shape=(4,), rngs=nnx.Rngs(0))
   small, large = (np.asarray(table.table[...]) for table in layer.tables)
@@ -23,6 +24,7 @@ def test_codes_become_their_vectors_and_numbers_stay():
   np.testing.assert_array_equal(layer(jnp.asarray(ROWS)), np.asarray(expected, np.float32))
 
 
+@pytest.mark.slow
 def test_an_mlp_takes_them_and_trains_their_tables():
   config = MlpConfig(widths=(5,), embeddings=COLUMNS)
   model = Mlp(config, input_shape=(4,), num_outputs=2, rngs=nnx.Rngs(0))
@@ -41,6 +43,7 @@ def test_what_is_not_a_code_shows_as_nan(wrong):
   assert np.isnan(layer(jnp.asarray(rows))).any(1).tolist() == [False, True]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_refused_where_it_would_round_codes_and_exact_where_it_would_not():
   few = (EmbeddedColumn(column=0, categories=257, width=1),)
   layer = TableColumns(few, input_shape=(1,), rngs=nnx.Rngs(0))

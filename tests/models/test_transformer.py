@@ -18,6 +18,7 @@ def build(length=LENGTH, **settings):
   return Transformer(config, input_shape=(length,), num_outputs=VOCABULARY, rngs=nnx.Rngs(0)), config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [
@@ -37,6 +38,7 @@ def test_logits_are_those_of_numpy(settings):
   np.testing.assert_allclose(model(TOKENS, train=True), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_no_logits_depend_on_a_later_token(positions):
   model, _ = build(positions=positions)
@@ -48,12 +50,14 @@ def test_no_logits_depend_on_a_later_token(positions):
     assert (other[:, position:] != logits[:, position:]).any(-1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_shorter_inputs_give_the_first_logits(positions):
   model, _ = build(positions=positions)
   np.testing.assert_allclose(model(TOKENS[:, :3], train=False), model(TOKENS, train=False)[:, :3], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_those_of_the_formula():
   def count(**settings):
     model = nnx.eval_shape(lambda: build(**settings)[0])
@@ -74,6 +78,7 @@ def test_a_token_that_is_not_in_the_vocabulary_shows_as_nan():
     assert not finite[1, 3:].any()
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_undecided():
   config = TransformerConfig(width=64, depth=4, heads=4)
   model = Transformer(config, input_shape=(16,), num_outputs=50, rngs=nnx.Rngs(0))

@@ -9,6 +9,7 @@ from trialbook.models.transformer_block import Block, BlockConfig
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_init", [True, False])
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_a_zero_init_block_starts_as_the_identity(zero_init, activation):

@@ -18,6 +18,7 @@ def test_the_vit_s_16_has_the_published_parameter_count():
   assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == 22_050_664
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["token", "mean"])
 def test_outputs_are_those_of_numpy(pooling):
   config = VitConfig.model_validate(TINY | {"pooling": pooling})

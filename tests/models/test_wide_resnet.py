@@ -39,6 +39,7 @@ def test_normalization_is_inside_the_branch_so_the_sum_keeps_the_inputs_size():
   np.testing.assert_allclose(large, small, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_shortcut_of_another_shape_sees_the_activated_input():
   layer = block(16, 8, 2, zero_init_residual=True)
   y = layer(X, train=True)

@@ -46,6 +46,7 @@ def interrupted(workdir: pathlib.Path, at: int, programs: Programs, monkeypatch:
   monkeypatch.setattr(train, "evaluate", evaluate)
 
 
+@pytest.mark.slow
 def test_a_single_flipped_bit_changes_the_checksum_wherever_it_is():
   rng = np.random.default_rng(0)
   for dtype in ("float32", "bfloat16", "int32", "uint8", "bool"):
@@ -69,6 +70,7 @@ def test_the_checksum_is_that_of_an_independent_sum_and_does_not_depend_on_the_s
     assert int(jax.jit(checksums)({"a": placed})[0]) == expected
 
 
+@pytest.mark.slow
 def test_the_best_and_the_latest_are_what_is_on_the_disk_and_best_json_names_the_best(
   tmp_path: pathlib.Path, programs: Programs
 ):
@@ -101,6 +103,7 @@ def test_the_best_and_the_latest_are_what_is_on_the_disk_and_best_json_names_the
     load(tmp_path / "run", step=33)
 
 
+@pytest.mark.slow
 def test_rarer_checkpoints_say_what_best_is_about(tmp_path: pathlib.Path, programs: Programs):
   rare = config(checkpointing__every_evaluations=4, selection__metric="validation/loss")
   result = run(rare, tmp_path / "rare", programs=programs)
@@ -115,6 +118,7 @@ def test_rarer_checkpoints_say_what_best_is_about(tmp_path: pathlib.Path, progra
   assert "test/error" not in off.best
 
 
+@pytest.mark.slow
 def test_the_test_set_is_evaluated_on_the_selected_checkpoint(tmp_path: pathlib.Path, programs: Programs):
   result = run(config(evaluation__test=True), tmp_path / "run", programs=programs)
   assert not [name for line in numbers(tmp_path / "run") for name in line if name.startswith("test/")]
@@ -122,6 +126,7 @@ def test_the_test_set_is_evaluated_on_the_selected_checkpoint(tmp_path: pathlib.
   assert result.best["test/error"] == alone["test/error"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(tmp_path: pathlib.Path, programs: Programs):
   first = run(config(), tmp_path / "run", programs=programs)
   before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -129,6 +134,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: pathlib.Path, programs: Progr
   assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_host_fields_may_change_on_resume_and_are_recorded(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
@@ -141,6 +147,7 @@ def test_host_fields_may_change_on_resume_and_are_recorded(
   assert [line["step"] for line in numbers(tmp_path / "run")] == list(range(71))
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_with_the_differing_keys(tmp_path: pathlib.Path, programs: Programs):
   run(config(), tmp_path / "run", programs=programs)
   before = (tmp_path / "run" / "config.json").read_bytes()
@@ -153,6 +160,7 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path: pathlib.Pat
   assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_newer_format_is_refused(tmp_path: pathlib.Path, programs: Programs):
   run(config(), tmp_path / "run", programs=programs)
   path = tmp_path / "run" / "config.json"
@@ -218,6 +226,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on_to_the_same_end
     np.testing.assert_array_equal(a, b, err_msg=name)
 
 
+@pytest.mark.slow
 def test_when_all_checkpoints_are_damaged_nothing_starts_afresh(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
@@ -233,6 +242,7 @@ def test_when_all_checkpoints_are_damaged_nothing_starts_afresh(
   assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_workdir_in_use_is_refused(tmp_path: pathlib.Path, programs: Programs):
   from trialbook import files
   from trialbook.trainer.workdir.existing_run import lock
@@ -343,6 +353,7 @@ def test_rows_of_replicas_are_kept_for_as_many_and_replaced_by_their_mean_for_ot
   assert "params" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_was_saved_is_verified_before_rows_are_replaced_by_their_mean(
   tmp_path: pathlib.Path, ghost_run: pathlib.Path
 ):
@@ -353,6 +364,7 @@ def test_what_was_saved_is_verified_before_rows_are_replaced_by_their_mean(
     storage.restore(path, template(ghost(), devices=1))
 
 
+@pytest.mark.slow
 def test_a_model_with_rows_of_two_replicas_predicts_on_one_device_what_was_evaluated(ghost_run: pathlib.Path):
   from trialbook.input_pipeline import load as load_data
 
@@ -367,6 +379,7 @@ def test_a_model_with_rows_of_two_replicas_predicts_on_one_device_what_was_evalu
   assert right == recorded["validation/class_correct"]
 
 
+@pytest.mark.slow
 def test_checkpoints_in_the_middle_change_no_bit_of_a_run_with_rows(
   tmp_path: pathlib.Path, programs: Programs, ghost_run: pathlib.Path
 ):

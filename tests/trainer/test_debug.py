@@ -223,6 +223,7 @@ def test_a_target_is_predicted_if_rows_belong_together(bug: str, fits: bool):
   assert verdict.passed == fits
 
 
+@pytest.mark.slow
 def test_a_task_that_applies_softmax_a_second_time_is_found():
   verdict = model_checks.gives_logits(session(**{"task.name": "planted_bugs:SoftmaxTwice"}))
   assert verdict is not None

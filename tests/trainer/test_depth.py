@@ -165,8 +165,11 @@ def test_each_registered_model_has_a_toy_of_eleven_layers():
   assert all(type(model) is MODELS[name][0] for name, model in TOYS.items())
 
 
+# A wide residual network has the same kinds of layers as a residual one, and takes the longest.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=pytest.mark.long) if name == "wide_resnet" else name for name in TOYS]
+)
 def test_a_model_of_eleven_layers_goes_all_the_way(tmp_path: pathlib.Path, name: str):
   walk(config_of(TOYS[name], tmp_path), tmp_path / "run")
 

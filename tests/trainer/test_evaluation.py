@@ -41,6 +41,7 @@ def test_every_batch_size_gives_the_same_numbers(split: str):
       np.testing.assert_allclose(value, reference[name], rtol=1e-6, atol=0, err_msg=f"{name}, {batch_size}")
 
 
+@pytest.mark.slow
 def test_correct_examples_are_counted_by_class():
   values = evaluation(64)
   correct = 1 - values["test/error"]

@@ -132,6 +132,7 @@ def test_the_example_is_short_and_runs(tmp_path: pathlib.Path, programs: Program
   assert card["platforms"] == ["cpu", "cuda", "tpu"]
 
 
+@pytest.mark.slow
 def test_an_export_is_replaced_whole_and_other_folders_are_left_alone(tmp_path: pathlib.Path, programs: Programs):
   workdir = tmp_path / "run"
   best = run(mlp(), workdir, programs=programs).best_step
@@ -152,6 +153,7 @@ def test_an_export_is_replaced_whole_and_other_folders_are_left_alone(tmp_path: 
   assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_earlier_export_and_nothing_else(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
@@ -169,6 +171,7 @@ def test_a_failure_leaves_the_earlier_export_and_nothing_else(
   assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "to"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_folder_or_what_is_wrong(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -266,6 +269,7 @@ def test_bfloat16_weights_and_integer_inputs_are_exported_exactly(tmp_path: path
   np.testing.assert_array_equal(outputs, expected(params, inputs))
 
 
+@pytest.mark.slow
 def test_an_export_predicts_as_the_loaded_run_does(tmp_path: pathlib.Path, programs: Programs):
   run(mlp(), tmp_path, programs=programs)
   exported = jax.export.deserialize(bytearray((export.export(tmp_path) / "model.stablehlo").read_bytes()))

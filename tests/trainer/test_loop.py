@@ -31,6 +31,7 @@ class NeverWaiting:
   wait_seconds = 0.0
 
 
+@pytest.mark.slow
 def test_a_step_that_is_stuck_on_the_device_does_not_stop_the_next_dispatches(tmp_path: pathlib.Path):
   @jax.jit
   def take_long(x):

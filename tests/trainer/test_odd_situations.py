@@ -104,6 +104,7 @@ def test_checkpoints_may_be_turned_on_and_the_interval_and_the_metric_changed_on
   assert result.best_step in evaluated
 
 
+@pytest.mark.slow
 def test_checkpoints_that_could_not_be_read_are_set_aside(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -260,6 +261,7 @@ def test_a_plugin_that_does_not_follow_the_contract_is_told_what_is_wrong(
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_plugin_may_draw_from_any_stream(tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch):
   (tmp_path / "plugins.py").write_text(PLUGINS)
   monkeypatch.syspath_prepend(tmp_path)
@@ -268,6 +270,7 @@ def test_a_plugin_may_draw_from_any_stream(tmp_path: pathlib.Path, programs: Pro
   assert run(made, tmp_path / "run", programs=programs).status == "complete"
 
 
+@pytest.mark.slow
 def test_tasks_with_other_batches_do_not_share_a_program(tmp_path: pathlib.Path, programs: Programs):
   synthetic = {"dataset.name": "synthetic", "dataset.input_shape": (8,), "max_train_steps": 2}
   small = mlp().override({**synthetic, "evaluation.every_steps": 2})
@@ -276,6 +279,7 @@ def test_tasks_with_other_batches_do_not_share_a_program(tmp_path: pathlib.Path,
   assert run(targets, tmp_path / "targets", programs=programs).status == "complete"
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_not_finite_is_told_and_not_taken_for_a_damaged_disk(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -294,6 +298,7 @@ def test_an_evaluation_that_is_not_finite_is_told_and_not_taken_for_a_damaged_di
   assert "no evaluation has a finite" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_source_of_a_warm_start_is_needed_only_at_the_start(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):
@@ -315,6 +320,7 @@ def test_a_record_that_cannot_be_read_is_named(
     run(config(), tmp_path / "run", programs=programs)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_has_no_duration(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):

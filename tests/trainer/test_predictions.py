@@ -96,6 +96,7 @@ def test_targets_and_labels_of_positions_are_saved_too(tmp_path: pathlib.Path):
   assert (found["labels"].shape, found["outputs"].shape) == ((3, 4), (3, 4, 256))
 
 
+@pytest.mark.slow
 def test_zero_turns_it_off(tmp_path: pathlib.Path):
   run(mlp(evaluation__predictions=0), tmp_path)
   assert not (tmp_path / "predictions").exists()
@@ -196,6 +197,7 @@ def test_a_sample_is_the_same_after_a_resume_and_none_is_told_where_all_are_seen
   assert json.loads((tmp_path / "all" / "best.json").read_text())["sample"] is None
 
 
+@pytest.mark.slow
 def test_only_the_validation_set_is_sampled():
   config = sampled().resolved()
   dataset = load(config.dataset, seed=0, batch_size=32)

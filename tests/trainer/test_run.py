@@ -26,6 +26,7 @@ def test_the_same_config_gives_the_same_bits(tmp_path: pathlib.Path):
   assert numbers(tmp_path / "a") != numbers(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_says_what_it_came_to(tmp_path: pathlib.Path):
   config = mlp(max_train_steps=200, evaluation__every_steps=50, evaluation__test=True)
   result = run(config, tmp_path / "run")
@@ -67,11 +68,13 @@ def test_averaging_is_evaluated_when_asked(tmp_path: pathlib.Path):
   assert values["average"] != values["current"]
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_losses_and_learns(tmp_path: pathlib.Path):
   config = mlp(precision__compute_dtype="bfloat16", max_train_steps=200, evaluation__every_steps=200)
   assert run(config, tmp_path / "run").metrics["validation/accuracy"] > 0.85
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_train(tmp_path: pathlib.Path):
   config = mlp(precision__param_dtype="bfloat16", max_train_steps=100, evaluation__every_steps=100)
   assert run(config, tmp_path / "run").metrics["validation/accuracy"] > 0.7

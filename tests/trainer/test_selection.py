@@ -38,6 +38,7 @@ def best_of(workdir: pathlib.Path, metric: str, mode: str) -> int:
   return min(values, key=lambda step: (sign * values[step], step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("metric", "mode"),
   [
@@ -95,6 +96,7 @@ def test_another_metric_takes_its_own_direction_and_not_that_of_the_one_before()
   assert both.override({"seed": 3}).selection.mode == "max"
 
 
+@pytest.mark.slow
 def test_a_mode_against_the_metrics_name_is_warned_of_and_obeyed_and_a_selected_step_0_is_warned_of(
   tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture
 ):

@@ -35,6 +35,7 @@ def update(programs: Programs, step: int, **changes: Any) -> tuple[dict[str, flo
   return dict(zip(program.metric_names, np.asarray(metrics).tolist(), strict=True)), moved
 
 
+@pytest.mark.slow
 def test_each_step_drops_other_units_and_the_same_step_the_same(programs: Programs):
   first, again, next_one = (update(programs, step)[0]["train/loss"] for step in (0, 0, 1))
   assert first == again

@@ -152,6 +152,7 @@ def test_tokens_outside_of_a_transformers_vocabulary_are_refused(digits: Trained
       model.predict([[wrong] * 12])
 
 
+@pytest.mark.slow
 def test_a_run_of_before_is_loaded_without_a_range(digits: TrainedModel, tmp_path: pathlib.Path):
   workdir = tmp_path / "run"
   run(mlp(max_train_steps=10), workdir, programs=Programs())

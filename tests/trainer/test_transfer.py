@@ -15,6 +15,7 @@ def arrays(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
   return read_arrays(workdir / "checkpoints" / str(step))
 
 
+@pytest.mark.slow
 def test_frozen_parameters_keep_their_bits_and_the_others_learn(tmp_path: pathlib.Path, programs: Programs):
   config = mlp(
     parameter_groups=[{"parameters": "output/*", "frozen": True}],

@@ -98,6 +98,7 @@ def events(workdir: pathlib.Path) -> list[tuple[int, dict[str, float]]]:
   return found
 
 
+@pytest.mark.slow
 def test_a_writer_gets_the_steps_and_values_that_tensorboard_gets_and_is_closed(
   tmp_path: pathlib.Path, programs: Programs
 ):
@@ -118,6 +119,7 @@ def test_a_writer_gets_the_steps_and_values_that_tensorboard_gets_and_is_closed(
   assert sum(written[2]["validation/class_examples"]) == written[2]["validation/examples"]
 
 
+@pytest.mark.slow
 def test_it_goes_without_tensorboard_and_a_resume_goes_on_with_what_comes_next(
   tmp_path: pathlib.Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ):

@@ -259,6 +259,7 @@ def test_no_other_place_makes_a_path_of_a_text_that_a_user_gave():
   assert found == FOUND
 
 
+@pytest.mark.slow
 def test_every_function_that_takes_a_path_as_a_text_makes_it_a_path_before_it_uses_it():
   """Or hands it on to a function that does."""
   wrong, checked = [], 0

@@ -178,6 +178,7 @@ def test_all_that_keeps_studies_from_comparison_is_told_at_once(two):
   assert problems[2] == "a comparison needs two different studies at least"
 
 
+@pytest.mark.slow
 def test_the_command_compares_at_equal_budgets_and_writes_a_report(capsys, two, tmp_path):
   page = tmp_path / "page.html"
   code, out, err = outcome(capsys, "compare", *two, f"--output={page}")

@@ -14,6 +14,7 @@ from trialbook.tuning.findings.statistics import differences, permutation_test
 from trialbook.tuning.space.scales import Hyperparameter, Integer, Linear, OneOf
 
 
+@pytest.mark.slow
 def test_of_a_few_studies_of_equal_settings_hardly_one_has_a_clear_winner():
   claims = [comparison.find(planted_points.contest(seed, 0.0))[0].severity == "ok" for seed in range(50)]
   # Of 50 with a chance of 0.05, more than 6 have one of 0.01.
@@ -49,6 +50,7 @@ def bowl(rng: np.random.Generator, count: int) -> np.ndarray:
   return 0.1 + 0.4 * np.sum((rng.random((count, 8)) - 0.5) ** 2, axis=1) + rng.normal(0, 0.0015, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("draw", "count"),
   [
@@ -163,6 +165,7 @@ def verdicts(results: StudyResults):
   return {one.numbers["hyperparameter"]: one for one in comparison.find(results) if "settings" in one.numbers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.9, 1.0])
 def test_what_comes_with_a_better_value_of_another_hyperparameter_does_not_win_by_it(share):
   claims = [
@@ -199,6 +202,7 @@ def test_of_several_hyperparameters_without_effect_one_study_of_twenty_has_a_win
   assert claims <= 17
 
 
+@pytest.mark.slow
 def test_beside_another_hyperparameter_a_winner_is_half_as_likely_to_be_luck():
   between = []
   for seed in range(60):

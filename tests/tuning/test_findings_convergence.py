@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from curve_studies import normal_noise, study_of_curves
 
 from trialbook.tuning import Minimize, StudyResults
@@ -83,6 +84,7 @@ def test_more_steps_are_ok_only_where_a_relevant_gain_is_excluded():
   assert [one.severity for one in still] == ["ok"]
 
 
+@pytest.mark.slow
 def test_what_more_steps_gain_at_most_holds_as_often_as_is_said():
   held = []
   for seed in range(100):
@@ -93,6 +95,7 @@ def test_what_more_steps_gain_at_most_holds_as_often_as_is_said():
   assert np.mean(held) >= 0.9
 
 
+@pytest.mark.slow
 def test_noise_that_trials_share_is_no_more_certain_for_being_seen_in_many():
   def lose(shared: float, own: float) -> list[float]:
     """What is said to be lost at most where it is 0.002."""

@@ -118,6 +118,7 @@ def test_what_is_unstable_is_not_left_out_while_the_best_trials_lie_beside_it(bo
   assert (found.action or "").startswith("Leave out" if left_out else "Do not leave out learning_rate above")
 
 
+@pytest.mark.slow
 def test_a_hyperparameter_that_does_not_matter_has_best_points_near_no_edge():
   rng = np.random.default_rng(0)
   noisy = [study(Log(1e-4, 1.0), lambda _: 0.1, beside=0.1, noise=0.01, rng=rng) for _ in range(60)]

@@ -373,6 +373,7 @@ def test_fixed_hyperparameters_are_named_the_most_consequential_first():
   assert "batch_size = 64" in found.title
 
 
+@pytest.mark.slow
 def test_findings_come_within_seconds_for_large_studies():
   results = odd(1000, space=(*SPACE, *ODD))
   start = time.process_time()

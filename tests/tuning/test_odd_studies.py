@@ -73,6 +73,7 @@ def test_a_step_that_is_none_is_told(tmp_path, step):
     import_study("csv", tmp_path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_smallest_number_there_is_can_be_drawn(tmp_path):
   (tmp_path / "trials.csv").write_text(
     "trial,rate\n" + "".join(f"{n},{r}\n" for n, r in enumerate(("5e-324", 0.1, 1e308)))
@@ -117,6 +118,7 @@ def test_a_folder_of_tables_is_told_how_it_becomes_a_study(tmp_path):
     read_results(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_makes_a_study_doubtful_is_said_in_every_format(tmp_path):
   folder = rates(tmp_path / "out")
   stored = json.loads((folder / "study.json").read_text())

@@ -250,6 +250,7 @@ def test_a_region_is_found_along_one_and_two_hyperparameters(bad, kind, words):
   assert named >= 16
 
 
+@pytest.mark.slow
 def test_everywhere_is_said_where_it_was_tested_only():
   kinds = [
     regions.region_of(results, points_of(results), [not point.retrains for point in points_of(results)]).kind

@@ -202,6 +202,7 @@ def test_few_evaluations_and_values_that_do_not_differ_tell_nothing():
     assert "30" in str(answer.action)
 
 
+@pytest.mark.slow
 def test_of_a_large_study_only_a_part_is_looked_at():
   results = _study(*_trained(10_006, trials=1000, evaluations=500))
   assert _answer(results).numbers["trials"] == periodicity.MOST_TRIALS

@@ -61,6 +61,7 @@ def test_both_ends_of_a_hyperparameter_are_named():
   assert named >= 8
 
 
+@pytest.mark.slow
 def test_what_is_scattered_is_everywhere_if_there_are_enough_points():
   rng = np.random.default_rng(1)
   kinds = [found(study(seed, lambda u: rng.random(len(u)) < 0.3, 3, 64)).kind for seed in range(10)]

@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
 # Where it goes.
 
 
+@pytest.mark.slow
 def test_the_report_is_where_it_was_asked_for(capsys, folder, tmp_path):
   # The folder's own first: what is written there is the study's.
   own = tmp_path / "runs/study"
@@ -173,6 +174,7 @@ def test_findings_are_json_of_one_schema(hostile):
   assert told["best"]["objective"] == pytest.approx(read_results(hostile).best.objective, rel=1e-4)  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_a_study_that_is_not_at_its_end_is_reported_as_such(folder, tmp_path):
   study = unfinished(run_study(quadratics.study(), tmp_path / "made").folder, tmp_path / "study", trials=20)
   imported = unfinished(folder, tmp_path / "imported", trials=20)

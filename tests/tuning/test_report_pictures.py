@@ -11,7 +11,8 @@ from trialbook.tuning.advice_benchmark import planted
 from trialbook.tuning.reporting.page_data import page_data
 
 
-@pytest.mark.parametrize("kind", [pytest.param("png", marks=pytest.mark.slow), "svg"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["png", "svg"])
 def test_every_plot_that_has_something_to_show_is_a_picture(hostile, tmp_path, kind):
   results = read_results(hostile)
   folder = report(results, tmp_path / "made/plots", format=kind)

@@ -46,6 +46,7 @@ def since(folder: pathlib.Path):
   return json.loads(text_of(read_results(folder), "json"))["since"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["html", "md", "json"])
 def test_the_report_on_more_trials_says_what_changed(folder, kind):
   report(folder, format=kind)

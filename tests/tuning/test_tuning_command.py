@@ -59,6 +59,7 @@ def test_the_same_command_runs_nothing_again_and_a_larger_number_extends(capsys,
   assert "has trial 3 already" in err
 
 
+@pytest.mark.slow
 def test_warnings_of_the_roles_are_printed_with_the_plan(capsys, write):
   batch_size = TRAINING.replace('"optimizer.learning_rate": Log(1e-3, 1.0)', '"batch_size": OneOf([16, 32])')
   study = write(batch_size.replace("import Halton", "import OneOf, Halton"))
@@ -68,6 +69,7 @@ def test_warnings_of_the_roles_are_printed_with_the_plan(capsys, write):
   assert "2 programs to compile" in out
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_trials_and_their_cost_and_writes_nothing(capsys, tmp_path, write):
   study = write(TRAINING)
   before = changes(tmp_path)
@@ -197,6 +199,7 @@ def test_a_folder_without_a_study_is_told(capsys, tmp_path, command):
     assert f"{folder} holds no study: there is no study.json" in err
 
 
+@pytest.mark.slow
 def test_the_best_trials_command_repeats_it(tmp_path, trained):
   best = read_results(trained).best
   assert best is not None
