@@ -136,7 +136,8 @@ def theirs(python: pathlib.Path, case: Case) -> dict[str, float]:
   with tempfile.TemporaryDirectory() as folder:
     found = pathlib.Path(folder, "found.json")
     words = [f"{name}={value}" for name, value in settings.items()]
-    _run(python, str(COMPILE), str(found), str(case.chips), *words, f"base_output_directory={folder}")
+    # This folder must not be on the path: its maxtext.py is not the package.
+    _run(python, "-P", str(COMPILE), str(found), str(case.chips), *words, f"base_output_directory={folder}")
     return json.loads(found.read_text())
 
 
