@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from benchmarks.evidence import ROOT, commit
 from benchmarks.pods import PAGE, merged, printed
 from trialbook.launch.preflight.chips import GIB
+from trialbook.launch.preflight.request import TPU_ENVIRONMENT
 
 VERSION = "0.2.5"
-COMPILE = pathlib.Path(__file__).with_name("maxtext_compile.py")
 HEADER = (
   *("transformer", "topology", "mesh.fsdp", "state, GiB a chip", "of MaxText", "temporaries", "of MaxText"),
   *("both / MaxText's", "collectives, GiB a step", "of MaxText", "ours / MaxText's"),
@@ -136,14 +136,15 @@ def theirs(python: pathlib.Path, case: Case) -> dict[str, float]:
   with tempfile.TemporaryDirectory() as folder:
     found = pathlib.Path(folder, "found.json")
     words = [f"{name}={value}" for name, value in settings.items()]
-    # This folder must not be on the path: its maxtext.py is not the package.
-    _run(python, "-P", str(COMPILE), str(found), str(case.chips), *words, f"base_output_directory={folder}")
+    _run(
+      python, "-m", "benchmarks.maxtext_compile", str(found), str(case.chips), *words, f"base_output_directory={folder}"
+    )
     return json.loads(found.read_text())
 
 
 def _run(python: pathlib.Path, *words: str) -> None:
   # The checkout, and not the copy that was installed when the environment was made.
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+  environment = {**os.environ, **TPU_ENVIRONMENT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
   done = subprocess.run([python, *words], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
   # What does not fit has its numbers all the same.
   if done.returncode not in (0, 3):

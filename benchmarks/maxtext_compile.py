@@ -1,6 +1,6 @@
 """Runs MaxText's own `train_compile`, and writes what the compiler says of its train step.
 
-  python benchmarks/maxtext_compile.py RESULT.json CHIPS SETTING=VALUE ...
+  python -m benchmarks.maxtext_compile RESULT.json CHIPS SETTING=VALUE ...
 
 Runs in an environment with MaxText. The compiled step is taken as it passes through jax.
 """

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks import pods
 from benchmarks.evidence import PAGES, TABLE, replaced, sections
 
 PAGE = """
@@ -43,3 +44,27 @@ def test_each_command_of_a_page_has_dated_tables(page):
   for command, start, end in sections(text):
     assert TABLE.search(text[start:end]), command
     assert text[start:end].lstrip().startswith(("Measured on ", "Last changed on ")), command
+
+
+def test_a_row_of_pods_is_merged_into_its_table_and_the_others_stay():
+  header, keys = ("a", "b", "c"), [("1", "x"), ("2", "x"), ("3", "x")]
+  page = (
+    "before\n\n| a | b | c | measured |\n|---|---|---|---|\n| 9 | x | gone | old |\n| 3 | x | kept | old |\n\nafter |\n"
+  )
+  page = pods.merged(page, header, keys, ("2", "x"), ["new", "today"])
+  assert pods.printed(page, header) == (
+    "| a | b | c | measured |\n|---|---|---|---|\n| 2 | x | new | today |\n| 3 | x | kept | old |\n"
+  )
+  again = pods.merged(page, header, keys, ("2", "x"), ["newer", "today"])
+  assert again == page.replace("new |", "newer |")
+  assert page.startswith("before\n\n|")
+  assert page.endswith("old |\n\nafter |\n")
+  with pytest.raises(ValueError, match="the page has no table"):
+    pods.merged(page, ("other",), keys, ("2",), [])
+
+
+def test_every_table_of_pods_is_in_its_page():
+  page = pods.PAGE.read_text()
+  for table in pods.tables():
+    assert pods.printed(page, table.header)
+    assert len({row.key for row in table.rows}) == len(table.rows)

@@ -113,14 +113,10 @@ def examine(request: Request, enter: Callable[[str], None]) -> Report:
     speed=request.bytes_per_second,
     grace=request.grace_seconds,
   )
-  report |= {
-    "config": request.config,
-    "changes": {path: str(value) for path, value in changes.items()},
-    "batch_unit": unit,
-    "trace_seconds": trace_seconds,
-    "compile_seconds": compile_seconds,
-    "compiler": _compiler(topology),
-  }
+  report["config"], report["batch_unit"] = request.config, unit
+  report["changes"] = {path: str(value) for path, value in changes.items()}
+  report["trace_seconds"], report["compile_seconds"] = trace_seconds, compile_seconds
+  report["compiler"] = _compiler(topology)
   if refusal:
     report["reason"] = reporting.too_large(memory)
     report["largest_allocations"] = [

@@ -54,7 +54,7 @@ def compiled_flops(module: Module) -> dict[tuple[str, int], float]:
 
   The matrix unit of a TPU multiplies bfloat16. It makes a product of float32 in one pass, or in several for precision.
   """
-  found: collections.Counter[tuple[str, int]] = collections.Counter()
+  found: dict[tuple[str, int], float] = collections.defaultdict(float)
   for computation, times, instruction in module.running():
     if instruction.opcode in ("dot", "convolution"):
       left, right = module.operand_types(computation, instruction)

@@ -145,7 +145,7 @@ class Module:
     """Return how many times each computation runs."""
     runs: collections.Counter[str] = collections.Counter({self.entry: 1})
     # A computation stands before those that call it, so all callers of one are counted before it is.
-    for name in reversed(self.computations):
+    for name in reversed(list(self.computations)):
       if runs[name]:
         for called, times in self._calls(name):
           runs[called] += runs[name] * times
@@ -155,7 +155,7 @@ class Module:
   def loops(self) -> frozenset[str]:
     """Return the names of the computations that a loop runs, also indirectly."""
     found: set[str] = set()
-    for name in reversed(self.computations):
+    for name in reversed(list(self.computations)):
       for instruction in self.computations[name].values():
         inside = name in found or instruction.opcode == "while"
         found.update(called for called, _ in _called(instruction) if inside)
@@ -165,7 +165,7 @@ class Module:
   def fused(self) -> frozenset[str]:
     """Return the names of the computations inside of fusions, whose values do not go through memory."""
     found: set[str] = set()
-    for name in reversed(self.computations):
+    for name in reversed(list(self.computations)):
       for instruction in self.computations[name].values():
         if name in found or instruction.opcode == "fusion":
           found.update(called for called, _ in _called(instruction))

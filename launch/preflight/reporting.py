@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -65,6 +65,7 @@ def report(made: Made, memory: Memory, *, speed: float, grace: float) -> Report:
     if size > 1
   }
   written = _written_by_a_host(made)
+  verdict, reason = _verdict(made, memory, complete)
   saves = config.checkpointing.every_evaluations > 0
   found: Report = {
     "format": files.FORMAT,
@@ -79,7 +80,8 @@ def report(made: Made, memory: Memory, *, speed: float, grace: float) -> Report:
     "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.state_template["params"])),
     "batch_size": config.batch_size,
     "batch_unit": 1,
-    **_verdict(made, memory, complete),
+    "verdict": verdict,
+    "reason": reason,
     "largest_allocations": [],
     "memory": memory,
     "functions": functions,
@@ -137,16 +139,18 @@ def too_large(memory: Memory) -> str:
   return needs if limit is None else f"{needs} and has {limit / GIB:.2f} GiB"
 
 
-def _verdict(made: Made, memory: Memory, complete: bool) -> dict[str, Any]:
+def _verdict(made: Made, memory: Memory, complete: bool) -> tuple[Literal["fits", "does not fit", "not known"], str]:
   limit = memory["limit"]
   if not complete or (limit is not None and memory["peak"] > limit):
-    return {"verdict": "does not fit", "reason": too_large(memory)}
+    return "does not fit", too_large(memory)
   if limit is None:
-    return {"verdict": "not known", "reason": f"{made.topology.kind} has no fixed memory"}
+    return "not known", f"{made.topology.kind} has no fixed memory"
   if not memory["known"]:
-    reason = "without a GPU, only the state and the batches are known, and they fit; temporaries are not known"
-    return {"verdict": "not known", "reason": reason}
-  return {"verdict": "fits", "reason": ""}
+    return (
+      "not known",
+      "without a GPU, only the state and the batches are known, and they fit; temporaries are not known",
+    )
+  return "fits", ""
 
 
 def _notes(topology: Topology) -> list[str]:

@@ -34,7 +34,7 @@ main()
 """The program of the process; the request is its argument."""
 LAST_LINES = 15
 """Lines of the process's output that are shown if it crashes."""
-_TPU = {
+TPU_ENVIRONMENT = {
   # Without these the TPU library looks for the TPUs of this machine.
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -42,6 +42,7 @@ _TPU = {
   # It uses none, so another process that has loaded it is no reason to refuse.
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+"""Environment in which the TPU library compiles on a machine without TPUs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ def _process(request: Request) -> Iterator[tuple[subprocess.Popen[bytes], Any, p
   """Start the process; yield it, what it writes, and the file with the rest of its output. It ends with the block."""
   read, write = os.pipe()
   fields = dataclasses.asdict(request) | {"messages": write}
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TRIALBOOK_PATH": json.dumps(sys.path), **_TPU}
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TRIALBOOK_PATH": json.dumps(sys.path), **TPU_ENVIRONMENT}
   # Seconds of compilation are reported, and a cache has none.
   environment.pop("JAX_COMPILATION_CACHE_DIR", None)
   with (

@@ -100,7 +100,7 @@ def test_the_report_is_its_record_and_a_page(report: Report, tmp_path: pathlib.P
   text = "\n".join(table.lines(report))
   assert "NOT KNOWN" in text
   assert "all-gather" in text
-  other = {**report, "config": "<script>alert(1)</script>"}
+  other: Any = {**report, "config": "<script>alert(1)</script>"}
   written = page.page([report, other], table.side_by_side([report, other], ["one", "<b>"]))
   assert "<script" not in written
   assert "&lt;script&gt;" in written
@@ -223,7 +223,8 @@ def scripted(report: Report, gib: float, per_example: float, limit: float = 16.0
     fits = peak <= limit * GIB
     reason = "" if fits else f"a chip needs {peak / GIB:.2f} GiB and has {limit:.2f} GiB"
     made: Any = {**report, "batch_size": size, "memory": memory, "verdict": "fits" if fits else "does not fit"}
-    return {**made, "reason": reason}
+    made["reason"] = reason
+    return made
 
   return compile_one
 
@@ -275,7 +276,8 @@ def test_the_sweep_names_the_fastest_mesh_that_fits(report, config, capsys):
     bounds: Any = dict.fromkeys(("compute", "memory", "ici", "dcn"), 0.1)
     bounds |= {"step": 0.1 * fsdp, "intensity": 1.0, "utilisation": 0.5, "examples_per_second": 100.0}
     made: Any = {**report, "verdict": "does not fit" if fsdp == 1 else "fits", "bounds": bounds}
-    return {**made, "mesh": {"data": 8 // fsdp, "fsdp": fsdp}, "changes": {"mesh.fsdp": str(fsdp)}}
+    made |= {"mesh": {"data": 8 // fsdp, "fsdp": fsdp}, "changes": {"mesh.fsdp": str(fsdp)}}
+    return made
 
   wanted = Wanted(request=Request(config=str(config), topology="cpu:8"), sweep_mesh=True)
   assert preflight(wanted, compile_one) == 0
@@ -291,7 +293,12 @@ def test_two_configs_stand_side_by_side(report, config, tmp_path, capsys):
     json=tmp_path / "both.json",
     html=tmp_path / "both.html",
   )
-  assert preflight(other, lambda asked: {**report, "config": asked.config}) == 0
+
+  def compile_one(asked: Request) -> Report:
+    made: Any = {**report, "config": asked.config}
+    return made
+
+  assert preflight(other, compile_one) == 0
   printed = capsys.readouterr().out
   assert re.search(rf"{re.escape(str(config))} +other.py\n", printed)
   assert re.search(r"parameters +([\d,]+) +\1\n", printed)
