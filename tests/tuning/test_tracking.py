@@ -188,9 +188,10 @@ def test_names_of_others_do_not_control_the_terminal(shelf, capsys):
   tracking.update(shelf)
   assert "\x1b" not in (shelf / "studies.md").read_text()
   # What a terminal of our own shows has colors of ours, and no others.
-  console = tables._Console(file=io.StringIO(), force_terminal=True, highlight=False)
+  screen = io.StringIO()
+  console = tables._Console(file=screen, force_terminal=True, highlight=False)
   console.print(f"a{hostile}b", style="red")
-  assert console.file.getvalue().count("\x1b") == 2
+  assert screen.getvalue().count("\x1b") == 2
 
 
 def test_values_of_others_are_no_formulas_in_the_table_of_trials(shelf):
