@@ -70,6 +70,7 @@ def _ended(course: Callable[[np.ndarray], np.ndarray], seed: int, trials: int, n
   )
 
 
+@pytest.mark.slow
 def test_more_steps_are_ok_only_where_a_relevant_gain_is_excluded():
   # A line that gains twice what is relevant in a fifth of the steps, in noise that hides it.
   hidden = [found("convergence", _ended(lambda time: 0.02 * (1 - time), seed, 12, 0.005)) for seed in range(20)]
@@ -121,6 +122,7 @@ def test_saturation_is_said_by_what_it_loses_and_of_whom_it_was_seen():
     assert "best 20 trials" in one.why
 
 
+@pytest.mark.slow
 def test_saturation_that_five_trials_cannot_tell_is_told_by_more():
   # By five of them it is told in three of eight.
   drawn = [planted_curves.saturated_and_noisy(seed, 0.8, trials=80, validation_examples=5000) for seed in range(8)]
@@ -170,6 +172,7 @@ def test_one_recovering_trial_is_not_still_improving():
   assert "still improves" in answer.title
 
 
+@pytest.mark.slow
 def test_trials_that_differ_only_by_noise_are_all_kept():
   left_out = 0
   for seed in range(40):

@@ -120,6 +120,7 @@ def _all(question: str, results: StudyResults) -> list[tuple[object, ...]]:
   return [_said(one) for one in found(question, results)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_metric_without_a_natural_zero_may_be_shifted_mirrored_and_scaled(question, log_likelihood):
   for name in (*NATURAL, "log-likelihood"):
@@ -130,6 +131,7 @@ def test_a_metric_without_a_natural_zero_may_be_shifted_mirrored_and_scaled(ques
       assert _all(question, _changed(results, "validation/elbo", scale, shift)) == said, (name, change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_an_error_its_accuracy_and_their_percentages_get_the_same_findings(question):
   for name in NATURAL:

@@ -23,6 +23,7 @@ def study() -> StudyResults:
   return planted.healthy(5, trials=24, diverges=lambda units, rng: rng.random() < 0.3)
 
 
+@pytest.mark.slow
 def test_findings_do_not_depend_on_the_objectives_that_were_asked_for_before():
   asked = study()
   for objective in OBJECTIVES:
