@@ -1,8 +1,9 @@
-"""Small trainings that are unstable: residual branches that do not start at zero, and targets with outliers."""
+"""Small trainings that are unstable: residual branches that do not start at zero, a stride of one, outliers."""
 
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -26,6 +27,31 @@ class ResidualMlp(nnx.Module):
     for hidden, branch in zip(self.hidden, self.branches, strict=True):
       x = x + branch(nnx.relu(hidden(x)))
     return self.output(x)
+
+
+class StridedNet(nnx.Module):
+  """Three residual blocks of convolutions without normalization. `stride` is that of the last one, as in figure 4."""
+
+  def __init__(self, num_classes: int, input_shape: tuple[int, ...], stride: int = 2, *, rngs: nnx.Rngs):
+    width = 8
+
+    def convolution(inputs: int, kernel: int, stride: int) -> nnx.Conv:
+      return nnx.Conv(inputs, width, (kernel, kernel), strides=stride, kernel_init=HE, rngs=rngs)
+
+    self.stem = convolution(input_shape[-1], 3, 1)
+    strides = (1, 2, stride)
+    self.first = nnx.List(convolution(width, 3, one) for one in strides)
+    self.second = nnx.List(convolution(width, 3, 1) for _ in strides)
+    self.shortcuts = nnx.List(convolution(width, 1, one) for one in strides)
+    side = math.prod(strides)
+    features = width * math.ceil(input_shape[0] / side) * math.ceil(input_shape[1] / side)
+    self.output = nnx.Linear(features, num_classes, rngs=rngs)
+
+  def __call__(self, x):
+    x = self.stem(x)
+    for first, second, shortcut in zip(self.first, self.second, self.shortcuts, strict=True):
+      x = shortcut(x) + second(nnx.relu(first(nnx.relu(x))))
+    return self.output(jnp.reshape(nnx.relu(x), (x.shape[0], -1)))
 
 
 def outliers() -> dict[str, dict[str, Any]]:

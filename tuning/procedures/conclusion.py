@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired
 
@@ -71,8 +72,12 @@ class StoredConclusion(TypedDict):
   actions: list[str]
   table: list[dict[str, Any]]
   plots: NotRequired[dict[str, dict[str, Any]]]
+  studies: NotRequired[list[str]]
+  cost: NotRequired[str]
+  config: NotRequired[dict[str, Any]]
 
 
+NAME = "conclusion.json"
 _REMEDY = "Restore the file from a copy, or remove it and run the same command again"
 CONCLUSION = Kind(StoredConclusion, _REMEDY, FORMAT)
 
@@ -95,7 +100,7 @@ def write(conclusion: Conclusion, folder: pathlib.Path, config: Config, studies:
     write_config(config.override(dict(conclusion.changes)), folder / "recommended")
   drawing.write(conclusion.plots, folder)
   # Last: whoever finds it finds the others.
-  files.write_json(folder / "conclusion.json", record)
+  files.write_json(folder / NAME, record)
 
 
 def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
@@ -108,7 +113,7 @@ def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
 
 def read(folder: pathlib.Path) -> Conclusion | None:
   """Return the conclusion in a folder; None if there is none. Raise UserError if it cannot be read."""
-  found = CONCLUSION.read(folder / "conclusion.json")
+  found = CONCLUSION.read(folder / NAME)
   if found is None:
     return None
   fields: dict[str, Any] = {name: found[name] for name in Conclusion.__dataclass_fields__.keys() & found.keys()}
@@ -122,10 +127,12 @@ def markdown(conclusion: Conclusion, studies: Sequence[str] = (), cost: str = ""
   if conclusion.table:
     columns = list(conclusion.table[0])
     lines += ["", f"| {' | '.join(map(escaping.markdown, columns))} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in conclusion.table]
+    lines += [
+      f"| {' | '.join(escaping.markdown(cell(row.get(column))) for column in columns)} |" for row in conclusion.table
+    ]
   if conclusion.changes is not None:
-    flags = " ".join(f"--set {path}={_flag(value)}" for path, value in conclusion.changes.items())
-    lines += ["", f"Recommended: {escaping.markdown_code(flags)}" if flags else "Recommended: the config as it is."]
+    told = flags(conclusion.changes)
+    lines += ["", f"Recommended: {escaping.markdown_code(told)}" if told else "Recommended: the config as it is."]
   lines += (
     [""] + [f"- Next: {escaping.markdown(sentence)}" for sentence in conclusion.actions] if conclusion.actions else []
   )
@@ -136,10 +143,16 @@ def markdown(conclusion: Conclusion, studies: Sequence[str] = (), cost: str = ""
   return "\n".join(lines) + "\n"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+  """Return a value of a table as text."""
   if isinstance(value, float):
     return f"{value:,.0f}" if LARGE <= abs(value) < math.inf else f"{value:.4g}"
-  return "" if value is None else escaping.markdown(value)
+  return "" if value is None else str(value)
+
+
+def flags(changes: Mapping[str, Any]) -> str:
+  """Return changes of a config as flags of a command."""
+  return " ".join(f"--set {shlex.quote(f'{path}={_flag(value)}')}" for path, value in changes.items())
 
 
 def _flag(value: Any) -> str:
