@@ -20,7 +20,7 @@ import numpy as np
 
 from trialbook.progress import duration
 from trialbook.trainer import Config
-from trialbook.tuning import Grid, Halton, Listed, Log, Minimize, OneOf, Study, StudyResults, run_study
+from trialbook.tuning import Grid, Halton, Log, Minimize, OneOf, Study, StudyResults, run_study
 from trialbook.tuning.procedures import clip, drawing, stability, warmup
 from trialbook.tuning.procedures.conclusion import Conclusion
 from trialbook.tuning.procedures.lab import Lab
@@ -36,8 +36,6 @@ RARE = 50
 """Steps from one evaluation to the next one that would miss an early instability."""
 QUIET: Mapping[str, Any] = {"checkpointing.every_evaluations": 0, "export": False, "logging.tensorboard": False}
 """Changes of all trainings: only their numbers are used."""
-STRIDE_STEPS, STRIDE_WARMUP = 200, 50
-"""Steps of the trainings with a changed stride, and of their warmup."""
 BINS = 6
 """Intervals of a hyperparameter in an isolation plot."""
 DRAWS = 1000
@@ -80,6 +78,21 @@ def residual() -> Config:
   )
 
 
+def small_start() -> Config:
+  """Return a training of a network whose weights start too small, at a stable learning rate."""
+  return digits(
+    {
+      "model": {"name": "benchmarks.unstable:SmallStart", "kwargs": {"depth": 3, "size": 0.0005}},
+      "optimizer": {"name": "sgd", "learning_rate": 1e-4},
+      "schedule": {"name": "cosine"},
+      "max_train_steps": 1000,
+      "batch_size": 64,
+      "evaluation.every_steps": 100,
+      "selection.metric": LOSS,
+    }
+  )
+
+
 class Gallery:
   """The studies that the figures share, run when a figure first needs them."""
 
@@ -104,45 +117,16 @@ class Gallery:
     space = {RATE: Log(1e-5, 1e-2), "optimizer.one_minus_momentum": Log(1e-2, 1.0)}
     return self.run(simple("bad_boundaries", {**space, "optimizer.weight_decay": Log(1e-6, 1.0)}, 10))
 
-  def procedure(self, name: str, function: Callable[[Lab], Conclusion]) -> tuple[Lab, Conclusion]:
-    """Run a procedure on the residual network, and return the lab with its studies, and what it concludes."""
+  def procedure(
+    self, name: str, function: Callable[[Lab], Conclusion], config: Config | None = None
+  ) -> tuple[Lab, Conclusion]:
+    """Run a procedure, on the residual network without a config, and return the lab and what it concludes."""
     if name not in self._done:
-      lab = Lab(folder=self.folder / name, config=residual(), workers=self.workers, progress=True)
+      lab = Lab(folder=self.folder / name, config=config or residual(), workers=self.workers, progress=True)
       self._done[name] = lab, function(lab)
       self.ran[name] = list(lab.results.values())
       print(self._done[name][1].verdict)
     return self._done[name]
-
-  def strides(self) -> StudyResults:
-    """Return trainings of a network at several learning rates, with a stride of 2 and of 1, and then warmed up."""
-    config = digits(
-      {
-        "model": {"name": "benchmarks.unstable:StridedNet", "kwargs": {"stride": 2}},
-        RATE: 0.01,
-        "optimizer.name": "nesterov",
-        "schedule": {"name": "cosine"},
-        "max_train_steps": STRIDE_STEPS,
-        "batch_size": 64,
-        "evaluation.every_steps": 50,
-      }
-    )
-    rates = [0.003, 0.01, 0.03, 0.06, 0.12]
-    kinds = [(2, 0), (1, 0), (1, STRIDE_WARMUP)]
-    points = [
-      {RATE: rate, "model.kwargs.stride": stride, "schedule.warmup_steps": steps}
-      for stride, steps in kinds
-      for rate in rates
-    ]
-    study = Study(
-      name="strides",
-      goal="Does a stride of 1 in the last block make training unstable, and does warmup cure that?",
-      config=config,
-      objective=Minimize(ERROR),
-      scientific={"model.kwargs.stride": OneOf([2, 1]), "schedule.warmup_steps": OneOf([0, STRIDE_WARMUP])},
-      nuisance={RATE: OneOf(rates)},
-      search=Listed(points),
-    )
-    return self.run(study)
 
   def frequent(self) -> StudyResults:
     """Return trainings of a small perceptron at large learning rates, evaluated at every step."""
@@ -235,21 +219,6 @@ def best_of_k(gallery: Gallery) -> tuple[dict[str, Any], str]:
   return plot.to_dict(), "; ".join(said)
 
 
-def stride(gallery: Gallery) -> tuple[dict[str, Any], str]:
-  """Figure 4: one changed stride makes large learning rates unstable, and warmup cures that."""
-  names = {(2, 0): "stride 2", (1, 0): "stride 1", (1, STRIDE_WARMUP): f"stride 1, {STRIDE_WARMUP} steps of warmup"}
-  rows, said = [], []
-  for trial in gallery.strides().trials:
-    name = names[int(trial.values["model.kwargs.stride"]), int(trial.values["schedule.warmup_steps"])]
-    said.append(f"{name} {rate_of(trial):g}: {trial.objective if trial.objective is not None else trial.state}")
-    # An infeasible training has no value: it is drawn where guessing is.
-    rows.append({"group": name, "x": rate_of(trial), "y": 0.9 if trial.objective is None else trial.objective})
-  plot = _points(rows, "learning rate", ERROR, line=True).encode(
-    y=alt.Y("y:Q", title=f"{ERROR} (0.9: diverged)", scale=alt.Scale(type="log"))
-  )
-  return plot.properties(title="One changed stride, and warmup").to_dict(), "; ".join(said)
-
-
 def early(gallery: Gallery) -> tuple[dict[str, Any], str]:
   """Figure 5: an early instability from which training recovers, so that only frequent evaluation shows it."""
   trials = [trial for trial in gallery.frequent().trials if trial.recorded[0] == "complete"]
@@ -311,7 +280,7 @@ def unstable_curves(gallery: Gallery) -> tuple[dict[str, Any], str]:
 
 def warmup_benefit(gallery: Gallery) -> tuple[dict[str, Any], str]:
   """Figure 8: the baseline and training with warmup to a much larger learning rate."""
-  lab, _ = gallery.procedure("warmup", warmup.run)
+  lab, _ = gallery.procedure("warmup_small_start", warmup.run, small_start())
   comparisons = [lab.results[name] for name in lab.results if name.startswith("comparison_")]
   if not comparisons:
     return {}, "no whole training with warmup, since no short one was stable"
@@ -351,7 +320,6 @@ FIGURES: Mapping[str, Callable[[Gallery], tuple[dict[str, Any], str]]] = {
   "boundaries": boundaries,
   "isolation": isolation,
   "best_of_k": best_of_k,
-  "stride": stride,
   "early": early,
   "during_warmup": during_warmup,
   "unstable_axis": unstable_axis,

@@ -1,9 +1,9 @@
-"""Small trainings that are unstable: residual branches that do not start at zero, a stride of one, outliers."""
+"""Small trainings that are unstable: branches that do not start at zero, weights that start too small, outliers."""
 
+import itertools
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -29,29 +29,38 @@ class ResidualMlp(nnx.Module):
     return self.output(x)
 
 
-class StridedNet(nnx.Module):
-  """Three residual blocks of convolutions without normalization. `stride` is that of the last one, as in figure 4."""
+class SmallStart(nnx.Module):
+  """A network with layer normalization whose weights start far too small.
 
-  def __init__(self, num_classes: int, input_shape: tuple[int, ...], stride: int = 2, *, rngs: nnx.Rngs):
-    width = 8
+  Normalization makes each layer's output independent of the size of its weights, so the gradient is large where the
+  weights are small: it grows as 1 / size. The first steps change the weights by many times what they are, unless the
+  learning rate is small. The weights grow by that, so the same learning rate is harmless a few steps later.
+  """
 
-    def convolution(inputs: int, kernel: int, stride: int) -> nnx.Conv:
-      return nnx.Conv(inputs, width, (kernel, kernel), strides=stride, kernel_init=HE, rngs=rngs)
-
-    self.stem = convolution(input_shape[-1], 3, 1)
-    strides = (1, 2, stride)
-    self.first = nnx.List(convolution(width, 3, one) for one in strides)
-    self.second = nnx.List(convolution(width, 3, 1) for _ in strides)
-    self.shortcuts = nnx.List(convolution(width, 1, one) for one in strides)
-    side = math.prod(strides)
-    features = width * math.ceil(input_shape[0] / side) * math.ceil(input_shape[1] / side)
-    self.output = nnx.Linear(features, num_classes, rngs=rngs)
+  def __init__(
+    self,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    depth: int = 3,
+    width: int = 32,
+    size: float = 0.0005,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    start = nnx.initializers.variance_scaling(2.0 * size**2, "fan_in", "normal")
+    widths = [math.prod(input_shape), *[width] * depth]
+    self.layers = nnx.List(
+      nnx.Linear(*pair, use_bias=False, kernel_init=start, rngs=rngs) for pair in itertools.pairwise(widths)
+    )
+    # An epsilon far below the variance of what such small weights give.
+    self.norms = nnx.List(nnx.LayerNorm(width, epsilon=1e-12, use_scale=False, rngs=rngs) for _ in range(depth))
+    self.output = nnx.Linear(width, num_classes, rngs=rngs)
 
   def __call__(self, x):
-    x = self.stem(x)
-    for first, second, shortcut in zip(self.first, self.second, self.shortcuts, strict=True):
-      x = shortcut(x) + second(nnx.relu(first(nnx.relu(x))))
-    return self.output(jnp.reshape(nnx.relu(x), (x.shape[0], -1)))
+    x = x.reshape(x.shape[0], -1)
+    for layer, norm in zip(self.layers, self.norms, strict=True):
+      x = nnx.relu(norm(layer(x)))
+    return self.output(x)
 
 
 def outliers() -> dict[str, dict[str, Any]]:
