@@ -102,3 +102,18 @@ def test_mistakes_name_the_place_and_the_remedy(tmp_path, capsys):
     assert code == 2
     assert words in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("held", ["study.json", "round.json", "run.json", "the procedure adopt"])
+def test_a_procedure_refuses_a_folder_that_holds_something_else(tmp_path, capsys, held):
+  folder = tmp_path / "one"
+  if held.endswith(".json"):
+    folder.mkdir()
+    (folder / held).write_text("{}")
+  else:
+    Lab(folder=folder, config=BASELINE).conclude(Conclusion(procedure="adopt", id="PB-42", verdict="Kept.", changes={}))
+  before = sorted(path.name for path in folder.rglob("*"))
+  code, _, error = outcome(capsys, "baseline", f"--dir={folder}")
+  assert code == 2
+  assert "name another folder for baseline" in error
+  assert sorted(path.name for path in folder.rglob("*")) == before
