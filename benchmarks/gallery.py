@@ -78,6 +78,21 @@ def residual() -> Config:
   )
 
 
+def small_start() -> Config:
+  """Return a training of a network whose weights start too small, at a stable learning rate."""
+  return digits(
+    {
+      "model": {"name": "benchmarks.unstable:SmallStart", "kwargs": {"depth": 3, "size": 0.0005}},
+      "optimizer": {"name": "sgd", "learning_rate": 1e-4},
+      "schedule": {"name": "cosine"},
+      "max_train_steps": 1000,
+      "batch_size": 64,
+      "evaluation.every_steps": 100,
+      "selection.metric": LOSS,
+    }
+  )
+
+
 class Gallery:
   """The studies that the figures share, run when a figure first needs them."""
 
@@ -102,10 +117,12 @@ class Gallery:
     space = {RATE: Log(1e-5, 1e-2), "optimizer.one_minus_momentum": Log(1e-2, 1.0)}
     return self.run(simple("bad_boundaries", {**space, "optimizer.weight_decay": Log(1e-6, 1.0)}, 10))
 
-  def procedure(self, name: str, function: Callable[[Lab], Conclusion]) -> tuple[Lab, Conclusion]:
-    """Run a procedure on the residual network, and return the lab with its studies, and what it concludes."""
+  def procedure(
+    self, name: str, function: Callable[[Lab], Conclusion], config: Config | None = None
+  ) -> tuple[Lab, Conclusion]:
+    """Run a procedure, on the residual network without a config, and return the lab and what it concludes."""
     if name not in self._done:
-      lab = Lab(folder=self.folder / name, config=residual(), workers=self.workers, progress=True)
+      lab = Lab(folder=self.folder / name, config=config or residual(), workers=self.workers, progress=True)
       self._done[name] = lab, function(lab)
       self.ran[name] = list(lab.results.values())
       print(self._done[name][1].verdict)
@@ -263,7 +280,7 @@ def unstable_curves(gallery: Gallery) -> tuple[dict[str, Any], str]:
 
 def warmup_benefit(gallery: Gallery) -> tuple[dict[str, Any], str]:
   """Figure 8: the baseline and training with warmup to a much larger learning rate."""
-  lab, _ = gallery.procedure("warmup", warmup.run)
+  lab, _ = gallery.procedure("warmup_small_start", warmup.run, small_start())
   comparisons = [lab.results[name] for name in lab.results if name.startswith("comparison_")]
   if not comparisons:
     return {}, "no whole training with warmup, since no short one was stable"

@@ -26,6 +26,7 @@ import scipy.stats
 
 from trialbook import files
 from trialbook.input_pipeline import Digits
+from trialbook.input_pipeline.datasets.plugin import PluginDataset
 from trialbook.input_pipeline.datasets.table import Table
 from trialbook.models import MlpConfig
 from trialbook.trainer import Config, Evaluation, Programs
@@ -55,44 +56,39 @@ FINAL_SEEDS = autopilot.LEAST_SEEDS
 """Trainings of the adopted configuration with fresh seeds, which are evaluated on the test set; of the budget."""
 RATE = "optimizer.learning_rate"
 CONFIDENCE = 0.95
+EVALUATED = 250
+"""Training examples that are evaluated as well."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """A problem: its initial configuration, and the metric of the validation and of the test set, which is minimized."""
+  """A problem: its initial configuration, the metric of the validation and of the test set, which is minimized, and the
+  field that draws other validation examples."""
 
   name: str
   config: Config
   metric: str
+  split: str
+
+
+def small(name: str, dataset: Digits | Table | PluginDataset, width: int, batch_size: int, metric: str) -> Problem:
+  """Return a problem of a perceptron with one hidden layer, with the initial configuration that all have."""
+  config = Config(
+    dataset=dataset,
+    model=MlpConfig(widths=(width,)),
+    optimizer=Nesterov(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
+    schedule=Cosine(warmup_steps=10),
+    max_train_steps=120,
+    batch_size=batch_size,
+    evaluation=Evaluation(every_steps=20, train_examples=EVALUATED, predictions=0),
+  )
+  return Problem(name, config, metric, f"dataset.{'kwargs.' if isinstance(dataset, PluginDataset) else ''}split_seed")
 
 
 PROBLEMS = (
-  Problem(
-    "digits",
-    Config(
-      dataset=Digits(),
-      model=MlpConfig(widths=(64,)),
-      optimizer=Nesterov(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
-      schedule=Cosine(warmup_steps=10),
-      max_train_steps=120,
-      batch_size=64,
-      evaluation=Evaluation(every_steps=20, train_examples=250, predictions=0),
-    ),
-    "error",
-  ),
-  Problem(
-    "table",
-    Config(
-      dataset=Table(table="breast_cancer"),
-      model=MlpConfig(widths=(32,)),
-      optimizer=Nesterov(learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
-      schedule=Cosine(warmup_steps=10),
-      max_train_steps=120,
-      batch_size=32,
-      evaluation=Evaluation(every_steps=20, train_examples=100, predictions=0),
-    ),
-    "loss",
-  ),
+  small("digits", Digits(), 64, 64, "error"),
+  small("table", Table(table="breast_cancer"), 32, 32, "loss"),
+  small("affairs", PluginDataset(name="benchmarks.affairs:build", kwargs={"split_seed": 0}), 32, 64, "loss"),
 )
 
 
@@ -109,7 +105,7 @@ class Job:
   def config(self) -> Config:
     """Return the initial configuration: with validation examples and seeds of its own."""
     off = {"export": False, "logging.tensorboard": False, "selection.metric": f"validation/{self.problem.metric}"}
-    return self.problem.config.override({"dataset.split_seed": self.seed, "seed": 1000 * self.seed, **off})
+    return self.problem.config.override({self.problem.split: self.seed, "seed": 1000 * self.seed, **off})
 
   def trained(self, number: int, changes: Mapping[str, Any], test: bool = False) -> tuple[float | None, float | None]:
     """Train the configuration with changes; return the best value on the validation set and that on the test set.
@@ -229,8 +225,8 @@ WAYS: Mapping[str, Callable[[Job], float]] = {
   "Optuna TPE": lambda job: optuna(job, "TPE"),
   "Optuna GP": lambda job: optuna(job, "GP"),
 }
-NEEDS = {"Optuna TPE": ("optuna",), "Optuna GP": ("optuna", "torch")}
-"""Packages that a way needs."""
+NEEDS = {"Optuna TPE": ("optuna",), "Optuna GP": ("optuna", "torch"), "affairs": ("statsmodels",)}
+"""Packages that a way or a problem needs."""
 
 
 def measured(problem: Problem, way: str, seed: int, root: pathlib.Path, programs: Programs) -> float:
@@ -258,34 +254,43 @@ def interval(differences: list[float]) -> str:
   return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})"
 
 
+def row(problem: str, way: str, values: Mapping[tuple[str, str], list[float]]) -> str:
+  """Return a row of the table; the differences are paired by seed."""
+  mine, theirs = values[problem, "autopilot"], values[problem, way]
+  gain, wins = "", ""
+  if way != "autopilot":
+    differences = [other - own for own, other in zip(mine, theirs, strict=True)]
+    gain, wins = interval(differences), f"{sum(one > 0 for one in differences)} of {len(differences)}"
+  return f"| {problem} | {way} | {np.mean(theirs):.4f} | {np.median(theirs):.4f} | {gain} | {wins} |"
+
+
 def main() -> None:
   """Print the table."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--jobs", type=pathlib.Path)
+  names = [problem.name for problem in PROBLEMS]
+  parser.add_argument("--problems", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
   options = parser.parse_args()
-  missing = {way for way, needed in NEEDS.items() if not all(map(importlib.util.find_spec, needed))}
-  for way in missing:
-    print(f"{way} is left out: pip install 'trialbook[bayes]'", file=sys.stderr)
+  missing = {name for name, needed in NEEDS.items() if not all(map(importlib.util.find_spec, needed))}
+  for name in missing:
+    print(f"{name} is left out: it needs {' and '.join(NEEDS[name])}", file=sys.stderr)
+  jobs = [
+    (problem, way)
+    for problem, way in itertools.product(PROBLEMS, WAYS)
+    if problem.name in options.problems and not missing & {problem.name, way}
+  ]
   with tempfile.TemporaryDirectory() as name:
     root = options.jobs or pathlib.Path(name)
     root.mkdir(parents=True, exist_ok=True)
     programs = Programs(capacity=64)
     values: dict[tuple[str, str], list[float]] = {}
-    for seed in range(1, options.seeds + 1):
-      for problem, way in itertools.product(PROBLEMS, WAYS):
-        if way not in missing:
-          values.setdefault((problem.name, way), []).append(measured(problem, way, seed, root, programs))
-  print("| problem | way | test metric, mean | by seed | autopilot is better by (95% interval) |")
-  print("|---|---|---:|---|---:|")
-  for problem, way in itertools.product(PROBLEMS, WAYS):
-    if way in missing:
-      print(f"| {problem.name} | {way} | not measured | | |")
-      continue
-    mine, theirs = values[problem.name, "autopilot"], values[problem.name, way]
-    gain = interval([other - own for own, other in zip(mine, theirs, strict=True)]) if way != "autopilot" else ""
-    by_seed = ", ".join(f"{one:.4f}" for one in theirs)
-    print(f"| {problem.name} | {way} | {np.mean(theirs):.4f} | {by_seed} | {gain} |")
+    for seed, (problem, way) in itertools.product(range(1, options.seeds + 1), jobs):
+      values.setdefault((problem.name, way), []).append(measured(problem, way, seed, root, programs))
+  print("| problem | way | test metric, mean | median | autopilot is better by (95% interval) | in seeds |")
+  print("|---|---|---:|---:|---:|---:|")
+  for problem, way in jobs:
+    print(row(problem.name, way, values))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Small trainings that are unstable: residual branches that do not start at zero, and targets with outliers."""
+"""Small trainings that are unstable: branches that do not start at zero, weights that start too small, outliers."""
 
+import itertools
 import math
 from typing import Any
 
@@ -25,6 +26,40 @@ class ResidualMlp(nnx.Module):
     x = self.first(x.reshape(x.shape[0], -1))
     for hidden, branch in zip(self.hidden, self.branches, strict=True):
       x = x + branch(nnx.relu(hidden(x)))
+    return self.output(x)
+
+
+class SmallStart(nnx.Module):
+  """A network with layer normalization whose weights start far too small.
+
+  Normalization makes each layer's output independent of the size of its weights, so the gradient is large where the
+  weights are small: it grows as 1 / size. The first steps change the weights by many times what they are, unless the
+  learning rate is small. The weights grow by that, so the same learning rate is harmless a few steps later.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    depth: int = 3,
+    width: int = 32,
+    size: float = 0.0005,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    start = nnx.initializers.variance_scaling(2.0 * size**2, "fan_in", "normal")
+    widths = [math.prod(input_shape), *[width] * depth]
+    self.layers = nnx.List(
+      nnx.Linear(*pair, use_bias=False, kernel_init=start, rngs=rngs) for pair in itertools.pairwise(widths)
+    )
+    # An epsilon far below the variance of what such small weights give.
+    self.norms = nnx.List(nnx.LayerNorm(width, epsilon=1e-12, use_scale=False, rngs=rngs) for _ in range(depth))
+    self.output = nnx.Linear(width, num_classes, rngs=rngs)
+
+  def __call__(self, x):
+    x = x.reshape(x.shape[0], -1)
+    for layer, norm in zip(self.layers, self.norms, strict=True):
+      x = nnx.relu(norm(layer(x)))
     return self.output(x)
 
 

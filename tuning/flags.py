@@ -87,7 +87,7 @@ def _parser() -> Parser:
     help="an option of the Slurm jobs, for example minutes=60; may be repeated",
   )
 
-  report = command("report", "write the report of a study or a round", "reporting.commands:report_", "dir")
+  report = command("report", "write the report of a study, a round or a procedure", "procedures.report:report_", "dir")
   report.add_argument(
     "--output", type=as_path, metavar="FILE", help="file to write, or - to print it (default report.html in the folder)"
   )

@@ -1,6 +1,7 @@
 """`adopt` decides between configurations with a known difference, and records what it adopts (PB-40 to PB-44)."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from trialbook import files
 from trialbook.errors import UserError
 from trialbook.trainer import Config
 from trialbook.trainer.workdir.existing_run import stored_config
-from trialbook.tuning import Log, Minimize, Study
-from trialbook.tuning.procedures import adopt
+from trialbook.tuning import Grid, Log, Minimize, Study
+from trialbook.tuning.procedures import adopt, baseline
+from trialbook.tuning.procedures.conclusion import write_config
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.records import read_study
 
@@ -51,14 +53,14 @@ def test_a_clear_gain_is_adopted_after_few_seeds_and_becomes_the_baseline(tmp_pa
   assert len(simulation.ran) <= 2 * 5
   seeds = {config.seed for config in simulation.ran}
   assert BASELINE.seed not in seeds
-  assert stored_config(tmp_path / "baseline").optimizer.learning_rate == 0.2
-  (line,) = read_json_lines(tmp_path / "baseline" / "adoptions.jsonl")
+  assert stored_config(tmp_path / "recorded_baseline").optimizer.learning_rate == 0.2
+  (line,) = read_json_lines(tmp_path / "recorded_baseline" / "adoptions.jsonl")
   assert line["numbers"]["decision"] == "adopt"
   # The same call decides the same, and neither trains nor records anything again.
   count = len(simulation.ran)
   again = adopt.run(Lab(folder=tmp_path / "adopt", config=BASELINE, runner=simulation), candidate=candidate(tmp_path))
   assert (again.verdict, len(simulation.ran)) == (found.verdict, count)
-  assert len(read_json_lines(tmp_path / "baseline" / "adoptions.jsonl")) == 1
+  assert len(read_json_lines(tmp_path / "recorded_baseline" / "adoptions.jsonl")) == 1
 
 
 def test_a_loss_is_rejected_and_a_gain_below_the_margin_too(tmp_path):
@@ -68,7 +70,7 @@ def test_a_loss_is_rejected_and_a_gain_below_the_margin_too(tmp_path):
   found = adopt.run(lab, candidate=candidate(tmp_path), margin=0.05)
   assert found.numbers["decision"] == "reject"
   assert "to be worth its complexity" in found.verdict
-  assert not (tmp_path / "baseline").exists()
+  assert not (tmp_path / "recorded_baseline").exists()
 
 
 def test_what_cannot_be_decided_says_how_many_seeds_would_decide(tmp_path):
@@ -118,7 +120,8 @@ def test_a_candidate_that_dies_is_not_adopted_from_nothing(tmp_path):
   assert "the candidate has fewer than two seeds" in found.verdict
 
 
-def test_the_best_point_of_a_study_is_the_candidate(tmp_path):
+def searched(folder, **search) -> Simulation:
+  """Run a study of learning rates in a folder, and return the simulation that ran it."""
   simulation = noisy(0.1)
   study = Study(
     name="rates",
@@ -126,13 +129,64 @@ def test_the_best_point_of_a_study_is_the_candidate(tmp_path):
     objective=Minimize("validation/error"),
     config=BASELINE,
     nuisance={"optimizer.learning_rate": Log(0.05, 0.2)},
-    search=adopt.Grid(per_dimension=3),
+    **search,
   )
-  simulation(study, tmp_path / "rates")
+  simulation(study, folder)
+  return simulation
+
+
+def test_the_best_point_of_a_study_is_the_candidate(tmp_path):
+  simulation = searched(tmp_path / "rates", search=Grid(per_dimension=3))
   found = adopt.run(Lab(folder=tmp_path / "a", config=BASELINE, runner=simulation), study=tmp_path / "rates")
   assert found.changes == {"optimizer.learning_rate": 0.2}
   assert "trial 2 of rates" in found.evidence[0]
   assert json.loads((tmp_path / "a" / "conclusion.json").read_text())["studies"] == ["candidate", "baseline"]
+
+
+def test_the_recommended_config_is_the_candidate_with_all_its_host_fields(tmp_path):
+  own = {"evaluation.every_steps": 5, "selection.metric": "validation/loss", "dataset.split_seed": 3}
+  better = BETTER.override(own)
+  # What a study changes for its trials is no recommendation.
+  lab = Lab(folder=tmp_path / "adopt", config=BASELINE, runner=noisy(0.1))
+  found = adopt.run(
+    lab, candidate=candidate(tmp_path, better.override({"export": False, "logging.tensorboard": False}))
+  )
+  assert stored_config(tmp_path / "adopt" / "recommended") == better
+  assert stored_config(tmp_path / "recorded_baseline") == better
+  # What is compared is what is trained.
+  assert "It changes 1 field" in found.evidence[0]
+
+
+@pytest.mark.parametrize("what", ["a file", "a run", "the procedure `baseline`"])
+def test_the_record_replaces_nothing_that_is_no_record(tmp_path, what):
+  folder = tmp_path / "runs" / "kept"
+  if what == "a file":
+    folder.parent.mkdir()
+    folder.write_text("mine")
+  elif what == "a run":
+    write_config(BASELINE, folder)
+  else:
+    baseline.run(Lab(folder=folder, config=BASELINE, runner=noisy(0.1)))
+  before = content(folder)
+  simulation = noisy(0.1)
+  lab = Lab(folder=tmp_path / "runs" / "adopt", config=BASELINE, runner=simulation)
+  with pytest.raises(UserError, match="--record=DIR"):
+    adopt.run(lab, candidate=candidate(tmp_path), record=folder)
+  assert simulation.ran == []
+  assert content(folder) == before
+
+
+def test_the_folder_of_the_procedure_baseline_is_free_for_it(tmp_path):
+  baseline.run(Lab(folder=tmp_path / "baseline", config=BASELINE, runner=noisy(0.1)))
+  before = content(tmp_path / "baseline")
+  lab = Lab(folder=tmp_path / "adopt", config=BASELINE, runner=noisy(0.1))
+  assert adopt.run(lab, candidate=candidate(tmp_path)).changes
+  assert content(tmp_path / "baseline") == before
+
+
+def content(path: pathlib.Path) -> dict[pathlib.Path, bytes]:
+  """Return all files at a path."""
+  return {one: one.read_bytes() for one in [path, *path.rglob("*")] if one.is_file()}
 
 
 def test_mistakes_are_reported_before_anything_runs(tmp_path):
@@ -148,16 +202,7 @@ def test_mistakes_are_reported_before_anything_runs(tmp_path):
 
 
 def test_a_second_search_measures_the_variance_of_the_study(tmp_path):
-  simulation = noisy(0.1)
-  study = Study(
-    name="rates",
-    goal="Which?",
-    objective=Minimize("validation/error"),
-    config=BASELINE,
-    nuisance={"optimizer.learning_rate": Log(0.05, 0.2)},
-    trials=4,
-  )
-  simulation(study, tmp_path / "rates")
+  simulation = searched(tmp_path / "rates", trials=4)
   lab = Lab(folder=tmp_path / "a", config=BASELINE, runner=simulation)
   found = adopt.run(lab, study=tmp_path / "rates", seeds=3, second_search=True)
   again = read_study(tmp_path / "a" / "second_search")

@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 from json_lines import read_json_lines
 from simulated_trainings import Simulation
+from unstable_trainings import CONFIG as UNSTABLE
+from unstable_trainings import Unstable
+from unstable_trainings import simulation as unstable
 
 from trialbook.errors import UserError
 from trialbook.trainer import Config
 from trialbook.tuning.findings.statistics.points import feasible, points_of
 from trialbook.tuning.procedures import autopilot, finish
+from trialbook.tuning.procedures.config_changes import changed
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.results import read_results
 
 CONFIG = Config().override({"optimizer.learning_rate": 0.5, "max_train_steps": 200, "evaluation.every_steps": 10})
 SKIP = "batch-size,max-steps,stability"
+SHORT = 30 * CONFIG.max_train_steps
+"""A budget of few trainings, which has all stages but the adoption."""
 
 
 def training(centre: float = -1.5, limit: float = np.inf, floor: float = 0.05) -> Simulation:
@@ -158,3 +164,56 @@ def test_the_initial_configuration_stays_where_the_best_point_was_only_luck(tmp_
   assert "The initial configuration stays" in (tmp_path / "logbook.md").read_text()
   tested = [config for config in simulation.ran if config.evaluation.test]
   assert {config.optimizer.learning_rate for config in tested} == {initial.optimizer.learning_rate}
+
+
+def first_points(folder: pathlib.Path) -> list[float]:
+  """Return the learning rates of the first round's trials."""
+  return [trial.values["optimizer.learning_rate"] for trial in read_results(folder / "3_round_1" / "study").trials]
+
+
+def test_the_searches_have_the_seed_that_is_given_and_keep_it(tmp_path):
+  pilot(tmp_path / "default", training(), steps=SHORT)
+  pilot(tmp_path / "five", training(), steps=SHORT, search_seed=5)
+  assert first_points(tmp_path / "default") != first_points(tmp_path / "five")
+  simulation = training()
+  again = pilot(tmp_path / "five", simulation, steps=SHORT)  # A call that resumes need not repeat it.
+  assert simulation.ran == []
+  assert again.numbers == pilot(tmp_path / "five", simulation, steps=SHORT, search_seed=5).numbers
+  with pytest.raises(UserError, match=r"--search_seed=6: .* has begun with 5"):
+    pilot(tmp_path / "five", simulation, steps=SHORT, search_seed=6)
+  with pytest.raises(UserError, match="--search_seed=-1"):
+    pilot(tmp_path / "new", simulation, search_seed=-1)
+  assert not (tmp_path / "new").exists()
+
+
+def test_without_a_seed_of_its_own_the_search_has_the_seed_of_the_config(tmp_path):
+  for seed in (0, 5):
+    lab = Lab(folder=tmp_path / str(seed), config=CONFIG.override({"seed": seed}), runner=training())
+    autopilot.run(lab, steps=SHORT, skip=SKIP)
+  pilot(tmp_path / "five", training(), steps=SHORT, search_seed=5)
+  assert first_points(tmp_path / "0") != first_points(tmp_path / "5") == first_points(tmp_path / "five")
+
+
+@pytest.mark.parametrize(
+  ("truth", "remedy", "field"),
+  [
+    (Unstable(limit=0.15, warmup=40), "warmup", "schedule.warmup_steps"),
+    (Unstable(limit=0.15, at=0.5, warmup=None, threshold=2.0), "clip", "clip_norm"),
+  ],
+)
+def test_training_that_is_unstable_gets_the_remedy_that_the_playbook_has_for_it(tmp_path, truth, remedy, field):
+  lab = Lab(folder=tmp_path, config=UNSTABLE, runner=unstable(truth))
+  found = autopilot.run(lab, steps=120 * UNSTABLE.max_train_steps, skip="batch-size,max-steps")
+  assert found.changes is not None
+  # It ends at a learning rate that is out of reach without the remedy.
+  assert found.changes[field] > 0
+  assert found.changes["optimizer.learning_rate"] > 2 * truth.limit
+  assert found.numbers["spent"] <= 120 * UNSTABLE.max_train_steps
+  book = (tmp_path / "logbook.md").read_text()
+  assert "## 3. stability" in book
+  assert f"## 4. stability: {'warmup' if remedy == 'warmup' else 'clipping'}" in book
+  before = read_results(tmp_path / "3_round_1" / "study").study.config
+  after = read_results(tmp_path / "3_round_2" / "study").study.config
+  assert before is not None
+  assert after is not None
+  assert field in changed(before, after)

@@ -112,3 +112,56 @@ def test_the_final_trainings_have_a_checkpoint_that_sees_the_test_set(every: int
   final = explored.override(finish.final_changes(explored))
   assert final.evaluation.test
   assert final.checkpointing.every_evaluations == max(every, 1)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_fresh_seeds_choose_among_the_best_points_and_a_lucky_value_does_not(tmp_path, dies):
+  lucky_rates = set()
+
+  def curves(config: Config):
+    found = training()._curves(config)
+    assert found is not None
+    rate = config.optimizer.learning_rate
+    if not 0.001 < rate < 0.01:
+      return found
+    lucky_rates.add(rate)
+    # Far from the best, these have a value below all others with the seed of the search, and only with that.
+    if config.seed == CONFIG.seed:
+      steps, values = found["validation/error"]
+      return {"validation/error": (steps, values - values.min() + 0.01)}
+    return None if dies else found
+
+  simulation = Simulation(curves)
+  study = Study(
+    name="rates",
+    goal="Which?",
+    objective=Minimize("validation/error"),
+    config=CONFIG,
+    nuisance={"optimizer.learning_rate": Log(1e-3, 10.0)},
+    trials=6,
+    search=Halton(seed=0),
+  )
+  simulation(study, tmp_path / "rates")
+  options = {"study": tmp_path / "rates", "search": "halton", "trials": 0, "seeds": 2}
+  lab = Lab(folder=tmp_path / "one", config=CONFIG, runner=simulation)
+  found = finish.run(lab, contenders=1, **options)
+  assert found.changes is None if dies else (found.changes or {})["optimizer.learning_rate"] in lucky_rates
+  count = len(simulation.ran)
+  lab = Lab(folder=tmp_path / "three", config=CONFIG, runner=simulation)
+  found = finish.run(lab, contenders=3, **options)
+  assert (found.changes or {})["optimizer.learning_rate"] not in lucky_rates
+  assert found.numbers["contender"] > 1
+  # The seeds that chose are not those of the final trainings, and neither are those of the search.
+  chose, final = (
+    {config.seed for config in simulation.ran[count:] if config.evaluation.test == test} for test in (False, True)
+  )
+  assert len(chose) == 3
+  assert not chose & final
+  assert CONFIG.seed not in chose | final
+
+
+def test_no_refined_search_is_run_if_none_is_asked_for(tmp_path, explored):
+  lab = Lab(folder=tmp_path / "finish", config=CONFIG, runner=explored)
+  count = len(explored.ran)
+  finish.run(lab, study=tmp_path / "rates", search="halton", trials=0, contenders=2, seeds=2)
+  assert len(explored.ran) == count + 2 * 3 + 2

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from commands import outcome
 from simulated_trainings import Simulation
 
 from trialbook.errors import UserError
@@ -137,3 +138,31 @@ def test_a_longer_round_transfers_the_schedule_by_its_rule(tmp_path, schedule, e
   assert check(found.study).problems == []
   with pytest.raises(UserError, match="more steps"):
     next_round(results, 1000)
+
+
+def test_a_search_is_not_called_settled_while_most_questions_about_the_curves_are_open(tmp_path, capsys):
+  def rarely(config: Config):
+    found = bowl(config, -1.5)
+    assert found is not None
+    steps, values = found["validation/error"]
+    return {"validation/error": (steps[::25], values[::25])}
+
+  study = Study(
+    name="rate",
+    goal="Which learning rate?",
+    objective=Minimize("validation/error"),
+    config=Config().override({"max_train_steps": 1000, "evaluation.every_steps": 20}),
+    nuisance={"optimizer.learning_rate": Log(1e-3, 1.0)},
+    trials=40,
+    search=Halton(seed=0),
+  )
+  results = Simulation(rarely)(study, tmp_path / "rate")
+  found = next_step(results)
+  assert found.kind == "unsure"
+  assert any("evaluat" in reason for reason in found.reasons), found.reasons
+  assert len(found.reasons) >= 3
+  code, output, _ = outcome(capsys, "next", str(tmp_path / "rate"))
+  assert code == 0
+  assert "Stop searching" not in output
+  assert "most questions about the curves are open" in output
+  assert "Answer these first, or decide about the best point all the same." in output

@@ -6,6 +6,7 @@ from in_process import run_in_process
 from simulated_trainings import Simulation
 from unstable_trainings import CONFIG, Unstable, simulation
 
+from benchmarks import gallery
 from trialbook.errors import UserError
 from trialbook.trainer import Config
 from trialbook.trainer.workdir.existing_run import stored_config
@@ -175,3 +176,14 @@ def test_a_warmup_that_breaks_a_real_network_with_one_of_three_seeds_is_not_reco
   assert "No warmup of 10 or 100 steps makes a peak learning rate" in conclusion.verdict
   assert conclusion.numbers["peak_learning_rate"] >= 9.9 * conclusion.numbers["unstable_learning_rate"]
   assert conclusion.table[-1]["broken"] in ("1 of 3 seeds", "2 of 3 seeds")
+
+
+@pytest.mark.long
+def test_warmup_makes_a_real_network_stable_at_ten_times_the_unstable_rate_and_better(tmp_path):
+  conclusion = warmup.run(Lab(folder=tmp_path, config=gallery.small_start(), runner=in_process))
+  numbers = conclusion.numbers
+  assert numbers["peak_learning_rate"] >= 9.9 * numbers["unstable_learning_rate"]
+  assert numbers["value"] < 0.5 * numbers["baseline"]
+  assert numbers["value"] < 0.5 * numbers["without_warmup"]
+  assert conclusion.changes is not None
+  assert conclusion.changes["schedule.warmup_steps"] == numbers["warmup_steps"] <= 100

@@ -7,8 +7,6 @@ looking often does not make wrong adoptions more frequent.
 """
 
 import dataclasses
-import datetime
-import json
 import math
 import pathlib
 import statistics
@@ -17,24 +15,20 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-from typing_extensions import TypedDict
 
-from trialbook import files
 from trialbook.errors import UserError
 from trialbook.paths import as_path
-from trialbook.record import Kind, stored
 from trialbook.settings import find
 from trialbook.trainer import Config
 from trialbook.trainer.config_files import load_config
 from trialbook.tuning.findings.statistics.points import feasible, points_of
 from trialbook.tuning.findings.statistics.seed_noise import sampling_noise
+from trialbook.tuning.procedures import adopt_record
 from trialbook.tuning.procedures.adopt_second_search import deviation, search_again
-from trialbook.tuning.procedures.conclusion import Conclusion, write_config
-from trialbook.tuning.procedures.config_changes import changed, changes_in_words
-from trialbook.tuning.procedures.lab import Lab
+from trialbook.tuning.procedures.conclusion import Conclusion
+from trialbook.tuning.procedures.config_changes import changed, changes_in_words, recommended
+from trialbook.tuning.procedures.lab import MOST_SEEDS, Lab
 from trialbook.tuning.results import StudyResults, read_results
-from trialbook.tuning.search.grid import Grid
-from trialbook.tuning.space.scales import Integer
 
 LOOKS = (3, 5, 8, 12, 20, 32)
 """Seeds of each side at which the difference is looked at: each look has about half as many more than the one before,
@@ -45,8 +39,6 @@ POWER = 0.8
 """Probability with which the number of further seeds, which is estimated if nothing is decided, would decide."""
 SPLIT = "dataset.split_seed"
 """Field that draws other validation examples."""
-MOST_SEEDS = 1000
-"""Most fresh seeds of one configuration, so that a larger limit extends the same study."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +108,8 @@ def run(
     splits: number of other splits of the data on which both are trained too, if the dataset can be split otherwise.
     second_search: whether the study is run again with another seed of its search, and its best too: study variance.
     margin: gain, in the metric's units, that the change must exceed to be worth its complexity.
-    record: folder of the recorded baseline, which an adopted config replaces; None: `baseline` beside the lab's folder.
+    record: folder of the recorded baseline, which an adopted config replaces; None: `recorded_baseline` beside the
+      lab's folder.
   """
   config, origin = _candidate(study, trial, candidate)
   changes = changed(lab.config, config)
@@ -124,7 +117,8 @@ def run(
     raise UserError("the candidate and the baseline are the same config; there is nothing to decide")
   if second_search and (study is None or trial is not None):
     raise UserError("--second_search: only the best point of a --study, without --trial, depends on its search")
-  own = {path: value for path, (_, value) in changes.items()}
+  own = recommended(lab.config, config)
+  recorded = adopt_record.folder_of(lab, record)
   looks = looks_until(seeds)
   sign = lab.ranked_by.sign
   found: Difference | None = None
@@ -145,22 +139,14 @@ def run(
   elsewhere = _on_other_splits(lab, config, splits) if splits else None
   again = _search_again(lab, str(study), config, _values(results["candidate"]), first) if second_search else None
   return lab.conclude(
-    _conclusion(lab, results, found, verdict, changes, own, origin, margin, looks, record, config, elsewhere, again)
+    _conclusion(lab, results, found, verdict, changes, own, origin, margin, looks, recorded, elsewhere, again)
   )
 
 
 def _retrained(lab: Lab, name: str, config: Config, first: int, count: int) -> StudyResults:
   """Return trainings of a config with a number of seeds from `first` on."""
-  results = lab.study(
-    name,
-    f"How much does the {name.replace('_', ' ')} vary from seed to seed?",
-    {"seed": Integer(first, first + MOST_SEEDS - 1)},
-    search=Grid(per_dimension=MOST_SEEDS),
-    trials=max(count, lab.known_trials(name)),
-    config=config,
-  )
-  # The first seeds only, so that the decision is the same when the procedure is repeated.
-  return dataclasses.replace(results, trials=results.trials[:count])
+  goal = f"How much does the {name.replace('_', ' ')} vary from seed to seed?"
+  return lab.retrained(name, goal, config, first, count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,8 +253,7 @@ def _conclusion(
   origin: str,
   margin: float,
   looks: Sequence[int],
-  record: str | pathlib.Path | None,
-  config: Config,
+  record: pathlib.Path,
   elsewhere: Sequence[float] | None,
   again: _Again | None,
 ) -> Conclusion:
@@ -335,7 +320,7 @@ def _conclusion(
   gain = f"{abs(found.gain):.3g} {'better' if found.gain > 0 else 'worse'} in {metric} ({interval})"
   make: dict[str, Any] = {"procedure": "adopt", "id": "PB-42", "evidence": evidence, "numbers": numbers, "table": table}
   if verdict == "adopt":
-    where = _record(lab, record, config, numbers, origin)
+    where = adopt_record.write(lab, record, lab.config.override(dict(own)), numbers, origin)
     return Conclusion(
       **make,
       verdict=f"Adopt the candidate: it is {gain}.",
@@ -357,41 +342,6 @@ def _conclusion(
       else "No practical number of seeds would decide. Keep the baseline, which is simpler.",
     ],
   )
-
-
-@stored
-class Adoption(TypedDict):
-  """A line of `adoptions.jsonl`: a config that became the baseline."""
-
-  adopted: str
-  origin: str
-  evidence: str
-  numbers: dict[str, Any]
-  config: dict[str, Any]
-
-
-ADOPTIONS = Kind(Adoption, "Restore the file from a copy, or move it away to begin another record", version=None)
-
-
-def _record(
-  lab: Lab, record: str | pathlib.Path | None, config: Config, numbers: Mapping[str, Any], origin: str
-) -> pathlib.Path:
-  """Make the config the recorded baseline, and add a line to the record of adoptions (PB-44); return its file."""
-  folder = lab.folder.parent / "baseline" if record is None else as_path(record)
-  path = folder / "adoptions.jsonl"
-  known = ADOPTIONS.lines(path)
-  write_config(config, folder)
-  line = {
-    "adopted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "origin": origin,
-    "evidence": str(lab.folder),
-    "numbers": dict(numbers),
-    "config": config.model_dump(mode="json"),
-  }
-  # A second call of the same procedure decides the same, and is the same adoption.
-  if not any(one["evidence"] == line["evidence"] and one["config"] == line["config"] for one in known):
-    files.write_text(path, "".join(json.dumps(files.jsonable(one)) + "\n" for one in [*known, line]))
-  return folder / "config.json"
 
 
 def _count(count: int, noun: str) -> str:

@@ -14,9 +14,11 @@ from trialbook.errors import UserError
 from trialbook.progress import duration
 from trialbook.tuning.procedures import (
   adopt,
+  adopt_record,
   autopilot_logbook,
   baseline,
   batch_size,
+  choosing,
   clip,
   conclusion,
   finish,
@@ -26,9 +28,9 @@ from trialbook.tuning.procedures import (
 )
 from trialbook.tuning.procedures.autopilot_budget import Budget
 from trialbook.tuning.procedures.autopilot_flight import ADOPTION, EXPLORATION, LEAST_TRIALS, Flight
-from trialbook.tuning.procedures.autopilot_rounds import explore, round_folder
+from trialbook.tuning.procedures.autopilot_rounds import MOST_ROUNDS, explore, round_folder
 from trialbook.tuning.procedures.conclusion import Conclusion
-from trialbook.tuning.procedures.config_changes import changed, changes_in_words
+from trialbook.tuning.procedures.config_changes import changed, changes_in_words, recommended
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.results import StudyResults
 
@@ -49,6 +51,7 @@ def run(
   hours: float | None = None,
   skip: str = "",
   search: str = "halton",
+  search_seed: int | None = None,
 ) -> Conclusion:
   """Tune a config by the whole playbook within a budget.
 
@@ -59,20 +62,23 @@ def run(
       counts.
     skip: stages that are left out, separated by commas, of `STAGES`.
     search: of the refined search, see `finish.run`.
+    search_seed: of all its searches; None: that of an earlier call, or else the config's seed.
   """
+  if search_seed is not None and search_seed < 0:
+    raise UserError(f"--search_seed={search_seed}: the seed of a search should be a whole number from 0 on")
   flight = Flight(lab, lab.config, Budget(steps, hours))
   skipped = {name for name in skip.split(",") if name}
   if unknown := skipped - {*STAGES}:
     raise UserError(
       f"--skip={skip}: {', '.join(sorted(unknown))} is no stage that can be left out; those are {', '.join(STAGES)}"
     )
-  found = _fly(flight, skipped, search)
+  found = _fly(flight, skipped, search, search_seed)
   flight.write(f"{'Finished' if found.changes is not None else 'Ended without a recommendation'}: {found.verdict}")
   lab.costs.append(f"{flight.budget.used_steps:,} training steps, {duration(flight.budget.used_seconds)} of work")
   return lab.conclude(found)
 
 
-def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
+def _fly(flight: Flight, skipped: set[str], search: str, search_seed: int | None) -> Conclusion:
   """Run the stages, and return the conclusion."""
   total = flight.budget.steps or round((flight.budget.hours or 0.0) * 3600)
   if flight.plan["numbers"].get("budget", total) != total:
@@ -80,6 +86,12 @@ def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
     raise UserError(
       f"{flight.lab.folder} has ended its exploration with another budget, by which its adoption and its end are"
       " planned: give that one again, or choose another --dir"
+    )
+  seed = flight.decided("search_seed", lambda: flight.lab.config.seed if search_seed is None else search_seed)
+  if search_seed not in (None, seed):
+    raise UserError(
+      f"--search_seed={search_seed}: {flight.lab.folder} has begun with {seed}; give that one, or leave the flag out,"
+      " or choose another --dir"
     )
   # Before anything is run: the baseline costs two trainings, and a round `LEAST_TRIALS`.
   if flight.budget.steps is not None and flight.left(EXPLORATION) < (2 + LEAST_TRIALS) * flight.config.max_train_steps:
@@ -96,13 +108,13 @@ def _fly(flight: Flight, skipped: set[str], search: str) -> Conclusion:
     _prepare(flight, "max steps", "2_max_steps", max_steps.run)
   if flight.left(EXPLORATION) < LEAST_TRIALS * flight.config.max_train_steps and not round_folder(flight, 1).exists():
     return _too_small(flight, LEAST_TRIALS)
-  best = explore(flight, None if "stability" in skipped else _stabilize)
+  best = explore(flight, seed, None if "stability" in skipped else _stabilize)
   if best is None:
     return _nothing(flight)
   study, results = best
   flight.decided("budget", lambda: total)
   kept = "adopt" not in skipped and _adopt(flight, study, results)
-  return _finish(flight, study, results, search, kept)
+  return _finish(flight, study, results, search, seed, kept)
 
 
 def _baseline(flight: Flight) -> Conclusion | None:
@@ -176,13 +188,16 @@ def _use(flight: Flight, found: Conclusion) -> str:
 
 
 def _stabilize(flight: Flight, number: int) -> None:
-  """Look at the stability of training, and run the first remedy that the playbook has for what is found."""
+  """Look at the stability of training, and run the remedies that the playbook has for it, until one helps."""
   found = _prepare(flight, "stability", f"3_round_{number}_stability", stability.run)
   kind = None if found is None else found.numbers.get("kind")
-  if kind == "early":
-    _prepare(flight, "stability: warmup", f"3_round_{number}_warmup", warmup.run)
-  elif kind == "mid":
-    _prepare(flight, "stability: clipping", f"3_round_{number}_clip", clip.run)
+  remedies = [("warmup", warmup), ("clipping", clip)]
+  # In the playbook's order: what breaks early may need warmup, and what breaks later clipping.
+  for name, remedy in {"early": remedies, "mid": remedies[::-1]}.get(str(kind), []):
+    module = remedy.__name__.rpartition(".")[2]
+    done = _prepare(flight, f"stability: {name}", f"3_round_{number}_{module}", remedy.run)
+    if done is not None and done.changes:
+      return
 
 
 def _adopt(flight: Flight, study: pathlib.Path, results: StudyResults) -> bool:
@@ -194,7 +209,7 @@ def _adopt(flight: Flight, study: pathlib.Path, results: StudyResults) -> bool:
     return False
   flight.begin("adopt")
   of = dataclasses.replace(flight.stage("4_adopt"), config=flight.lab.config)
-  found = adopt.run(of, study=study, seeds=seeds, record=flight.lab.folder / "baseline")
+  found = adopt.run(of, study=study, seeds=seeds, record=flight.lab.folder / adopt_record.FOLDER)
   kept = _keeps_initial(found)
   consequence = "The search around the best point follows."
   if kept:
@@ -216,21 +231,36 @@ def _keeps_initial(found: Conclusion) -> bool:
   return (found.changes is None and found.numbers.get("gain", 0.0) <= 0) or found.numbers.get("decision") == "reject"
 
 
-def _finish(flight: Flight, study: pathlib.Path, results: StudyResults, search: str, kept: bool) -> Conclusion:
+def _finish(
+  flight: Flight, study: pathlib.Path, results: StudyResults, search: str, seed: int, kept: bool
+) -> Conclusion:
   """Run `finish`; of the initial config if that is kept."""
   config = results.study.config
   assert config is not None
-  trials = flight.decided("refined_trials", lambda: max(flight.left() // config.max_train_steps - LEAST_SEEDS, 1))
+  pays = max(flight.left() // config.max_train_steps - LEAST_SEEDS, 0)
+  contenders = flight.decided("contenders", lambda: max(min(pays // choosing.CHOICE_SEEDS, choosing.CONTENDERS), 1))
+  fresh = contenders * choosing.CHOICE_SEEDS if contenders > 1 else 0
+  # A smaller search would find nothing that the exploration does not have.
+  trials = flight.decided("refined_trials", lambda: pays - fresh if pays - fresh >= LEAST_TRIALS else 0)
   flight.begin("finish")
   of = flight.stage("5_finish")
   if kept:
     found = finish.evaluate(of, flight.lab.config, seeds=LEAST_SEEDS)
   else:
-    found = finish.run(of, study=study, search=search, trials=trials, seeds=LEAST_SEEDS)
+    # Seeds that no round has.
+    found = finish.run(
+      of,
+      study=study,
+      search=search,
+      search_seed=seed + MOST_ROUNDS,
+      trials=trials,
+      contenders=contenders,
+      seeds=LEAST_SEEDS,
+    )
   final = flight.lab.config if kept else config.override(dict(found.changes or {}))
   differs = changed(flight.lab.config, final)
-  changes = {path: new for path, (_, new) in differs.items()}
-  consequence = f"It changes {changes_in_words(differs)}." if changes else "It is the initial configuration."
+  changes = recommended(flight.lab.config, final)
+  consequence = f"It changes {changes_in_words(differs)}." if differs else "It is the initial configuration."
   flight.log("finish", found.verdict, found.evidence, flight.budget.charge(of.results.values()), consequence, of.folder)
   return Conclusion(
     procedure="autopilot",

@@ -17,9 +17,9 @@ from trialbook.tuning.procedures.autopilot_budget import Budget
 from trialbook.tuning.procedures.autopilot_logbook import Entry
 from trialbook.tuning.procedures.lab import Lab
 
-EXPLORATION, ADOPTION = 0.6, 0.8
+EXPLORATION, ADOPTION = 0.6, 0.75
 """Shares of the budget by which exploration and adoption end: what exploration finds decides the most, and what is left
-is for the refined search and the final trainings."""
+is for the refined search, the seeds that choose among the best, and the final trainings."""
 LEAST_TRIALS = 6
 """Fewest trials of a round: fewer say nothing of a space."""
 SOURCES = ("conclusion.md", "study.py")

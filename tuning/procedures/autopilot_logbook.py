@@ -16,6 +16,8 @@ QUESTIONS = {
   "batch size": "Which batch size uses the device fully (PB-05)?",
   "max steps": "How many steps should a training have (PB-60)?",
   "round": "Where in the space are the best points, and what should the next study change (PB-20 to PB-33)?",
+  "stability: warmup": "Does warmup make a much larger learning rate stable (PB-82)?",
+  "stability: clipping": "Does clipping of gradients make a larger learning rate stable (PB-83)?",
   "stability": "Is training stable at and right above the best learning rate (PB-80)?",
   "adopt": "Is the best point of the exploration better than the initial configuration, from seed to seed (PB-42)?",
   "finish": "Which point near the best is the final configuration, and how good is it on the test set (PB-43)?",

@@ -53,12 +53,13 @@ def round_folder(flight: Flight, number: int) -> pathlib.Path:
 
 
 def explore(
-  flight: Flight, stabilize: Callable[[Flight, int], None] | None
+  flight: Flight, seed: int, stabilize: Callable[[Flight, int], None] | None
 ) -> tuple[pathlib.Path, StudyResults] | None:
   """Run rounds of search until one is settled or the budget of exploration ends.
 
   Args:
     flight: with the config and the budget.
+    seed: of the first round's search; each further round has the next one.
     stabilize: changes the config where findings ask for stable training first, once; None: nothing does.
 
   Returns:
@@ -72,7 +73,7 @@ def explore(
     config=flight.config,
     nuisance=first_space(flight.config),
     trials=max(int(FIRST_ROUND * flight.left(EXPLORATION) / flight.config.max_train_steps), LEAST_TRIALS),
-    search=Halton(seed=0),
+    search=Halton(seed=seed),
     cores_per_trial=flight.lab.cores_per_trial,
   )
   why: Sequence[str] = ["The first round searches a wide space of the optimizer's hyperparameters."]
@@ -83,7 +84,8 @@ def explore(
     # What an earlier call has begun, or a person has written, goes on.
     is_written = (round_folder(flight, number + 1) / "study.py").exists()
     ends = number == MOST_ROUNDS or after.kind == "fix"
-    ends = ends or (not is_written and (after.kind == "adopt" or _affordable(flight, after.study) < LEAST_TRIALS))
+    is_over = after.kind in ("adopt", "unsure")
+    ends = ends or (not is_written and (is_over or _affordable(flight, after.study) < LEAST_TRIALS))
     _log(flight, number, results, after, _after(flight, after, ends, number))
     if ends:
       break
@@ -91,7 +93,7 @@ def explore(
       flight.config = flight.config.override(dict(results.best.changes))
       stabilize(flight, number)
       stabilize = None
-    study, why = _next(flight, number, results, after), after.reasons
+    study, why = _next(flight, number, seed + number, results, after), after.reasons
   valued = [(folder, results, points[0].cost) for folder, results in rounds if (points := feasible(points_of(results)))]
   if not valued:
     return None
@@ -123,7 +125,7 @@ def _round(flight: Flight, number: int, study: Study, why: Sequence[str]) -> tup
     _log(flight, number, results, after, more)
 
 
-def _next(flight: Flight, number: int, results: StudyResults, after: NextStep) -> Study:
+def _next(flight: Flight, number: int, seed: int, results: StudyResults, after: NextStep) -> Study:
   """Return the study of the next round."""
   affordable = max(_affordable(flight, after.study), LEAST_TRIALS)
   if after.study is not None:
@@ -133,8 +135,7 @@ def _next(flight: Flight, number: int, results: StudyResults, after: NextStep) -
     # The same space again, with the config that is stable now, or where the study cannot be extended.
     study, trials = load_round(round_folder(flight, number) / "study.py"), min(affordable, results.study.trials)
     study = dataclasses.replace(study, config=flight.config)
-  search = Halton(seed=number) if after.study is None else study.search
-  return dataclasses.replace(study, name=f"round_{number + 1}", trials=trials, search=search)
+  return dataclasses.replace(study, name=f"round_{number + 1}", trials=trials, search=Halton(seed=seed))
 
 
 def _log(flight: Flight, number: int, results: StudyResults, after: NextStep, consequence: str) -> None:
@@ -151,6 +152,10 @@ def _after(flight: Flight, after: NextStep, ends: bool, number: int) -> str:
     return "No search mends this, so exploration ends."
   if ends and number == MOST_ROUNDS:
     return f"Exploration ends after {MOST_ROUNDS} rounds, the most that there are."
+  if ends and after.kind == "unsure":
+    return (
+      "Exploration ends, because no finding asks for another search, though most questions about the curves are open."
+    )
   if ends and after.kind == "adopt":
     return "Exploration ends, because no finding asks for another search."
   if ends:

@@ -14,7 +14,7 @@ from trialbook.trainer.config_files import DEFAULT, load_config
 from trialbook.trainer.overrides import parse_assignments
 from trialbook.tuning import tables
 from trialbook.tuning.execution.coordinator import prepare
-from trialbook.tuning.procedures.conclusion import markdown, write_config
+from trialbook.tuning.procedures.conclusion import markdown, read, write_config
 from trialbook.tuning.procedures.flags import PROCEDURES
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.procedures.next_round import TRANSFERS, next_round
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     raise UserError("--dir is missing: name a folder for the procedure, for example --dir=runs/procedure")
   if folder.exists() and not folder.is_dir():
     raise UserError(f"--dir={folder} is a file; name a folder")
+  _check_free(folder, options.procedure)
   lab = Lab(folder=folder, config=config, workers=options.workers, progress=True)
   conclusion = module.run(lab, **chosen)
   sys.stdout.write(markdown(conclusion, cost=lab.cost))
@@ -62,6 +63,16 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"  {recommended}  the recommended config", soft_wrap=True)
     console.print(f"next: trialbook {_following(options.procedure, recommended, folder)}", soft_wrap=True)
   return errors.DONE if conclusion.changes is not None else errors.INFEASIBLE
+
+
+def _check_free(folder: pathlib.Path, procedure: str) -> None:
+  """Raise UserError if a folder holds something else than this procedure, some files of which would be replaced."""
+  kinds = {"study.json": "a study", "round.json": "a round of studies", "run.json": "a run"}
+  held = next((what for name, what in kinds.items() if (folder / name).exists()), None)
+  if held is None and (known := read(folder)) is not None and known.procedure != procedure:
+    held = f"the procedure {known.procedure}"
+  if held is not None:
+    raise UserError(f"--dir={folder} holds {held}; name another folder for {procedure}")
 
 
 FOLLOWING = {"baseline": "batch-size", "batch-size": "max-steps", "max-steps": "stability"}
@@ -102,6 +113,8 @@ def next_(options: argparse.Namespace) -> int:
     best = results.best
     if found.kind == "stability" and best is not None and results.study.config is not None:
       write_config(results.study.config.override(dict(best.changes)), output)
+    if found.kind == "unsure":
+      console.print("Answer these first, or decide about the best point all the same.")
     console.print(f"next: {found.command}", soft_wrap=True)
   return errors.DONE
 

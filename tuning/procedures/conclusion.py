@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired
 
@@ -72,8 +73,12 @@ class StoredConclusion(TypedDict):
   actions: list[str]
   table: list[dict[str, Any]]
   plots: NotRequired[dict[str, dict[str, Any]]]
+  studies: NotRequired[list[str]]
+  cost: NotRequired[str]
+  config: NotRequired[dict[str, Any]]
 
 
+NAME = "conclusion.json"
 _REMEDY = "Restore the file from a copy, or remove it and run the same command again"
 CONCLUSION = Kind(StoredConclusion, _REMEDY, FORMAT)
 
@@ -96,7 +101,7 @@ def write(conclusion: Conclusion, folder: pathlib.Path, config: Config, studies:
     write_config(config.override(dict(conclusion.changes)), folder / "recommended")
   drawing.write(conclusion.plots, folder)
   # Last: whoever finds it finds the others.
-  files.write_json(folder / "conclusion.json", record)
+  files.write_json(folder / NAME, record)
 
 
 def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
@@ -107,20 +112,21 @@ def write_config(config: Config, folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def read(folder: pathlib.Path, config: Config) -> Conclusion | None:
+def read(folder: pathlib.Path, config: Config | None = None) -> Conclusion | None:
   """Return the conclusion in a folder; None if there is none.
 
   Raises:
-    UserError: if it cannot be read, or its changes are none of the config.
+    UserError: if it cannot be read, or its changes are none of the config, where that is given.
   """
-  path = folder / "conclusion.json"
+  path = folder / NAME
   found = CONCLUSION.read(path)
   if found is None:
     return None
-  try:
-    config.override(found["changes"] or {})
-  except ConfigError as error:
-    raise CONCLUSION.error(path, error.problems) from None
+  if config is not None:
+    try:
+      config.override(found["changes"] or {})
+    except ConfigError as error:
+      raise CONCLUSION.error(path, error.problems) from None
   fields: dict[str, Any] = {name: found[name] for name in Conclusion.__dataclass_fields__.keys() & found.keys()}
   return Conclusion(**fields)
 
@@ -132,10 +138,12 @@ def markdown(conclusion: Conclusion, studies: Sequence[str] = (), cost: str = ""
   if conclusion.table:
     columns = list(conclusion.table[0])
     lines += ["", f"| {' | '.join(map(escaping.markdown, columns))} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in conclusion.table]
+    lines += [
+      f"| {' | '.join(escaping.markdown(cell(row.get(column))) for column in columns)} |" for row in conclusion.table
+    ]
   if conclusion.changes is not None:
-    flags = " ".join(f"--set {path}={_flag(value)}" for path, value in conclusion.changes.items())
-    lines += ["", f"Recommended: {escaping.markdown_code(flags)}" if flags else "Recommended: the config as it is."]
+    told = flags(conclusion.changes)
+    lines += ["", f"Recommended: {escaping.markdown_code(told)}" if told else "Recommended: the config as it is."]
   lines += (
     [""] + [f"- Next: {escaping.markdown(sentence)}" for sentence in conclusion.actions] if conclusion.actions else []
   )
@@ -146,10 +154,16 @@ def markdown(conclusion: Conclusion, studies: Sequence[str] = (), cost: str = ""
   return "\n".join(lines) + "\n"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+  """Return a value of a table as text."""
   if isinstance(value, float):
     return f"{value:,.0f}" if LARGE <= abs(value) < math.inf else f"{value:.4g}"
-  return "" if value is None else escaping.markdown(value)
+  return "" if value is None else str(value)
+
+
+def flags(changes: Mapping[str, Any]) -> str:
+  """Return changes of a config as flags of a command."""
+  return " ".join(f"--set {shlex.quote(f'{path}={_flag(value)}')}" for path, value in changes.items())
 
 
 def _flag(value: Any) -> str:

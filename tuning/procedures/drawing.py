@@ -29,13 +29,18 @@ def rows(values: Sequence[Mapping[str, Any]]) -> alt.Data:
   return alt.Data(values=[dict(row) for row in values])
 
 
-def write(plots: Mapping[str, Mapping[str, Any]], folder: pathlib.Path) -> list[pathlib.Path]:
-  """Write each picture as `NAME.svg` into a folder, and return the files."""
+def svg(plot: Mapping[str, Any]) -> str:
+  """Return a picture as SVG."""
   import vl_convert  # Takes a second, and most procedures are only read.
 
+  return vl_convert.vegalite_to_svg({**plot, "config": LOOK})
+
+
+def write(plots: Mapping[str, Mapping[str, Any]], folder: pathlib.Path) -> list[pathlib.Path]:
+  """Write each picture as `NAME.svg` into a folder, and return the files."""
   paths = []
   for name, plot in plots.items():
     path = folder / f"{name}.svg"
-    path.write_text(vl_convert.vegalite_to_svg({**plot, "config": LOOK}))
+    path.write_text(svg(plot))
     paths.append(path)
   return paths

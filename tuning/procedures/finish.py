@@ -25,14 +25,13 @@ from trialbook.trainer import Config
 from trialbook.trainer.workdir.results import read_result
 from trialbook.tuning.findings.statistics.expansion import places_of
 from trialbook.tuning.findings.statistics.points import TriedPoint, feasible, is_numeric, points_of, unit_of, value_at
-from trialbook.tuning.procedures.adopt import MOST_SEEDS
+from trialbook.tuning.procedures.choosing import CONTENDERS, Chosen, choose, contenders_of
 from trialbook.tuning.procedures.conclusion import Conclusion
-from trialbook.tuning.procedures.config_changes import changed
+from trialbook.tuning.procedures.config_changes import recommended
 from trialbook.tuning.procedures.lab import Lab
 from trialbook.tuning.procedures.study_source import spaces_of
 from trialbook.tuning.results import StudyResults, read_results
 from trialbook.tuning.search.bayesian import BayesianOptimization
-from trialbook.tuning.search.grid import Grid
 from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import Discrete, Hyperparameter, Integer, OneOf
 
@@ -55,6 +54,8 @@ def run(
   study: str | pathlib.Path,
   trials: int | None = None,
   search: str = "bayesian",
+  search_seed: int = 1,
+  contenders: int = CONTENDERS,
   seeds: int = SEEDS,
   looks: str | pathlib.Path | None = None,
   fold_validation: bool = False,
@@ -64,8 +65,11 @@ def run(
   Args:
     lab: where that runs; its config is not used but the study's.
     study: folder of the exploration.
-    trials: of the refined search; None: `TRIALS_PER_DIMENSION` for each hyperparameter.
+    trials: of the refined search, 0 for none; None: `TRIALS_PER_DIMENSION` for each hyperparameter.
     search: "bayesian", which needs the extra `bayes`, or "halton".
+    search_seed: of the refined search.
+    contenders: number of best points of both searches of which fresh seeds choose the final one; 1: the best value
+      that a single training had chooses.
     seeds: of the final trainings.
     looks: file that records looks at the test set; None: `test_looks.jsonl` beside the lab's folder.
     fold_validation: whether the best is then trained on training and validation examples together, for the number of
@@ -80,56 +84,38 @@ def run(
     raise UserError(f"{study}: no trial has a value, so there is no best point to search around")
   if search not in ("bayesian", "halton"):
     raise UserError(f"--search={search}: should be bayesian or halton")
+  if search_seed < 0:
+    raise UserError(f"--search_seed={search_seed}: the seed of a search should be a whole number from 0 on")
   if search == "bayesian" and (importlib.util.find_spec("optuna") is None or importlib.util.find_spec("torch") is None):
     raise UserError("--search=bayesian needs optuna and torch: pip install 'trialbook[bayes]', or use --search=halton")
   space = refined(explored, points)
-  count = trials or max(TRIALS_PER_DIMENSION * len(space), LEAST_TRIALS)
+  count = max(TRIALS_PER_DIMENSION * len(space), LEAST_TRIALS) if trials is None else trials
   lab = dataclasses.replace(lab, config=explored.study.config, objective=explored.objective)
-  candidates = [(points[0], explored)]
-  if space:
+  known = contenders_of(explored)
+  if space and count:
     spaces = spaces_of(dataclasses.replace(one, role="nuisance") for one in space)
     near = lab.study(
       "refined",
       f"What is the best point near trial {points[0].trials[0]} of {explored.study.name}?",
       spaces["nuisance"],
-      search=BayesianOptimization(seed=0) if search == "bayesian" else Halton(seed=1),
+      search=BayesianOptimization(seed=search_seed) if search == "bayesian" else Halton(seed=search_seed),
       trials=count,
       changes=_outside(explored, points[0], space),
     )
-    if own := feasible(points_of(near)):
-      candidates.append((own[0], near))
-  best, origin = min(candidates, key=lambda one: one[0].cost)
-  trial = next(trial for trial in origin.trials if trial.trial == best.trials[0])
-  assert origin.study.config is not None
-  config = origin.study.config.override({path: value for path, value in trial.changes.items() if path != "seed"})
-  sign, metric = explored.objective.sign, explored.objective.metric
-  chosen = _Chosen(
-    config,
-    [
-      f"The best point is trial {best.trials[0]} of {origin.study.name}: {metric} {sign * best.cost:.4g}.",
-      f"The best of the exploration had {sign * points[0].cost:.4g}.",
-    ],
-    {"explored": sign * points[0].cost, "best": sign * best.cost},
-  )
+    known += contenders_of(near)
+  chosen = choose(lab, known, contenders)
+  chosen.evidence.append(f"The best of the exploration had {explored.objective.sign * points[0].cost:.4g}.")
+  chosen.numbers["explored"] = explored.objective.sign * points[0].cost
   return lab.conclude(_finished(lab, chosen, seeds, looks, fold_validation))
 
 
 def evaluate(lab: Lab, config: Config, *, seeds: int = SEEDS) -> Conclusion:
   """Train a configuration that is final already with several seeds, and evaluate these on the test set; see `run`."""
-  return lab.conclude(_finished(lab, _Chosen(config, ["The configuration was final already."], {}), seeds))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-  """The final configuration, how it was chosen in sentences, and numbers of the conclusion."""
-
-  config: Config
-  evidence: list[str]
-  numbers: dict[str, Any]
+  return lab.conclude(_finished(lab, Chosen(config, ["The configuration was final already."], {}), seeds))
 
 
 def _finished(
-  lab: Lab, chosen: _Chosen, seeds: int, looks: str | pathlib.Path | None = None, fold_validation: bool = False
+  lab: Lab, chosen: Chosen, seeds: int, looks: str | pathlib.Path | None = None, fold_validation: bool = False
 ) -> Conclusion:
   """Run the final trainings, and return what follows."""
   config = chosen.config
@@ -140,7 +126,7 @@ def _finished(
   final = _trained(
     lab, "final", "How good is the best configuration, from seed to seed, and on the test set?", config, seeds
   )
-  changes = {path: new for path, (_, new) in changed(lab.config, config).items()}
+  changes = recommended(lab.config, config)
   found = _conclusion(lab, final, chosen, changes, number)
   if not fold_validation or found.changes is None:
     return found
@@ -167,15 +153,7 @@ def folded(config: Config, steps: Sequence[int]) -> Config:
 
 def _trained(lab: Lab, name: str, goal: str, config: Config, seeds: int) -> StudyResults:
   """Return trainings of a config with fresh seeds, evaluated on the test set."""
-  return lab.study(
-    name,
-    goal,
-    {"seed": Integer(config.seed + 1, config.seed + MOST_SEEDS)},
-    search=Grid(per_dimension=MOST_SEEDS),
-    trials=max(seeds, lab.known_trials(name)),
-    config=config,
-    changes=final_changes(config),
-  )
+  return lab.retrained(name, goal, config, config.seed + 1, seeds, final_changes(config))
 
 
 def final_changes(config: Config) -> dict[str, Any]:
@@ -270,7 +248,7 @@ def _record_look(path: pathlib.Path, by: pathlib.Path, dataset: Any) -> int:
   return len(same) + 1
 
 
-def _conclusion(lab: Lab, final: StudyResults, chosen: _Chosen, changes: Mapping[str, Any], number: int) -> Conclusion:
+def _conclusion(lab: Lab, final: StudyResults, chosen: Chosen, changes: Mapping[str, Any], number: int) -> Conclusion:
   metric = lab.ranked_by.metric
   rows, tests = _tested(final, metric)
   values = [trial.objective for trial in final.trials if trial.objective is not None]
@@ -335,10 +313,7 @@ def _with_folded(lab: Lab, found: Conclusion, results: StudyResults, config: Con
       ),
       "No validation set is left. Do not tune on this data again, nor compare this model on validation examples.",
     ],
-    changes={
-      **{path: new for path, (_, new) in changed(lab.config, config).items()},
-      "evaluation.every_steps": config.evaluation.every_steps,
-    },
+    changes=recommended(lab.config, config),
     numbers={**found.numbers, "folded_test": statistics.fmean(tests), "folded_steps": config.max_train_steps},
     # What is measured on validation examples that it was trained on says nothing.
     table=[*({"trained on": "training", **row} for row in found.table)]

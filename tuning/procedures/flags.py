@@ -96,6 +96,15 @@ PROCEDURES = {
       ("--study", {"type": as_path, "metavar": "DIR", "required": True, "help": "study whose best point to refine"}),
       ("--trials", {"type": positive, "metavar": "N", "help": "trials of the refined search (default 8 a dimension)"}),
       ("--search", {"choices": ("bayesian", "halton"), "help": "how to search there (default bayesian)"}),
+      ("--search_seed", {"type": int, "metavar": "S", "help": "seed of that search (default 1)"}),
+      (
+        "--contenders",
+        {
+          "type": positive,
+          "metavar": "N",
+          "help": "best points of both searches of which fresh seeds choose one (default 3; 1: the best value decides)",
+        },
+      ),
       ("--seeds", {"type": positive, "metavar": "N", "help": "seeds of the final trainings (default 5)"}),
       ("--looks", {"type": as_path, "metavar": "FILE", "help": "record of looks at the test set"}),
       (
@@ -116,6 +125,7 @@ PROCEDURES = {
       ("--hours", {"type": float, "metavar": "H", "help": "hours of work in all, instead; earlier calls count"}),
       ("--skip", {"metavar": "STAGE,…", "help": "leave out batch-size, max-steps, stability or adopt"}),
       ("--search", {"choices": ("halton", "bayesian"), "help": "search around the best in the end (default halton)"}),
+      ("--search_seed", {"type": int, "metavar": "S", "help": "seed of all its searches (default the config's seed)"}),
     ),
   ),
 }

@@ -14,9 +14,11 @@ from trialbook.tuning.procedures.conclusion import Conclusion, write
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.search.grid import Grid
 from trialbook.tuning.search.listed import Listed
-from trialbook.tuning.space.scales import Discrete, OneOf, Space
+from trialbook.tuning.space.scales import Discrete, Integer, OneOf, Space
 from trialbook.tuning.study import Objective, Search, Study
 
+MOST_SEEDS = 1000
+"""Most fresh seeds of one configuration, so that a larger number of them extends the same study."""
 Runner = Callable[..., StudyResults]
 """What runs a study, called as `runner(study, folder, workers=…, progress=…)`, see `run_study`."""
 
@@ -112,6 +114,24 @@ class Lab:
     found = self.runner(study, self.folder / name, workers=self.workers, progress=self.progress)
     self.results[name] = found
     return found
+
+  def retrained(
+    self, name: str, goal: str, config: Config, first: int, count: int, changes: Mapping[str, Any] | None = None
+  ) -> StudyResults:
+    """Train a config with a number of seeds from `first` on; a larger number extends the same study.
+
+    Of a study that has more seeds already, the first ones are returned, so that what follows is the same as before.
+    """
+    results = self.study(
+      name,
+      goal,
+      {"seed": Integer(first, first + MOST_SEEDS - 1)},
+      search=Grid(per_dimension=MOST_SEEDS),
+      trials=max(count, self.known_trials(name)),
+      config=config,
+      changes=changes,
+    )
+    return dataclasses.replace(results, trials=results.trials[:count])
 
   def known_trials(self, name: str) -> int:
     """Return how many trials the study of this name has already, from an earlier call."""

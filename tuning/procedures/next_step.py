@@ -17,7 +17,7 @@ from trialbook.tuning.search.halton import Halton
 from trialbook.tuning.space.scales import scale_from_json
 from trialbook.tuning.study import Study
 
-Kind = Literal["resume", "fix", "stability", "search", "extend", "adopt"]
+Kind = Literal["resume", "fix", "stability", "search", "extend", "unsure", "adopt"]
 
 HEADINGS: Mapping[Kind, str] = {
   "resume": "Let the study end first:",
@@ -25,6 +25,7 @@ HEADINGS: Mapping[Kind, str] = {
   "stability": "Make training stable first:",
   "search": "Search again, with these changes:",
   "extend": "Run more points of the same study:",
+  "unsure": "No finding asks for another search, but most questions about the curves are open:",
   "adopt": "Stop searching, and decide about the best point:",
 }
 """What to do, for a person."""
@@ -32,9 +33,13 @@ MOVES = ("boundary", "infeasible")
 """Questions whose findings move the edges of the space."""
 TRAINS = ("convergence", "overfitting", "late_noise", "gradient_norm", "selected_step")
 """Questions whose findings change how each trial trains."""
+CURVES = ("overfitting", "late_noise", "convergence", "selected_step", "gradient_norm", "optimization")
+"""Questions that the curves of the trials answer."""
 POINTS = ("density", "comparison", "stopping", "boundary", "importance", "variance")
 """Questions whose findings ask for more points."""
 GRAVE = ("problem", "warning")
+MOST = 0.5
+"""Share of the questions about the curves from which on a search is not called settled if they are open."""
 MOST_TIMES = 3
 """Most points that are added, as a multiple of those run: for more, a smaller question is better."""
 
@@ -45,7 +50,8 @@ class NextStep:
 
   Attributes:
     kind: "resume": it has not ended; "fix": something is wrong that no search mends; "stability": fix training first;
-      "search": run the next study; "extend": run more points of the same study; "adopt": the search is over.
+      "search": run the next study; "extend": run more points of the same study; "unsure": nothing asks for a search,
+      but too little is known of the curves to call it over; "adopt": the search is over.
     reasons: what decided, each a sentence with its requirement.
     study: of "search", the next one; None otherwise.
     trials: of "extend", how many trials there are to be in all.
@@ -90,6 +96,8 @@ def next_step(results: StudyResults) -> NextStep:
   if fixed:
     return _step("search", reasons, seen, None, study=_study(results, {}, fixed, {}))
   command = f"trialbook tune adopt --study={folder} --config=BASELINE --dir={folder.parent / f'{folder.name}_adopt'}"
+  if unanswered := _open(seen):
+    return _step("unsure", [_reason(one) for one in unanswered], seen, command)
   return _step("adopt", ["No finding asks for another search of this space."], seen, command)
 
 
@@ -113,6 +121,13 @@ def _is_unstable(one: Finding) -> bool:
   if one.question == "optimization":
     return list(one.numbers.get("signs", ())) not in ([], [NOISY_END])
   return one.id == "PB-80" and one.question in ("boundary", "outcomes")
+
+
+def _open(seen: Sequence[Finding]) -> list[Finding]:
+  """Return the findings that leave a question about the curves open, if these are most questions; else none."""
+  gravest = {one.question: one for one in reversed(seen) if one.question in CURVES}
+  unanswered = [one for one in gravest.values() if one.severity == "cannot_tell"]
+  return unanswered if len(unanswered) > MOST * len(gravest) else []
 
 
 def _asks_for_points(one: Finding) -> bool:
