@@ -189,7 +189,8 @@ def test_what_a_dataset_declares_is_what_its_data_are(tmp_path: pathlib.Path):
     declared = dataclasses.replace(config.declared(), examples=read.examples)
     assert (declared.normalization is None) == (read.normalization is None)
     assert dataclasses.replace(declared, normalization=read.normalization) == read
-    assert np.shape(declared.normalizations.get("inputs")) == np.shape(read.normalizations.get("inputs"))
+    for path, (mean, deviation) in declared.normalizations.items():
+      assert (len(mean), len(deviation)) == (len(read.normalizations[path][0]),) * 2
 
 
 @pytest.mark.slow
