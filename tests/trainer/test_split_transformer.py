@@ -144,7 +144,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """Folder of runs made on eight devices, in a process of their own."""
   folder = tmp_path_factory.mktemp("eight")
   command = [sys.executable, "-c", EIGHT_DEVICES, str(ROOT), str(folder)]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
+  done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=ROOT)
   assert done.returncode == 0, done.stderr
   return folder
 
@@ -187,11 +187,11 @@ run(language(folder, mesh__tensor=2, mesh__fsdp=2), folder / "run")
 def test_a_run_that_is_killed_on_one_mesh_goes_on_on_another(eight: pathlib.Path, tmp_path: pathlib.Path):
   (tmp_path / "text").write_bytes((eight / "text").read_bytes())
   command = [sys.executable, "-c", KILLED, str(ROOT), str(tmp_path)]
-  assert subprocess.run(command, capture_output=True, timeout=400, cwd=ROOT).returncode == -9
+  assert subprocess.run(command, capture_output=True, timeout=900, cwd=ROOT).returncode == -9
   goes_on = EIGHT_DEVICES.partition("meshes")[0].replace("8)", "4)")
   goes_on += 'run(language(folder, mesh__fsdp=4), folder / "run")\n'
   done = subprocess.run(
-    [sys.executable, "-c", goes_on, str(ROOT), str(tmp_path)], capture_output=True, text=True, timeout=400, cwd=ROOT
+    [sys.executable, "-c", goes_on, str(ROOT), str(tmp_path)], capture_output=True, text=True, timeout=900, cwd=ROOT
   )
   assert done.returncode == 0, done.stderr
   assert json.loads((tmp_path / "run" / "run.json").read_text())["restored_step"] == 10
