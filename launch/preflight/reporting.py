@@ -95,7 +95,7 @@ def report(made: Made, memory: Memory, *, speed: float, grace: float) -> Report:
       limit=topology.chip.host_bytes,
     ),
     "warnings": [],
-    "notes": _notes(topology),
+    "notes": [*_notes(topology), *_notes_on_saves(config, memory, verdict)],
     "trace_seconds": 0.0,
     "compile_seconds": 0.0,
     "compiler": {},
@@ -122,11 +122,15 @@ def memory(made: Made) -> Memory:
       batches=program_memory.PREFETCHED * batch,
       save=program_memory.save_bytes(program, config),
     )
+  limit = made.topology.chip.usable_bytes
+  if limit is not None and need.total > limit:
+    # Without room for a copy, a save reads the state from the chips while the training waits.
+    need = dataclasses.replace(need, save=0)
   return Memory(
     **dataclasses.asdict(need),
     padding=max(0, need.arguments - state - batch),
     peak=need.total,
-    limit=made.topology.chip.usable_bytes,
+    limit=limit,
     known=made.topology.chip.platform != "gpu",
     state=state,
   )
@@ -163,6 +167,12 @@ def _notes(topology: Topology) -> list[str]:
     if topology.chip.platform == "gpu"
     else f"{what}: no time is bounded, since the machine's speed is not known"
   ]
+
+
+def _notes_on_saves(config: Config, memory: Memory, verdict: str) -> list[str]:
+  if verdict != "fits" or memory["save"] or config.checkpointing.every_evaluations == 0:
+    return []
+  return ["there is no room for a copy of the state, so the training waits while a save reads the state from the chips"]
 
 
 def _function(made: Made, name: str, compiled: jax.stages.Compiled) -> Function:

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from trialbook.models import layout
 from trialbook.models.layout import Placement
+from trialbook.models.rematerialization import Remat
 from trialbook.models.stack import Stack
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
@@ -54,7 +55,8 @@ class Layer(nnx.Module):
 
 
 def test_a_stack_says_of_its_parameters_that_they_are_stacked_and_names_the_rules_of_its_layers():
-  for remat, kept in ((None, True), ("full", False)):
+  cases: tuple[tuple[Remat | None, bool], ...] = ((None, True), ("full", False))
+  for remat, kept in cases:
     stack = Stack(Layer, 3, remat=remat, rngs=nnx.Rngs(0))
     params = [param for _, param in nnx.to_flat_state(nnx.state(stack, nnx.Param))]
     assert [layout.placement_of(param) for param in params] == [Placement(stacked=True, kept=kept)] * 2

@@ -31,10 +31,13 @@ def get_config():
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("tensor", [1, 2])
-def test_hosts_whose_devices_alternate_train_to_the_bits_of_one_host(tmp_path: pathlib.Path, tensor: int):
+def test_hosts_whose_devices_alternate_train_to_the_bits_of_one_host(
+  tmp_path: pathlib.Path, tensor: int, monkeypatch: pytest.MonkeyPatch
+):
   """With tensor 2, both hosts read all examples."""
   for hosts in (1, 2):
-    environment = {"TEXT": str(tmp_path), "TENSOR": str(tensor)}
-    code, output = launch(tmp_path, f"hosts{hosts}", hosts, 4 // hosts, experiment=EXPERIMENT, **environment)
+    monkeypatch.setenv("TEXT", str(tmp_path))
+    monkeypatch.setenv("TENSOR", str(tensor))
+    code, output = launch(tmp_path, f"hosts{hosts}", hosts, 4 // hosts, experiment=EXPERIMENT)
     assert code == 0, output
   assert_same(tmp_path / "hosts1", tmp_path / "hosts2")
