@@ -136,7 +136,8 @@ def theirs(python: pathlib.Path, case: Case) -> dict[str, float]:
   with tempfile.TemporaryDirectory() as folder:
     found = pathlib.Path(folder, "found.json")
     words = [f"{name}={value}" for name, value in settings.items()]
-    _run(python, "-m", "benchmarks.maxtext_compile", str(found), str(case.chips), *words, f"base_output_directory={folder}")
+    words.append(f"base_output_directory={folder}")
+    _run(python, "-m", "benchmarks.maxtext_compile", str(found), str(case.chips), *words)
     return json.loads(found.read_text())
 
 
