@@ -60,7 +60,7 @@ def test_a_stack_says_of_its_parameters_that_they_are_stacked_and_names_the_rule
     stack = Stack(Layer, 3, remat=remat, rngs=nnx.Rngs(0))
     params = [param for _, param in nnx.to_flat_state(nnx.state(stack, nnx.Param))]
     assert [layout.placement_of(param) for param in params] == [Placement(stacked=True, kept=kept)] * 2
-  assert stack.sharding_rules == {"layer/linear/kernel": (None, "tensor")}
+    assert stack.sharding_rules == {"layer/linear/kernel": (None, "tensor")}
 
 
 def test_without_a_mesh_nothing_changes():
