@@ -22,7 +22,7 @@ def get_config() -> Config:
     ),
     task=LanguageModel(),
     model=TransformerConfig(
-      width=2048, depth=16, heads=16, mlp_ratio=4, activation="swiglu", tie_embeddings=False, remat=True
+      width=2048, depth=16, heads=16, mlp_ratio=4, activation="swiglu", tie_embeddings=False, remat="full"
     ),
     optimizer=AdamW(learning_rate=3e-4, weight_decay=0.1),
     schedule=Cosine(warmup_steps=1000),

@@ -39,7 +39,7 @@ class Order:
   Attributes:
     size: number of train examples.
     seed: the run's.
-    batch_size: global, a multiple of `host_count`.
+    batch_size: global, a multiple of the count of `slices`.
     host_index: of this host.
     host_count: how many hosts there are.
     slices: what the host reads of each batch; None: slice `host_index` of `host_count`.

@@ -249,7 +249,10 @@ def _at_least_zero(kind: type):
 
 
 def _above_zero(text: str) -> float:
-  value = float(text)
+  try:
+    value = float(text)
+  except ValueError:
+    value = 0.0
   if not 0 < value < float("inf"):
     raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
   return value

@@ -75,4 +75,5 @@ def _code(job: str, state: JobState, say: Callable[[str], None]) -> int:
     return errors.DONE
   code = state.code
   say(f"job {job} ended: {state.word or 'Slurm has forgotten how'}{'' if code is None else f', {describe(code)}'}")
-  return errors.TRY_AGAIN if code is None or code < 0 else code
+  # What Slurm ended before it ran has no code, or 0.
+  return errors.TRY_AGAIN if not code or code < 0 else code

@@ -71,7 +71,10 @@ def supervise(
     say(f"restart {number} in {delay:g} s ({budgets.describe()} so far)")
     with contextlib.suppress(queue.Empty):
       # Only a signal can come now: no host is there.
-      return errors.INTERRUPTED if events.get(timeout=delay) == signal.SIGINT else verdict.code
+      if events.get(timeout=delay) == signal.SIGINT:
+        budgets.write("ended")
+        return errors.INTERRUPTED
+      return verdict.code
     number += 1
 
 

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from trialbook.models import layout
-from trialbook.models.attention_kernel import attend, kernel, platform_of_trace
+from trialbook.models.attention_kernel import attend, compute_capability, kernel, platform_of_trace
 from trialbook.models.initializer import KernelInitializer, scaled_normal
 from trialbook.models.rematerialization import saved
 
@@ -54,7 +54,9 @@ class Attention(nnx.Module):
     query, key, value = by_head(self.query), by_head(self.key), by_head(self.value)
     if self.rotary:
       query, key = rotate(query), rotate(key)
-    fastest = kernel(platform_of_trace(), *query.shape[1::2], query.dtype) if self.fastest else "xla"
+    platform, length, features = platform_of_trace(), *query.shape[1::2]
+    capability = compute_capability(platform)
+    fastest = kernel(platform, length, features, query.dtype, capability) if self.fastest else "xla"
     mean = attend(query, key, value, causal=self.causal, kernel=fastest)
     return self.output(saved(mean.reshape(x.shape), "attended"))
 

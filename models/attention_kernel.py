@@ -21,15 +21,16 @@ LARGEST_BLOCK = 512
 Heads = Float[Array, "batch length heads features"]
 
 
-def kernel(platform: str, length: int, features: int, dtype: jnp.dtype) -> Kernel:
+def kernel(platform: str, length: int, features: int, dtype: jnp.dtype, capability: float = 0.0) -> Kernel:
   """Return the fastest kernel for a platform, as jax names it, and the shapes and dtype of each head.
 
-  TPUs have splash attention, GPUs cuDNN's for 16-bit floats. Both keep no scores, so their memory grows with the length
-  and not with its square. All else is done by XLA, which keeps them.
+  TPUs have splash attention, and GPUs of NVIDIA's compute capability 8.0 and above have cuDNN's for 16-bit floats. Both
+  keep no scores, so their memory grows with the length and not with its square. All else is done by XLA, which keeps
+  them.
   """
   if platform == "tpu" and length % LANES == 0 and features % 64 == 0:
     return "splash"
-  if platform in ("gpu", "cuda") and dtype.itemsize == 2 and features % 8 == 0 and features <= 128:
+  if capability >= 8 and dtype.itemsize == 2 and features % 8 == 0 and features <= 128:
     return "cudnn"
   return "xla"
 
@@ -39,6 +40,16 @@ def platform_of_trace() -> str:
   mesh = jax.sharding.get_abstract_mesh()
   device = getattr(mesh, "abstract_device", None)
   return "" if mesh.empty or device is None else device.platform
+
+
+def compute_capability(platform: str) -> float:
+  """Return NVIDIA's compute capability of this process's GPUs; 0.0 for other platforms and makers."""
+  if platform not in ("gpu", "cuda"):
+    return 0.0
+  try:
+    return float(getattr(jax.local_devices()[0], "compute_capability", 0))
+  except ValueError:  # AMD's are names.
+    return 0.0
 
 
 def attend(query: Heads, key: Heads, value: Heads, *, causal: bool, kernel: Kernel, interpret: bool = False) -> Heads:

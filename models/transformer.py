@@ -104,6 +104,10 @@ class Transformer(nnx.Module):
     x = x if self.dropout is None else self.dropout(x, train=train)
     x = self.norm(self.blocks(x, train=train), train=train)
     if train and self.logit_tiles > 1:
+      if tokens.shape[1] % self.logit_tiles:
+        raise ValueError(
+          f"model.logit_tiles = {self.logit_tiles} does not divide the {tokens.shape[1]} tokens of a row"
+        )
       kernel = self.embedding.table[...].T if self.output is None else self.output.kernel[...]
       return TiledLogits(x, kernel, self.logit_tiles)
     logits = self.embedding.similarity(x) if self.output is None else self.output(x)

@@ -34,7 +34,7 @@ class BetweenEvaluations:
   def next_look(self, step: int) -> float:
     """Return the first step after `step` at which `is_due` must be asked; infinite if there is none."""
     every = self._config.every_steps
-    return min(self._look, math.inf if every is None else step - step % every + every)
+    return min(max(self._look, step + 1), math.inf if every is None else step - step % every + every)
 
   def is_due(self, step: int) -> bool:
     """Return whether to save the state after `step`, one that `next_look` returned. All hosts ask together.
@@ -44,7 +44,9 @@ class BetweenEvaluations:
     by_steps = self._config.every_steps is not None and step % self._config.every_steps == 0
     if step < self._look:
       return by_steps
-    elapsed = self._hosts.from_lead("the time of the next checkpoint", self._now() - self._started)
+    own = self._now() - self._started if self._hosts.is_lead else None
+    # Another host may be slow for any reason, and the limit of a step says for how long.
+    elapsed = self._hosts.exchange("the time of the next checkpoint", own, math.inf)[0]
     left = (self._config.every_seconds or math.inf) - elapsed
     # Steps are dispatched before they are made, so the first few seem to take no time: at most twice as far each time.
     made = step - self._since

@@ -137,8 +137,9 @@ class Checkpointing(Settings):
   Attributes:
     every_evaluations: evaluations from one checkpoint to the next; the last evaluation has one too. 0: no checkpoints.
     every_steps: steps from one checkpoint to the next, beside those of evaluations; None: no others.
-    every_seconds: after which the state is saved in any case, so that a machine that vanishes takes no more training
-      with it; None: no limit. Of the states that are saved between evaluations only the newest stays.
+    every_seconds: after which the state is saved too, so that a machine that vanishes takes little training with it;
+      None: never. If steps become slower, it is later, by half of the rest of the time at the old rate. Of the states
+      that are saved between evaluations only the newest stays.
     keep_latest: how many of the latest stay; with 2, the loss of one that was damaged does no harm.
     keep_best: how many of the best by `selection.metric` stay.
   """

@@ -13,6 +13,8 @@ from trialbook.trainer.program import Program
 
 PREFETCHED = 3
 """Batches on the devices beside the one of the step: two that wait, and one that is being put there."""
+PARTS = ("arguments", "temporaries", "outputs", "code", "batches", "save")
+"""What a `Need` is made of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class Need:
   """Bytes on each device while a function runs.
 
   Attributes:
+    train: whether the function is the train step, and not that of an evaluation.
     arguments: of the function, and the rest of the state if the function is given a part of it.
     temporaries: intermediate results.
     outputs: results that take no argument's place.
@@ -28,6 +31,7 @@ class Need:
     save: the copy of the state that is there while a checkpoint is written.
   """
 
+  train: bool
   arguments: int
   temporaries: int
   outputs: int
@@ -37,8 +41,8 @@ class Need:
 
   @property
   def total(self) -> int:
-    """Return the sum."""
-    return sum(dataclasses.astuple(self))
+    """Return the sum of `PARTS`."""
+    return sum(getattr(self, part) for part in PARTS)
 
 
 def needed(program: Program, config: Config) -> Need | None:
@@ -59,6 +63,7 @@ def needed(program: Program, config: Config) -> Need | None:
       return None
     found.append(
       Need(
+        train=train,
         arguments=memory.argument_size_in_bytes + (0 if train else rest),
         temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,

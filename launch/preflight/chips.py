@@ -180,7 +180,7 @@ class Topology:
   @property
   def hosts(self) -> int:
     """Return the number of hosts."""
-    return self.chips // self.chips_per_host
+    return math.ceil(self.chips / self.chips_per_host)
 
   def is_ring(self, dimension: int) -> bool:
     """Return whether the ends of a dimension are neighbours."""

@@ -31,7 +31,8 @@ class Collective:
     bytes: of a chip, in one execution: of what is gathered, or of what is reduced before it is scattered.
     largest, shape: bytes and type of the largest of its arrays.
     arrays: number of arrays that are combined in it.
-    group: the partitions that take part, of the first group.
+    group: the partitions that take part, of the first group; of a permutation, the pair whose numbers are farthest
+      apart, so that one which crosses slices is found.
     times: executions in one execution of the program.
     in_loop: whether a loop runs it.
     op_name: what jax calls the operation that needs it.
@@ -177,6 +178,9 @@ def _group(instruction: Instruction, partitions: int) -> tuple[int, ...]:
     return tuple(int(one) for one in ids.transpose(order or None).reshape(shape)[0])
   if listed := _LISTED.search(instruction.attributes):
     groups = [[int(n) for n in text.split(",")] for text in re.findall(r"\{([\d,]+)\}", listed[1])]
+    if groups and "source_target_pairs" in listed[0]:
+      # Of the sends, the longest way along the mesh; one to itself moves nothing.
+      return tuple(max(groups, key=lambda pair: (pair[0] != pair[-1], abs(pair[0] - pair[-1]))))
     if groups:
       return tuple(groups[0])
   return tuple(range(partitions))

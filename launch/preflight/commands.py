@@ -43,6 +43,9 @@ def preflight(wanted: Wanted, compile_one: Callable[[Request], Report] = compile
     UserError: with the problems of the arguments, the config or the mesh.
   """
   check_compiler(parse_topology(wanted.request.topology, wanted.request.slices))
+  for flag, path in (("--json", wanted.json), ("--html", wanted.html)):
+    if path is not None and not path.parent.is_dir():
+      raise UserError(f"{flag}={path}: there is no folder {path.parent}")
   try:
     return _preflight(wanted, compile_one)
   except CompilerEndedError as error:
@@ -94,8 +97,9 @@ def _names(reports: Sequence[Report]) -> list[str]:
 def _find_batch_size(request: Request, compile_one: Callable[[Request], Report]) -> tuple[list[Report], str]:
   """Return the reports of the sizes that were compiled, in their order, and a sentence; "" if none fits."""
   first = compile_one(request)
-  if first["verdict"] == "not known":
-    raise UserError(f"--find_batch_size: {first['reason']}, so no batch size can be said to fit")
+  if not first["memory"]["known"] or first["memory"]["limit"] is None:
+    why = first["reason"] if first["verdict"] == "not known" else "temporaries are not known"
+    raise UserError(f"--find_batch_size: {why}, so no batch size can be said to fit")
   unit = first["batch_unit"]
   made = {first["batch_size"] // unit: first}
 
@@ -121,27 +125,33 @@ def _sweep_mesh(request: Request, compile_one: Callable[[Request], Report]) -> t
   from trialbook.trainer.config import MeshSettings
 
   topology = parse_topology(request.topology, request.slices)
-  reports, refused = [], []
+  reports: list[Report] = []
+  refused: list[str] = []
   for sizes in search.meshes(topology.chips // topology.slices, _axes(MeshSettings)):
     changes = {f"mesh.{axis}": size for axis, size in sizes.items()}
     try:
       reports.append(compile_one(dataclasses.replace(request, changes={**request.changes, **changes})))
-    except UserError as error:
-      refused.append(f"{changes}: {error.problems[0]}")
+    except (UserError, CompilerEndedError) as error:
+      problem = error.problems[0] if isinstance(error, UserError) else str(error).splitlines()[0]
+      refused.append(f"{', '.join(f'{path} = {size}' for path, size in changes.items())}: {problem}")
   if not reports:
     raise UserError(refused)
+  if refused:
+    print("\n".join(["not compiled", *(f"  - {text}" for text in refused), ""]))
 
-  def order(report: Report) -> tuple[bool, float, int]:
+  def order(report: Report) -> tuple[int, float, int]:
     bounds = report["bounds"]
     step = bounds["step"] if bounds else None
-    return report["verdict"] != "fits", step or float("inf"), report["memory"]["peak"]
+    rank = ("fits", "not known", "does not fit").index(report["verdict"])
+    return rank, step or float("inf"), report["memory"]["peak"]
 
   reports.sort(key=order)
   best = reports[0]
   if best["verdict"] == "does not fit":
     return reports, ""
   mesh = " ".join(f"--set {path}={value}" for path, value in best["changes"].items() if path.startswith("mesh."))
-  return reports, f"the least bound of a step among the meshes that fit: {mesh}"
+  which = "that fit" if best["verdict"] == "fits" else "(whether they fit is not known)"
+  return reports, f"the least bound of a step among the meshes {which}: {mesh}"
 
 
 def _axes(mesh: type[Settings]) -> list[str]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from trialbook import files
 from trialbook.errors import DataError, UserError
-from trialbook.launch.preflight import reporting
+from trialbook.launch.preflight import costs, reporting
 from trialbook.launch.preflight.chips import Topology, parse_topology
 from trialbook.launch.preflight.collectives import Places
 from trialbook.launch.preflight.records import Memory, Report
@@ -105,6 +105,7 @@ def examine(request: Request, enter: Callable[[str], None]) -> Report:
     program=program,
     places=_places(topology, mesh),
     asked_flops={name: reporting.asked_flops(one.jaxpr) for name, one in traced.items()},
+    kernel_flops={name: costs.kernel_flops(one.jaxpr) for name, one in traced.items()},
   )
   memory = _refused_memory(made, refusal) if refusal else reporting.memory(made)
   report = reporting.report(
@@ -118,7 +119,9 @@ def examine(request: Request, enter: Callable[[str], None]) -> Report:
   report["trace_seconds"], report["compile_seconds"] = trace_seconds, compile_seconds
   report["compiler"] = _compiler(topology)
   if refusal:
-    report["reason"] = reporting.too_large(memory)
+    # Another version of the compiler may say it in other words.
+    understood = any(form.search(refusal) for form in _USED)
+    report["reason"] = reporting.too_large(memory) if understood else refusal.splitlines()[0]
     report["largest_allocations"] = [
       f"{size} {shape} {name or ''}".strip() for size, name, shape in _ALLOCATION.findall(refusal)
     ][:_MOST_ALLOCATIONS]

@@ -45,8 +45,28 @@ def asked_flops(jaxpr: Any) -> float:
       total += _asked_by_convolution(equation)
     else:
       inside = [asked_flops(one) for value in params.values() for one in _jaxprs(value)]
-      total += max(inside, default=0.0) if name == "cond" else params.get("length", 1) * sum(inside)
+      total += max(inside, default=0.0) if name == "cond" else _rounds(equation) * sum(inside)
   return total
+
+
+def kernel_flops(jaxpr: Any) -> float:
+  """Return the part of `asked_flops` in Pallas kernels, which a compiled program has as calls without FLOPs."""
+  total = 0.0
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    count = asked_flops if equation.primitive.name == "pallas_call" else kernel_flops
+    inside = [count(one) for value in equation.params.values() for one in _jaxprs(value)]
+    total += max(inside, default=0.0) if equation.primitive.name == "cond" else _rounds(equation) * sum(inside)
+  return total
+
+
+def _rounds(equation: Any) -> int:
+  """Return how many times what is inside an equation runs, over all chips."""
+  params = equation.params
+  if equation.primitive.name == "shard_map":
+    return params["mesh"].size
+  if equation.primitive.name == "pallas_call":
+    return math.prod(side for side in params["grid_mapping"].grid if isinstance(side, int))
+  return params.get("length", 1)
 
 
 def compiled_flops(module: Module) -> dict[tuple[str, int], float]:

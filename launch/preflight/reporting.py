@@ -40,6 +40,7 @@ class Made:
   program: Program
   places: Places
   asked_flops: Mapping[str, float]
+  kernel_flops: Mapping[str, float]
 
   @property
   def functions(self) -> dict[str, jax.stages.Compiled]:
@@ -112,9 +113,11 @@ def memory(made: Made) -> Memory:
   program, config = made.program, made.config
   state = program_memory.state_bytes(program.state_template)
   batch = program_memory.batch_bytes(program, config.batch_size, train=True)
+  evaluated = program_memory.batch_bytes(program, config.evaluation.batch_size, train=False)
   need = program_memory.needed(program, config) if made.topology.chip.platform != "gpu" else None
   if need is None:
     need = program_memory.Need(
+      train=True,
       arguments=state + batch,
       temporaries=0,
       outputs=0,
@@ -127,8 +130,8 @@ def memory(made: Made) -> Memory:
     # Without room for a copy, a save reads the state from the chips while the training waits.
     need = dataclasses.replace(need, save=0)
   return Memory(
-    **dataclasses.asdict(need),
-    padding=max(0, need.arguments - state - batch),
+    **{part: getattr(need, part) for part in program_memory.PARTS},
+    padding=max(0, need.arguments - state - (batch if need.train else evaluated)),
     peak=need.total,
     limit=limit,
     known=made.topology.chip.platform != "gpu",
@@ -178,6 +181,9 @@ def _notes_on_saves(config: Config, memory: Memory, verdict: str) -> list[str]:
 def _function(made: Made, name: str, compiled: jax.stages.Compiled) -> Function:
   module = hlo.parse(compiled.as_text() or "")
   flops = costs.compiled_flops(module)
+  if kernels := made.kernel_flops[name]:
+    # Of splash attention, which makes one pass.
+    flops["bf16", 1] = flops.get(("bf16", 1), 0.0) + kernels / made.program.mesh.size
   analysis: Any = compiled.memory_analysis()
   return Function(
     flops=sum(flops.values()),

@@ -55,7 +55,12 @@ def _of_gathers(report: Report, step: Function, config: Config, program: Program
       " Gather each layer where it is used (a scanned stack with remat)"
     )
   rows = config.batch_size // config.gradient_accumulation
-  batches = [group for group in gathers if group["largest"] > SMALL and _leading(group) == rows]
+  own = {",".join(map(str, leaf.shape)) for leaf in jax.tree.leaves(program.state_template["params"])}
+  batches = [
+    group
+    for group in gathers
+    if group["largest"] > SMALL and _leading(group) == rows and group["shape"].partition("[")[2].rstrip("]") not in own
+  ]
   found += [
     f"{group['shape']} is gathered over {group['axis']} ({group['place']}): every chip holds the whole batch."
     " Keep the first axis split over the replicas"
@@ -137,7 +142,7 @@ def _of_remat(report: Report, config: Config) -> list[str]:
   return [
     (
       f"model.remat is off with mesh.fsdp = {config.mesh.fsdp}: gathered layers are kept for the backward pass;"
-      f" temporaries are {report['memory']['temporaries'] / GIB:.2f} GiB. Try model.remat=true"
+      f" temporaries are {report['memory']['temporaries'] / GIB:.2f} GiB. Try model.remat=full"
     )
   ]
 

@@ -90,6 +90,18 @@ def test_groups_are_read_in_every_form(written: str, group: tuple[int, ...]):
   assert found.group == group
 
 
+def test_a_permutation_whose_first_pair_stays_is_found_with_a_pair_that_moves():
+  text = """HloModule shift
+
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  ROOT %moved = f32[8,4]{1,0} collective-permute(%x), channel_id=1, source_target_pairs={{0,0},{1,2},{2,1},{3,7}}
+}
+"""
+  (found,) = collectives(hlo.parse(text), 8)
+  assert (found.group, found.bytes) == ((3, 7), 8 * 4 * 4)
+
+
 def test_groups_are_named_by_the_axes_of_the_mesh():
   assert PLACES.axis((0, 1)) == "fsdp"
   assert PLACES.axis((0, 2, 4, 6, 8, 10, 12, 14)) == "data"

@@ -319,6 +319,8 @@ def test_a_job_that_is_followed_ends_with_its_code_and_says_what_slurm_says(monk
     "FAILED NonZeroExitCode",
     "FAILED, exit code 3: infeasible",
   ]
+  answers = iter([JobState("ended", 0, "CANCELLED", "None")])
+  assert follow() == 75, "a job that was cancelled before it ran is not done"
   assert follow(wait=False) == 0
 
   def interrupt(seconds: float) -> None:

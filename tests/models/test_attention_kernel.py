@@ -49,23 +49,24 @@ def test_on_a_mesh_each_device_computes_its_part_of_the_batch_or_of_the_heads(te
 
 
 @pytest.mark.parametrize(
-  ("platform", "length", "features", "dtype", "expected"),
+  ("platform", "length", "features", "dtype", "capability", "expected"),
   [
-    ("tpu", 1024, 128, "bfloat16", "splash"),
-    ("tpu", 1024, 128, "float32", "splash"),
-    ("tpu", 1000, 128, "bfloat16", "xla"),
-    ("tpu", 1024, 48, "bfloat16", "xla"),
-    ("gpu", 1000, 64, "bfloat16", "cudnn"),
-    ("gpu", 1000, 64, "float32", "xla"),
-    ("gpu", 1000, 60, "bfloat16", "xla"),
-    ("cpu", 1024, 128, "bfloat16", "xla"),
-    ("", 1024, 128, "bfloat16", "xla"),
+    ("tpu", 1024, 128, "bfloat16", 0.0, "splash"),
+    ("tpu", 1024, 128, "float32", 0.0, "splash"),
+    ("tpu", 1000, 128, "bfloat16", 0.0, "xla"),
+    ("tpu", 1024, 48, "bfloat16", 0.0, "xla"),
+    ("gpu", 1000, 64, "bfloat16", 9.0, "cudnn"),
+    ("gpu", 1000, 64, "bfloat16", 7.5, "xla"),
+    ("gpu", 1000, 64, "float32", 9.0, "xla"),
+    ("gpu", 1000, 60, "bfloat16", 9.0, "xla"),
+    ("cpu", 1024, 128, "bfloat16", 0.0, "xla"),
+    ("", 1024, 128, "bfloat16", 0.0, "xla"),
   ],
 )
 def test_the_fastest_kernel_that_can_be_used_is_chosen(
-  platform: str, length: int, features: int, dtype: str, expected: str
+  platform: str, length: int, features: int, dtype: str, capability: float, expected: str
 ):
-  assert kernel(platform, length, features, jnp.dtype(dtype)) == expected
+  assert kernel(platform, length, features, jnp.dtype(dtype), capability) == expected
 
 
 def test_the_platform_is_that_of_the_mesh_of_the_trace():

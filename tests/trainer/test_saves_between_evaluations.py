@@ -34,9 +34,10 @@ class Job:
     job = self
 
     class Host(Hosts):
-      def from_lead(self, name: str, value: Any) -> Any:
-        questions[0] += self.index == 0
-        return time[0] - job.started if self.index else value
+      def exchange(self, name: str, value: Any, seconds: float | None = None) -> list[Any]:
+        questions[0] += self.is_lead
+        assert (value is None) == (not self.is_lead)
+        return [time[0] - job.started, *[None] * (self.count - 1)]
 
     config = Checkpointing(every_seconds=self.every_seconds, every_steps=self.every_steps)
     hosts = [
@@ -75,6 +76,13 @@ def test_steps_that_become_slower_delay_a_save_by_half_of_the_time_at_most():
   assert all(elapsed <= 60 + 10 for _, elapsed in saves[1:])
   # Halfway at the old rate is as far as a look can be.
   assert saves[0][1] <= 60 + 5 * 60
+
+
+def test_after_an_evaluation_the_next_look_is_after_another_step():
+  # An evaluated state is saved where a checkpoint is due, and not because of the clock.
+  between = BetweenEvaluations(Checkpointing(every_seconds=10.0), Hosts(), 0, now=lambda: 100.0)
+  assert between.next_look(0) == 1
+  assert between.next_look(1) == 2
 
 
 def test_saves_by_steps_come_after_each_multiple_and_need_no_question():

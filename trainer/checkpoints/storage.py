@@ -84,7 +84,7 @@ def find_step(workdir: pathlib.Path, step: str | int) -> int:
 
 
 class Saver:
-  """A saver of states in one background thread; the loop pays for a copy on the device, or for one to the host.
+  """A saver of states in one background thread; the loop pays for a copy of the state: on the device, or to the host.
 
   Args:
     folder: of the run's checkpoints; made if absent, cleared of what interruptions left.
