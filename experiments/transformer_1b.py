@@ -22,7 +22,14 @@ def get_config() -> Config:
     ),
     task=LanguageModel(),
     model=TransformerConfig(
-      width=2048, depth=16, heads=16, mlp_ratio=4, activation="swiglu", tie_embeddings=False, remat="full"
+      width=2048,
+      depth=16,
+      heads=16,
+      mlp_ratio=4,
+      activation="swiglu",
+      tie_embeddings=False,
+      remat="full",
+      logit_tiles=8,
     ),
     optimizer=AdamW(learning_rate=3e-4, weight_decay=0.1),
     schedule=Cosine(warmup_steps=1000),
