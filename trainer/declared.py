@@ -53,6 +53,8 @@ def _info(config: Config) -> Info:
       return dataset.info
   except DataError as error:
     hint = (
-      "if the data are elsewhere, --info_from=DIR takes their shapes from the run.json of a run that was made there"
+      "if the data are elsewhere, --info_from=DIR takes their shapes from the run.json of a run that was made there;"
+      " or name a dataset of zeros in the same shapes (docs/pods.md)"
     )
-    raise ConfigError([*str(error).splitlines(), hint]) from None
+    *others, last = str(error).splitlines()
+    raise ConfigError([*others, f"{last}; {hint}"]) from None

@@ -199,6 +199,17 @@ def known() -> list[str]:
   ]
 
 
+def _of_size(kind: str, chips: int) -> str:
+  """Return the names of the slices of a chip whose numbers of chips are nearest to a number."""
+  own = {"v5": "v5e", **{name: name for name in SHAPES}}.get(kind)
+  named = [(name, shape) for name, shapes in SHAPES.items() if own in (None, name) for shape in shapes]
+
+  def distance(one: tuple[str, str]) -> float:
+    return abs(math.log(math.prod(map(int, one[1].split("x"))) / max(chips, 1)))
+
+  return ", ".join(f"{name}:{shape}" for name, shape in sorted(named, key=distance)[:3])
+
+
 def parse_topology(text: str, slices: int = 1) -> Topology:
   """Return the topology of a name such as "v5e:16x16", or "h100:8".
 
@@ -206,12 +217,17 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     UserError: there is no such topology; the message has those that there are.
   """
   kind, _, shape = text.partition(":")
+  if cloud := re.fullmatch(r"(v\d\w*?)(?:litepod)?-(\d+)", text):
+    raise UserError(f"--topology={text}: write CHIP:SHAPE, as in {_of_size(cloud[1], int(cloud[2]))}")
   if kind not in CHIPS:
     raise UserError(f"--topology={text}: there is no chip {kind!r}{nearest(kind, CHIPS)}; a name is CHIP:SHAPE")
   if kind in SHAPES:
     if shape not in SHAPES[kind]:
-      offered = nearest(text, [f"{kind}:{one}" for one in SHAPES[kind]])
-      raise UserError(f"--topology={text}: {kind} has no slice of this shape{offered}")
+      sides = [int(side) for side in re.findall(r"\d+", shape)]
+      offered = _of_size(kind, math.prod(sides)) if sides else ", ".join(f"{kind}:{one}" for one in SHAPES[kind])
+      raise UserError(
+        f"--topology={text}: {kind} has no slice of this shape; the nearest are {offered} (--help has all)"
+      )
     return Topology(kind=kind, shape=tuple(map(int, shape.split("x"))), slices=slices)
   if not re.fullmatch(r"[1-9]\d{0,3}", shape) or int(shape) > MOST_COUNTED:
     raise UserError(f"--topology={text}: write {kind}:NUMBER, with 1 to {MOST_COUNTED} devices, for example {kind}:8")

@@ -97,7 +97,7 @@ def compiled(request: Request, *, progress: bool = True) -> Report:
     CompilerEndedError: the process crashed.
   """
   line, started = ProgressLine(enabled=progress), time.perf_counter()
-  phase, report = "starting the compiler", None
+  phase, report, shown = "starting the compiler", None, ""
   with _process(request) as (process, messages, log):
     while True:
       ready = select.select([messages], [], [], 0.25)[0]
@@ -113,7 +113,11 @@ def compiled(request: Request, *, progress: bool = True) -> Report:
       else:
         phase = message["phase"]
       if line.is_due(time.perf_counter()):
-        line.draw(f"{phase}: {duration(time.perf_counter() - started)}")
+        text = f"{phase}: {duration(time.perf_counter() - started)}"
+        # Where lines stay, each says something new.
+        if text != shown:
+          line.draw(text)
+        shown = text
     if line.is_terminal:
       line.draw("")
     if report is None:

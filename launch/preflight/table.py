@@ -24,7 +24,7 @@ def lines(report: Report) -> list[str]:
   if report["largest_allocations"]:
     found += ["", "largest allocations, by the compiler", *(f"  {one}" for one in report["largest_allocations"])]
   if bounds := bound_rows(report):
-    found += ["", "least time of a train step", *aligned(bounds)]
+    found += ["", "least time of a train step, ms", *aligned(bounds)]
   if report["functions"]:
     rows = collective_rows(report)
     shown = f", the largest {MOST_COLLECTIVES} of {len(rows) - 1}" if len(rows) - 1 > MOST_COLLECTIVES else ""
@@ -42,7 +42,7 @@ def facts(report: Report) -> list[tuple[str, ...]]:
   hops = ", ".join(f"{axis} {hops}" for axis, hops in report["hops"].items() if hops is not None)
   save, host = report["save"], report["host"]
   return [
-    ("chips", f"{report['chips']:,} on {report['hosts']:,} hosts"),
+    ("chips", f"{report['chips']:,} on {report['hosts']:,} {'host' if report['hosts'] == 1 else 'hosts'}"),
     ("mesh", mesh + (f"; links between neighbours: {hops}" if hops else "")),
     ("parameters", f"{report['parameters']:,}"),
     ("batch size", f"{report['batch_size']:,} ({report['batch_size'] / report['chips']:g} a chip)"),

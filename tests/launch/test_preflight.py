@@ -127,9 +127,11 @@ def run(config: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> Callable[..
     ),
     (
       ["--topology=v5e:16x15"],
-      "v5e has no slice of this shape; did you mean 'v5e:16x16'[?] available: v5e:16x16, v5e:1x1",
+      "v5e has no slice of this shape; the nearest are v5e:16x16, v5e:8x16, v5e:8x8 ",
     ),
     (["--topology=v5e"], "v5e has no slice of this shape"),
+    (["--topology=v5litepod-4"], "write CHIP:SHAPE, as in v5e:2x2,"),
+    (["--topology=cpu:8", "--json=nowhere/a.json"], "--json=nowhere/a.json: there is no folder nowhere"),
     (["--topology=cpu:0"], "write cpu:NUMBER, with 1 to 1024 devices, for example cpu:8"),
     (["--topology=h100:8", "--slices=2"], "--slices=2: h100 has no slices"),
     (["--topology=cpu:8", "--slices=0"], "'0' should be a whole number of at least 1"),
