@@ -47,8 +47,8 @@ BREAKS = (
   Break(
     "a batch begins one example late",
     "input_pipeline/order.py",
-    "starts = (first_step + np.arange(steps)) *",
-    "starts = 1 + (first_step + np.arange(steps)) *",
+    "steps_S = first_step + np.arange(steps)",
+    "steps_S = 1 + first_step + np.arange(steps)",
     "tests/input_pipeline/test_dataset.py",
   ),
   Break(
@@ -222,8 +222,8 @@ BREAKS = (
   Break(
     "the worst evaluation is what a trial is worth",
     "tuning/objective.py",
-    "return min(finite, key=",
-    "return max(finite, key=",
+    "np.argmin(objective.sign * values)",
+    "np.argmax(objective.sign * values)",
     "tests/tuning/test_objective.py",
   ),
   Break(

@@ -205,7 +205,7 @@ def test_the_launcher_restarts_after_a_preemption_and_a_loss(tmp_path: pathlib.P
     if following is not None:
       job.hold.at(*following, host=1)
   assert attempt.end() == 0, job.output()
-  assert "launch: restart 2 of at most 2" in job.output()
+  assert re.search(r"launch: restart 2 in .* \(1 preemption, 1 failure so far\)", job.output())
   assert "did not exit; sending" not in job.output()
   assert_same(job.workdir, undisturbed)
   assert json.loads((job.workdir / "run.json").read_text())["exit"]["code"] == 0

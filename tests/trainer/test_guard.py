@@ -310,7 +310,7 @@ def test_the_end_says_code_cause_time_and_host_and_only_the_first_cause_counts(t
       guard.record(exit_code(error), f"{type(error).__name__}: {error}")
       guard.record(0, "second")
     record = json.loads((tmp_path / f"host_{host}.exit.json").read_text())
-    assert record.keys() == {"format", "code", "cause", "time", "host"}
+    assert record.keys() == {"format", "code", "cause", "time", "host", "preempted"}
     assert (record["code"], record["host"]) == ([2, 75, 1][host], host)
     assert record["cause"] == f"{type(error).__name__}: first"
     assert started <= record["time"] <= time.time()

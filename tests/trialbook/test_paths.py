@@ -231,6 +231,7 @@ FOUND = {
   "tuning/procedures/step_measurement.py: name",
   "tuning/procedures/step_measurement.py: sys.argv[1]",
   "tuning/procedures/autopilot_logbook.py: reporting.__file__",
+  "tuning/procedures/report.py: reporting.__file__",
   "tuning/reporting/html.py: __file__",
   "tuning/reporting/index.py: __file__",
 }

@@ -26,7 +26,7 @@ RECORDS = (
   "plan.json",
   "1_batch_size/conclusion.json",
   "1_batch_size/measurements.jsonl",
-  "baseline/adoptions.jsonl",
+  "recorded_baseline/adoptions.jsonl",
   "test_looks.jsonl",
 )
 """The records that a call of the autopilot reads again, from its folder."""
