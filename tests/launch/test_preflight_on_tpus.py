@@ -11,7 +11,7 @@ from trialbook.launch.preflight.records import Report
 from trialbook.launch.preflight.request import Request, compiled
 
 pytestmark = [
-  pytest.mark.long,
+  pytest.mark.evidence,
   pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the compiler of TPUs is not installed: pip install 'trialbook[tpu]'",

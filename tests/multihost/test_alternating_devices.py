@@ -29,7 +29,7 @@ def get_config():
 
 
 @pytest.mark.slow
-@pytest.mark.long
+@pytest.mark.evidence
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_hosts_whose_devices_alternate_train_to_the_bits_of_one_host(
   tmp_path: pathlib.Path, tensor: int, monkeypatch: pytest.MonkeyPatch

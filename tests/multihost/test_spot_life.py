@@ -64,7 +64,7 @@ def live(folder: pathlib.Path, times: int, hosts: int) -> None:
   sys.stdout.write(f"\n{times} preemptions, {wall:.0f} s by the clock: {json.dumps(found)}\n")
 
 
-@pytest.mark.long
+@pytest.mark.evidence
 def test_two_hosts_that_are_preempted_six_times_end_bit_identical_with_six_preemptions_and_no_failure(
   tmp_path: pathlib.Path,
 ):

@@ -79,7 +79,7 @@ def test_tensor_splits_heads_hidden_features_and_the_vocabulary(tmp_path: pathli
   assert specs["embedding/table"] == ("tensor",)
 
 
-@pytest.mark.long
+@pytest.mark.evidence
 def test_a_plugin_is_split_by_its_rules_and_trains_as_a_whole_one(tmp_path: pathlib.Path, programs: Programs):
   run(transformer(), tmp_path / "whole", programs=programs)
   run(transformer(mesh__tensor=2), tmp_path / "split", programs=programs)
@@ -149,7 +149,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return folder
 
 
-@pytest.mark.long
+@pytest.mark.evidence
 @pytest.mark.parametrize("name", ["fsdp", "tensor", "mixed"])
 def test_eight_devices_in_any_mesh_train_as_replicated_ones(eight: pathlib.Path, name: str):
   assert_equal_training(eight / "whole", eight / name)
@@ -183,7 +183,7 @@ run(language(folder, mesh__tensor=2, mesh__fsdp=2), folder / "run")
 """
 
 
-@pytest.mark.long
+@pytest.mark.evidence
 def test_a_run_that_is_killed_on_one_mesh_goes_on_on_another(eight: pathlib.Path, tmp_path: pathlib.Path):
   (tmp_path / "text").write_bytes((eight / "text").read_bytes())
   command = [sys.executable, "-c", KILLED, str(ROOT), str(tmp_path)]
