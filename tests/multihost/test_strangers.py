@@ -214,7 +214,7 @@ def test_all_kinds_of_strangers_at_once_neither_end_a_job_nor_delay_it(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.long
+@pytest.mark.evidence
 def test_each_kind_of_strangers_neither_ends_a_job_nor_delays_it(tmp_path: pathlib.Path):
   for name in ATTACKS:
     seconds = attacked(tmp_path / name.replace(" ", "_"), [name])
