@@ -52,7 +52,8 @@ def needed(program: Program, config: Config) -> Need | None:
   """
   template = program.state_template
   weights = template.get("average", template)
-  rest = state_bytes(template) - state_bytes({name: weights[name] for name in ("params", "variables")})
+  evaluated = {name: weights[name] for name in ("params", "variables")}
+  rest = sharding.bytes_per_device(template) - sharding.bytes_per_device(evaluated)
   found = []
   for step, size, train in (
     (program.train_step, config.batch_size, True),
@@ -87,13 +88,6 @@ def has_room_for_copy(program: Program, config: Config) -> bool:
   return need is None or available is None or need.total <= available
 
 
-def state_bytes(template: Any) -> int:
-  """Return the bytes on each device of a state, or of a part of one, whose leaves have shardings."""
-  return sum(
-    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(template)
-  )
-
-
 def batch_bytes(program: Program, size: int, *, train: bool) -> int:
   """Return the bytes of each device's share of a batch of `size` examples."""
   spec = program.task.batch_spec(size, train=train).values()
@@ -103,7 +97,7 @@ def batch_bytes(program: Program, size: int, *, train: bool) -> int:
 
 def save_bytes(program: Program, config: Config) -> int:
   """Return the bytes that a save adds on each device: a copy of the state, because the step donates its buffers."""
-  return state_bytes(program.state_template) if config.checkpointing.every_evaluations > 0 else 0
+  return sharding.bytes_per_device(program.state_template) if config.checkpointing.every_evaluations > 0 else 0
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -159,7 +159,7 @@ def _places(topology: Topology, mesh: Mesh) -> Places:
 def _refused_memory(made: reporting.Made, refusal: str) -> Memory:
   """Return the memory of a program that the compiler found no room for, by its message and the shapes of its arrays."""
   program: Program = made.program
-  state = program_memory.state_bytes(program.state_template)
+  state = sharding.bytes_per_device(program.state_template)
   arguments = state + program_memory.batch_bytes(program, made.config.batch_size, train=True)
   peak, limit = arguments, made.topology.chip.usable_bytes
   if used := next(filter(None, (form.search(refusal) for form in _USED)), None):

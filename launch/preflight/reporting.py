@@ -15,7 +15,7 @@ from trialbook.launch.preflight.chips import GIB, Topology
 from trialbook.launch.preflight.collectives import Places, collectives, link_bytes, place
 from trialbook.launch.preflight.records import Bounds, Function, Group, Host, Memory, Report, Save
 from trialbook.launch.preflight.warning import warnings_of
-from trialbook.trainer import program_memory
+from trialbook.trainer import program_memory, sharding
 from trialbook.trainer.checkpoints.array_names import flatten
 from trialbook.trainer.config import Config
 from trialbook.trainer.program import Program
@@ -111,7 +111,7 @@ def memory(made: Made) -> Memory:
   Of a GPU only what follows from shapes is known without one, since its compiler chooses the temporaries.
   """
   program, config = made.program, made.config
-  state = program_memory.state_bytes(program.state_template)
+  state = sharding.bytes_per_device(program.state_template)
   batch = program_memory.batch_bytes(program, config.batch_size, train=True)
   evaluated = program_memory.batch_bytes(program, config.evaluation.batch_size, train=False)
   need = program_memory.needed(program, config) if made.topology.chip.platform != "gpu" else None
