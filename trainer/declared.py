@@ -51,7 +51,7 @@ def _info(config: Config) -> Info:
   declares = getattr(config.dataset, "declared", None)
   if declares is not None:
     info, augmentation = declares(), config.dataset.augmentation
-    mixes = augmentation is not None and augmentation.mixup_alpha is not None
+    mixes = augmentation is not None and augmentation.mixes
     return dataclasses.replace(info, mixes_labels=mixes and "labels" in info.spec)
   try:
     with load(config.dataset, seed=config.seed, batch_size=config.batch_size) as dataset:
