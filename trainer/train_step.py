@@ -92,7 +92,9 @@ class Steps:
     )
     params = cast(state["params"], "float32")
     updates, opt_state = self._optimizer(settings, learning_rate).update(grads, state["opt_state"], params)
-    updates = parameter_groups.scale_updates(config.parameter_groups, below(settings, "parameter_groups"), updates)
+    stacked = [name for name, placement in self.network.placements.items() if placement.stacked]
+    groups = config.parameter_groups, below(settings, "parameter_groups")
+    updates = parameter_groups.scale_updates(*groups, updates, stacked)
     params = cast(optax.apply_updates(params, updates), config.precision.param_dtype)
     next_state = {"step": step + 1, "params": params, "variables": variables, "opt_state": opt_state}
     if config.averaging is not None:
