@@ -225,4 +225,5 @@ class GraphTask:
 
   def loss(self, outputs: Any, batch: Any) -> Any:
     errors = jnp.square(outputs - batch["targets"])[..., 0]
-    return Mean(errors * batch["is_graph"], batch["is_graph"])
+    weights = batch["is_graph"].astype(jnp.float32)
+    return Mean(errors * weights, weights)
