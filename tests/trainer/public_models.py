@@ -194,7 +194,8 @@ def vit(images: np.ndarray, library: str, *, width: int, depth: int, heads: int,
   x = x + weight(names["positions"], 1, x.shape[1], width)
   for index in range(depth):
     block = names["block"].format(index)
-    mean = attended(*query_key_value(norm(x, f"{block}.{names['norms'][0]}"), block), heads, causal=False)
+    query, key, value = query_key_value(norm(x, f"{block}.{names['norms'][0]}"), block)
+    mean = attended(query, key, value, heads, causal=False)
     x = x + linear(mean, f"{block}.{names['output']}", width)
     hidden = linear(norm(x, f"{block}.{names['norms'][1]}"), f"{block}.{names['hidden'][0]}", 4 * width)
     hidden = hidden * (1 + erf(hidden / math.sqrt(2))) / 2
