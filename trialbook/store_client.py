@@ -73,6 +73,8 @@ def _prepare_fsspec() -> None:
   settings: dict[str, Any] = {"use_listings_cache": False, "requests_timeout": timeout}
   if os.environ.get("STORAGE_EMULATOR_HOST"):
     settings["token"] = "anon"
+    # What gcsfs has for zonal buckets speaks gRPC over TLS, which a stand-in of the store does not.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
   for protocol in ("gs", "gcs"):
     fsspec.config.conf.setdefault(protocol, {}).update(settings)
 
