@@ -227,6 +227,9 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   record = RunRecord(workdir, config, compiled.dataset, compiled.input_range, new, place)
   stack.enter_context(guard.logging(workdir / "logs"))
   log.info("host %d of %d, found by %s", hosts.index, hosts.count, hosts.found_by)
+  if new is not None:
+    hits = f"{new.cache_hits} came from the compilation cache"
+    log.info("%d programs in %.1f s, of which %s", sum(new.compilations.values()), new.seconds, hits)
   for text in sharding.table(program.mesh, program.state_template):
     (compiled.note if config.mesh.fsdp * config.mesh.tensor > 1 else log.info)(text)
 
