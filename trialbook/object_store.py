@@ -13,7 +13,7 @@ import os
 import pathlib
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import IO, Any, NoReturn, Self
 
 from trialbook.errors import UserError
@@ -134,9 +134,9 @@ class StorePath(pathlib.PosixPath):
 
   lstat = stat
 
-  def iterdir(self) -> Iterator[Self]:
+  def iterdir(self) -> Generator[Self, None, None]:
     """Yield what is in the folder, by name; nothing if there is no folder."""
-    return (child for child, _ in self._children())
+    yield from (child for child, _ in self._children())
 
   def _children(self) -> list[tuple[Self, bool]]:
     """Return what is in the folder, and whether each is a folder."""

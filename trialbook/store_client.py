@@ -3,6 +3,9 @@
 The packages for it are imported when the first request is made.
 """
 
+# The packages are an extra.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 import contextlib
 import errno
 import functools

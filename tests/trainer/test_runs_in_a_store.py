@@ -1,6 +1,7 @@
 """Runs whose workdir is in a real object store: killed, resumed, evaluated, forked; a store that fails; two writers."""
 
 import json
+import os
 import pathlib
 import random
 import signal
@@ -234,3 +235,26 @@ def test_a_dataset_in_the_store_is_copied_once(commands: Commands):
     assert code == 0, err
     reads = [path for _, path in commands.store.requests[count:] if path.startswith("/download") and "o/text" in path]
     assert len(reads) == (name == "gs://bucket/one")
+
+
+def test_two_hosts_are_killed_under_a_launcher_and_end_the_same(commands: Commands):
+  """The launcher restarts them, counts why in the store, and sees there which checkpoints came."""
+
+  def job(workdir: str) -> tuple[str, ...]:
+    train = ("-m", "trialbook", "train", "--config=config.py", f"--workdir={workdir}")
+    return ("launch", "local", "--hosts=2", "--first_delay=0.1", "--", *train)
+
+  code, _, err = commands.run(*job("undisturbed"))
+  assert code == 0, err
+  process = commands.start(*job("gs://bucket/run"))
+  commands.wait_for(lambda: len(commands.steps()) >= 2, process)
+  hosts = [int(line) for line in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+  training = [pid for pid in hosts if b"trialbook\0train" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+  assert len(training) == 2
+  os.kill(training[1], signal.SIGKILL)
+  _, err = process.communicate(timeout=400)
+  assert process.returncode == 0, err
+  assert "restart 1 in 0.1 s" in err
+  same(commands.bucket / "run", commands.folder / "undisturbed")
+  restarts = json.loads((commands.bucket / "run" / "restarts.json").read_text())
+  assert (restarts["failures"], restarts["preemptions"], restarts["state"]) == (1, 0, "ended")

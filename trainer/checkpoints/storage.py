@@ -53,6 +53,8 @@ class Saved(TypedDict):
 
 
 _SAVED = pydantic.TypeAdapter(Saved)
+_ATTEMPTS = 3
+"""How often a save is tried in an object store, whose failures the clients within Orbax give up sooner than we do."""
 
 
 class DamagedCheckpointError(Exception):
@@ -144,18 +146,20 @@ class Saver:
     self._checkpointer.close()
 
   def _write(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
-    try:
-      self._begin(step, arrays, sums)
-      self._finish(step)
-    except StoreLostError as error:
-      logging.warning("%s; it is saved again", error)
+    for left in reversed(range(_ATTEMPTS)):
+      try:
+        self._begin(step, arrays, sums)
+        self._finish(step)
+        return
+      except StoreLostError as error:
+        if not left:
+          raise
+        logging.warning("%s; it is saved again", error)
       # It waits until the store answers, for longer than Orbax does. What was written is no checkpoint yet.
       places.make_ready(self._folder)
       if step in saved_steps(self._folder):
         self._settle()
         return
-      self._begin(step, arrays, sums)
-      self._finish(step)
 
   def _begin(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
     known = by_name(arrays, sums)
