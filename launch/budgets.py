@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trialbook import files
-from trialbook.errors import UserError
+from trialbook.errors import TryAgainError, UserError
 from trialbook.launch.job_exit import JobExit
 
 FILE = "restarts.json"
@@ -104,7 +104,7 @@ class Budgets:
     Args:
       state: "running" while hosts are there, "waiting" between attempts, "ended" when somebody has to start it again.
     """
-    if self._workdir is None or not (self._workdir / "run.json").exists():
+    if self._workdir is None or not self._holds("run.json"):
       return
     record = {
       "format": files.FORMAT,
@@ -117,17 +117,23 @@ class Budgets:
     }
     try:
       files.write_json(self._workdir / FILE, record)
-    except OSError as error:
+    except (OSError, TryAgainError) as error:
       self._say(f"could not record the restarts in {self._workdir / FILE}: {error}")
+
+  def _holds(self, name: str) -> bool:
+    try:
+      return self._workdir is not None and (self._workdir / name).exists()
+    except (OSError, TryAgainError):
+      return False
 
   def _read(self) -> Any:
     # Imports pydantic, which starting a job does without.
-    if self._workdir is None or not (self._workdir / FILE).exists():
+    if self._workdir is None or not self._holds(FILE):
       return None
     from trialbook.launch.records import read_restarted
 
     try:
       return read_restarted(self._workdir)
-    except UserError as error:
+    except (UserError, TryAgainError) as error:
       self._say(f"restarts are counted from zero: {error}")
       return None

@@ -21,7 +21,7 @@ from trialbook import errors
 from trialbook.command_line import Parser, positive, run
 from trialbook.launch import Patience, Restarts, run_local
 from trialbook.launch.preflight import chips
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path, as_path
 
 PREFLIGHT = """Compile a config for chips that are not here, by their own compiler, and report what it would be there.
 
@@ -113,7 +113,7 @@ def _add_slurm(places: Any) -> None:
   )
   slurm.set_defaults(place=_slurm)
   slurm.add_argument(
-    "--logs", required=True, type=as_path, metavar="DIR", help="shared folder for what the hosts print"
+    "--logs", required=True, type=as_local_path, metavar="DIR", help="shared folder for what the hosts print"
   )
   slurm.add_argument("--name", default="trialbook", help="name of the job in Slurm's lists")
   for name, default, text in (
@@ -193,18 +193,18 @@ def _add_preflight(places: Any) -> None:
       # Accepted and not shown: most commands elsewhere spell flags so.
       to.add_argument(name.replace("_", "-"), **{**more, "dest": name.removeprefix("--"), "help": argparse.SUPPRESS})
 
-  flag("--config", required=True, type=as_path, metavar="FILE", help="Python file with a function get_config()")
+  flag("--config", required=True, type=as_local_path, metavar="FILE", help="Python file with a function get_config()")
   flag("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the config; may be repeated")
   flag("--topology", required=True, metavar="CHIP:SHAPE", help="chips of a slice, for example v5e:16x16; or h100:8")
   flag("--slices", type=positive, default=1, metavar="N", help="number of slices (default 1)")
   flag(
     "--info_from", type=as_path, metavar="DIR", help="workdir of a run elsewhere, whose run.json has the shapes of data"
   )
-  flag("--json", type=as_path, metavar="FILE", help="write the report as JSON")
-  flag("--html", type=as_path, metavar="FILE", help="write the report as a page")
+  flag("--json", type=as_local_path, metavar="FILE", help="write the report as JSON")
+  flag("--html", type=as_local_path, metavar="FILE", help="write the report as a page")
   flag("--find_batch_size", what, action="store_true", help="find the largest batch size that fits (PB-03)")
   flag("--sweep_mesh", what, action="store_true", help="compile all meshes, and name the fastest that fits")
-  flag("--compare", what, type=as_path, metavar="FILE", help="another config, to compare with")
+  flag("--compare", what, type=as_local_path, metavar="FILE", help="another config, to compare with")
   speed = "assumed speed of a host's saves (default 0.5)"
   flag("--save_speed", type=_above_zero, default=0.5, metavar="GB/S", help=speed)
   grace = "time from the platform's warning to the end of a machine (default 30)"

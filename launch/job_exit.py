@@ -109,7 +109,7 @@ Stamps = Mapping[str, tuple[int, int]]
 def exit_stamps(folder: pathlib.Path) -> Stamps:
   """Return the stamps of what hosts wrote in a folder about their ends."""
   found = {}
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError, errors.TryAgainError):
     for path in folder.glob("host_*.exit.json"):
       status = path.stat()
       found[path.name] = status.st_ino, status.st_mtime_ns
@@ -130,7 +130,7 @@ def read_causes(folder: pathlib.Path, hosts: int, before: Stamps) -> dict[int, C
       continue  # It is not there, or of an earlier attempt.
     try:
       record = read_exit(folder, index)
-    except errors.UserError:
+    except (errors.UserError, errors.TryAgainError):
       continue
     if record is None:
       continue

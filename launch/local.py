@@ -10,7 +10,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
-from trialbook.errors import UserError
+from trialbook import files
+from trialbook.errors import TryAgainError, UserError
 from trialbook.launch.budgets import Restarts
 from trialbook.launch.processes import HostEnd, HostProcess, guarded, write_line
 from trialbook.launch.supervisor import supervise
@@ -46,7 +47,7 @@ def run_local(
     hosts: number of processes.
     devices_per_host: of each.
     workdir: where the job's record is; default: the `--workdir` among the command's arguments. Without one, or if
-      it is not a folder of this machine (`gs://...`), causes are not read and a crash loop is not seen.
+      it is in a store that cannot be reached, causes are not read and a crash loop is not seen.
     restarts: how often and when.
     patience: the time that hosts get to exit.
     environment: what the hosts' environment starts from; default: this process's.
@@ -97,8 +98,9 @@ def run_local(
 
   with signals_to(events), tempfile.TemporaryDirectory(prefix="trialbook-exits-") as exit_folder:
     start_from[EXITS] = exit_folder
-    local = _local_workdir(workdir, command)
-    return supervise(attempt, local, pathlib.Path(exit_folder), restarts or Restarts(), events, say)
+    return supervise(
+      attempt, _workdir(workdir, command, say), pathlib.Path(exit_folder), restarts or Restarts(), events, say
+    )
 
 
 def free_port() -> int:
@@ -108,12 +110,20 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
-def _local_workdir(workdir: str | os.PathLike[str] | None, command: Sequence[str]) -> pathlib.Path | None:
+def _workdir(
+  workdir: str | os.PathLike[str] | None, command: Sequence[str], say: Callable[[str], None]
+) -> pathlib.Path | None:
   named = os.fspath(workdir) if workdir is not None else _named_workdir(command)
   try:
-    return as_path(named) if named and ":/" not in named else None
+    path = as_path(named) if named else None
+    if path is not None:
+      files.check_reachable(path)
+    return path
   except PathError:
     return None  # The command will say so.
+  except (UserError, TryAgainError) as error:
+    say(f"restarts are not recorded: {error}")
+    return None
 
 
 def _named_workdir(command: Sequence[str]) -> str | None:

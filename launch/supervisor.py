@@ -1,7 +1,6 @@
 """Restarts of a job while they help, and a record of how each attempt ended."""
 
 import contextlib
-import os
 import pathlib
 import queue
 import signal
@@ -12,7 +11,7 @@ from trialbook.launch.budgets import Budgets, Restarts
 from trialbook.launch.job_exit import JobExit, exit_stamps, read_causes, with_causes
 from trialbook.launch.processes import HostEnd
 from trialbook.launch.watch import Events
-from trialbook.naming import step_of
+from trialbook.trainer.checkpoints.places import saved_steps
 
 
 def supervise(
@@ -81,11 +80,9 @@ def supervise(
 def newest_step(workdir: pathlib.Path | None) -> int:
   """Return the step of the newest committed checkpoint of a run; -1 if there is none."""
   try:
-    names = os.listdir(workdir / "checkpoints") if workdir else []
-  except OSError:
-    names = []
-  # While a checkpoint is being written its folder has another name.
-  return max((step for name in names if (step := step_of(name)) is not None), default=-1)
+    return max(saved_steps(workdir / "checkpoints") if workdir else [], default=-1)
+  except (OSError, errors.TryAgainError):
+    return -1
 
 
 def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Callable[[str], None]) -> None:
@@ -98,14 +95,14 @@ def record_exit(workdir: pathlib.Path, verdict: JobExit, attempt: int, say: Call
     # The rest is kept as it is, so it need not be of its type.
     if (record := files.read_json(path)) is not None:
       files.write_json(path, {**record, "exit": {**verdict._asdict(), "attempt": attempt}})
-  except (OSError, errors.UserError) as error:
+  except (OSError, errors.UserError, errors.TryAgainError) as error:
     say(f"could not record the exit in {path}: {error}")
 
 
 def _run_stamp(workdir: pathlib.Path | None) -> tuple[int, int] | None:
   """Return a stamp that differs between versions of `run.json`; None if it is absent."""
   try:
-    status = os.stat(workdir / "run.json") if workdir else None
-  except OSError:
+    status = (workdir / "run.json").stat() if workdir else None
+  except (OSError, errors.TryAgainError):
     return None
   return (status.st_ino, status.st_mtime_ns) if status else None

@@ -45,6 +45,10 @@ def train() -> int:
       return _debug(config)
     if not flags.WORKDIR.value:
       raise UserError(_NO_WORKDIR)
+    files.check_reachable(flags.WORKDIR.value)
+  except TryAgainError as error:
+    command_line.warn(f"trialbook train: {error}")
+    return errors.exit_code(error)
   except UserError as error:
     problem = error
   with Guard(job) as guard:

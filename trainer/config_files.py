@@ -12,7 +12,7 @@ import pydantic
 
 from trialbook.errors import ConfigError, UserError, said
 from trialbook.naming import nearest
-from trialbook.paths import as_path
+from trialbook.paths import PathError, as_local_path, as_path
 from trialbook.record import sentences
 from trialbook.settings import Settings
 from trialbook.trainer.overrides import explain
@@ -54,7 +54,10 @@ def load_function_result(path: str | pathlib.Path, flag: str, function: str, ret
   Raises:
     ConfigError: if the file is missing, does not run, has no such function, or sets something that cannot be.
   """
-  path = as_path(path)
+  try:
+    path = as_local_path(path)
+  except PathError as error:
+    raise ConfigError(f"{flag}: {error}") from None
   if not path.is_file():
     siblings = [str(sibling) for sibling in path.parent.glob("*.py")] if path.parent.is_dir() else []
     raise ConfigError(f"{flag}={path}: there is no such file{nearest(str(path), siblings) if siblings else ''}")

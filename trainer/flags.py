@@ -8,7 +8,7 @@ from absl import flags, logging
 from trialbook import errors
 from trialbook.command_line import Parser, print_problems, run
 from trialbook.naming import nearest
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path, as_path
 
 TRAIN = """Train one model. A config says which model, on which data, and how.
 
@@ -62,6 +62,11 @@ class _PathParser(flags.ArgumentParser):
     return "path"
 
 
+class _LocalPathParser(_PathParser):
+  def parse(self, argument: str) -> pathlib.Path:
+    return as_local_path(argument)
+
+
 _PATH = _PathParser()
 CONFIG = flags.DEFINE(
   _PATH, "config", None, "Python file with a function get_config(). Default: a small ResNet on handwritten digits."
@@ -91,7 +96,7 @@ HOST_INDEX = flags.DEFINE_integer(
   "host_index", None, "Index of this host, from 0. Goes with --coordinator.", lower_bound=0
 )
 SECRET_FILE = flags.DEFINE(
-  _PATH,
+  _LocalPathParser(),
   "secret_file",
   None,
   "File with the secret that the hosts of the job share. Default: TRIALBOOK_SECRET in the environment, which `trialbook"

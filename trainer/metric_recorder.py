@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Array, Float
 
-from trialbook.errors import InfeasibleError
+from trialbook.errors import InfeasibleError, TryAgainError
+from trialbook.spool import LOG_SECONDS, Spool
 from trialbook.trainer.config import Config
 from trialbook.trainer.metric_writers import Writer, make
 from trialbook.trainer.timing import Times
@@ -130,7 +131,7 @@ class Recorder:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-    self.close(suppress=() if kind is None else OSError)
+    self.close(suppress=() if kind is None else (OSError, TryAgainError))
 
   def close(self, suppress: Any = ()) -> None:
     """Write what has been read, and close the files; after a failure, its own failures are not reported."""
@@ -196,7 +197,8 @@ class _Events:
     from tensorboardX.proto import event_pb2, summary_pb2
 
     self._event, self._summary = event_pb2.Event, summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
-    self._writer = EventFileWriter(str(workdir))
+    self._spool = Spool(workdir, every_seconds=LOG_SECONDS)
+    self._writer = EventFileWriter(str(self._spool.folder))
     # Tells TensorBoard to forget what an interrupted run wrote about this step and later ones.
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # pyright: ignore[reportAttributeAccessIssue]
     self._writer.add_event(self._event(session_log=start, step=first_step, wall_time=time.time()))
@@ -212,3 +214,4 @@ class _Events:
 
   def close(self) -> None:
     self._writer.close()
+    self._spool.close()

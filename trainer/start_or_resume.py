@@ -17,7 +17,8 @@ from trialbook.trainer import checks, sharding
 from trialbook.trainer.agreement import check_alike
 from trialbook.trainer.between_evaluations import BetweenEvaluations
 from trialbook.trainer.checkpoints import warm_start
-from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, Saver, restore_newest, set_aside_after
+from trialbook.trainer.checkpoints.places import set_aside_after
+from trialbook.trainer.checkpoints.storage import DamagedCheckpointError, Saver, restore_newest
 from trialbook.trainer.compilation_cache import enable_compilation_cache
 from trialbook.trainer.config import Config
 from trialbook.trainer.evaluation_schedule import evaluated_splits
@@ -215,17 +216,21 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   config, workdir, program, guard = compiled.config, compiled.workdir, compiled.program, compiled.guard
   hosts = guard.hosts
   compiled.enter("start-up")
+  held = None
   if hosts.is_lead:
-    stack.enter_context(files.locked(existing_run.lock(workdir), f"workdir {workdir}"))
+    held = stack.enter_context(files.locked(existing_run.lock(workdir), f"workdir {workdir}"))
     if compiled.fork is not None:
       forking.copy(compiled.fork, workdir, program.state_template)
   hosts.barrier("the opening of the workdir", math.inf)
-  place = files.Place.of(workdir)
+  place = files.Place.of(workdir, held)
   stack.enter_context(place.errors())
   new = program if compiled.is_new else None
   record = RunRecord(workdir, config, compiled.dataset, compiled.input_range, new, place)
   stack.enter_context(guard.logging(workdir / "logs"))
   log.info("host %d of %d, found by %s", hosts.index, hosts.count, hosts.found_by)
+  if new is not None:
+    hits = f"{new.cache_hits} came from the compilation cache"
+    log.info("%d programs in %.1f s, of which %s", sum(new.compilations.values()), new.seconds, hits)
   for text in sharding.table(program.mesh, program.state_template):
     (compiled.note if config.mesh.fsdp * config.mesh.tensor > 1 else log.info)(text)
 

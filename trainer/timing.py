@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from trialbook.errors import UserError
+from trialbook.spool import Spool
 from trialbook.trainer.hosts.host_log import log
 
 NAMES = {
@@ -82,26 +83,27 @@ class Tracer:
 
   def __init__(self, folder: pathlib.Path = pathlib.Path("profile"), steps: range = range(0)):
     self._folder, self._steps = folder, steps
-    self._tracing = False
+    self._tracing: Spool | None = None
 
   def at(self, step: int, state: Any) -> None:
     """Report that `step` updates were dispatched, which lead to `state`. Waits for it where a trace begins or ends."""
     inside = step in self._steps
-    if inside == self._tracing:
+    if inside == (self._tracing is not None):
       return
     jax.block_until_ready(state)
     if inside:
-      jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-      self._tracing = True
+      self._tracing = Spool(self._folder)
+      jax.profiler.start_trace(self._tracing.folder, create_perfetto_trace=True)
     else:
       self.close()
 
   def close(self) -> None:
     """End a trace that has not reached its end; may be repeated."""
-    if not self._tracing:
+    if self._tracing is None:
       return
-    self._tracing = False
+    spool, self._tracing = self._tracing, None
     jax.profiler.stop_trace()
+    spool.close()
     log.info("wrote a trace to %s", self._folder)
 
   def __enter__(self) -> "Tracer":

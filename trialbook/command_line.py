@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from trialbook import errors, files
 from trialbook.escaping import visible
 from trialbook.naming import nearest
+from trialbook.paths import PathError
 
 _LONGEST = 2000
 """Characters of a problem that are printed; a value in it may have any number."""
@@ -71,6 +72,8 @@ def run(command: str, function: Callable[[], int]) -> int:
     return function()
   except errors.UserError as error:
     return print_problems(command, error.problems)
+  except PathError as error:
+    return print_problems(command, [str(error)])
   except errors.DataError as error:
     return print_problems(command, str(error).splitlines())
   except (NotADirectoryError, FileExistsError, PermissionError) as error:

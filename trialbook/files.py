@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, JSON as records have it, and locks. Every room reads and writes by these."""
+"""Files that appear whole or not at all, JSON as records have it, and locks. Every room reads and writes by these.
+
+A path decides where: in a file system, or in an object store (`gs://…`, trialbook/object_store.py).
+"""
 
 import contextlib
 import dataclasses
@@ -9,10 +12,14 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
+from trialbook import folders, object_store
 from trialbook.errors import ConfigError, GoneError, UserError, storable
+from trialbook.lease import Lease, is_held, wait_for_owner
+from trialbook.object_store import StorePath
 
 FORMAT = 1
 """Version of the layout and fields of runs and studies."""
@@ -20,10 +27,17 @@ FORMAT = 1
 
 @contextlib.contextmanager
 def replacing_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yield an empty file that takes the place of `path` when it is complete: temporary file, fsync, rename.
+  """Yield an empty file that takes the place of `path` when it is complete: temporary file, fsync, rename, or upload.
 
   Readers see the old content or the new, whole. If several processes write it, the last one's stays.
   """
+  if isinstance(path, StorePath):
+    with tempfile.TemporaryDirectory(prefix="trialbook-upload-") as name:
+      local = pathlib.Path(name) / path.name
+      _make(local)
+      yield local
+      path.upload(local)
+    return
   temporary = _beside(path, "new")
   try:
     _make(temporary)
@@ -49,8 +63,15 @@ def replacing(path: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
 def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yield an empty folder that takes the place of `path`, and of all that it holds, when it is complete.
 
-  Its files are synced to the disk before. Subfolders are not synced.
+  Its files are synced to the disk before. Subfolders are not synced. An object store cannot replace a folder in one
+  act: there its JSON files, which describe the others, are removed first and written last.
   """
+  if isinstance(path, StorePath):
+    with tempfile.TemporaryDirectory(prefix="trialbook-upload-") as name:
+      yield pathlib.Path(name)
+      folders.remove(path)
+      folders.copy(pathlib.Path(name), path)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   staging, former = _beside(path, "new"), _beside(path, "old")
   for left in (staging, former):
@@ -134,17 +155,42 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
   return value
 
 
+def may_write(folder: pathlib.Path) -> bool:
+  """Return whether files may be written in a folder, as far as that is known without a try."""
+  return isinstance(folder, StorePath) or os.access(folder, os.W_OK)
+
+
+def check_reachable(folder: pathlib.Path) -> None:
+  """Raise UserError if a folder is in an object store and nothing can be written there, and StoreLostError if the store
+  answers with errors that pass. Other folders are not looked at."""
+  if isinstance(folder, StorePath):
+    object_store.check(folder)
+
+
 @contextlib.contextmanager
-def locked(path: pathlib.Path, what: str) -> Iterator[None]:
+def locked(path: pathlib.Path, what: str) -> Iterator[Callable[[], None]]:
   """Hold the lock of a file, which is created; it ends with the process, however that ends.
+
+  In an object store it is a lease: of a process that was killed on another machine it ends a minute later.
 
   Args:
     path: of the lock file, which tells which process holds it.
     what: is locked, for the message.
 
+  Yields:
+    A check that this process holds it still, which raises ConfigError.
+
   Raises:
     ConfigError: if another process holds it.
   """
+  if isinstance(path, StorePath):
+    lease = Lease(path, what)
+    lease.acquire()
+    try:
+      yield lease.check
+    finally:
+      lease.release()
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   try:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o666)
@@ -157,17 +203,22 @@ def locked(path: pathlib.Path, what: str) -> Iterator[None]:
     file.truncate(0)
     file.write(f"{os.getpid()} on {os.uname().nodename}")
     file.flush()
-    yield
+    yield lambda: None
 
 
 def check_unlocked(path: pathlib.Path, what: str) -> None:
   """Raise ConfigError if a process holds the lock of `locked`. Several processes may look at the same time."""
+  if isinstance(path, StorePath):
+    wait_for_owner(path, what)
+    return
   with contextlib.suppress(FileNotFoundError), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as file:
     _lock(file, what, fcntl.LOCK_SH)
 
 
 def is_locked(path: pathlib.Path) -> bool:
   """Return whether a process holds the lock of `locked`."""
+  if isinstance(path, StorePath):
+    return is_held(path)
   try:
     check_unlocked(path, "")
   except ConfigError:
@@ -231,20 +282,31 @@ class Place:
 
   Attributes:
     path: of the folder.
-    identity: device and inode.
+    identity: device and inode; None in an object store, where folders are names.
+    held: what `locked` yields, if this process has the folder's lock.
   """
 
   path: pathlib.Path
-  identity: tuple[int, int]
+  identity: tuple[int, int] | None
+  held: Callable[[], None] | None = None
 
   @classmethod
-  def of(cls, path: pathlib.Path) -> "Place":
+  def of(cls, path: pathlib.Path, held: Callable[[], None] | None = None) -> "Place":
     """Return the place of a folder, which is there."""
+    if isinstance(path, StorePath):
+      return cls(path, None, held)
     status = path.stat()
-    return cls(path, (status.st_dev, status.st_ino))
+    return cls(path, (status.st_dev, status.st_ino), held)
 
   def check(self) -> None:
-    """Raise GoneError if the folder was moved or deleted, also if there is another of its name."""
+    """Raise GoneError if the folder was moved or deleted, also if there is another of its name.
+
+    Raises ConfigError if another process has taken its lock, which can happen in an object store only.
+    """
+    if self.held is not None:
+      self.held()
+    if self.identity is None:
+      return
     with contextlib.suppress(OSError):
       status = self.path.stat()
       if (status.st_dev, status.st_ino) == self.identity:

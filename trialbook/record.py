@@ -19,6 +19,7 @@ import pydantic_core
 
 from trialbook import files
 from trialbook.errors import ConfigError, UserError
+from trialbook.object_store import StorePath
 
 T = TypeVar("T")
 
@@ -110,6 +111,8 @@ class Kind(Generic[T]):
 
   def _bytes(self, path: pathlib.Path) -> bytes | None:
     try:
+      if isinstance(path, StorePath):
+        return path.read_bytes()
       # Without waiting, if it is a pipe.
       with open(os.open(os.fspath(path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -1,7 +1,6 @@
 """Several studies as one whose scientific hyperparameter is the study, so that all that works on one works on them."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,8 +43,17 @@ def read_compared(folders: Sequence[str | pathlib.Path]) -> StudyResults:
   if problems:
     raise UserError(problems)
   names = ", ".join(dict.fromkeys(results.study.name for results in found))
-  root = pathlib.Path(os.path.commonpath([results.folder.resolve() for results in found]))
+  root = _folder_above([results.folder.resolve() for results in found])
   return merged(found, name="comparison", goal=f"Which is best: {names}?", folder=root)
+
+
+def _folder_above(folders: Sequence[pathlib.Path]) -> pathlib.Path:
+  """Return the nearest folder that holds all of these. Raise UserError if they are in different stores."""
+  first, *others = folders
+  for folder in (first, *first.parents):
+    if all(folder in (other, *other.parents) for other in others):
+      return folder
+  raise UserError("studies in different stores have no folder in common: copy them to one place")
 
 
 def _is_round(folder: pathlib.Path) -> bool:

@@ -5,7 +5,7 @@ import importlib
 
 from trialbook.command_line import Parser, positive
 from trialbook.command_line import run as run_command
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path, as_path
 from trialbook.tuning.importers import KINDS
 from trialbook.tuning.procedures import flags as procedures
 from trialbook.tuning.reporting import FORMATS
@@ -69,7 +69,7 @@ def _parser() -> Parser:
 
   run = command("run", "run a study, or resume it", "commands:run")
   run.add_argument(
-    "--study", required=True, type=as_path, metavar="FILE", help="Python file with a function get_study()"
+    "--study", required=True, type=as_local_path, metavar="FILE", help="Python file with a function get_study()"
   )
   run.add_argument("--dir", type=as_path, help="folder for all files of the study; created if absent")
   run.add_argument("--workers", type=positive, default=1, metavar="N", help="processes on this machine (default 1)")
@@ -141,7 +141,7 @@ def _add_import(made: argparse.ArgumentParser) -> None:
   )
   made.add_argument("source", help="folder to read, or the file of a table or of an Optuna storage")
   made.add_argument(
-    "dir", type=as_path, help="folder to write: of the study, or of all studies if the source has several"
+    "dir", type=as_local_path, help="folder to write: of the study, or of all studies if the source has several"
   )
   made.add_argument(
     "--rename",
@@ -159,5 +159,8 @@ def _add_import(made: argparse.ArgumentParser) -> None:
   made.add_argument("--study", help="import only this study of an Optuna storage")
   what = "JSON file with roles, scales and bounds of hyperparameters (as in a table's study.json), such as "
   made.add_argument(
-    "--space", type=as_path, metavar="FILE", help=what + '{"hyperparameters": {"dropout": {"min": 0, "max": 0.5}}}'
+    "--space",
+    type=as_local_path,
+    metavar="FILE",
+    help=what + '{"hyperparameters": {"dropout": {"min": 0, "max": 0.5}}}',
   )

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import os
 import pathlib
 import shlex
 
@@ -88,7 +87,7 @@ def update(root: pathlib.Path) -> list[str]:
 
   A file that is not ours to write is left as it is.
   """
-  if not os.access(root, os.W_OK):
+  if not files.may_write(root):
     return []
   shelf = read(root)
   text = io.StringIO()

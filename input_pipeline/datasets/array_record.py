@@ -26,6 +26,7 @@ from trialbook.errors import DataError, UserError, said
 from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.input_pipeline import source
 from trialbook.input_pipeline.augmentation import Augmentation
+from trialbook.input_pipeline.cache import fetched
 from trialbook.input_pipeline.checked_source import checked, is_split, unknown_split
 from trialbook.input_pipeline.conversion import as_ignore_label, converted, label_problem, stacked
 from trialbook.input_pipeline.datasets.plugin import PATTERN
@@ -135,12 +136,12 @@ class ArrayRecord(Settings):
       for split, files in about["splits"].items():
         if missing := [file for file, _ in files if not (folder / file).is_file()]:
           raise DataError(f"dataset array_record in {folder}: missing {', '.join(missing)}")
-        found[split] = [Part(path=folder / file, first=0, count=count) for file, count in files]
+        found[split] = [Part(path=fetched(folder / file), first=0, count=count) for file, count in files]
       return found
     for split, pattern in self.files.items():
       if not is_split(split):
         raise DataError(f"dataset array_record: dataset.files: {unknown_split(split)}")
-      paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+      paths = [fetched(path) for path in sorted(folder.glob(pattern)) if path.is_file()]
       if not paths:
         raise DataError(f"dataset array_record: no file in {folder} matches dataset.files.{split} = {pattern!r}")
       found[split] = [Part(path=path, first=0, count=count_records(path)) for path in paths]

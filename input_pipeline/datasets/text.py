@@ -186,6 +186,7 @@ def _problem(text: bytes) -> str | None:
 
 def _open(name: str, path: pathlib.Path) -> np.ndarray:
   try:
+    path = cache.fetched(path)
     # An empty file cannot be mapped.
     return np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
   except OSError as error:

@@ -21,7 +21,7 @@ from trialbook.input_pipeline.augmentation import Augmentation
 from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles
 from trialbook.input_pipeline.source import Batch, Source
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 from trialbook.settings import FilePath, Host, Settings, Static
 
 NAME = r"^tfds:[a-z]\w*(/[\w.-]+)?(:\d+\.\d+\.\d+)?$"
@@ -213,8 +213,8 @@ def _is_raw_bytes(feature: Any) -> bool:
 
 
 def root(data_dir: str | None) -> pathlib.Path:
-  """Return the directory of TFDS's datasets."""
-  return as_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+  """Return the directory of TFDS's datasets. Raises PathError."""
+  return as_local_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def find(name: str, data_dir: str | None) -> pathlib.Path | None:

@@ -2,16 +2,13 @@
 
 A checkpoint is a folder named by its step, holding the state as a flat mapping from names such as
 `params/output/kernel` to arrays, and as metadata the step, the id of the run, and for each array its shape, dtype and
-checksum. The folder gets its name by a rename when everything is in it, so one that has a name is whole, or was damaged
-later.
+checksum. One that has its name is whole, or was damaged later (`places`).
 """
 
 import concurrent.futures
 import errno
 import os
 import pathlib
-import resource
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NotRequired
 
@@ -23,13 +20,16 @@ from absl import logging
 from typing_extensions import TypedDict
 
 from trialbook import files
-from trialbook.errors import ConfigError, UserError
+from trialbook.errors import ConfigError, TryAgainError, UserError
 from trialbook.models.batch_norm import spread
 from trialbook.naming import step_of
+from trialbook.object_store import StorePath
 from trialbook.record import Count, sentences, stored
-from trialbook.trainer.checkpoints import late_callbacks
+from trialbook.store_client import StoreLostError
+from trialbook.trainer.checkpoints import late_callbacks, places
 from trialbook.trainer.checkpoints.array_names import flatten, map_named
 from trialbook.trainer.checkpoints.checksums import by_name, checksums
+from trialbook.trainer.checkpoints.places import saved_steps
 from trialbook.trainer.records import read_best, read_fork, read_run
 from trialbook.trainer.sharding import is_rows, replicated
 
@@ -52,10 +52,9 @@ class Saved(TypedDict):
   run: NotRequired[str]
 
 
-_FILES = 8
-"""Files that a save opens at the same time. Where there is no room for them, Orbax's threads would wait for ever."""
 _SAVED = pydantic.TypeAdapter(Saved)
-_LEFTOVERS = (".removed", ".incomplete")
+_ATTEMPTS = 3
+"""How often a save is tried in an object store, whose failures the clients within Orbax give up sooner than we do."""
 
 
 class DamagedCheckpointError(Exception):
@@ -64,12 +63,6 @@ class DamagedCheckpointError(Exception):
 
 class OtherStateError(UserError):
   """A checkpoint that holds another kind of state than the one that is asked for: other names, shapes, dtypes."""
-
-
-def saved_steps(folder: pathlib.Path) -> list[int]:
-  """Return the steps that have a checkpoint, in order; folders with other names are none."""
-  names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-  return sorted(step for name in names if (step := step_of(name)) is not None)
 
 
 def find_step(workdir: pathlib.Path, step: str | int) -> int:
@@ -109,10 +102,7 @@ class Saver:
     copies_on_device: bool = True,
   ):
     if lead:
-      folder.mkdir(exist_ok=True)
-    for path in folder.iterdir() if lead else ():
-      if path.name.endswith(_LEFTOVERS) or ".orbax-checkpoint-tmp" in path.name:
-        shutil.rmtree(path, ignore_errors=True)
+      places.make_ready(folder)
     self._folder, self._to_keep, self._tell, self._run, self._lead = folder, to_keep, tell, run, lead
     self._place, self._copies_on_device = place, copies_on_device
     self._checkpointer = _orbax().AsyncCheckpointer(_handler())
@@ -156,8 +146,20 @@ class Saver:
     self._checkpointer.close()
 
   def _write(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
-    self._begin(step, arrays, sums)
-    self._finish(step)
+    for left in reversed(range(_ATTEMPTS)):
+      try:
+        self._begin(step, arrays, sums)
+        self._finish(step)
+        return
+      except StoreLostError as error:
+        if not left:
+          raise
+        logging.warning("%s; it is saved again", error)
+      # It waits until the store answers, for longer than Orbax does. What was written is no checkpoint yet.
+      places.make_ready(self._folder)
+      if step in saved_steps(self._folder):
+        self._settle()
+        return
 
   def _begin(self, step: int, arrays: dict[str, jax.Array], sums: jax.Array) -> None:
     known = by_name(arrays, sums)
@@ -169,17 +171,18 @@ class Saver:
     path = self._folder / str(step)
     if self._place is not None:
       self._place.check()
-    _check_room(self._folder, sum(array.nbytes for array in arrays.values()))
+    places.check_room(self._folder, sum(array.nbytes for array in arrays.values()))
     try:
-      self._checkpointer.save(path.resolve(), args=_orbax().args.PyTreeSave(arrays), custom_metadata=metadata)
+      arguments = _orbax().args.PyTreeSave(arrays)
+      self._checkpointer.save(os.fspath(path.resolve()), args=arguments, custom_metadata=metadata)
     except Exception as error:
-      raise _as_os_error(error, path) from error
+      raise _save_error(error, path) from error
 
   def _finish(self, step: int) -> None:
     try:
       self._checkpointer.wait_until_finished()
     except Exception as error:
-      raise _as_os_error(error, self._folder / str(step)) from error
+      raise _save_error(error, self._folder / str(step)) from error
     self._settle()
 
   def _settle(self) -> None:
@@ -188,10 +191,7 @@ class Saver:
     saved = saved_steps(self._folder)
     self._tell(saved)
     for other in set(saved) - set(self._to_keep(saved)):
-      # Renamed first, so that an interruption leaves no half of a checkpoint under a step's name.
-      doomed = self._folder / f"{other}.removed"
-      (self._folder / str(other)).rename(doomed)
-      shutil.rmtree(doomed)
+      places.remove(self._folder / str(other))
 
 
 def is_own(path: pathlib.Path) -> bool:
@@ -219,12 +219,14 @@ def run_of(path: pathlib.Path) -> str | None:
 def _metadata(path: pathlib.Path) -> Saved:
   """Return the metadata of a checkpoint. Raises as `describe`."""
   try:
-    metadata = _checkpointer().metadata(path.resolve())
+    metadata = _reading(path, lambda: _checkpointer().metadata(os.fspath(path.resolve())))
     saved = _SAVED.validate_json(pydantic_core.to_json(metadata.custom_metadata), strict=True)
     for array in saved["arrays"].values():
       jnp.dtype(array["dtype"])
   except pydantic.ValidationError as error:
     raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {'; '.join(sentences(error))}") from error
+  except TryAgainError:
+    raise
   except Exception as error:
     raise DamagedCheckpointError(f"{path}: its metadata cannot be read: {_first_line(error)}") from error
   if saved.get("step", step_of(path.name)) != step_of(path.name):
@@ -232,6 +234,19 @@ def _metadata(path: pathlib.Path) -> Saved:
   if (by := saved.get("run")) and by not in (known := _runs(path.parent.parent)) and known:
     raise DamagedCheckpointError(f"{path}: it was saved by another run ({by}, not {known[0]}), and copied")
   return saved
+
+
+def _reading(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+  """Return what is read of a checkpoint. In an object store an error need not lie with the checkpoint, so it is read
+  again, once the store answers. Raises StoreLostError if it does not."""
+  try:
+    return read()
+  except Exception as error:
+    if not isinstance(path, StorePath):
+      raise
+    logging.warning("%s could not be read, and is read again: %s", path, _first_line(error))
+    path.is_dir()
+  return read()
 
 
 def _runs(workdir: pathlib.Path) -> list[str]:
@@ -324,7 +339,9 @@ def restore(path: pathlib.Path, template: Any) -> Any:
     partial_restore=len(asked) < len(described),
   )
   try:
-    arrays = _checkpointer().restore(path.resolve(), args=arguments)
+    arrays = _reading(path, lambda: _checkpointer().restore(os.fspath(path.resolve()), args=arguments))
+  except TryAgainError:
+    raise
   except Exception as error:
     raise DamagedCheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
   arrays = {name: arrays[name] for name in asked}
@@ -377,15 +394,6 @@ def restore_newest(folder: pathlib.Path, template: Any) -> tuple[int, Any] | Non
   return None
 
 
-def set_aside_after(folder: pathlib.Path, step: int) -> None:
-  """Rename the checkpoints of later steps, which could not be read: the run continues from `step` without them."""
-  for later in saved_steps(folder):
-    if later > step:
-      damaged = folder / f"{later}.damaged"
-      shutil.rmtree(damaged, ignore_errors=True)
-      (folder / str(later)).rename(damaged)
-
-
 _checksums = jax.jit(checksums)
 
 
@@ -417,24 +425,6 @@ def _handler() -> Any:
   )
 
 
-def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
-  """Raise OSError if a checkpoint of this size does not fit. Orbax would report that only as a long stack trace."""
-  largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-  # Orbax may write all arrays into one file of up to 2 GB.
-  if largest != resource.RLIM_INFINITY and largest < (needed := min(num_bytes + 2**16, 2**31)):
-    told = f"a checkpoint needs files of {needed / 1e6:,.2f} MB, but the limit is {largest / 1e6:,.2f} MB"
-    raise OSError(errno.EFBIG, f"File too large: {told}")
-  most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-  opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-  if most != resource.RLIM_INFINITY and most - opened < _FILES:
-    told = f"a checkpoint needs {_FILES}, but {opened} of {most} are open"
-    raise OSError(errno.EMFILE, f"Too many open files: {told}")
-  needed, free = num_bytes + 2**20, shutil.disk_usage(folder).free
-  if free < needed:
-    text = f"No space left on device: a checkpoint needs {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free"
-    raise OSError(errno.ENOSPC, text)
-
-
 _LIMITS = {
   "no space left": errno.ENOSPC,
   "too many open files": errno.EMFILE,
@@ -447,10 +437,15 @@ def _first_line(error: BaseException) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _as_os_error(error: Exception, path: pathlib.Path) -> OSError:
-  """Return the error as an OSError. Orbax reports a full disk as a text, with whatever type its writer has."""
-  if isinstance(error, OSError) and error.errno is not None:
+def _save_error(error: Exception, path: pathlib.Path) -> Exception:
+  """Return the error as an OSError, or a StoreLostError. Orbax reports a full disk as a text, with whatever type its
+  writer has, and so do the clients of an object store."""
+  if isinstance(error, TryAgainError) or (isinstance(error, OSError) and error.errno is not None):
     return error
   text = str(error).lower()
+  told = f"{path} could not be saved: {_first_line(error)}"
+  if isinstance(path, StorePath):
+    is_refused = any(words in text for words in ("forbidden", "permission_denied", "permission denied"))
+    return OSError(errno.EACCES, told) if is_refused else StoreLostError(told)
   number = next((number for words, number in _LIMITS.items() if words in text), errno.EIO)
-  return OSError(number, f"{path} could not be saved: {_first_line(error)}")
+  return OSError(number, told)

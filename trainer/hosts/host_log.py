@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 
 from trialbook import files
+from trialbook.errors import TryAgainError
+from trialbook.spool import LOG_SECONDS, Spool
 
 log = logging.getLogger("trialbook")
 """Messages of a run for its own log file; the console shows progress instead."""
@@ -26,7 +28,7 @@ def write_exit(path: pathlib.Path, code: int, cause: str, about: int, *, preempt
   value["preempted"] = preempted
   try:
     files.write_json(path, value)
-  except OSError as error:
+  except (TryAgainError, OSError) as error:
     log.warning("could not write %s: %s", path, error)
 
 
@@ -38,12 +40,15 @@ class HostLog:
     host: index of this host.
 
   Attributes:
-    path: of the log.
+    path: of the log, where it is written.
+    shown: where it is found.
   """
 
   def __init__(self, folder: pathlib.Path, host: int):
     folder.mkdir(exist_ok=True)
-    self.path = folder / f"host_{host}.log"
+    name = f"host_{host}.log"
+    self._spool = Spool(folder, [name], LOG_SECONDS)
+    self.path, self.shown = self._spool.folder / name, folder / name
     self._exit = folder / f"host_{host}.exit.json"
     self._exit.unlink(missing_ok=True)
     self._closed = False
@@ -61,6 +66,7 @@ class HostLog:
       self._ended = True
     with self._open():
       log.info("exits with %d: %s", code, cause)
+    self._upload()
     write_exit(self._exit, code, cause, about, preempted=preempted)
 
   @contextlib.contextmanager
@@ -82,3 +88,9 @@ class HostLog:
     for logger in (log, logging.getLogger()):
       logger.removeHandler(self._handler)
     self._handler.close()
+    self._upload()
+
+  def _upload(self) -> None:
+    """Upload the log, if it is for a store; one that does not answer must not keep the host from its end."""
+    with contextlib.suppress(TryAgainError, OSError):
+      self._spool.upload()

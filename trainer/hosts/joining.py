@@ -24,6 +24,7 @@ from jax._src.clusters import ClusterEnv
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 
 from trialbook.errors import TryAgainError, UserError
+from trialbook.paths import as_path
 from trialbook.trainer.config import Job
 from trialbook.trainer.hosts import addresses
 from trialbook.trainer.hosts.channel import Channel
@@ -123,7 +124,7 @@ class Hosts:
     try:
       place, text = self.exchange("a file in the workdir", [str(folder / name), text])[0]
       deadline = time.monotonic() + _SHARED_SECONDS
-      while not (sees := _holds(pathlib.Path(place), text)) and time.monotonic() < deadline:
+      while not (sees := _holds(as_path(place), text)) and time.monotonic() < deadline:
         time.sleep(0.1)
       blind = [host for host, answer in enumerate(self.exchange("the check of the shared workdir", sees)) if not answer]
     finally:
@@ -132,7 +133,7 @@ class Hosts:
     if blind:
       raise AgreedError(
         f"the workdir is not shared: {', '.join(f'host {host}' for host in blind)} cannot see a file that host 0 has"
-        f" written into {pathlib.Path(place).parent}; --workdir must lie on a file system that all hosts mount"
+        f" written into {as_path(place).parent}; --workdir must lie on a file system that all hosts mount"
       )
 
 

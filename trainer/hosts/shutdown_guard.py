@@ -277,7 +277,7 @@ class Guard:
       return "the stacks of all threads are above"
     with self._log.path.open("a") as file:
       faulthandler.dump_traceback(file=file, all_threads=True)
-    return f"the stacks of all threads are in {self._log.path}"
+    return f"the stacks of all threads are in {self._log.shown}"
 
   def _announce(self, code: int, cause: str, about: int | None = None, seconds: float = _CLOSING_SECONDS) -> None:
     """Report the end to the others; from then on this process has `seconds` to close its files."""

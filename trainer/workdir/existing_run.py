@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from trialbook import files
 from trialbook.errors import OtherDataError, UserError
 from trialbook.files import check_unlocked
 from trialbook.input_pipeline import Dataset, Fingerprint
 from trialbook.input_pipeline.fingerprint import same as same_fingerprint
+from trialbook.object_store import StorePath
 from trialbook.settings import leaves
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
@@ -23,18 +25,8 @@ _TOLERANCE = 1e-5
 
 def problems(workdir: pathlib.Path, config: Config) -> list[str]:
   """Return why the run of `config` (resolved) may not be made in `workdir`; nothing is left there."""
-  if "://" in os.fspath(workdir) or ":/" in os.fspath(workdir):
-    return [
-      f"workdir {os.fspath(workdir)} is not a path in a file system; to use an object store, mount it and name the path"
-    ]
-  existing = workdir
   try:
-    while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
-      existing = existing.parent
-    if not existing.is_dir():
-      raise NotADirectoryError(f"{existing} is not a folder")
-    with tempfile.TemporaryFile(dir=existing):
-      pass
+    _check_writable(workdir)
   except OSError as error:
     reason = error.strerror or str(error)
     return [f"workdir {os.fspath(workdir)} cannot be written: {reason}; choose another with --workdir"]
@@ -56,6 +48,20 @@ def problems(workdir: pathlib.Path, config: Config) -> list[str]:
     f"workdir {os.fspath(workdir)} holds a run with another config; choose another --workdir, or fork it (--fork)",
     *(f"{path}: the run has {old!r}, this config {new!r}" for path, (old, new) in differing.items()),
   ]
+
+
+def _check_writable(workdir: pathlib.Path) -> None:
+  """Raise OSError, or UserError, if nothing can be written in a workdir, which need not be there yet."""
+  files.check_reachable(workdir)
+  if isinstance(workdir, StorePath):
+    return
+  existing = workdir
+  while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
+    existing = existing.parent
+  if not existing.is_dir():
+    raise NotADirectoryError(f"{existing} is not a folder")
+  with tempfile.TemporaryFile(dir=existing):
+    pass
 
 
 def lock(workdir: pathlib.Path) -> pathlib.Path:

@@ -1,12 +1,11 @@
 """A new run that starts from another's checkpoint: its files up to that step are copied, then it is resumed."""
 
 import pathlib
-import shutil
 from typing import Any
 
-from trialbook import files
+from trialbook import files, folders
 from trialbook.errors import UserError
-from trialbook.trainer.checkpoints import storage
+from trialbook.trainer.checkpoints import places, storage
 from trialbook.trainer.records import read_fork
 from trialbook.trainer.workdir import step_lines
 
@@ -45,17 +44,13 @@ def copy(source: pathlib.Path, workdir: pathlib.Path, template: Any) -> None:
   if restored is None:
     raise UserError(f"--fork={source}: there is no checkpoint")
   step, _ = restored
-  shutil.copy(source / "metrics.jsonl", workdir / "metrics.jsonl")
+  folders.copy_file(source / "metrics.jsonl", workdir / "metrics.jsonl")
   step_lines.cut_lines(workdir, step)
   saved_by = storage.run_of(source / "checkpoints" / str(step))
   record = _record(source) | {"step": step} | ({"run": saved_by} if saved_by else {})
   files.write_json(workdir / "fork.json", record)
-  (workdir / "checkpoints").mkdir(exist_ok=True)
-  incomplete = workdir / "checkpoints" / f"{step}.incomplete"
-  shutil.rmtree(incomplete, ignore_errors=True)
-  shutil.copytree(source / "checkpoints" / str(step), incomplete)
   # The last act: from here on the workdir holds a run that was interrupted.
-  incomplete.rename(workdir / "checkpoints" / str(step))
+  places.copy(source / "checkpoints" / str(step), workdir / "checkpoints")
 
 
 def step(workdir: pathlib.Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from trialbook import files
 from trialbook.errors import InfeasibleError, PreemptedError, PrunedError, UserError, said
 from trialbook.input_pipeline import Dataset
+from trialbook.store_client import StoreLostError
 from trialbook.trainer.checkpoints import storage
 from trialbook.trainer.config import Config
 from trialbook.trainer.evaluation_schedule import checkpoint_due
@@ -167,8 +168,8 @@ class RunRecord:
         "finished": time.time(),
         "times": recorder.times(),
       }
-      # On a full disk the record of the failure may not fit; the failure itself is what must be told.
-      with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+      # On a full disk, or in a lost store, the failure cannot be recorded; the failure itself is what must be told.
+      with contextlib.suppress(OSError, StoreLostError) if status == "failed" else contextlib.nullcontext():
         if writes:
           self._write()
 

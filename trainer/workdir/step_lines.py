@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trialbook.files import jsonable, write_text
+from trialbook.spool import Spool
 from trialbook.trainer.records import read_metrics
 
 
@@ -26,11 +27,16 @@ class StepLines:
   """
 
   def __init__(self, path: pathlib.Path, names: Iterable[str]):
-    self._file = path.open("a")
+    self._path = path
+    self._open()
     self._names = tuple(names)
     # float32 needs nine digits to come back the same; a format string is several times faster than json.dumps.
     fields = [f'"{name}": %.9g' for name in self._names]
     self._template = ", ".join(['{"step": %d', *fields])
+
+  def _open(self) -> None:
+    self._spool = Spool(self._path.parent, [self._path.name])
+    self._file = (self._spool.folder / self._path.name).open("a")
 
   def write(self, step: int, row: Iterable[float], extra: Mapping[str, Any]) -> None:
     """Write one line: the metrics in the order of the names, then `extra`. Buffered until `flush` or `sync`."""
@@ -44,22 +50,23 @@ class StepLines:
   def extend_last(self, extra: Mapping[str, Any]) -> None:
     """Add to the last line of the file, atomically."""
     self.close()
-    path = pathlib.Path(self._file.name)
-    *lines, last, _ = path.read_text().split("\n")
+    *lines, last, _ = self._path.read_text().split("\n")
     last = json.dumps(jsonable({**json.loads(last), **extra}), allow_nan=False)
-    write_text(path, "".join(f"{line}\n" for line in [*lines, last]))
-    self._file = path.open("a")
+    write_text(self._path, "".join(f"{line}\n" for line in [*lines, last]))
+    self._open()
 
   def flush(self) -> None:
     """Hand what is buffered to the operating system."""
     self._file.flush()
 
   def sync(self) -> None:
-    """Return when all lines are on the disk."""
+    """Return when all lines are on the disk, or in the store."""
     self._file.flush()
     os.fsync(self._file.fileno())
+    self._spool.upload()
 
   def close(self) -> None:
     """Sync and close the file."""
     self.sync()
     self._file.close()
+    self._spool.close()

@@ -6,17 +6,17 @@ import contextlib
 import dataclasses
 import pathlib
 import queue
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from trialbook import files
+from trialbook import files, folders
 from trialbook.errors import GoneError, UserError
 from trialbook.launch.watch import signals_to
 from trialbook.paths import as_path
+from trialbook.store_client import StoreLostError
 from trialbook.trainer.evaluation_schedule import evaluation_steps
 from trialbook.tuning import records, role_advice, tables, tracking
 from trialbook.tuning.execution import mistakes
@@ -78,11 +78,13 @@ def run_study(
   else:
     made = executor(study, folder, events)
   new = planned.record()
+  files.check_reachable(folder)
   check_folder(folder, new)
-  with files.locked(records.study_lock(folder), str(folder)), files.disk_errors(str(folder)), signals_to(events), made:
+  lock = files.locked(records.study_lock(folder), str(folder))
+  with lock as held, files.disk_errors(str(folder)), signals_to(events), made:
     # Another coordinator may have worked here until a moment ago.
     existing = check_folder(folder, new)
-    place = files.Place.of(folder)
+    place = files.Place.of(folder, held)
     with place.errors():
       coordinator = Coordinator(
         place, planned, made, StudyProgress(planned.trials, enabled=progress), existing, retry_failed
@@ -118,7 +120,7 @@ class Coordinator:
     self._planned, self._executor, self._progress = planned, executor, progress
     if existing is None:
       # Of another study perhaps, of which no trial came to anything.
-      shutil.rmtree(folder / "trials", ignore_errors=True)
+      folders.remove(folder / "trials")
     (folder / "trials").mkdir(exist_ok=True)
     self._trials = records.read_trials(folder)
     if (last := max(self._trials, default=-1)) >= planned.trials:
@@ -222,7 +224,7 @@ class Coordinator:
     finally:
       session = {**self._record.sessions[-1], "finished": time.time(), "programs": dict(self._executor.programs)}
       self._record = dataclasses.replace(self._record, sessions=(*self._record.sessions[:-1], session))
-      with contextlib.suppress(OSError, GoneError) if sys.exc_info()[0] else contextlib.nullcontext():
+      with contextlib.suppress(OSError, GoneError, StoreLostError) if sys.exc_info()[0] else contextlib.nullcontext():
         self._place.check()
         if not self._trials:
           (self._folder / "trials").rmdir()

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
-from trialbook.errors import UserError
+from trialbook.errors import TryAgainError, UserError
 from trialbook.launch import slurm
 from trialbook.launch.job_exit import describe
 from trialbook.launch.processes import HostEnd, HostProcess, guarded
+from trialbook.spool import LOG_SECONDS, Spool
 from trialbook.tuning.execution.executor import Ended, InterruptedStudyError
 from trialbook.tuning.execution.trial_states import Cost, StudyError
 from trialbook.tuning.execution.worker import START
@@ -231,6 +232,7 @@ class _Worker:
   ):
     self.log = study / "logs" / f"worker_{index}.log"
     self.log.parent.mkdir(exist_ok=True)
+    self._spool = Spool(self.log.parent, [self.log.name], LOG_SECONDS)
     self.trial: int | None = None
     self.is_ready = False
     self.programs_before = programs_before
@@ -238,7 +240,12 @@ class _Worker:
     self._closing = contextlib.ExitStack()
     number = theirs.fileno()
     self.process = HostProcess(
-      index, ["-c", START, str(study), str(number)], environment, events, log=self.log, inherited=[number]
+      index,
+      ["-c", START, str(study), str(number)],
+      environment,
+      events,
+      log=self._spool.folder / self.log.name,
+      inherited=[number],
     )
     theirs.close()
     self._closing.enter_context(guarded([self.process]))
@@ -253,6 +260,8 @@ class _Worker:
     """End the process and all of its children."""
     self.process.close()
     self._closing.close()
+    with contextlib.suppress(TryAgainError):  # What people read must not keep the study from its end.
+      self._spool.close()
 
 
 def _listen(worker: _Worker, talk: Connection, events: "queue.SimpleQueue[Any]") -> None:

@@ -8,12 +8,11 @@ then removed. So the record is the same whoever decides, and when.
 
 import dataclasses
 import pathlib
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from trialbook import files
+from trialbook import files, folders
 from trialbook.trainer.records import read_run
 from trialbook.trainer.workdir.step_lines import cut_lines
 from trialbook.tuning.curves import read_log
@@ -80,7 +79,7 @@ class RuleAtWork:
     if (folder / "metrics.jsonl").exists():
       cut_lines(folder, step, self.study.first_step or 0)
     # Which checkpoints there are depends on when the decision was made, so none stays.
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    folders.remove(folder / "checkpoints")
     (folder / "best.json").unlink(missing_ok=True)
     for path in (folder / "predictions").glob("*.npz"):
       if path.stem.isdecimal() and int(path.stem) > step:

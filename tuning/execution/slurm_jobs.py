@@ -14,6 +14,7 @@ from trialbook import errors, files
 from trialbook.errors import UserError
 from trialbook.launch import slurm
 from trialbook.naming import nearest
+from trialbook.object_store import StorePath
 from trialbook.tuning.execution.executor import Ended, InterruptedStudyError
 from trialbook.tuning.execution.trial_states import Cost
 from trialbook.tuning.plan import PlannedTrial
@@ -74,6 +75,10 @@ class SlurmJobs:
 
   def __init__(self, study: pathlib.Path, events: "queue.SimpleQueue[Any]", *, options: slurm.SlurmOptions):
     self.count = options.max_parallel or _UNLIMITED
+    if isinstance(study, StorePath):
+      raise UserError(
+        f"{study}: jobs of Slurm write their output into a file system that all nodes mount; name a folder there"
+      )
     self._study, self._events, self._options = study.absolute(), events, options
     self.programs: dict[str, int] = {}
     self._jobs: dict[int, str] = {}

@@ -4,15 +4,16 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trialbook import files
+from trialbook import files, folders
 from trialbook.errors import ConfigError, InfeasibleError, OutOfMemoryError, TryAgainError, UserError, said
 from trialbook.import_attribute import import_attribute
+from trialbook.spool import LOG_SECONDS, Spool
+from trialbook.store_client import StoreLostError
 from trialbook.trainer import Guard, Programs
 from trialbook.trainer.program_memory import is_out_of_device_memory
 from trialbook.trainer.train import Judge
@@ -89,7 +90,7 @@ def run_trial(
     except StudyError as error:
       _write_if_possible(folder, interrupted(_now(watch, record), str(error)))
       raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoreLostError):
       raise
     except SystemExit as error:
       reason = f"the trial's code called sys.exit({error.code!r}); it should return its metrics, or raise an exception"
@@ -211,12 +212,12 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path, judge: Jud
   assert of.function is not None
   metric = of.objective.metric
   function = import_attribute("function", of.function)
-  shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-  path = folder / "metrics.jsonl"
-  path.unlink(missing_ok=True)
+  folders.remove(folder / "checkpoints")
+  (folder / "metrics.jsonl").unlink(missing_ok=True)
+  spool = Spool(folder, every_seconds=LOG_SECONDS)
   begun = time.perf_counter()
   state, reason, names, step = "complete", None, set(), 0
-  with path.open("a") as file:
+  with contextlib.closing(spool), (spool.folder / "metrics.jsonl").open("a") as file:
     returned = None
     try:
       returned = function(**record.changes)

@@ -4,10 +4,11 @@ It is started by the coordinator (`START`), which it talks to through a file des
 """
 
 import os
-import pathlib
 import signal
 import sys
 from multiprocessing.connection import Connection
+
+from trialbook.paths import as_path
 
 START = """
 import json, os, sys
@@ -23,7 +24,7 @@ It imports what its coordinator would, from the same places.
 
 def main() -> int:
   """Run the tasks that the coordinator sends until it closes the connection."""
-  study, talk = pathlib.Path(sys.argv[1]), Connection(int(sys.argv[2]))
+  study, talk = as_path(sys.argv[1]), Connection(int(sys.argv[2]))
   if cores := os.environ.get("TRIALBOOK_CORES"):
     # Before anything counts them: XLA cuts reductions by the number of cores that it sees.
     os.sched_setaffinity(0, {int(core) for core in cores.split(",")})

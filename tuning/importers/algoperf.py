@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from trialbook import files
 from trialbook.errors import UserError
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial, plain
 from trialbook.tuning.study import Maximize, Minimize, Objective
 
@@ -54,7 +54,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
   Raises:
     UserError: with all that is wrong, if there is no such tree or a file cannot be read.
   """
-  root = as_path(source)
+  root = as_local_path(source)
   if not root.is_dir():
     raise UserError(f"{source}: there is no such folder")
   found: dict[tuple[str, str], list[pathlib.Path]] = {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from trialbook.errors import UserError
 from trialbook.metric_names import Mode
 from trialbook.naming import nearest
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 from trialbook.tuning.importers import KINDS, metric_names, writing
 from trialbook.tuning.importers.conversion import convert
 from trialbook.tuning.importers.declarations import declared_in
@@ -74,7 +74,7 @@ def import_study(
   reader = importlib.import_module(f"trialbook.tuning.importers.{KINDS[kind]}")
   studies: list[SourceStudy] = reader.read(str(source), options)
   if space is not None and kind != "csv":  # A column's type depends on what is declared, so tables read it themselves.
-    studies = declared_in(as_path(space), studies)
+    studies = declared_in(as_local_path(space), studies)
   logged = {metric for one in studies for trial in one.trials for metric in trial.curves}
   problems = metric_names.unknown(options.rename, logged)
   converted = []
@@ -87,7 +87,7 @@ def import_study(
       problems += [f"{one.place}: {problem}" if one.place else problem for problem in error.problems]
   if problems:
     raise UserError(problems)
-  return writing.write(as_path(directory), converted)
+  return writing.write(as_local_path(directory), converted)
 
 
 def _apart(studies: list[SourceStudy]) -> list[SourceStudy]:

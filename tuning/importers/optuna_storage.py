@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from trialbook.errors import UserError, said
 from trialbook.naming import nearest
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 from trialbook.tuning.importers import inferred, metric_names
 from trialbook.tuning.importers.source import Options, SourceStudy, SourceTrial, plain
 from trialbook.tuning.objective import value_of
@@ -79,7 +79,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     import optuna
   except ImportError:
     raise UserError("an Optuna storage is read by optuna: pip install 'trialbook[bayes]'") from None
-  path = as_path(source.removeprefix("sqlite:///"))
+  path = as_local_path(source.removeprefix("sqlite:///"))
   if "://" in str(source) and not source.startswith("sqlite:///"):
     raise UserError(f"{source.partition('://')[0]}://...: should be the path of a file: sqlite:///PATH, or a journal")
   if not path.is_file():

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trialbook.errors import UserError
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 from trialbook.tuning.importers import gaps, metric_names, rows
 from trialbook.tuning.importers.column_types import typed
 from trialbook.tuning.importers.curve_tables import CurveTable, read_curves
@@ -52,7 +52,7 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     UserError: with all that is wrong with its files: what, in which line and column, and what would be right.
   """
   problems: list[str] = []
-  files = _sources(as_path(source), options, problems)
+  files = _sources(as_local_path(source), options, problems)
   if files is None:
     raise UserError(problems)
   notes: list[str] = []
@@ -140,7 +140,7 @@ def _declared(path: pathlib.Path | None, options: Options, problems: list[str]) 
   beside = Declared(path=path or pathlib.Path("study.json")) if path is None else read_declared(path, problems)
   if options.space is None:
     return beside
-  space = as_path(options.space)
+  space = as_local_path(options.space)
   if not space.is_file():
     problems.append(f"{space}: there is no such file")
     return beside

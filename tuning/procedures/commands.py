@@ -10,6 +10,7 @@ from typing import Any
 
 from trialbook import errors
 from trialbook.errors import UserError
+from trialbook.object_store import StorePath
 from trialbook.trainer.config_files import DEFAULT, load_config
 from trialbook.trainer.overrides import parse_assignments
 from trialbook.tuning import tables
@@ -91,6 +92,10 @@ def _following(procedure: str, config: pathlib.Path, folder: pathlib.Path) -> st
 def next_(options: argparse.Namespace) -> int:
   """Execute `trialbook tune next DIR`."""
   results = read_results(options.dir)
+  if options.output is None and isinstance(options.dir, StorePath):
+    raise UserError(
+      f"{options.dir} is in an object store, from which no Python file is run; name a folder with --output"
+    )
   output = options.output or options.dir / "next"
   if output.exists() and not output.is_dir():
     raise UserError(f"--output={output} is a file; name a folder")

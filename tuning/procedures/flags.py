@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from trialbook.command_line import positive
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path, as_path
 
 
 class Procedure(NamedTuple):
@@ -86,7 +86,7 @@ PROCEDURES = {
         {"action": "store_true", "help": "also run the study again with another search seed (study variance)"},
       ),
       ("--margin", {"type": float, "metavar": "GAIN", "help": "gain that the change must exceed (default 0)"}),
-      ("--record", {"type": as_path, "metavar": "DIR", "help": "folder of the recorded baseline"}),
+      ("--record", {"type": as_local_path, "metavar": "DIR", "help": "folder of the recorded baseline"}),
     ),
   ),
   "finish": Procedure(
@@ -106,7 +106,7 @@ PROCEDURES = {
         },
       ),
       ("--seeds", {"type": positive, "metavar": "N", "help": "seeds of the final trainings (default 5)"}),
-      ("--looks", {"type": as_path, "metavar": "FILE", "help": "record of looks at the test set"}),
+      ("--looks", {"type": as_local_path, "metavar": "FILE", "help": "record of looks at the test set"}),
       (
         "--fold_validation",
         {
@@ -141,12 +141,12 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument(
       "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field of the config; may be repeated"
     )
-    made.add_argument("--dir", type=as_path, help="folder for all files of the procedure; created if absent")
+    made.add_argument("--dir", type=as_local_path, help="folder for all files of the procedure; created if absent")
     made.add_argument("--workers", type=positive, default=1, metavar="N", help="processes on this machine (default 1)")
     made.add_argument("--dry_run", action="store_true", help="print the first study and its cost, and exit")
     for flag, options in procedure.flags:
       made.add_argument(flag, **options)
   made = command("next", "say what to do after a study, and write the next study", "procedures.commands:next_", "dir")
-  made.add_argument("--output", type=as_path, metavar="DIR", help="folder for the next study (default DIR/next)")
+  made.add_argument("--output", type=as_local_path, metavar="DIR", help="folder for the next study (default DIR/next)")
   what = "write the next round instead, with as many steps and the schedule transferred (PB-62, PB-63)"
   made.add_argument("--round", type=positive, metavar="STEPS", help=what)

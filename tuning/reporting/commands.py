@@ -1,13 +1,12 @@
 """The commands `report`, `compare` and `index` of `trialbook tune`."""
 
 import argparse
-import os
 import pathlib
 
 from rich.table import Table
 from rich.text import Text
 
-from trialbook import errors
+from trialbook import errors, files
 from trialbook.command_line import warn
 from trialbook.errors import UserError
 from trialbook.tuning import tables
@@ -28,7 +27,7 @@ def report_(options: argparse.Namespace) -> int:
   console = tables.console()
   console.print(f"report: {path}", soft_wrap=True)
   root = results.folder.resolve().parent
-  if options.output is None and options.format == "html" and os.access(root, os.W_OK):
+  if options.output is None and options.format == "html" and files.may_write(root):
     _index(root, "  all studies")
   return errors.DONE
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from trialbook import files
 from trialbook.errors import ConfigError
 from trialbook.naming import nearest
+from trialbook.object_store import StorePath
 from trialbook.paths import as_path
 from trialbook.tuning.comparing import read_any
 from trialbook.tuning.findings import Finding, findings
@@ -139,5 +140,5 @@ def _check(path: pathlib.Path, *, is_folder: bool) -> None:
     raise ConfigError(f"{path} is a {'file; name a folder' if is_folder else 'folder; name a file'}")
   if not is_folder and path.exists() and not path.is_file():
     raise ConfigError(f"{path} is not a regular file; name another one, or - for standard output")
-  if not is_folder and not path.parent.is_dir():
+  if not is_folder and not isinstance(path, StorePath) and not path.parent.is_dir():
     raise ConfigError(f"{path}: there is no folder {path.parent}")
