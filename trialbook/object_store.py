@@ -152,7 +152,7 @@ class StorePath(pathlib.PosixPath):
     """Yield what matches a pattern of names and `*`, `?` or `[…]`, without `**`."""
     if "**" in pattern:
       _refuse(self, "glob with **")
-    head, _, rest = pattern.partition("/")
+    head, _slash, rest = pattern.partition("/")
     if not any(letter in head for letter in "*?["):
       child = self / head
       if rest:
