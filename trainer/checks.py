@@ -124,7 +124,7 @@ def warnings(config: Config, dataset: Dataset, task: BoundTask) -> list[str]:
   symbols = isinstance(config.model, TransformerConfig) or (
     isinstance(config.model, PluginConfig) and len(info.input_shape or ()) == 1
   )
-  if info.input_dtype == "int32" and info.normalization is None and not symbols:
+  if info.input_dtype in ("int32", "uint32") and info.normalization is None and not symbols:
     found.append(
       f"dataset {info.name}: inputs are integers and reach the model unscaled. Give floats, or"
       " trialbook.input_pipeline.Data(normalization=(means, deviations)). Only uint8 is normalized by default."

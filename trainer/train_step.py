@@ -98,7 +98,9 @@ class Steps:
     params = cast(state["params"], "float32")
     optimizer = self._optimizer(settings, learning_rate)
     updates, opt_state = optimizer.update(grads, state["opt_state"], params, value=loss)
-    updates = parameter_groups.scale_updates(config.parameter_groups, below(settings, "parameter_groups"), updates)
+    stacked = [name for name, placement in self.network.placements.items() if placement.stacked]
+    groups = config.parameter_groups, below(settings, "parameter_groups")
+    updates = parameter_groups.scale_updates(*groups, updates, stacked)
     params = cast(optax.apply_updates(params, updates), config.precision.param_dtype)
     next_state = {"step": step + 1, "params": params, "variables": variables, "opt_state": opt_state}
     if has_average(config):

@@ -8,6 +8,10 @@ from .errors import TryAgainError as TryAgainError
 from .errors import UserError as UserError
 from .input_pipeline.datasets.array_record import write_array_record as write_array_record
 from .input_pipeline.datasets.plugin import Data as Data
+from .input_pipeline.items import Pad as Pad
+from .input_pipeline.packing import Packed as Packed
+from .input_pipeline.packing import packed_graphs as packed_graphs
+from .input_pipeline.packing import packed_text as packed_text
 from .models.call_modes import Call as Call
 from .trainer.config import Averaging as Averaging
 from .trainer.config import Checkpointing as Checkpointing
