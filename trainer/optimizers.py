@@ -194,7 +194,7 @@ OptimizerConfig = Annotated[
 
 def transformation(
   config: OptimizerConfig, settings: Mapping[str, Float[Array, ""]], learning_rate: Float[Array, ""]
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
   """Make the optimizer of one step, to be built inside the compiled function.
 
   Args:
@@ -237,7 +237,7 @@ def transformation(
     deltas, *buffers = (structure.unflatten(column) for column in zip(*results, strict=True))
     return deltas, {"count": count, **dict(zip(rule.buffers, buffers, strict=True))}
 
-  return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+  return optax.GradientTransformation(init, update)
 
 
 def evaluates_others(config: OptimizerConfig) -> bool:

@@ -367,7 +367,8 @@ class Steps:
     return read, unchanged, {path: leaf for path, leaf in prepared.items() if path not in read}
 
   def _optimizer(self, settings: SettingArrays, learning_rate: Array) -> optax.GradientTransformationExtraArgs:
-    return optimizers.transformation(self.network.config.optimizer, below(settings, "optimizer"), learning_rate)
+    config = self.network.config.optimizer
+    return optax.with_extra_args_support(optimizers.transformation(config, below(settings, "optimizer"), learning_rate))
 
 
 def has_average(config: Config) -> bool:

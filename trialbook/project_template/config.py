@@ -13,7 +13,7 @@ def get_config() -> Config:
       "model.name": "my_model:MyModel",
       "model.kwargs.width": 16,
       "task.name": "my_task:MyTask",
-      "task.traced.smoothing": 0.1,
+      "task.traced.label_smoothing": 0.1,
       "selection.metric": "validation/error",
       "optimizer.name": "adam",
       "optimizer.learning_rate": 0.01,

@@ -17,7 +17,7 @@ class MyTask:
 
   def loss(self, outputs, batch, settings):
     """Return a number for each example. `settings` has the numbers in `task.traced`."""
-    targets = optax.smooth_labels(jnp.eye(outputs.shape[-1])[batch["labels"]], settings["smoothing"])
+    targets = optax.smooth_labels(jnp.eye(outputs.shape[-1])[batch["labels"]], settings["label_smoothing"])
     return optax.softmax_cross_entropy(outputs, targets)
 
   def metrics(self, outputs, batch):
