@@ -139,13 +139,17 @@ def _huggingface_vit(_: VitConfig) -> PublicNames:
     (r"^embeddings\.patch_embeddings\.projection\.", "embedding."),
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "output."),
-    (r"^encoder\.layer\.(\d+)\.(.*)$", r"blocks/layer/\2[\1]"),
+    # Names of files, and those that modules have from transformers 5 on.
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.(.*)$", r"blocks/layer/\2[\1]"),
     (r"(?<=/)attention\.attention\.", "attention/"),
-    (r"(?<=/)attention\.output\.dense\.", "attention/output."),
+    (r"(?<=/)attention\.q_proj\.", "attention/query."),
+    (r"(?<=/)attention\.k_proj\.", "attention/key."),
+    (r"(?<=/)attention\.v_proj\.", "attention/value."),
+    (r"(?<=/)attention\.(?:output\.dense|o_proj)\.", "attention/output."),
     (r"(?<=/)layernorm_before\.", "attention_norm."),
     (r"(?<=/)layernorm_after\.", "feed_forward_norm."),
-    (r"(?<=/)intermediate\.dense\.", "hidden."),
-    (r"(?<=/)output\.dense\.", "output."),
+    (r"(?<=/)(?:intermediate\.dense|mlp\.fc1)\.", "hidden."),
+    (r"(?<=/)(?:output\.dense|mlp\.fc2)\.", "output."),
     *_LEAVES,
   )
   return PublicNames(names, reshape=_OF_VIT)

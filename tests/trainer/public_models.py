@@ -223,7 +223,8 @@ def gpt2(rows: np.ndarray, *, width: int, depth: int, heads: int) -> tuple[Array
     block = f"transformer.h.{index}"
     weight.arrays[f"{block}.attn.bias"] = np.ones((1, 1, POSITIONS, POSITIONS), bool)
     fused = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn", 3 * width)
-    x = x + linear(attended(*np.split(fused, 3, axis=-1), heads, causal=True), f"{block}.attn.c_proj", width)
+    query, key, value = np.split(fused, 3, axis=-1)
+    x = x + linear(attended(query, key, value, heads, causal=True), f"{block}.attn.c_proj", width)
     hidden = linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc", 4 * width)
     hidden = hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3))) / 2
     x = x + linear(hidden, f"{block}.mlp.c_proj", width)

@@ -155,7 +155,8 @@ def nested(arrays: Arrays) -> dict[str, Any]:
 
 
 def npz(folder: pathlib.Path, arrays: Arrays) -> pathlib.Path:
-  np.savez(folder / "weights.npz", **arrays)  # pyright: ignore[reportArgumentType]
+  named: Any = arrays
+  np.savez(folder / "weights.npz", **named)
   return folder / "weights.npz"
 
 

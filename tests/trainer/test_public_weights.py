@@ -119,6 +119,7 @@ MODELS: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
   "torchvision vit": torchvision_vit,
   "timm vit": timm_vit,
   "huggingface vit": huggingface_vit,
+  "huggingface vit, saved": huggingface_vit,
 }
 
 
@@ -135,7 +136,10 @@ def test_a_model_of_a_library_has_its_outputs_from_the_file_that_the_library_wri
 ):
   model, settings = MODELS[kind]()
   model, file = with_statistics(model), tmp_path / "model.safetensors"
-  library("safetensors.torch").save_file(model.state_dict(), str(file))
+  if kind.endswith("saved"):
+    model.save_pretrained(tmp_path)
+  else:
+    library("safetensors.torch").save_file(model.state_dict(), str(file))
   made = config(file, dataset__name="test_public_weights:data", **settings)
   expected = logits(model, IMAGES.transpose(0, 3, 1, 2).copy())
   found = outputs(made, tmp_path / "run", IMAGES, programs)

@@ -90,7 +90,7 @@ def test_another_head_is_left_out_by_name(tmp_path: pathlib.Path, programs: Prog
 @pytest.mark.parametrize(
   ("changes", "fragment"),
   [
-    ({"warm_start.source": "/nowhere"}, "there is no such folder"),
+    ({"warm_start.source": "/nowhere"}, "there is no such file or folder"),
     ({"warm_start.step": "33"}, "has no checkpoint '33'"),
     ({"warm_start.include": ("outptu/*",)}, "matches no parameter; did you mean 'output/"),
     ({"model.widths": (16,)}, "has float32[64, 32], the model needs float32[64, 16]"),
@@ -143,7 +143,7 @@ def test_a_depth_decay_multiplies_the_rate_of_each_layer_by_that_of_the_next_and
     np.testing.assert_allclose(half[name], factor * step, atol=2e-7, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_layers_of_a_stack_have_depths_too(tmp_path: pathlib.Path):
   programs = Programs()
   model = {"model__name": "vit", "model__width": 8, "model__depth": 3, "model__heads": 2, "model__patch_size": 4}
@@ -159,7 +159,7 @@ def test_the_layers_of_a_stack_have_depths_too(tmp_path: pathlib.Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("virtual_batch_size", [None, 8])
+@pytest.mark.parametrize("virtual_batch_size", [None, pytest.param(8, marks=pytest.mark.long)])
 def test_frozen_statistics_stay(tmp_path: pathlib.Path, virtual_batch_size: int | None):
   config = mlp(
     model__name="resnet",
