@@ -63,6 +63,8 @@ def ship(folder: pathlib.Path, request: dict) -> dict:
       # It is ours, so links may lead anywhere; later versions of Python ask which archive may do what.
       tar.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
       tar.extractall(staging)
+    # The folder in which the command runs may be empty, so that git knows nothing in it.
+    (staging / "tree" / request["inside"]).mkdir(parents=True, exist_ok=True)
     staging.rename(place)
   return {}
 

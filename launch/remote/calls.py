@@ -4,8 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import IO
 
 Interrupted = Callable[[], bool]
 """Returns whether what is under way is to be given up."""
@@ -51,14 +53,16 @@ def call(
     env=environment,
     start_new_session=True,
   )
+  # `communicate` loses input that is still to be written when it times out.
+  pipe, process.stdin = process.stdin, None
+  assert pipe is not None
+  threading.Thread(target=_write, args=(pipe, sent), daemon=True).start()
   deadline = time.monotonic() + seconds
-  first: bytes | None = sent
   while True:
     try:
-      output, error = process.communicate(first, timeout=_TICK_SECONDS)
+      output, error = process.communicate(timeout=_TICK_SECONDS)
       return subprocess.CompletedProcess(command, process.returncode, output, error)
     except subprocess.TimeoutExpired:
-      first = None  # It is on its way.
       given_up = interrupted()
       if not given_up and time.monotonic() < deadline:
         continue
@@ -68,3 +72,9 @@ def call(
       if given_up:
         raise GivenUpError from None
       raise TimeoutError from None
+
+
+def _write(pipe: IO[bytes], sent: bytes) -> None:
+  """Write all input, unless the program ends before."""
+  with contextlib.suppress(BrokenPipeError), pipe:
+    pipe.write(sent)

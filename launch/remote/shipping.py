@@ -57,7 +57,7 @@ def pack(folder: pathlib.Path) -> Archive:
   _check_size(root, files)
   buffer = io.BytesIO()
   with (
-    gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as zipped,
+    gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as zipped,
     tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
   ):
     for name, path in files.items():
