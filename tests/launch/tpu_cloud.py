@@ -206,7 +206,7 @@ class TpuCloud:
         return self._operation(place)
       node, _, verb = name.partition(":")
       if verb == "getGuestAttributes":
-        chosen = body.get("workerIds")
+        chosen = [index for index in body.get("workerIds", []) if index]
         machines = self.machines[node]
         machines = [machines[int(index)] for index in chosen] if chosen else machines
         items = [[{"namespace": "hostkeys", "key": "ssh-ed25519", "value": machine.host_key}] for machine in machines]
