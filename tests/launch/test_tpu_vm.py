@@ -65,7 +65,7 @@ def test_a_training_on_two_hosts_that_is_preempted_resumes_on_new_slices_and_end
   hold.at("step", 25, host=0)
   cloud.scripts = [["ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]]
   launcher = Launcher(cloud, tree, *flags("--spot"), "--", *train(tmp_path, experiment, "run"))
-  wait_for(lambda: bool(hold.waiting()) or launcher.process.poll() is not None, 120)
+  wait_for(lambda: bool(hold.waiting()) or launcher.process.poll() is not None, 300)
   assert hold.waiting(), launcher.output()
   before = cloud.all_machines()
   cloud.preempt()
@@ -105,7 +105,7 @@ def test_a_launcher_that_is_killed_is_followed_by_one_in_another_folder(
   cloud: TpuCloud, tree: pathlib.Path, tmp_path: pathlib.Path
 ):
   launcher = Launcher(cloud, tree, *flags("--reserved"), *sleeps(tmp_path))
-  wait_for(lambda: are_ready(tmp_path) or launcher.process.poll() is not None, 120)
+  wait_for(lambda: are_ready(tmp_path) or launcher.process.poll() is not None, 300)
   assert are_ready(tmp_path), launcher.output()
   launcher.send(signal.SIGKILL)
   assert launcher.end() == -signal.SIGKILL
@@ -123,7 +123,7 @@ def test_a_launcher_that_is_killed_is_followed_by_one_in_another_folder(
 
 def test_ctrl_c_saves_on_all_hosts_and_leaves_nothing(cloud: TpuCloud, tree: pathlib.Path, tmp_path: pathlib.Path):
   launcher = Launcher(cloud, tree, *flags(), *sleeps(tmp_path))
-  wait_for(lambda: are_ready(tmp_path) or launcher.process.poll() is not None, 120)
+  wait_for(lambda: are_ready(tmp_path) or launcher.process.poll() is not None, 300)
   assert are_ready(tmp_path), launcher.output()
   launcher.send(signal.SIGINT)
   assert launcher.end() == 130, launcher.output()
@@ -150,7 +150,7 @@ def test_requests_that_fail_and_machines_that_are_of_no_use_are_replaced(
 ):
   cloud.scripts, cloud.dirty = [["FAILED"], ["ACCEPTED", "SUSPENDED"]], 1
   launcher = Launcher(cloud, tree, *flags("--spot"), *sleeps(tmp_path))
-  wait_for(lambda: are_ready(tmp_path) or launcher.process.poll() is not None, 240)
+  wait_for(lambda: are_ready(tmp_path) or launcher.process.poll() is not None, 300)
   (tmp_path / "go").touch()
   assert launcher.end() == 0, launcher.output()
   for said in (

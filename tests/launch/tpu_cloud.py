@@ -137,7 +137,9 @@ class TpuCloud:
     self.nodes: dict[str, dict[str, Any]] = {}
     self.machines: dict[str, list[Machine]] = {}
     self.preempted: set[str] = set()
+    self.launchers: list[subprocess.Popen[bytes]] = []
     self._lock, self._count = threading.RLock(), 0
+    self._results: dict[str, dict[str, str]] = {}
     handler = type("Handler", (_Handler,), {"cloud": self})
     self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     self.port = self._server.server_address[1]
@@ -160,6 +162,10 @@ class TpuCloud:
 
   def close(self) -> None:
     """End everything."""
+    for launcher in self.launchers:
+      if launcher.poll() is None:
+        launcher.kill()
+        launcher.wait()
     self._server.shutdown()
     self._server.server_close()
     for machines in [*self.machines.values()]:
@@ -193,7 +199,7 @@ class TpuCloud:
       place, kind = "/".join(parts[1:5]), parts[5]
       name = parts[6] if len(parts) > 6 else ""
       if kind == "operations":
-        return {"name": f"{place}/operations/{name}", "done": True, "response": {}}
+        return {"name": f"{place}/operations/{name}", "done": True, "response": self._results[name]}
       if kind == "queuedResources":
         if method == "POST":
           self._create(re.findall(r"queuedResourceId=([^&]+)", query)[0], place, body)
@@ -203,7 +209,7 @@ class TpuCloud:
           return {"queuedResources": [self._shown(name) for name in self.resources]}
         else:
           return self._described(name)
-        return self._operation(place)
+        return self._operation(place, {})
       node, _, verb = name.partition(":")
       if verb == "getGuestAttributes":
         chosen = [index for index in body.get("workerIds", []) if index]
@@ -214,7 +220,7 @@ class TpuCloud:
       if method == "PATCH":
         self.nodes[node]["metadata"] |= body["metadata"]
         self._lay_keys(node)
-        return self._operation(place)
+        return self._operation(place, {"name": self.nodes[node]["name"]})
       return self.nodes[node]
 
   def metadata(self, address: str, name: str) -> str:
@@ -291,9 +297,10 @@ class TpuCloud:
     for machine in self.machines[node]:
       (machine.folder / "authorized_keys").write_text("\n".join(lines) + "\n")
 
-  def _operation(self, place: str) -> dict[str, Any]:
+  def _operation(self, place: str, result: dict[str, str]) -> dict[str, Any]:
     self._count += 1
-    return {"name": f"{place}/operations/o{self._count}", "done": True, "response": {}}
+    self._results[f"o{self._count}"] = result
+    return {"name": f"{place}/operations/o{self._count}", "done": True, "response": result}
 
 
 class _RefusedError(Exception):
@@ -372,17 +379,18 @@ class Launcher:
         stderr=output,
         start_new_session=True,
       )
+    cloud.launchers.append(self.process)
 
   def output(self) -> str:
     """What it has printed so far."""
     return self._output.read_text()
 
-  def wait_for(self, text: str, seconds: float = 120.0) -> None:
+  def wait_for(self, text: str, seconds: float = 300.0) -> None:
     """Return once it has printed a text."""
     wait_for(lambda: text in self.output() or self.process.poll() is not None, seconds)
     assert text in self.output(), self.output()
 
-  def end(self, seconds: float = 240.0) -> int:
+  def end(self, seconds: float = 300.0) -> int:
     """Return its exit code."""
     try:
       return self.process.wait(seconds)
