@@ -47,13 +47,16 @@ class Budgets:
     rule: how many there may be.
     workdir: of the job; None: it is not known, and counts are kept in memory only.
     say: reports to a person.
+    outlives: whether the job goes on when its launcher vanishes, so that this is no preemption.
 
   Attributes:
     preemptions: counted so far.
     failures: counted so far.
   """
 
-  def __init__(self, rule: Restarts, workdir: pathlib.Path | None, say: Callable[[str], None]):
+  def __init__(
+    self, rule: Restarts, workdir: pathlib.Path | None, say: Callable[[str], None], *, outlives: bool = False
+  ):
     self._rule, self._workdir, self._say = rule, workdir, say
     self.preemptions, self.failures, self._stalled, self._row = 0, 0, 0, 0
     self._first: str | None = None
@@ -62,7 +65,7 @@ class Budgets:
     if record is not None and record["state"] != "ended":
       self.preemptions, self.failures, self._stalled = (record[key] for key in ("preemptions", "failures", "stalled"))
       self._first, self._started = record["first_cause"], record["started"]
-      vanished = record["state"] == "running"
+      vanished = record["state"] == "running" and not outlives
       self.preemptions += vanished
       how = ", whose launcher vanished while the job ran" if vanished else ""
       say(f"continues the counts of an earlier launcher{how}: {self.describe()}")

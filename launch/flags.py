@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from trialbook import errors
-from trialbook.command_line import Parser, positive, run
+from trialbook.command_line import Parser, at_least_zero, positive, run
 from trialbook.launch import Patience, Restarts, run_local
 from trialbook.launch.preflight import chips
+from trialbook.launch.tpu_vm import flags as tpu_vm
 from trialbook.paths import as_local_path, as_path
 
 PREFLIGHT = """Compile a config for chips that are not here, by their own compiler, and report what it would be there.
@@ -47,6 +48,7 @@ def _parser() -> Parser:
   places = parser.add_subparsers(required=True, metavar="PLACE", parser_class=Parser)
   _add_local(places)
   _add_slurm(places)
+  tpu_vm.add(places)
   _add_preflight(places)
   _add_goodput(places)
   return parser
@@ -66,7 +68,7 @@ def _add_local(places: Any) -> None:
 
   def flag(name: str, default: float, metavar: str, text: str) -> None:
     what = f"{text} (default {default:g})"
-    local.add_argument(name, type=_at_least_zero(type(default)), default=default, metavar=metavar, help=what)
+    local.add_argument(name, type=at_least_zero(type(default)), default=default, metavar=metavar, help=what)
 
   flag("--hosts", 1, "N", "number of hosts")
   flag("--devices_per_host", 1, "N", "number of devices of each host")
@@ -235,17 +237,6 @@ def _preflight(options: argparse.Namespace, rest: Sequence[str]) -> int:
     html=options.html,
   )
   return run(options.parser.prog, lambda: preflight(wanted))
-
-
-def _at_least_zero(kind: type):
-  def parse(text: str):
-    value = kind(text)
-    if not 0 <= value < float("inf"):
-      raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
-    return value
-
-  parse.__name__ = {int: "whole number", float: "number"}[kind]
-  return parse
 
 
 def _above_zero(text: str) -> float:

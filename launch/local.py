@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import queue
-import signal
 import socket
 import sys
 import tempfile
@@ -13,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from trialbook import files
 from trialbook.errors import TryAgainError, UserError
 from trialbook.launch.budgets import Restarts
-from trialbook.launch.processes import HostEnd, HostProcess, guarded, write_line
-from trialbook.launch.supervisor import supervise
+from trialbook.launch.processes import HostProcess, guarded, write_line
+from trialbook.launch.supervisor import Attempt, supervise
 from trialbook.launch.watch import Events, Patience, signals_to, watch
 from trialbook.paths import PathError, as_path
 from trialbook.trainer.hosts import secret
@@ -78,7 +77,7 @@ def run_local(
     # A pipe would make each host's Python keep its lines back, and lose the last ones when it is killed.
     start_from.setdefault("PYTHONUNBUFFERED", "1")
 
-  def attempt(number: int) -> tuple[list[HostEnd], signal.Signals | None]:
+  def attempt(number: int) -> Attempt:
     job = {
       **start_from,
       "TRIALBOOK_COORDINATOR": f"127.0.0.1:{free_port()}",
@@ -94,7 +93,7 @@ def run_local(
         stack.callback(host.close)
         started.append(host)
       stack.enter_context(guarded(started))
-      return watch(started, events, patience or Patience(), say)
+      return Attempt(*watch(started, events, patience or Patience(), say))
 
   with signals_to(events), tempfile.TemporaryDirectory(prefix="trialbook-exits-") as exit_folder:
     start_from[EXITS] = exit_folder
@@ -113,7 +112,7 @@ def free_port() -> int:
 def _workdir(
   workdir: str | os.PathLike[str] | None, command: Sequence[str], say: Callable[[str], None]
 ) -> pathlib.Path | None:
-  named = os.fspath(workdir) if workdir is not None else _named_workdir(command)
+  named = os.fspath(workdir) if workdir is not None else named_workdir(command)
   try:
     path = as_path(named) if named else None
     if path is not None:
@@ -126,12 +125,12 @@ def _workdir(
     return None
 
 
-def _named_workdir(command: Sequence[str]) -> str | None:
+def named_workdir(command: Sequence[str], flag: str = "workdir") -> str | None:
   """Return the value of `--workdir=DIR`, `--workdir DIR` or the same with one dash; as with absl, the last one
   counts."""
   found = None
-  for argument, following in zip(command, [*command[1:], None], strict=True):
+  for argument, following in zip(command, [*command, None][1:], strict=True):
     name, equals, value = argument.partition("=")
-    if name in ("--workdir", "-workdir"):
+    if name in (f"--{flag}", f"-{flag}"):
       found = value if equals else following
   return found

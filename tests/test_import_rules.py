@@ -16,7 +16,11 @@ ROOMS = {
     "trainer/workdir": {"trainer", "trainer/checkpoints", "trainer/hosts"},
     "trainer/debug": {"trainer", "trainer/checkpoints", "trainer/workdir"},
   },
-  "launch": {"launch/preflight": {"launch"}},
+  "launch": {
+    "launch/preflight": {"launch"},
+    "launch/remote": {"launch"},
+    "launch/tpu_vm": {"launch", "launch/remote"},
+  },
   "tuning": {
     "tuning/space": set(),
     "tuning/advice_benchmark": {"tuning", "tuning/findings", "tuning/space"},

@@ -97,6 +97,19 @@ def positive(text: str) -> int:
   return int(text)
 
 
+def at_least_zero(kind: type) -> Callable[[str], Any]:
+  """Return a function for `Parser.add_argument(type=...)` that takes a number of this kind from 0 on."""
+
+  def parse(text: str):
+    value = kind(text)
+    if not 0 <= value < float("inf"):
+      raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return value
+
+  parse.__name__ = {int: "whole number", float: "number"}[kind]
+  return parse
+
+
 def this_command() -> str:
   """Return the command line of this process, as a person would repeat it: `trialbook train --workdir=runs/first`."""
   arguments = sys.orig_argv[1:]

@@ -124,7 +124,7 @@ def test_a_store_that_fails_for_half_a_minute_loses_nothing(commands: Commands, 
 def test_requests_that_fail_now_and_then_change_nothing(commands: Commands, undisturbed: pathlib.Path):
   """One in ten is answered by 503, not at all, or only in the store.
 
-  The last part of a long upload is never done without an answer: the stand-in, unlike the store, forgets the upload then.
+  The last part of a long upload always gets its answer: without one, the stand-in, unlike the store, forgets the upload.
   """
   chance = random.Random(1)
   faults = [None] * 27 + ["503", "cut", "lost"]

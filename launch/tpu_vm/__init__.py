@@ -1,0 +1,1 @@
+"""Jobs on Cloud TPU VMs, by the program gcloud."""
