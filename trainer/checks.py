@@ -12,7 +12,7 @@ from trialbook.input_pipeline import Dataset, Slices, load
 from trialbook.input_pipeline.source import Batch
 from trialbook.models import PluginConfig, TransformerConfig
 from trialbook.trainer import config as configs
-from trialbook.trainer import custom_metrics, export, metric_writers, sharding
+from trialbook.trainer import custom_metrics, export, metric_writers, optimization_plugins, sharding
 from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.config import Config
@@ -143,6 +143,7 @@ def _examine(
   problems = [
     *configs.problems(config),
     *models.problems(config.model),
+    *optimization_plugins.problems(config.optimizer, config.schedule),
     *existing_run.problems(workdir, config.resolved()),
   ]
   if fork is not None:

@@ -13,7 +13,7 @@ from trialbook.models.transformer_block import BlockConfig
 from trialbook.paths import PathError, as_path
 from trialbook.settings import Complement, FilePath, Host, Settings, Static, Traced, leaves
 from trialbook.trainer import overrides, schedules
-from trialbook.trainer.optimizers import Nesterov, OptimizerConfig
+from trialbook.trainer.optimizers import Nesterov, OptimizerConfig, evaluates_others
 from trialbook.trainer.schedules import Cosine, ScheduleConfig
 from trialbook.trainer.tasks import Classification, TaskConfig
 
@@ -69,7 +69,8 @@ class ParameterGroup(Settings):
     parameters: pattern over names such as `blocks/0/conv/kernel`: `*` is any text, slashes included.
     frozen: whether they keep their initial values, exactly: no gradient, no decay. (Batch statistics are not
       parameters: they move, unless `frozen_statistics` says otherwise.)
-    learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay.
+    learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay: the update is multiplied after
+      the optimizer's rule. The logged `learning_rate` is that of the other parameters.
     depth_decay: the multiplier of each layer, in units of that of the layer after it; the last has the group's. The
       layers are those of a stack, or the first number in a name, such as `blocks/3/conv/kernel`. None: all have the
       same.
@@ -299,6 +300,8 @@ def problems(config: Config) -> list[str]:
         as_path(value)
       except PathError as error:
         found.append(f"{path} = {value!r}: {error}")
+  if evaluates_others(config.optimizer):
+    found += _problems_of_evaluated_params(config)
   if isinstance(config.model, BlockConfig):
     found += transformer_block.tensor_problems(config.model, config.mesh.tensor)
   if config.selection.metric is not None and "/" not in config.selection.metric:
@@ -309,6 +312,22 @@ def problems(config: Config) -> list[str]:
     found.append(
       f"checkpointing.every_steps = {config.checkpointing.every_steps}, but checkpointing.every_evaluations = 0 turns"
       " checkpoints off; set that to 1 or more"
+    )
+  return found
+
+
+def _problems_of_evaluated_params(config: Config) -> list[str]:
+  """Return what does not go together with an optimizer that has other parameters for evaluations."""
+  found = [
+    f"parameter_groups.{index}: multiplies updates after the optimizer's rule, from whose own state"
+    f" optimizer.evaluated_params computes parameters; give rates by name in the optimizer (optax.multi_transform)"
+    for index, group in enumerate(config.parameter_groups)
+    if not group.frozen
+  ]
+  if config.averaging is not None and config.averaging.evaluate == "current":
+    found.append(
+      "averaging.evaluate = 'current': the average is of what optimizer.evaluated_params returns, and nothing else of"
+      " that is kept; set averaging to None"
     )
   return found
 

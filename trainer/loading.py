@@ -147,7 +147,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   number = storage.find_step(workdir, step)
   steps = make_steps(config, config.task.build(config.dataset), info)
   settings = program_settings(config)
-  template = jax.eval_shape(steps.init, settings)
+  template = jax.eval_shape(steps.init_weights, settings)
   everywhere = sharding.replicated(sharding.make_mesh(devices=jax.local_devices()[:1]))
   template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), template)
   weights = restore_weights(workdir, number, evaluated_weights(config, template))

@@ -1,7 +1,7 @@
 """Parameters that learn at another rate than the rest, or not at all, chosen by their names."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +37,47 @@ def stop_frozen(groups: Groups, params: Any) -> Any:
     return jax.lax.stop_gradient(param) if index is not None and groups[index].frozen else param
 
   return map_named(one, params)
+
+
+def keep_frozen(groups: Groups, params: Any, others: Any) -> Any:
+  """Return the tree `others`, like the parameters, in which frozen parameters are as they are in `params`."""
+  own = flatten(params)
+
+  def one(name: str, other: Array) -> Array:
+    index = _group_of(name, groups)
+    return own[name] if index is not None and groups[index].frozen else other
+
+  return map_named(one, others)
+
+
+def labels_by_name(labels: Mapping[str, str]) -> Callable[[Any], Any]:
+  """Return a function from parameters to their labels, as `optax.multi_transform` takes it.
+
+  Args:
+    labels: pattern over names such as `blocks/*/kernel` -> label; of several that fit, the first counts.
+
+  Raises:
+    UserError: when it is called, for a parameter that no pattern fits, or a pattern that fits none.
+  """
+
+  def label(params: Any) -> Any:
+    names = list(flatten(params))
+    fitting = {name: next((one for one in labels if matches(name, (one,))), None) for name in names}
+    problems = [
+      f"labels_by_name: no pattern fits the parameter {name!r}; add one, such as '*', at the end"
+      for name, pattern in fitting.items()
+      if pattern is None
+    ]
+    problems += [
+      f"labels_by_name: {pattern!r} is the first that fits of no parameter{nearest(pattern, names)}"
+      for pattern in labels
+      if pattern not in fitting.values()
+    ]
+    if problems:
+      raise UserError(problems)
+    return map_named(lambda name, _: labels[str(fitting[name])], params)
+
+  return label
 
 
 def scale_updates(groups: Groups, settings: Mapping[str, Array], updates: Any, stacked: Collection[str] = ()) -> Any:

@@ -25,6 +25,7 @@ from trialbook.trainer.hosts.host_log import log
 from trialbook.trainer.hosts.shutdown_guard import Guard, Phase
 from trialbook.trainer.loop import Loop
 from trialbook.trainer.metric_recorder import Recorder
+from trialbook.trainer.optimization_plugins import PluginOptimizer
 from trialbook.trainer.program import Program, Programs
 from trialbook.trainer.program_memory import has_room_for_copy
 from trialbook.trainer.progress import RunProgress
@@ -245,6 +246,8 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
     state, notes = warm_start.apply(config, state, program.state_template)
     for note in notes:
       compiled.note(f"warm_start: {note}")
+    if isinstance(config.optimizer, PluginOptimizer):
+      state = program.restart_optimizer(state, settings)
 
   history = History.read(workdir, config.selection)
   # One truth for all: the lead has just written the file.

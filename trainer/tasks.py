@@ -196,8 +196,8 @@ class _Classification:
     ]
     if info.mixes_labels and weighting:
       raise ValueError(
-        f"dataset.augmentation.mixup_alpha: mixup would mix examples that count differently ({', '.join(weighting)});"
-        " set it to None"
+        f"dataset.augmentation: mixup_alpha and cutmix_alpha mix examples, which count differently here"
+        f" ({', '.join(weighting)}); set them to None"
       )
     return info.num_classes
 

@@ -28,6 +28,7 @@ from .trainer.config_files import load_config as load_config
 from .trainer.hosts.shutdown_guard import Guard as Guard
 from .trainer.loading import TrainedModel as TrainedModel
 from .trainer.loading import load as load
+from .trainer.parameter_groups import labels_by_name as labels_by_name
 from .trainer.program import Programs as Programs
 from .trainer.task_values import Mean as Mean
 from .trainer.task_values import Sum as Sum
