@@ -2,8 +2,8 @@
 
 All give shuffled batches of 64 of the same JPEGs, scaled until they cover 224 x 224 and cropped around their centre by
 Pillow. Ours reads by batch, in this process with a thread for each core, and with worker processes. Grain works record
-by record, with its default threads, with one for each core, and with worker processes. A torch DataLoader, where torch is
-installed, works in this process and with worker processes, and collates NumPy arrays. All take turns, so that a busy
+by record, with its default threads, with one for each core, and with worker processes. A torch DataLoader, where torch
+is installed, works in this process and with worker processes, and collates NumPy arrays. All take turns, so that a busy
 machine disturbs them alike.
 """
 
