@@ -1,8 +1,6 @@
 """Image files in folders: `train/cat/1.jpg` is a training example of the class "cat"."""
 
-import concurrent.futures
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterable
 from typing import Literal
@@ -107,9 +105,7 @@ class ImageFiles:
     """Return the examples at these indices. Raise DataError that names a file that is not an image."""
     batch: Batch = {}
     if "inputs" in self.keys:
-      # Pillow decodes without Python's lock.
-      with concurrent.futures.ThreadPoolExecutor(_threads(len(indices))) as pool:
-        batch["inputs"] = np.stack(list(pool.map(self._image, indices.tolist())))
+      batch["inputs"] = images.all_decoded(self._image, indices.tolist())
     if "labels" in self.keys:
       batch["labels"] = self.labels[indices]
     return batch
@@ -119,7 +115,3 @@ class ImageFiles:
       return images.decoded(self.paths[index], self.size, self.channels)
     except (OSError, ValueError, SyntaxError) as error:
       raise DataError(f"{self.paths[index]}: cannot be read as an image: {error}") from error
-
-
-def _threads(count: int) -> int:
-  return max(1, min(count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))

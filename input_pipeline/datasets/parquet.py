@@ -181,7 +181,7 @@ class Rows:
       encoded = [one["bytes"] if isinstance(one, Mapping) else one for one in encoded]
       if None in encoded:
         raise DataError(f"{name} has no bytes; files that only name images elsewhere cannot be read")
-      return np.stack([images.decoded(one, self.size, self.channels) for one in encoded])
+      return images.all_decoded(lambda one: images.decoded(one, self.size, self.channels), encoded)
     if column.null_count:
       raise DataError(f"{name} has no value; fill it in, or leave out such rows")
     if "list<" in kind:
