@@ -115,6 +115,8 @@ def test_a_study_over_the_numbers_of_an_optimizer_of_the_users_compiles_once(tmp
   records = [json.loads((tmp_path / f"study/trials/{index:04}/run.json").read_text()) for index in range(4)]
   # The one worker has compiled all before the first trial, to measure its cost.
   assert sum(sum(record["compilations"].values()) for record in records) == 0
+  [session] = json.loads((tmp_path / "study" / "study.json").read_text())["sessions"]
+  assert list(session["programs"].values()) == [1]
 
 
 @pytest.mark.parametrize("name", ["muon", "adafactor"])
