@@ -129,7 +129,7 @@ def named_workdir(command: Sequence[str], flag: str = "workdir") -> str | None:
   """Return the value of `--workdir=DIR`, `--workdir DIR` or the same with one dash; as with absl, the last one
   counts."""
   found = None
-  for argument, following in zip(command, [*command, None][1:], strict=True):
+  for argument, following in zip(command, [*command[1:], None][: len(command)], strict=True):
     name, equals, value = argument.partition("=")
     if name in (f"--{flag}", f"-{flag}"):
       found = value if equals else following

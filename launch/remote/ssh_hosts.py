@@ -57,7 +57,7 @@ class SshHosts:
 
   def in_order(self, order: Sequence[int]) -> "SshHosts":
     """Return the hosts in another order, or some of them."""
-    commands, names = ([kept[index] for index in order] for kept in (self._commands, self.names))
+    commands, names = [self._commands[index] for index in order], [self.names[index] for index in order]
     return SshHosts(commands, names, self._interrupted)
 
   def uninterrupted(self) -> "SshHosts":

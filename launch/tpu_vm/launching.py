@@ -104,7 +104,7 @@ def describe_job(
   if problems:
     raise UserError(problems)
   archive = pack(pathlib.Path.cwd())
-  setup = list(options.setup or SETUP)
+  setup: list[str] = [*(options.setup or SETUP)]
   tpu: Slices = {
     "project": project,
     "zone": zone,

@@ -28,8 +28,8 @@ class LivesFile:
     now = time.time()
     try:
       kept = {(life["created"], life["chips"]): life for life in read_lives(self._folder)}
-      for created in sorted({created_at(node) for node in nodes if node is not None} - {None}):
-        assert created is not None
+      known = {created_at(node) for node in nodes if node is not None}
+      for created in sorted(created for created in known if created is not None):
         chips = self._chips * sum(node is not None and created_at(node) == created for node in nodes)
         kept[created, chips] = {"created": created, "seen": now, "chips": chips}
       files.write_json(self._folder / "lives.json", {"format": files.FORMAT, "lives": list(kept.values())})

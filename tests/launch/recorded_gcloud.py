@@ -37,7 +37,7 @@ class RecordedGcloud:
 
   def __init__(self, folder: pathlib.Path):
     self.folder, self.hosts = folder, 1
-    self.scripts: list[Sequence[str]] = []
+    self.scripts: Sequence[Sequence[str]] = []
     self.refusals: list[tuple[int, str]] = []
     self.failure = "There is no more capacity in the zone"
     self.resources: dict[str, dict[str, Any]] = {}
@@ -107,7 +107,8 @@ class RecordedGcloud:
     spec = {"nodeId": name, "node": {"metadata": {"trialbook-job": pathlib.Path(file[1]).read_text()}}}
     if count:
       spec = {"multisliceParams": {"nodeCount": count[0], "nodeIdPrefix": name}, "node": spec["node"]}
-    states = list(self.scripts.pop(0) if self.scripts else ACTIVE)
+    script, self.scripts = (self.scripts[0], self.scripts[1:]) if self.scripts else (ACTIVE, [])
+    states = list(script)
     self.resources[name] = {"tpu": {"nodeSpec": [spec]}, "states": states}
     (self.folder / "down").unlink(missing_ok=True)
     self._machines += 1

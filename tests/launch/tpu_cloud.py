@@ -127,7 +127,7 @@ class TpuCloud:
 
   def __init__(self, folder: pathlib.Path, hosts: int = 2):
     self._folder, self._hosts = folder, hosts
-    self.scripts: list[Any] = []
+    self.scripts: Sequence[Sequence[str]] = []
     self.refusal: tuple[int, str, str] | None = None
     self.failure = {"code": 8, "message": "There is no more capacity in the zone"}
     self.dirty, self.silent = 0, set[str]()
@@ -235,7 +235,8 @@ class TpuCloud:
     if name in self.resources:
       raise _RefusedError(409, "ALREADY_EXISTS", f"{name} already exists")
     self.bodies.append(body)
-    states = list(self.scripts.pop(0) if self.scripts else ACTIVE)
+    script, self.scripts = (self.scripts[0], self.scripts[1:]) if self.scripts else (ACTIVE, [])
+    states = list(script)
     self.resources[name] = {"name": f"{place}/queuedResources/{name}", **body, "states": states}
 
   def _delete(self, name: str) -> None:
