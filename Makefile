@@ -5,6 +5,10 @@ DEMO ?= runs/demo
 # uv installs the same and is quicker; it is used where it is on the PATH, and nothing needs it.
 install = $(if $(shell command -v uv 2> /dev/null),uv pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
 
+# A process of pytest takes a file of tests at a time, the longest first (tests/seconds.json). There are more of them than
+# cores: a test often waits for the processes that it has started.
+SHARED := --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-fast test-long evidence check bench clean
 
 demo: .venv/ready
@@ -13,17 +17,16 @@ demo: .venv/ready
 	$(BIN)/trialbook tune report $$folder
 
 # Three tiers, each test in one of them: docs/testing.md. PYTEST takes more arguments, such as PYTEST="-n 0 tests/launch".
-# Three processes for two cores, a file of tests at a time: a test often waits for the processes that it has started.
 test: .venv/ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long and not evidence" $(PYTEST)
+	$(BIN)/python -m pytest -n 4 $(SHARED) -m "not long and not evidence" $(PYTEST)
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not long and not evidence" $(PYTEST)
+	$(BIN)/python -m pytest -n 4 $(SHARED) -m "not slow and not long and not evidence" $(PYTEST)
 
 # What takes minutes, and what needs more than Python 3.11: extras, Python 3.12, Slurm and chromium (skipped where they
 # cannot be had).
 test-long: .venv-extras/ready .venv-newest/ready
-	.venv-extras/bin/python -m pytest -m long $(PYTEST)
+	.venv-extras/bin/python -m pytest -n 2 $(SHARED) -m long $(PYTEST)
 
 # Evidence for docs/: rates over hundreds of simulated studies, and all tables with a command. Takes hours; not in CI.
 evidence: .venv-extras/ready

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trialbook.experiments import digits_resnet
 from trialbook.tuning import Halton, Linear, Log, Minimize, Study
@@ -131,21 +132,22 @@ def separate(folder: pathlib.Path, *, cache: bool) -> float:
   filled."""
   planned = prepare(get_study())
   assert planned.config is not None
-  commands = []
-  for trial in planned.preview():
-    settings = {**CHANGES, **trial.changes, "export": False}
-    changes = [f"--set={path}={value!r}" for path, value in settings.items()]
-    commands.append([sys.executable, "-m", "trialbook", "train", f"--workdir={folder / str(trial.trial)}", *changes])
+
+  def command(name: str, changes: Mapping[str, Any]) -> list[str]:
+    settings = [f"--set={path}={value!r}" for path, value in {**CHANGES, **changes, "export": False}.items()]
+    return [sys.executable, "-m", "trialbook", "train", f"--workdir={folder / name}", *settings]
+
+  trials = planned.preview()
   environment = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "warm_cache")}
   if cache:
-    timed([*commands[0][:3], f"--workdir={folder / 'first'}", *commands[0][4:]], environment, 0)
+    timed(command("first", trials[0].changes), environment, 0)
   else:
     environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
   started = time.perf_counter()
   running: dict[int, subprocess.Popen[bytes]] = {}
-  for number, command in enumerate(commands):
+  for number, trial in enumerate(trials):
     core = number if number < WORKERS else wait_for_one(running)
-    running[core] = start(command, environment, core)
+    running[core] = start(command(str(trial.trial), trial.changes), environment, core)
   for process in running.values():
     check(process)
   return time.perf_counter() - started

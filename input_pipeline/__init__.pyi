@@ -5,6 +5,8 @@ from .datasets.array_record import ArrayRecord as ArrayRecord
 from .datasets.array_record import write_array_record as write_array_record
 from .datasets.digits import Digits as Digits
 from .datasets.fashion_mnist import FashionMnist as FashionMnist
+from .datasets.image_folder import ImageFolder as ImageFolder
+from .datasets.parquet import Parquet as Parquet
 from .datasets.plugin import Data as Data
 from .datasets.plugin import PluginDataset as PluginDataset
 from .datasets.synthetic import Synthetic as Synthetic
@@ -12,8 +14,13 @@ from .datasets.table import Table as Table
 from .datasets.text import Shakespeare as Shakespeare
 from .datasets.text import Text as Text
 from .datasets.tfds import Tfds as Tfds
+from .datasets.tokens import Tokens as Tokens
 from .fingerprint import Fingerprint as Fingerprint
+from .items import Pad as Pad
 from .order import Slices as Slices
+from .packing import Packed as Packed
+from .packing import packed_graphs as packed_graphs
+from .packing import packed_text as packed_text
 from .prefetch import Prefetcher as Prefetcher
 from .registry import AnyDataset as AnyDataset
 from .registry import DatasetConfig as DatasetConfig

@@ -1,15 +1,15 @@
 """Conversion of the splits that a user wrote into a dataset, with everything checked that can be.
 
-What is accepted of a split: a dict of arrays; an object with `__len__` and `__getitem__(i)`, or
-`__getitems__(list of i)`, giving a dict for each example; or a `source.Split`, giving a batch. Dicts may be nested, and
-have any keys; a task says which of them it needs.
+What is accepted of a split: a dict of arrays, or a tuple of them; an object with `__len__` and `__getitem__(i)`, or
+`__getitems__(list of i)`, giving a dict or a tuple for each example; or a `source.Split`, giving a batch. Dicts may be
+nested, and have any keys; a task says which of them it needs.
 
 Arrays in memory are checked whole, at the start. Other splits are checked in each batch, where it is read.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +18,14 @@ from trialbook.errors import DataError, said
 from trialbook.input_pipeline.conversion import (
   NUMBER_THEM,
   as_ignore_label,
+  by_path,
   converted,
   has_meaning,
   is_rounded,
   label_problem,
   rounding_warnings,
-  stacked,
 )
+from trialbook.input_pipeline.items import Items, Keys, Pad, named, padded
 from trialbook.input_pipeline.source import (
   SPLITS,
   Arrays,
@@ -41,32 +42,6 @@ from trialbook.naming import nearest
 
 _SAMPLE_FOR_STATISTICS = 2000
 _SAMPLE_FOR_ROUNDING = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Items:
-  """Examples of an object with `__len__` and `__getitem__` or `__getitems__` as a split.
-
-  Attributes:
-    items: the object.
-    paths: of the arrays that are stacked; None: all.
-  """
-
-  items: Any
-  paths: tuple[str, ...] | None = None
-
-  def __len__(self) -> int:
-    return len(self.items)
-
-  def only(self, paths: Iterable[str]) -> "Items":
-    """Return the split with these arrays alone."""
-    return dataclasses.replace(self, paths=tuple(paths))
-
-  def read(self, indices: np.ndarray) -> Batch:
-    """Return the examples at these indices, stacked."""
-    wanted = indices.tolist()
-    many = getattr(self.items, "__getitems__", None)
-    return stacked(many(wanted) if many else [self.items[index] for index in wanted], self.paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +178,8 @@ def checked(
   normalization: Any = None,
   notice: str = "",
   ignore_label: int | None = None,
+  keys: Keys = None,
+  pads: Sequence[Pad] = (),
 ) -> Source:
   """Return a source of these splits.
 
@@ -216,6 +193,8 @@ def checked(
       that are not given.
     notice: as `Info.notice`.
     ignore_label: as `Info.ignore_label`.
+    keys: names of the entries of tuples, or of the user's keys.
+    pads: what is filled up to one length.
 
   Raises:
     DataError: with every problem.
@@ -224,9 +203,9 @@ def checked(
     raise DataError(f"{where}: got a {type(splits).__name__}; it must be a dict of splits: {', '.join(SPLITS)}")
   problems = [f"split {split!r} is missing" for split in ("train", "validation") if split not in splits]
   problems += [unknown_split(split) for split in splits if not is_split(split)]
-  named = sorted(split for split in splits if is_split(split) and split not in SPLITS)
-  named.sort(key=lambda split: split.startswith("test"))
-  opened = {split: _opened(splits[split]) for split in (*SPLITS, *named) if split in splits}
+  further = sorted(split for split in splits if is_split(split) and split not in SPLITS)
+  further.sort(key=lambda split: split.startswith("test"))
+  opened = {split: _opened(splits[split], keys, tuple(pads)) for split in (*SPLITS, *further) if split in splits}
   problems += [f"{split}: {problem}" for split, one in opened.items() for problem in one.problems]
   opened = {split: one for split, one in opened.items() if not one.problems}
   problems += [problem for path, problem in _differences(opened) if has_meaning(path)]
@@ -236,7 +215,8 @@ def checked(
     problems.append(str(error))
     ignore_label = None
   if labelled := {split: one.split for split, one in opened.items() if "labels" in one.first}:
-    num_classes, wrong = _number_of_classes(num_classes, labelled, ignore_label)
+    declared = _declared_classes(splits.get("train"), keys) if num_classes is None else num_classes
+    num_classes, wrong = _number_of_classes(declared, labelled, ignore_label)
     problems += wrong
   else:
     num_classes = None
@@ -319,9 +299,14 @@ class _Opened(NamedTuple):
   left_out: Mapping[str, str] = {}
 
 
-def _opened(split: Any) -> _Opened:
+def _opened(split: Any, keys: Keys = None, pads: tuple[Pad, ...] = ()) -> _Opened:
   nothing = Arrays({})
-  if isinstance(split, Mapping):
+  if isinstance(split, Mapping | tuple):
+    try:
+      split = named(split, keys)
+      split = padded(by_path(split), pads) if pads else split
+    except DataError as error:
+      return _Opened(nothing, {}, {}, [str(error)])
     arrays, problems, left_out, given = converted(split)
     lengths = {key: len(array) for key, array in arrays.items()}
     if not problems and len(set(lengths.values())) > 1:
@@ -329,10 +314,12 @@ def _opened(split: Any) -> _Opened:
     if not problems and not min(lengths.values()):
       problems.append("is empty")
     return _Opened(Arrays(arrays), given, {key: array[:1] for key, array in arrays.items()}, problems, left_out)
+  if hasattr(split, "__iter__") and not hasattr(split, "__len__"):
+    return _Opened(nothing, {}, {}, [f"is a {type(split).__name__}, {_STREAM}"])
   if not hasattr(split, "__len__") or not any(hasattr(split, way) for way in ("read", "__getitems__", "__getitem__")):
     ways = "a dict of arrays, or have __len__ and __getitem__, or __len__ and read"
     return _Opened(nothing, {}, {}, [f"is a {type(split).__name__}; it must be {ways}"])
-  opened = split if hasattr(split, "read") else Items(split)
+  opened = split if hasattr(split, "read") else Items(split, keys, pads)
   if not len(opened):
     return _Opened(opened, {}, {}, ["is empty"])
   try:
@@ -341,6 +328,24 @@ def _opened(split: Any) -> _Opened:
     told = str(error) if isinstance(error, DataError) else said(error)
     return _Opened(opened, {}, {}, [f"example 0: {told}"])
   return _Opened(opened, given, first, [f"example 0: {problem}" for problem in problems], left_out)
+
+
+_STREAM = (
+  "a stream without a length, but a batch is read at any place. Write it once with `trialbook data write"
+  " MODULE:FUNCTION --to=DIR` and train with dataset.name=array_record (for very many files, with"
+  " dataset.sharding=files), or give an object with __len__ and __getitem__, such as an index of where each example is"
+)
+
+
+def _declared_classes(train: Any, keys: Keys) -> int | None:
+  """Return the number of classes that a table of Hugging Face's `datasets` declares for its labels, if it is one."""
+  features = getattr(train, "features", None)
+  if not isinstance(features, Mapping):
+    return None
+  renamed = keys if isinstance(keys, Mapping) else {}
+  column = next((own for own, name in renamed.items() if name == "labels"), "labels")
+  count = getattr(features.get(column), "num_classes", None)
+  return count if isinstance(count, int) else None
 
 
 def _sample(train: _Opened) -> Mapping[str, np.ndarray]:

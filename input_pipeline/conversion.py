@@ -90,8 +90,9 @@ def _problem_of_keys(paths: tuple[str, ...]) -> str | None:
 def converted(arrays: Mapping[str, Any], only: Iterable[str] | None = None) -> Converted:
   """Return arrays [n, ...] as batches have them, and what is wrong with them.
 
-  Inputs are uint8, float32 or int32, labels int32, targets and weights float32. Arrays under other keys are bool,
-  uint8, int32 or float32, as they are given; what is something else is left out. What is not finite is wrong.
+  Inputs are uint8, float32, int32 or uint32, labels int32, targets and weights float32. Arrays under other keys are
+  bool, uint8, int32, uint32 (if they are given as uint32 or uint64) or float32, as they are given; what is something
+  else is left out. What is not finite is wrong.
 
   Args:
     arrays: by key or path.
@@ -160,7 +161,7 @@ def _inputs(path: str, array: np.ndarray) -> np.ndarray:
   if array.dtype == np.uint8:
     return array
   if array.dtype.kind in "iu":
-    return _as_int32("inputs", array, "give floats, or subtract the smallest")
+    return _as_integers("inputs", array)
   if array.dtype.kind == "f":
     return _as_float32("inputs", array)
   remedy = {"b": "give inputs.astype(np.float32)", "c": "give the real and imaginary parts as separate features"}
@@ -208,7 +209,7 @@ def _any(path: str, array: np.ndarray) -> np.ndarray:
   if array.dtype.kind == "b" or array.dtype == np.uint8:
     return array
   if array.dtype.kind in "iu":
-    return _as_int32(path, array, "give floats, or subtract the smallest")
+    return _as_integers(path, array)
   if array.dtype.kind == "f":
     return _as_float32(path, array)
   kind = "text" if array.dtype.kind in "US" else str(array.dtype)
@@ -230,6 +231,15 @@ def _is_one_hot(array: np.ndarray) -> bool:
   return (
     array.ndim > 1 and array.shape[-1] > 1 and bool(((array == 0) | (array == 1)).all() & (array.sum(-1) == 1).all())
   )
+
+
+def _as_integers(key: str, array: np.ndarray) -> np.ndarray:
+  """Return numbers such as ids: what is unsigned and wide stays unsigned, whatever its values, up to 2³² - 1."""
+  if array.dtype not in (np.uint32, np.uint64):
+    return _as_int32(key, array, "give ids below 2**32 as np.uint32, others as floats, or subtract the smallest")
+  if array.size and array.max() > np.iinfo(np.uint32).max:
+    raise DataError(f"{key} are uint64 with values such as {array.max()}, but must be below 2**32; hash or number them")
+  return array.astype(np.uint32, copy=False)
 
 
 def _as_int32(key: str, array: np.ndarray, remedy: str) -> np.ndarray:

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from trialbook.errors import DataError
-from trialbook.input_pipeline import hashing
-from trialbook.input_pipeline.augmentation import Augmentation, augment, mix
+from trialbook.input_pipeline import hashing, own_augmentation
+from trialbook.input_pipeline.augmentation import augment, mix
+from trialbook.input_pipeline.augmentation import check as check_augmentation
 from trialbook.input_pipeline.checked_source import Checked
 from trialbook.input_pipeline.datasets.record_files import RecordFiles
 from trialbook.input_pipeline.fingerprint import Fingerprint, fingerprint
@@ -67,7 +68,7 @@ class Dataset:
     slices: Slices | None = None,
     fold_validation: bool = False,
   ):
-    mixes = config.augmentation is not None and config.augmentation.mixup_alpha is not None
+    mixes = config.augmentation is not None and config.augmentation.mixes
     self.info: Info = dataclasses.replace(source.info, mixes_labels=mixes and "labels" in source.info.spec)
     self.warnings = source.warnings
     self._splits = source.splits
@@ -75,6 +76,9 @@ class Dataset:
     self._read = dict(source.splits)
     self._kept: list[str] | None = None
     self._augmentation = config.augmentation
+    self._own_function = None
+    if config.augmentation is not None and config.augmentation.function is not None:
+      self._own_function = own_augmentation.load(config.augmentation.function, config.augmentation.kwargs)
     self._seed = seed
     self._batch_size = batch_size
     self._slices = Slices((host_index,), host_count) if slices is None else slices
@@ -254,7 +258,7 @@ class Dataset:
     block = self._block
     if block.number != number:
       block = self._block = self._make_block(number)
-    if self._augmentation is None or self._augmentation.mixup_alpha is None:
+    if self._augmentation is None or not self._augmentation.mixes:
       return block.indices_KxB[row], block.positions_KxB[row], slice(None)
     # Pairs are the places 2k and 2k + 1; a slice that begins or ends within one needs the other half, too.
     places = block.places_KxB[row]
@@ -267,10 +271,13 @@ class Dataset:
   def _augmented(self, batch: Batch, positions: np.ndarray, own: slice | np.ndarray) -> Batch:
     if self._augmentation is None:
       return batch
-    batch["inputs"] = augment(batch["inputs"], self._augmentation, self._seed, positions)
-    if self._augmentation.mixup_alpha is None:
+    if self._own_function is not None:
+      batch = own_augmentation.apply(self._own_function, str(self._augmentation.function), batch, self._seed, positions)
+    if "inputs" in batch:
+      batch["inputs"] = augment(batch["inputs"], self._augmentation, self._seed, positions)
+    if not self._augmentation.mixes:
       return batch
-    mixed = mix(batch, self._augmentation.mixup_alpha, self._seed, positions)
+    mixed = mix(batch, self._augmentation, self._seed, positions)
     return {key: value[own] for key, value in mixed.items()}
 
   def _subset(self, split: str, count: int) -> np.ndarray:
@@ -354,7 +361,7 @@ def load(
       raise DataError(f"fold_validation: dataset {config.name} is sharded by files; set dataset.sharding to global")
     source = with_validation(source)
   if config.augmentation is not None:
-    _check_augmentation(config.augmentation, source.info)
+    check_augmentation(config.augmentation, source.info)
   if getattr(config, "sharding", "global") == "files" and source.info.examples["train"] < host_count:
     examples = source.info.examples["train"]
     raise DataError(f"dataset {source.info.name}: {examples} train examples cannot be shared among {host_count} hosts")
@@ -371,30 +378,6 @@ def load(
   if keep is not None:
     dataset.keep(keep)
   return dataset
-
-
-def _check_augmentation(augmentation: Augmentation, info: Info) -> None:
-  problem = None
-  inputs = f"have shape {info.input_shape}"
-  if info.input_shape is None:
-    inputs = f"are {', '.join(map(repr, paths_below(['inputs'], info.spec))) or 'not there'}"
-    problem = "only inputs that are one array can be augmented"
-  elif augmentation.changes_images and len(info.input_shape) != 3:
-    problem = "only images (height, width, channels) can be cropped, flipped and erased"
-  elif augmentation.changes_images and (others := _of_pixels(info)):
-    problem = f"{', '.join(others)} would not be cropped and flipped with them"
-  elif augmentation.mixup_alpha is not None and info.input_dtype not in ("uint8", "float32"):
-    problem = f"mixup needs numbers, not symbols ({info.input_dtype})"
-  if problem:
-    raise DataError(f"dataset.augmentation: inputs of {info.name} {inputs}; {problem}; set it to None")
-  if augmentation.mixup_alpha is not None and not {"labels", "targets"} & info.spec.keys():
-    raise DataError(f"dataset.augmentation.mixup_alpha: {info.name} has neither labels nor targets; set it to None")
-
-
-def _of_pixels(info: Info) -> list[str]:
-  """Return the arrays beside the inputs that have a value for each of their pixels."""
-  assert info.input_shape is not None
-  return [path for path, (shape, _) in info.spec.items() if path != "inputs" and shape[:2] == info.input_shape[:2]]
 
 
 def _fill_up(array: np.ndarray, missing: int) -> np.ndarray:

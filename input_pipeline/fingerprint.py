@@ -17,6 +17,7 @@ import numpy as np
 from trialbook.errors import DataError
 from trialbook.input_pipeline import hashing
 from trialbook.input_pipeline.checked_source import Checked
+from trialbook.input_pipeline.datasets.image_folder import ImageFiles
 from trialbook.input_pipeline.datasets.record_files import Part, RecordFiles
 from trialbook.input_pipeline.datasets.text import Windows
 from trialbook.input_pipeline.source import Arrays, Split
@@ -73,6 +74,8 @@ def _parts(split: Split) -> Iterator[bytes | list[float]]:
   records = getattr(held, "files", None)
   if isinstance(records, RecordFiles):
     yield from _of_files(records.parts)
+  elif isinstance(held, ImageFiles):
+    yield from _of_files(tuple(Part(path=path, first=0, count=1) for path in held.paths))
   elif isinstance(held, Windows):
     yield from _of_array(held.text)
   elif isinstance(held, Arrays):

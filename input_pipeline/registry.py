@@ -17,14 +17,30 @@ from trialbook.input_pipeline.datasets import fashion_mnist, text
 from trialbook.input_pipeline.datasets.array_record import ArrayRecord
 from trialbook.input_pipeline.datasets.digits import Digits
 from trialbook.input_pipeline.datasets.fashion_mnist import FashionMnist
+from trialbook.input_pipeline.datasets.image_folder import ImageFolder
+from trialbook.input_pipeline.datasets.parquet import Parquet
 from trialbook.input_pipeline.datasets.plugin import PluginDataset
 from trialbook.input_pipeline.datasets.synthetic import Synthetic
 from trialbook.input_pipeline.datasets.table import Table
 from trialbook.input_pipeline.datasets.text import Shakespeare, Text
 from trialbook.input_pipeline.datasets.tfds import Tfds
+from trialbook.input_pipeline.datasets.tokens import Tokens
 from trialbook.settings import Settings, kind_tag
 
-AnyDataset = ArrayRecord | Digits | FashionMnist | PluginDataset | Shakespeare | Synthetic | Table | Text | Tfds
+AnyDataset = (
+  ArrayRecord
+  | Digits
+  | FashionMnist
+  | ImageFolder
+  | Parquet
+  | PluginDataset
+  | Shakespeare
+  | Synthetic
+  | Table
+  | Text
+  | Tfds
+  | Tokens
+)
 
 
 def dataset_tag(value: Any) -> str | None:
@@ -41,10 +57,13 @@ DatasetConfig = Annotated[
   Annotated[ArrayRecord, Tag("array_record")]
   | Annotated[Digits, Tag("digits")]
   | Annotated[FashionMnist, Tag("fashion_mnist")]
+  | Annotated[ImageFolder, Tag("image_folder")]
+  | Annotated[Parquet, Tag("parquet")]
   | Annotated[Shakespeare, Tag("shakespeare")]
   | Annotated[Synthetic, Tag("synthetic")]
   | Annotated[Table, Tag("table")]
   | Annotated[Text, Tag("text")]
+  | Annotated[Tokens, Tag("tokens")]
   | Annotated[Tfds, Tag("tfds:NAME")]
   | Annotated[PluginDataset, Tag("module:function")],
   Discriminator(dataset_tag),

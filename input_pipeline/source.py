@@ -28,7 +28,8 @@ class Info:
     name: the name in the config.
     input_shape: shape of one input, without the batch axis; images are (height, width, channels). None if inputs are
       not one array.
-    input_dtype: "uint8" for images as stored, "int32" for text, else "float32". None if inputs are not one array.
+    input_dtype: "uint8" for images as stored, "int32" for text, "uint32" for large ids, else "float32". None if inputs
+      are not one array.
     num_classes: number of classes, or None if there are no labels.
     num_targets: size of the last axis of the targets, or None if there are none.
     examples: number of examples of each split.

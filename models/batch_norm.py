@@ -28,7 +28,7 @@ class BatchNorm(nnx.Module):
 
   Written for the whole array, so under jit on a mesh the statistics are synchronized over all devices.
   In training it normalizes by the batch and moves `mean` and `var` (float32, [features]) to
-  `momentum * old + (1 - momentum) * batch`; in evaluation it normalizes by these.
+  `momentum * old + (1 - momentum) * batch`; in evaluation, or after the layer's `eval()`, it normalizes by these.
 
   Args:
     features: the size of the last axis.
@@ -52,10 +52,11 @@ class BatchNorm(nnx.Module):
     self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
     self.momentum = Hyperparameter.read(momentum)
     self.epsilon = epsilon
+    self.use_running_average = False
 
   def __call__(self, x: Float[Array, "... features"], *, train: bool) -> Float[Array, "... features"]:
     x32 = x.astype(jnp.float32)
-    if train:
+    if train and not self.use_running_average:
       mean, var = moments(x32, tuple(range(x.ndim - 1)))
       momentum = self.momentum[...]
       self.mean[...] = momentum * self.mean[...] + (1 - momentum) * mean.reshape(-1)
@@ -105,10 +106,11 @@ class GhostBatchNorm(nnx.Module):
     self.momentum = Hyperparameter.read(momentum)
     self.virtual_batch_size = virtual_batch_size
     self.epsilon = epsilon
+    self.use_running_average = False
 
   def __call__(self, x: Float[Array, "batch ... features"], *, train: bool) -> Float[Array, "batch ... features"]:
     x32 = x.astype(jnp.float32)
-    if train:
+    if train and not self.use_running_average:
       standard = self._by_virtual_batch(x32)
     else:
       mean, var = collapse(self.replica_mean[...]), collapse(self.replica_var[...])

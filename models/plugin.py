@@ -136,8 +136,20 @@ def build(
   return made
 
 
+def layers_with_statistics(model: nnx.Module) -> dict[str, nnx.Module]:
+  """Return the layers, by name, that normalize by the batch in training and by what they remember otherwise."""
+  layers = {"/".join(map(str, path)): layer for path, layer in nnx.iter_modules(model)}
+  return {name: layer for name, layer in layers.items() if hasattr(layer, "use_running_average")}
+
+
 def call(
-  model: nnx.Module, arguments: Call, *, train: bool, traced: Mapping[str, Any] = MappingProxyType({}), method: str = ""
+  model: nnx.Module,
+  arguments: Call,
+  *,
+  train: bool,
+  traced: Mapping[str, Any] = MappingProxyType({}),
+  method: str = "",
+  frozen: Callable[[str], bool] = lambda _: False,
 ) -> Any:
   """Call a model in training or in evaluation, in the way that it has for that; return its outputs.
 
@@ -147,12 +159,16 @@ def call(
     train: whether it is in training.
     traced: settings by name; those that the call has an argument for are passed.
     method: of the model to call; "": the model itself.
+    frozen: whether a layer, by name, is in evaluation always.
 
   Raises:
     PluginError: the model does not take these arguments.
   """
   # By way of the class, since an attribute of the model may be named so.
   (type(model).train if train else type(model).eval)(model)
+  for name, layer in layers_with_statistics(model).items() if train else ():
+    if frozen(name):
+      layer.eval()
   kind = kind_of(model)
   function = getattr(kind, method, None) if method else _call(kind)
   if function is None:

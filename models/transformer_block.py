@@ -29,6 +29,7 @@ class BlockConfig(Settings):
   `mlp_ratio` times `width` features; the gated activations "geglu" and "swiglu" have three matrices instead
   of two, so that 2/3 of the ratio has as many parameters. `norm_placement` is "pre", x + f(norm(x)), or "post",
   norm(x + f(x)), as in Vaswani et al. (2017), which needs warmup and fails in deep networks (Xiong et al. 2020).
+  `norm_epsilon` is added to each variance.
   `zero_init_residual` starts the last matrix of each branch f at zero. Dropout, absent if its rate is None, is on the
   embeddings and at the end of each branch.
 
@@ -44,8 +45,9 @@ class BlockConfig(Settings):
   depth: Static[PositiveInt] = 6
   heads: Static[PositiveInt] = 4
   mlp_ratio: Static[float] = Field(default=4.0, gt=0)
-  activation: Static[Literal["relu", "gelu", "silu", "tanh", "geglu", "swiglu"]] = "gelu"
+  activation: Static[Literal["relu", "gelu", "exact_gelu", "silu", "tanh", "geglu", "swiglu"]] = "gelu"
   norm_placement: Static[Literal["pre", "post"]] = "pre"
+  norm_epsilon: Static[float] = Field(default=1e-5, gt=0)
   zero_init_residual: Static[bool] = False
   remat: Static[Annotated[Remat | None, BeforeValidator(rematerialization.of_flag)]] = None
   attention: Static[Literal["fastest", "xla"]] = "fastest"
@@ -88,7 +90,9 @@ def blocks(config: BlockConfig, *, causal: bool = False, rotary: bool = False, r
 
 def last_norm(config: BlockConfig, *, rngs: nnx.Rngs) -> Norm:
   """Make the layer that normalizes the sum of all branches; with "post", the last block did that already."""
-  return norm("layer" if config.norm_placement == "pre" else "none", config.width, rngs=rngs)
+  if config.norm_placement == "post":
+    return norm("none", config.width, rngs=rngs)
+  return LayerNorm(config.width, epsilon=config.norm_epsilon, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -99,14 +103,14 @@ class Block(nnx.Module):
     width = config.width
     kinds = {"causal": causal, "rotary": rotary, "fastest": config.attention == "fastest"}
     self.attention = Attention(width, config.heads, **kinds, output_init=last, rngs=rngs)
-    self.attention_norm = LayerNorm(width, rngs=rngs)
+    self.attention_norm = LayerNorm(width, epsilon=config.norm_epsilon, rngs=rngs)
     hidden = hidden_features(config)
     gated = config.activation in GATED
     self.gate = nnx.Linear(width, hidden, kernel_init=scaled_normal(1.0, "in"), rngs=rngs) if gated else None
     self.hidden = nnx.Linear(width, hidden, kernel_init=scaled_normal(1.0, "in"), rngs=rngs)
     self.activation = ACTIVATIONS[GATED.get(config.activation, config.activation)]
     self.output = nnx.Linear(hidden, width, kernel_init=last, rngs=rngs)
-    self.feed_forward_norm = LayerNorm(width, rngs=rngs)
+    self.feed_forward_norm = LayerNorm(width, epsilon=config.norm_epsilon, rngs=rngs)
     self.dropout = None if config.dropout_rate is None else Dropout("dropout_rate", rngs=rngs)
     self.pre_norm = config.norm_placement == "pre"
 

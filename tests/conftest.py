@@ -1,5 +1,7 @@
 """Settings that every test shares: tiers, one device set, strict dtypes, one compilation cache, one set of programs."""
 
+import json
+import math
 import os
 import pathlib
 import tempfile
@@ -35,11 +37,22 @@ TIERS = ("long", "evidence")
 """Markers of the tests that `make test` leaves to `make test-long` and `make evidence`."""
 
 
+SECONDS = pathlib.Path(__file__).with_name("seconds.json")
+"""What each file took, written by `python tests/times.py --keep`."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Refuse a test in two tiers."""
+  """Refuse a test in two tiers; where several processes share the tests, put the longest files first.
+
+  A long file that begins last would keep one process busy while the others have nothing left. A file that is not in
+  the list is taken for a long one.
+  """
   for item in items:
     if sum(item.get_closest_marker(tier) is not None for tier in TIERS) > 1:
       raise pytest.UsageError(f"{item.nodeid} is in two tiers; keep one of {', '.join(TIERS)}")
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    seconds = json.loads(SECONDS.read_text())
+    items.sort(key=lambda item: -seconds.get(item.path.relative_to(SECONDS.parent).as_posix(), math.inf))
 
 
 @pytest.fixture

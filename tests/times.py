@@ -1,12 +1,15 @@
 """Print seconds by test file, and the slowest tests, from what pytest wrote by --junitxml.
 
   python tests/times.py BEFORE.xml [AFTER.xml ...]
+  python tests/times.py --keep TIER.xml [TIER.xml ...]
 
+`--keep` writes tests/seconds.json instead: tests/conftest.py gives the longest files to the processes first.
 Several files are columns of one table, so that tiers, or a state before and one after, stand beside each other. The
 seconds of a test include what its fixtures take; a module's fixture counts for the first test that needs it.
 """
 
 import collections
+import json
 import pathlib
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +17,9 @@ from collections.abc import Mapping, Sequence
 
 SLOWEST = 25
 """How many tests are listed one by one."""
+
+KEPT = pathlib.Path(__file__).with_name("seconds.json")
+"""Seconds by file, of the tier in which the file takes longest."""
 
 
 def seconds_by_test(path: pathlib.Path) -> dict[tuple[str, str], float]:
@@ -23,6 +29,23 @@ def seconds_by_test(path: pathlib.Path) -> dict[tuple[str, str], float]:
     file = case.attrib["classname"].removeprefix("tests.").replace(".", "/") + ".py"
     found[file, case.attrib["name"]] += float(case.attrib["time"])
   return found
+
+
+def seconds_by_file(tests: Mapping[tuple[str, str], float]) -> dict[str, float]:
+  """Return the sum of the seconds of each file's tests."""
+  files: dict[str, float] = collections.defaultdict(float)
+  for (file, _), seconds in tests.items():
+    files[file] += seconds
+  return dict(files)
+
+
+def keep(paths: Sequence[str]) -> None:
+  """Write `KEPT` from a JUnit file of each tier."""
+  longest: dict[str, int] = {}
+  for path in paths:
+    for file, seconds in seconds_by_file(seconds_by_test(pathlib.Path(path))).items():
+      longest[file] = max(longest.get(file, 0), round(seconds))
+  KEPT.write_text(json.dumps(longest, indent=1, sort_keys=True) + "\n")
 
 
 def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | None]]) -> list[str]:
@@ -37,11 +60,7 @@ def main(paths: Sequence[str]) -> None:
   """Print the tables of some JUnit files."""
   measured = [seconds_by_test(pathlib.Path(path)) for path in paths]
   columns = [pathlib.Path(path).stem for path in paths]
-  by_file: list[dict[str, float]] = []
-  for tests in measured:
-    by_file.append(collections.defaultdict(float))
-    for (file, _), seconds in tests.items():
-      by_file[-1][file] += seconds
+  by_file = [seconds_by_file(tests) for tests in measured]
   totals = {"all": [sum(tests.values()) for tests in measured]}
   files = {file: [column.get(file) for column in by_file] for column in by_file for file in column}
   lines = table(columns, totals | files)
@@ -52,4 +71,4 @@ def main(paths: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  keep(sys.argv[2:]) if sys.argv[1:2] == ["--keep"] else main(sys.argv[1:])

@@ -18,6 +18,7 @@ from trialbook.models.call_modes import Call, as_call, described
 from trialbook.naming import nearest
 from trialbook.trainer import rng
 from trialbook.trainer.functional_model import wide
+from trialbook.trainer.recorded_settings import RecordedSettings
 from trialbook.trainer.task_members import MEMBERS, by_keyword
 from trialbook.trainer.task_values import Mean, Sum, objective
 from trialbook.trainer.tasks import Task
@@ -242,7 +243,7 @@ class BoundTask:
       problems.append(
         f"{self._place('keys')} does not name {', '.join(map(repr, forgotten))}, by which dataset"
         f" {self.info.name!r} mixes labels in training: return [..., *info.training_spec] and weight both losses by"
-        " 'mixing', or set dataset.augmentation.mixup_alpha=null"
+        " 'mixing', or set dataset.augmentation.mixup_alpha and cutmix_alpha to null"
       )
     if not self._has("model_inputs") and "inputs" not in {path.partition("/")[0] for path in self.train_paths}:
       mend = 'def model_inputs(self, batch): return batch["..."]'
@@ -332,38 +333,6 @@ class BoundTask:
       what += f" of {', '.join(map(str, found)) or 'nothing'}"
     subject = f"{self._place(member)} returned {what}{f' for {name!r}' if name else ''}"
     return UserError(f"{subject}; it must be {wanted}: {mend}{place_of(getattr(self._task, member))}")
-
-
-class RecordedSettings(dict):
-  """Traced settings by name, which note what is read."""
-
-  def __init__(self, settings: Mapping[str, Any], read: set[str]):
-    super().__init__(settings)
-    self.read = read
-
-  def __getitem__(self, name: str) -> Any:
-    self.read.add(name)
-    return super().__getitem__(name)
-
-  def get(self, name: str, default: Any = None) -> Any:
-    """Return a setting, or the default if there is none."""
-    self.read.add(name)
-    return super().get(name, default)
-
-  def __contains__(self, name: object) -> bool:
-    self.read.add(str(name))
-    return super().__contains__(name)
-
-  def _all(self) -> list[Any]:
-    self.read.update(self)
-    return list(dict.values(self))
-
-
-jax.tree_util.register_pytree_node(
-  RecordedSettings,
-  lambda settings: (settings._all(), tuple(settings)),
-  lambda names, leaves: RecordedSettings(dict(zip(names, leaves, strict=True)), set()),
-)
 
 
 def bind(task: Any, info: Info, name: str | None = None) -> BoundTask:

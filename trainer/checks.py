@@ -12,7 +12,7 @@ from trialbook.input_pipeline import Dataset, Slices, load
 from trialbook.input_pipeline.source import Batch
 from trialbook.models import PluginConfig, TransformerConfig
 from trialbook.trainer import config as configs
-from trialbook.trainer import custom_metrics, export, metric_writers, sharding
+from trialbook.trainer import custom_metrics, export, metric_writers, optimization_plugins, sharding
 from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.checkpoints import warm_start
 from trialbook.trainer.config import Config
@@ -124,7 +124,7 @@ def warnings(config: Config, dataset: Dataset, task: BoundTask) -> list[str]:
   symbols = isinstance(config.model, TransformerConfig) or (
     isinstance(config.model, PluginConfig) and len(info.input_shape or ()) == 1
   )
-  if info.input_dtype == "int32" and info.normalization is None and not symbols:
+  if info.input_dtype in ("int32", "uint32") and info.normalization is None and not symbols:
     found.append(
       f"dataset {info.name}: inputs are integers and reach the model unscaled. Give floats, or"
       " trialbook.input_pipeline.Data(normalization=(means, deviations)). Only uint8 is normalized by default."
@@ -143,6 +143,7 @@ def _examine(
   problems = [
     *configs.problems(config),
     *models.problems(config.model),
+    *optimization_plugins.problems(config.optimizer, config.schedule),
     *existing_run.problems(workdir, config.resolved()),
   ]
   if fork is not None:

@@ -14,6 +14,7 @@ from absl import logging
 from trialbook import command_line, errors, files
 from trialbook.errors import ConfigError, TryAgainError, UserError
 from trialbook.files import jsonable
+from trialbook.paths import as_path
 from trialbook.trainer import config_files, flags, overrides
 from trialbook.trainer.config import Config, Job
 from trialbook.trainer.hosts.joining import Place, find_place
@@ -157,6 +158,16 @@ def _train(config: Config, job: Job, guard: Guard) -> tuple[int, str]:
   except SystemExit as error:
     problem = f"the code of the model, the task or the data called sys.exit({error.code!r}), which ends no training"
     return command_line.print_problems("trialbook train", [problem]), problem
+  except errors.OutOfMemoryError as error:
+    problem = str(error)
+    # The state is freed with the frames that have it.
+    traceback.clear_frames(error.__traceback__)
+    command_line.warn(f"trialbook train: {problem}")
+    if here.count == 1:
+      from trialbook.trainer import largest_batch
+
+      command_line.warn(largest_batch.advice(config, as_path(workdir), command_line.warn))
+    return errors.INFEASIBLE, problem
   except Exception as error:
     if (problem := files.limit_problem(error)) is not None:
       return command_line.print_problems("trialbook train", [problem]), problem

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from trialbook import metric_names
 from trialbook.input_pipeline import DatasetConfig, Digits
 from trialbook.models import ModelConfig, ResNetConfig, transformer_block
+from trialbook.models.public_names import Naming
 from trialbook.models.transformer_block import BlockConfig
 from trialbook.paths import PathError, as_path
 from trialbook.settings import Complement, FilePath, Host, Settings, Static, Traced, leaves
 from trialbook.trainer import overrides, schedules
-from trialbook.trainer.optimizers import Nesterov, OptimizerConfig
+from trialbook.trainer.optimizers import Nesterov, OptimizerConfig, evaluates_others
 from trialbook.trainer.schedules import Cosine, ScheduleConfig
 from trialbook.trainer.tasks import Classification, TaskConfig
 
@@ -67,31 +68,53 @@ class ParameterGroup(Settings):
   Attributes:
     parameters: pattern over names such as `blocks/0/conv/kernel`: `*` is any text, slashes included.
     frozen: whether they keep their initial values, exactly: no gradient, no decay. (Batch statistics are not
-      parameters: they move.)
-    learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay.
+      parameters: they move, unless `frozen_statistics` says otherwise.)
+    learning_rate_multiplier: of the learning rate, and so of the decoupled weight decay: the update is multiplied after
+      the optimizer's rule. The logged `learning_rate` is that of the other parameters.
+    depth_decay: the multiplier of each layer, in units of that of the layer after it; the last has the group's. The
+      layers are those of a stack, or the first number in a name, such as `blocks/3/conv/kernel`. None: all have the
+      same.
   """
 
   parameters: Static[str] = Field(min_length=1)
   frozen: Static[bool] = False
   learning_rate_multiplier: Traced[float] = Field(default=1.0, ge=0)
+  depth_decay: Traced[float | None] = Field(default=None, gt=0)
 
 
 class WarmStart(Settings):
   """The source of the initial values of some parameters and other variables (batch statistics).
 
-  Where the checkpoint holds averaged parameters, those are taken. The optimizer starts afresh, at step 0.
+  Where the checkpoint of a run holds averaged parameters, those are taken. The optimizer starts afresh, at step 0.
 
   Attributes:
-    source: workdir of another run, or a checkpoint's folder.
+    source: workdir of another run, or a checkpoint's folder; or weights of others: a file (safetensors, npz, msgpack of
+      flax, a state dict of torch), the `.index.json` of several, or a folder of Orbax.
     step: "best", "last" or a number; for a workdir.
     include: patterns over names such as `blocks/0/conv/kernel`; what fits one is taken.
     exclude: what fits one of these is not, such as `output/*` for another number of classes.
+    naming: whose names the arrays have, for weights of others: those of the model, or of a library that has the same
+      model.
+    names: regular expressions and their replacements, applied one after the other to each name in the file, after those
+      of `naming`; see `trialbook.trainer.checkpoints.renaming`.
+    axes: the order of axes of kernels; "torch" has outputs first. None: as `naming` has it, or else "flax".
+    transposes: by pattern over names of the model, the order of an array's axes, in place of what `axes` says.
+    reshape: patterns of arrays whose numbers may be in another shape in the file.
+    optional: patterns of arrays that may be missing in the file, and are drawn then.
+    cast: whether floats of another dtype are converted.
   """
 
   source: Static[FilePath[str]]
   step: Static[str] = "best"
   include: Static[tuple[str, ...]] = Field(default=("*",), min_length=1)
   exclude: Static[tuple[str, ...]] = ()
+  naming: Static[Naming] = "own"
+  names: Static[tuple[tuple[str, str], ...]] = ()
+  axes: Static[Literal["flax", "torch"] | None] = None
+  transposes: Static[dict[str, tuple[NonNegativeInt, ...]]] = Field(default_factory=dict)
+  reshape: Static[tuple[str, ...]] = ()
+  optional: Static[tuple[str, ...]] = ()
+  cast: Static[bool] = False
 
 
 class Evaluation(Settings):
@@ -199,6 +222,8 @@ class Config(Settings):
       does a loss that compares examples, and a model that changes its variables in a call does so for each.
     clip_norm: the gradient is scaled down to this global L2 norm where it is larger; None: never.
     parameter_groups: parameters with a learning rate of their own, or frozen, by name.
+    frozen_statistics: patterns over names of layers such as `stem/norm`: their batch statistics stay as they are, and
+      they normalize by these in training too.
     warm_start: where initial parameters come from; None: all are drawn.
     fold_validation: whether validation examples are trained on too, for the last training of all (PB-43). What is then
       measured on them is no validation.
@@ -219,6 +244,7 @@ class Config(Settings):
   clip_norm: Traced[float | None] = Field(default=None, gt=0)
   averaging: Averaging | None = None
   parameter_groups: tuple[ParameterGroup, ...] = ()
+  frozen_statistics: Static[tuple[str, ...]] = ()
   warm_start: WarmStart | None = None
   precision: Precision = Precision()
   mesh: MeshSettings = MeshSettings()
@@ -274,6 +300,8 @@ def problems(config: Config) -> list[str]:
         as_path(value)
       except PathError as error:
         found.append(f"{path} = {value!r}: {error}")
+  if evaluates_others(config.optimizer):
+    found += _problems_of_evaluated_params(config)
   if isinstance(config.model, BlockConfig):
     found += transformer_block.tensor_problems(config.model, config.mesh.tensor)
   if config.selection.metric is not None and "/" not in config.selection.metric:
@@ -284,6 +312,22 @@ def problems(config: Config) -> list[str]:
     found.append(
       f"checkpointing.every_steps = {config.checkpointing.every_steps}, but checkpointing.every_evaluations = 0 turns"
       " checkpoints off; set that to 1 or more"
+    )
+  return found
+
+
+def _problems_of_evaluated_params(config: Config) -> list[str]:
+  """Return what does not go together with an optimizer that has other parameters for evaluations."""
+  found = [
+    f"parameter_groups.{index}: multiplies updates after the optimizer's rule, from whose own state"
+    f" optimizer.evaluated_params computes parameters; give rates by name in the optimizer (optax.multi_transform)"
+    for index, group in enumerate(config.parameter_groups)
+    if not group.frozen
+  ]
+  if config.averaging is not None and config.averaging.evaluate == "current":
+    found.append(
+      "averaging.evaluate = 'current': the average is of what optimizer.evaluated_params returns, and nothing else of"
+      " that is kept; set averaging to None"
     )
   return found
 

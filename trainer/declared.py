@@ -7,6 +7,7 @@ from trialbook import models
 from trialbook.errors import ConfigError, DataError, UserError
 from trialbook.input_pipeline import Info, load
 from trialbook.trainer import config as configs
+from trialbook.trainer import optimization_plugins
 from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.config import Config
 from trialbook.trainer.loading import recorded_info
@@ -24,7 +25,11 @@ def declared(config: Config, info_from: pathlib.Path | None = None) -> tuple[Inf
   Raises:
     ConfigError: with all problems of config, model, task and data.
   """
-  problems = [*configs.problems(config), *models.problems(config.model)]
+  problems = [
+    *configs.problems(config),
+    *models.problems(config.model),
+    *optimization_plugins.problems(config.optimizer, config.schedule),
+  ]
   task = info = None
   try:
     task = config.task.build(config.dataset)
@@ -46,7 +51,7 @@ def _info(config: Config) -> Info:
   declares = getattr(config.dataset, "declared", None)
   if declares is not None:
     info, augmentation = declares(), config.dataset.augmentation
-    mixes = augmentation is not None and augmentation.mixup_alpha is not None
+    mixes = augmentation is not None and augmentation.mixes
     return dataclasses.replace(info, mixes_labels=mixes and "labels" in info.spec)
   try:
     with load(config.dataset, seed=config.seed, batch_size=config.batch_size) as dataset:

@@ -19,12 +19,15 @@ from trialbook.trainer.evaluation_schedule import TRAIN_SUBSET
 from trialbook.trainer.hosts.shutdown_guard import Guard
 from trialbook.trainer.metric_recorder import AHEAD
 from trialbook.trainer.program import Program
-from trialbook.trainer.train_step import State
+from trialbook.trainer.train_step import State, has_average
 
 
 def evaluated_weights(config: Config, state: State) -> State:
-  """Return the part of a state that evaluations see: the averaged parameters and variables, or the current ones."""
-  if config.averaging is not None and config.averaging.evaluate == "average":
+  """Return the part of a state that evaluations see: the averaged parameters and variables, or the current ones.
+
+  An optimizer's own parameters for evaluations take the place of averaged ones.
+  """
+  if has_average(config) and (config.averaging is None or config.averaging.evaluate == "average"):
     return {"average": state["average"]}
   return {"params": state["params"], "variables": state["variables"]}
 

@@ -28,8 +28,9 @@ from trialbook.models.call_modes import Call
 from trialbook.models.hyperparameter import Hyperparameter, SettingError, fill
 from trialbook.models.layout import Placement, placement_of
 from trialbook.models.tiled_logits import TiledLogits, is_tiled
+from trialbook.naming import nearest
 from trialbook.trainer import sharding, sharding_rules
-from trialbook.trainer.checkpoints.array_names import changes, flatten, map_named
+from trialbook.trainer.checkpoints.array_names import changes, flatten, map_named, matches
 from trialbook.trainer.config import Config
 from trialbook.trainer.user_code_errors import explained
 
@@ -112,8 +113,12 @@ class Network:
       model = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
       groups = self._split(model)
       rules = plugin.sharding_rules(model)
+      layers = list(plugin.layers_with_statistics(model))
     if not jax.tree.leaves(groups[1]):
       raise UserError(f"model {name!r} has no parameters (nnx.Param): there is nothing to train")
+    if unmatched := [one for one in self.config.frozen_statistics if not any(matches(name, (one,)) for name in layers)]:
+      near = nearest(unmatched[0], layers)
+      raise UserError(f"frozen_statistics: no layer of {name!r} with batch statistics matches {unmatched[0]!r}{near}")
     self._place(groups[1], rules)
     read = {variable.get_metadata("setting") for _, variable in nnx.to_flat_state(groups[3])}
     given = getattr(self.config.model, "traced", {})
@@ -126,6 +131,9 @@ class Network:
         ]
       )
     return groups
+
+  def _is_frozen(self, layer: str) -> bool:
+    return matches(layer, self.config.frozen_statistics)
 
   def _place(self, params: nnx.State, rules: Any) -> None:
     """Give each parameter its placement, by the model's rules."""
@@ -206,7 +214,7 @@ class Network:
       with warnings.catch_warnings():
         # `nnx.capture` adds variables to each module, which break transformations that name all kinds of variables.
         warnings.filterwarnings("ignore", r"(?s).*Using 'Module\.(sow|perturb)", DeprecationWarning)
-        outputs = plugin.call(model, called, train=train, traced=traced, method=method)
+        outputs = plugin.call(model, called, train=train, traced=traced, method=method, frozen=self._is_frozen)
       sown = nnx.pop(model, nnx.Intermediate)
       _, *states = self._split(model)
       after = {"params": nnx.to_pure_dict(states[0]), "variables": nnx.to_pure_dict(states[3])}

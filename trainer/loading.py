@@ -113,7 +113,7 @@ class TrainedModel:
     elif not np.isfinite([low, high]).all():
       raise ValueError(f"inputs are not all finite: {trained}")
     # Symbols have no scale.
-    if self.input_range is not None and name != "int32" and not self._warned:
+    if self.input_range is not None and name not in ("int32", "uint32") and not self._warned:
       seen, usual = (float(np.abs(ends).max()) for ends in (np.array([low, high], np.float64), self.input_range))
       # A few examples may well be dark, or small.
       if seen > SCALE * usual or (len(inputs) >= FEW and 0 < seen < usual / SCALE):
@@ -147,7 +147,7 @@ def load(workdir: str | pathlib.Path, step: str | int = "best") -> TrainedModel:
   number = storage.find_step(workdir, step)
   steps = make_steps(config, config.task.build(config.dataset), info)
   settings = program_settings(config)
-  template = jax.eval_shape(steps.init, settings)
+  template = jax.eval_shape(steps.init_weights, settings)
   everywhere = sharding.replicated(sharding.make_mesh(devices=jax.local_devices()[:1]))
   template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), template)
   weights = restore_weights(workdir, number, evaluated_weights(config, template))

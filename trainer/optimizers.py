@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from trialbook.settings import Complement, Settings, Static, Traced
-from trialbook.trainer import update_rules
+from trialbook.settings import Complement, Settings, Static, Traced, kind_tag
+from trialbook.trainer import optimization_plugins, update_rules
+from trialbook.trainer.optimization_plugins import PluginOptimizer
 
 LearningRate = Traced[Annotated[float, Field(ge=0)]]
 Decay = Complement[Annotated[float, Field(ge=0, lt=1)]]
@@ -177,7 +178,17 @@ RULES: dict[str, Rule] = {
 }
 
 OptimizerConfig = Annotated[
-  SGD | Momentum | Nesterov | RMSProp | Adam | NAdam | AdamW | LAMB | Lion, Field(discriminator="name")
+  Annotated[SGD, Tag("sgd")]
+  | Annotated[Momentum, Tag("momentum")]
+  | Annotated[Nesterov, Tag("nesterov")]
+  | Annotated[RMSProp, Tag("rmsprop")]
+  | Annotated[Adam, Tag("adam")]
+  | Annotated[NAdam, Tag("nadam")]
+  | Annotated[AdamW, Tag("adamw")]
+  | Annotated[LAMB, Tag("lamb")]
+  | Annotated[Lion, Tag("lion")]
+  | Annotated[PluginOptimizer, Tag("module:Class")],
+  Discriminator(kind_tag),
 ]
 
 
@@ -193,10 +204,12 @@ def transformation(
 
   Returns:
     `init(params)` and `update(grads, state, params)`, which returns what is *added* to the parameters. The
-    state is {"count": int32 [], buffer name: tree like params in float32, …}, of one structure for all
-    values of the settings. Arithmetic is in float32 whatever the parameters are; an update has its
+    state of our own is {"count": int32 [], buffer name: tree like params in float32, …}, of one structure for
+    all values of the settings. Arithmetic is in float32 whatever the parameters are; an update has its
     parameter's dtype.
   """
+  if isinstance(config, PluginOptimizer):
+    return optimization_plugins.transformation(config, settings, learning_rate, decay_mask)
   rule = RULES[config.name]
 
   def init(params: Any) -> dict[str, Any]:
@@ -225,6 +238,24 @@ def transformation(
     return deltas, {"count": count, **dict(zip(rule.buffers, buffers, strict=True))}
 
   return optax.GradientTransformation(init, update)
+
+
+def evaluates_others(config: OptimizerConfig) -> bool:
+  """Return whether evaluations see other parameters than those that are trained, by what the optimizer says."""
+  return isinstance(config, PluginOptimizer) and config.evaluated_params is not None
+
+
+def evaluated_params(config: OptimizerConfig, opt_state: Any, params: Any) -> Any:
+  """Return the parameters that evaluations see: those of training, unless the optimizer says others.
+
+  Args:
+    config: says which optimizer.
+    opt_state: the optimizer's, after an update.
+    params: after that update, in float32.
+  """
+  if isinstance(config, PluginOptimizer) and config.evaluated_params is not None:
+    return optimization_plugins.evaluated_params(config, opt_state, params)
+  return params
 
 
 def decay_mask(params: Any) -> Any:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from trialbook import models
 from trialbook.errors import UserError
 from trialbook.input_pipeline import Info
 from trialbook.settings import leaves
-from trialbook.trainer import parameter_groups, sharding
+from trialbook.trainer import optimization_plugins, parameter_groups, sharding
 from trialbook.trainer.bound_task import BoundTask, bind
 from trialbook.trainer.config import Config
 from trialbook.trainer.tasks import Task
@@ -101,6 +101,8 @@ class Program:
         in_shardings=(*_evaluated(placed), everywhere, split),
         out_shardings=everywhere,
       ).trace(*_evaluated(state), settings, eval_batch)
+    self._init_optimizer = jax.jit(steps.init_optimizer, out_shardings=placed["opt_state"])
+    self._precision = config.precision.matmul_precision
     self.state_template = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, placed
     )
@@ -123,6 +125,14 @@ class Program:
   def traced(self) -> dict[str, jax.stages.Traced]:
     """Return the functions that are traced and not compiled yet, by name."""
     return dict(self._traced)
+
+  def restart_optimizer(self, state: State, settings: Mapping[str, Array]) -> State:
+    """Return a state with that of the optimizer at step 0, for the parameters that are there now.
+
+    An optimizer of the user's may keep a copy of the parameters.
+    """
+    with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh), jax.default_matmul_precision(self._precision):
+      return state | {"opt_state": self._init_optimizer(settings, state["params"])}
 
   def seen(self, weights: State) -> tuple[Any, Any]:
     """Return parameters and variables as `eval_step` takes them.
@@ -217,6 +227,7 @@ def program_key(config: Config, task: BoundTask, mesh: Mesh) -> tuple[Any, ...]:
     task.kind,
     task.variant,
     models.module_class(config.model),
+    optimization_plugins.functions(config.optimizer, config.schedule),
     (tuple(info.normalizations.items()), info.num_classes, info.ignore_label, task.num_outputs),
     tuple((path, spec.shape, str(spec.dtype)) for batch in batches for path, spec in batch.items()),
     (mesh.axis_names, mesh.devices.shape, tuple(mesh.devices.flat)),

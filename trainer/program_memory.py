@@ -101,7 +101,12 @@ def save_bytes(program: Program, config: Config) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-  """Return whether a computation or a compilation failed for want of memory."""
+  """Return whether a computation or a compilation failed for want of memory, on a device or on the host."""
+  return is_out_of_device_memory(error) or isinstance(error, MemoryError)
+
+
+def is_out_of_device_memory(error: BaseException) -> bool:
+  """Return whether a device had no room for a program or its data."""
+  # Where a computation's buffers are allocated when it is dispatched, the status is INTERNAL.
   words = ("RESOURCE_EXHAUSTED", "Out of memory")
-  failed = isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words)
-  return failed or isinstance(error, MemoryError)
+  return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words)

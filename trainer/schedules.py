@@ -3,8 +3,8 @@
 The learning rate of the update `step → step+1` is `optimizer.learning_rate * factor(step)`. Any schedule can
 begin with a linear warmup, which counts among the steps of the run: the factor is (step+1)/warmup_steps while
 step < warmup_steps. Behind it, at t = max(step − warmup_steps, 0), comes the schedule's own shape, which
-starts at exactly 1. So a warmup of 0 changes nothing; one of 1 has the factor 1 and lets the shape start a
-step later.
+starts at exactly 1 (one of the user's need not). So a warmup of 0 changes nothing; one of 1 has the factor 1
+and lets the shape start a step later.
 
 Lengths are arguments of the compiled program, like all numbers of a schedule. To add one: a settings class, a
 shape (a function of the traced values and t), and its entries in `SHAPES` and `ScheduleConfig`.
@@ -16,9 +16,11 @@ from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from trialbook.settings import Settings, Static, Traced
+from trialbook.settings import Settings, Static, Traced, kind_tag
+from trialbook.trainer import optimization_plugins
+from trialbook.trainer.optimization_plugins import PluginSchedule
 
 Steps = Traced[Annotated[int, Field(ge=0, lt=2**31)]]
 DecaySteps = Traced[Annotated[int, Field(ge=1, lt=2**31)] | None]
@@ -91,7 +93,15 @@ class Piecewise(Settings):
   factors: Traced[tuple[Annotated[float, Field(ge=0)], ...]] = ()
 
 
-ScheduleConfig = Annotated[Constant | Linear | Cosine | Rsqrt | Piecewise, Field(discriminator="name")]
+ScheduleConfig = Annotated[
+  Annotated[Constant, Tag("constant")]
+  | Annotated[Linear, Tag("linear")]
+  | Annotated[Cosine, Tag("cosine")]
+  | Annotated[Rsqrt, Tag("rsqrt")]
+  | Annotated[Piecewise, Tag("piecewise")]
+  | Annotated[PluginSchedule, Tag("module:Class")],
+  Discriminator(kind_tag),
+]
 
 Values = Mapping[str, Array]
 
@@ -114,7 +124,10 @@ def factor(config: ScheduleConfig, settings: Values, step: Int[Array, ""]) -> Fl
     raise ValueError("schedule.decay_steps is None; resolve it first with schedules.resolve(schedule, num_steps)")
   warmup_steps = settings["warmup_steps"]
   warmup = jnp.where(step < warmup_steps, _ratio(step + 1, warmup_steps), 1)
-  return warmup * SHAPES[config.name](settings, jnp.maximum(step - warmup_steps, 0))
+  t = jnp.maximum(step - warmup_steps, 0)
+  if isinstance(config, PluginSchedule):
+    return warmup * optimization_plugins.factor(config, settings, t)
+  return warmup * SHAPES[config.name](settings, t)
 
 
 def resolve(schedule: ScheduleConfig, num_steps: int) -> ScheduleConfig:

@@ -5,8 +5,7 @@ over `tensor`; all else is replicated.
 """
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -28,8 +27,8 @@ Placements = Mapping[str, Placement]
 """Placements of parameters, by name."""
 _NONE: Placements = MappingProxyType({})
 _ONE_COPY = MeshSettings()
-# What an optimizer or an average keeps of a parameter has its name.
-_PARAMETER = re.compile(r"(?:params|average/params|opt_state/[^/]+)/(.+)")
+# What an optimizer or an average keeps of a parameter has a name that ends with the parameter's.
+_OF_PARAMETERS = ("params/", "average/params/", "opt_state/")
 
 
 def make_mesh(settings: MeshSettings = _ONE_COPY, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -118,7 +117,8 @@ def state(mesh: Mesh, shapes: Any, placements: Placements = _NONE) -> Any:
   """Return where each array of a state lies, by its name and shape.
 
   Statistics that every replica has for itself (`ROWS`) lie on it. Parameters are split by `layout.split`, and what an
-  optimizer or an average keeps of a parameter lies where the parameter does. Other arrays are split in the same way.
+  optimizer or an average keeps of a parameter lies where the parameter does, if it has its shape. Other arrays are
+  split in the same way.
 
   Args:
     mesh: of the devices.
@@ -126,14 +126,25 @@ def state(mesh: Mesh, shapes: Any, placements: Placements = _NONE) -> Any:
     placements: those of parameters of which the model says more than their shapes do.
   """
 
+  params = flatten(shapes.get("params", {}))
+
   def place(name: str, leaf: Any) -> NamedSharding:
     if is_rows(name):
       return batch(mesh)
-    parameter = _PARAMETER.fullmatch(name)
-    placement = placements.get(parameter[1], Placement()) if parameter else Placement()
+    parameter = _parameter(name, placements)
+    placement = placements.get(parameter, Placement())
+    if parameter in params and params[parameter].shape != leaf.shape:
+      placement = Placement()
     return NamedSharding(mesh, layout.split(leaf.shape, placement, mesh.shape))
 
   return map_named(place, shapes)
+
+
+def _parameter(name: str, parameters: Collection[str]) -> str:
+  """Return the parameter to which an array of a state belongs, the longest name with which its own ends; "": none."""
+  steps = name.split("/") if name.startswith(_OF_PARAMETERS) else []
+  ends = ("/".join(steps[start:]) for start in range(1, len(steps)))
+  return next((end for end in ends if end in parameters), "")
 
 
 def gathered(tree: Any, placements: Placements = _NONE) -> Any:

@@ -26,6 +26,7 @@ from trialbook.trainer.hosts.host_log import log
 from trialbook.trainer.hosts.shutdown_guard import Guard, Phase
 from trialbook.trainer.loop import Loop
 from trialbook.trainer.metric_recorder import Recorder
+from trialbook.trainer.optimization_plugins import PluginOptimizer
 from trialbook.trainer.program import Program, Programs
 from trialbook.trainer.program_memory import has_room_for_copy
 from trialbook.trainer.progress import RunProgress
@@ -247,7 +248,11 @@ def _opened(compiled: Compiled, profile: range, stack: contextlib.ExitStack) -> 
   settings = sharding.put_replicated(program.mesh, program_settings(config))
   step, state = restored or (0, program.init(settings))
   if restored is None and config.warm_start is not None:
-    state = warm_start.apply(config.warm_start, state, program.state_template)
+    state, notes = warm_start.apply(config, state, program.state_template)
+    for note in notes:
+      compiled.note(f"warm_start: {note}")
+    if isinstance(config.optimizer, PluginOptimizer):
+      state = program.restart_optimizer(state, settings)
 
   history = History.read(workdir, config.selection)
   # One truth for all: the lead has just written the file.
@@ -331,7 +336,7 @@ def _check_names(
   problems = selection.problems(config, program.eval_names, evaluated_splits(config, dataset.info), program.lists)
   try:
     if config.warm_start is not None and not (workdir / "config.json").exists():
-      warm_start.sources(config.warm_start, program.state_template)
+      warm_start.sources(config, program.state_template)
     if fork is not None:
       forking.check(fork, workdir, program.state_template)
   except UserError as error:

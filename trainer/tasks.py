@@ -196,8 +196,8 @@ class _Classification:
     ]
     if info.mixes_labels and weighting:
       raise ValueError(
-        f"dataset.augmentation.mixup_alpha: mixup would mix examples that count differently ({', '.join(weighting)});"
-        " set it to None"
+        f"dataset.augmentation: mixup_alpha and cutmix_alpha mix examples, which count differently here"
+        f" ({', '.join(weighting)}); set them to None"
       )
     return info.num_classes
 
@@ -249,7 +249,7 @@ def _counted(batch: Batch, info: Info) -> tuple[Array, Array | None]:
   if weights is not None and weights.ndim < labels.ndim:
     weights = jnp.broadcast_to(weights.reshape(-1, *[1] * (labels.ndim - 1)), labels.shape)
   if "mask" in batch:
-    counts = (batch["mask"] != 0).astype(jnp.float32)
+    counts = batch["mask"].astype(bool).astype(jnp.float32)
     weights = counts if weights is None else counts * weights
   if info.ignore_label is not None:
     counts = (labels != info.ignore_label).astype(jnp.float32)

@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from trialbook import files
-from trialbook.errors import PreemptedError, PrunedError, UserError
+from trialbook.errors import OutOfMemoryError, PreemptedError, PrunedError, UserError
 from trialbook.paths import as_path
 from trialbook.trainer import batch_dependence, sharding
 from trialbook.trainer.config import Config
@@ -20,6 +20,7 @@ from trialbook.trainer.export import export_selected
 from trialbook.trainer.hosts.shutdown_guard import Guard
 from trialbook.trainer.loop import advance
 from trialbook.trainer.program import Programs
+from trialbook.trainer.program_memory import is_out_of_device_memory
 from trialbook.trainer.start_or_resume import OpenRun, compile_run, open_run
 from trialbook.trainer.train_step import State
 from trialbook.trainer.workdir.predictions import predict
@@ -61,6 +62,7 @@ def run(
       run ends there as "pruned". All hosts must be given one, or none.
 
   Raises:
+    OutOfMemoryError: if a device has no room for the run.
     OtherDataError: if the data are not those that the run began with, or those of `data_of`.
     UserError: if the run cannot start, with all problems, nothing having been recorded; or if it cannot continue (no
       checkpoint can be read, the disk is full), nothing that was committed being lost.
@@ -69,7 +71,7 @@ def run(
   workdir, hosts = as_path(workdir), guard.hosts
   fork, data_of = (None if path is None else as_path(path) for path in (fork, data_of))
   try:
-    with guard.ending(), contextlib.ExitStack() as closing:
+    with guard.ending(), _naming_memory(), contextlib.ExitStack() as closing:
       compiled = compile_run(
         config,
         workdir,
@@ -94,6 +96,17 @@ def run(
       return dataclasses.replace(result, status=status, reason=reason)
   finally:
     guard.enter(None)
+
+
+@contextlib.contextmanager
+def _naming_memory() -> Iterator[None]:
+  """Raise OutOfMemoryError where jax says in one of its ways that a device has no room."""
+  try:
+    yield
+  except Exception as error:
+    if is_out_of_device_memory(error):
+      raise OutOfMemoryError(error) from error
+    raise
 
 
 def train(run: OpenRun, judge: Judge | None = None) -> None:

@@ -5,7 +5,7 @@ State is a dictionary:
   params     parameters
   variables  other variables of the model (batch statistics …)
   opt_state  the optimizer's
-  average    {"params", "variables"}, where averaging is on
+  average    {"params", "variables"}, where averaging is on, or the optimizer has other parameters for evaluations
 
 Whatever accumulates (moments, averages, sums of gradients and metrics) is float32 or wider in all of them.
 """
@@ -61,17 +61,22 @@ class Steps:
 
     Raises UserError if the model or the optimizer keeps what cannot be trained or saved.
     """
-    params, variables = self.network.init(rng.key(settings["seed"], "init"))
-    state = {
-      "step": jnp.zeros((), jnp.int32),
-      "params": params,
-      "variables": variables,
-      "opt_state": self._optimizer(settings, jnp.zeros(())).init(cast(params, "float32")),
-    }
-    if self.network.config.averaging is not None:
-      state["average"] = jax.tree.map(jnp.copy, wide({"params": params, "variables": variables}))
+    state = self.init_weights(settings)
+    state["opt_state"] = self.init_optimizer(settings, state["params"])
     _check_dtypes(state)
     return state
+
+  def init_weights(self, settings: SettingArrays) -> State:
+    """Return the state at step 0 without that of the optimizer, which the use of a trained model does not need."""
+    params, variables = self.network.init(rng.key(settings["seed"], "init"))
+    state = {"step": jnp.zeros((), jnp.int32), "params": params, "variables": variables}
+    if has_average(self.network.config):
+      state["average"] = jax.tree.map(jnp.copy, wide({"params": params, "variables": variables}))
+    return state
+
+  def init_optimizer(self, settings: SettingArrays, params: Any) -> Any:
+    """Return the state of the optimizer at step 0."""
+    return self._optimizer(settings, jnp.zeros(())).init(cast(params, "float32"))
 
   def train_step(
     self, state: State, settings: SettingArrays, batch: Mapping[str, Array]
@@ -91,23 +96,33 @@ class Steps:
       config.schedule, below(settings, "schedule"), step
     )
     params = cast(state["params"], "float32")
-    updates, opt_state = self._optimizer(settings, learning_rate).update(grads, state["opt_state"], params)
-    updates = parameter_groups.scale_updates(config.parameter_groups, below(settings, "parameter_groups"), updates)
+    optimizer = self._optimizer(settings, learning_rate)
+    updates, opt_state = optimizer.update(grads, state["opt_state"], params, value=loss)
+    stacked = [name for name, placement in self.network.placements.items() if placement.stacked]
+    groups = config.parameter_groups, below(settings, "parameter_groups")
+    updates = parameter_groups.scale_updates(*groups, updates, stacked)
     params = cast(optax.apply_updates(params, updates), config.precision.param_dtype)
     next_state = {"step": step + 1, "params": params, "variables": variables, "opt_state": opt_state}
-    if config.averaging is not None:
-      next_state["average"] = optimizers.average(
-        state["average"],
-        {"params": params, "variables": variables},
-        settings["averaging.one_minus_decay"],
-        step,
-      )
+    if has_average(config):
+      next_state["average"] = self._average(state, next_state, settings)
     if changed := changes(state, next_state):
       raise UserError(f"an update changes the structure of the state: {'; '.join(changed)}")
     if self.with_metrics:
       metrics |= {f"train/{name}": value for name, value in others.items()}
       metrics |= {"update_norm": optax.tree.norm(updates), "learning_rate": learning_rate}
     return next_state, metrics
+
+  def _average(self, state: State, after: State, settings: SettingArrays) -> State:
+    """Return the parameters and variables that evaluations see after an update."""
+    config, params = self.network.config, after["params"]
+    if optimizers.evaluates_others(config.optimizer):
+      params = cast(params, "float32")
+      found = optimizers.evaluated_params(config.optimizer, after["opt_state"], params)
+      params = parameter_groups.keep_frozen(config.parameter_groups, params, found)
+    seen = {"params": params, "variables": after["variables"]}
+    if config.averaging is None:
+      return jax.tree.map(jnp.copy, wide(seen))
+    return optimizers.average(state["average"], seen, settings["averaging.one_minus_decay"], state["step"])
 
   def _gradient(
     self, state: State, settings: SettingArrays, batch: Mapping[str, Array]
@@ -351,8 +366,14 @@ class Steps:
     read = {path: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for path, leaf in leaves.items()}
     return read, unchanged, {path: leaf for path, leaf in prepared.items() if path not in read}
 
-  def _optimizer(self, settings: SettingArrays, learning_rate: Array) -> optax.GradientTransformation:
-    return optimizers.transformation(self.network.config.optimizer, below(settings, "optimizer"), learning_rate)
+  def _optimizer(self, settings: SettingArrays, learning_rate: Array) -> optax.GradientTransformationExtraArgs:
+    config = self.network.config.optimizer
+    return optax.with_extra_args_support(optimizers.transformation(config, below(settings, "optimizer"), learning_rate))
+
+
+def has_average(config: Config) -> bool:
+  """Return whether a state has parameters for evaluations beside those that are trained."""
+  return config.averaging is not None or optimizers.evaluates_others(config.optimizer)
 
 
 def make_steps(config: Config, task: Any, info: Info) -> Steps:

@@ -8,6 +8,10 @@ from .errors import TryAgainError as TryAgainError
 from .errors import UserError as UserError
 from .input_pipeline.datasets.array_record import write_array_record as write_array_record
 from .input_pipeline.datasets.plugin import Data as Data
+from .input_pipeline.items import Pad as Pad
+from .input_pipeline.packing import Packed as Packed
+from .input_pipeline.packing import packed_graphs as packed_graphs
+from .input_pipeline.packing import packed_text as packed_text
 from .models.call_modes import Call as Call
 from .trainer.config import Averaging as Averaging
 from .trainer.config import Checkpointing as Checkpointing
@@ -24,6 +28,7 @@ from .trainer.config_files import load_config as load_config
 from .trainer.hosts.shutdown_guard import Guard as Guard
 from .trainer.loading import TrainedModel as TrainedModel
 from .trainer.loading import load as load
+from .trainer.parameter_groups import labels_by_name as labels_by_name
 from .trainer.program import Programs as Programs
 from .trainer.task_values import Mean as Mean
 from .trainer.task_values import Sum as Sum

@@ -14,6 +14,7 @@ from trialbook.import_attribute import search_current_directory
 from trialbook.naming import nearest
 
 COMMANDS = {
+  "new": ("trialbook.new_project:main", "write a folder with a model, a config and a study of your own, to start from"),
   "train": ("trialbook.trainer.flags:train", "train one model"),
   "evaluate": ("trialbook.trainer.flags:evaluate", "evaluate a checkpoint of a trained model"),
   "export": ("trialbook.trainer.flags:export", "export a checkpoint as files that run without trialbook"),

@@ -11,7 +11,7 @@ BUG = 1
 USER_MISTAKE = 2
 """Config, data or arguments; trying again does not help."""
 INFEASIBLE = 3
-"""The hyperparameters do not work (PB-21): the loss or the parameters stopped being finite."""
+"""The hyperparameters do not work (PB-21): the loss or the parameters stopped being finite, or a device has no room."""
 TRY_AGAIN = 75
 """Preempted, a host was lost or did not come, no progress."""
 INTERRUPTED = 130
@@ -100,10 +100,22 @@ class InfeasibleError(Exception):
     super().__init__(reason if step is None else f"{reason} at step {step}")
 
 
+class OutOfMemoryError(Exception):
+  """A device has no room for the run.
+
+  Args:
+    cause: what the computation or the compilation raised.
+  """
+
+  def __init__(self, cause: BaseException):
+    super().__init__(f"out of device memory: {said(cause).splitlines()[0]}")
+
+
 _OF_ERRORS: tuple[tuple[type[BaseException], int], ...] = (
   (UserError, USER_MISTAKE),
   (DataError, USER_MISTAKE),
   (InfeasibleError, INFEASIBLE),
+  (OutOfMemoryError, INFEASIBLE),
   (TryAgainError, TRY_AGAIN),
   (PreemptedError, TRY_AGAIN),
   (KeyboardInterrupt, INTERRUPTED),

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trialbook.errors import ConfigError
-from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.space import binding, counting
 from trialbook.tuning.space.scales import Hyperparameter, OneOf
-from trialbook.tuning.study import Objective, Study
+from trialbook.tuning.study import Objective, Study, point_count
 
 if TYPE_CHECKING:
   from trialbook.trainer import Config
@@ -78,10 +77,7 @@ def trial_count(study: Study, hyperparameters: Sequence[Hyperparameter]) -> int:
   """Return the number of trials of a study that has been checked."""
   if study.trials is not None:
     return study.trials
-  assert not isinstance(study.search, BayesianOptimization)
-  count = study.search.count(hyperparameters)
-  assert count is not None
-  return count
+  return point_count(study, hyperparameters)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -203,6 +203,7 @@ class Search(TypedDict):
   trials: NotRequired[list[dict[str, Any]]]
   sampler: NotRequired[str]
   explore: NotRequired[int]
+  earlier: NotRequired[list[str]]
   renamed: NotRequired[dict[str, str]]
 
 
@@ -249,6 +250,7 @@ class StoredStudy(TypedDict):
   sessions: NotRequired[tuple[Session, ...]]
   source: NotRequired[str | None]
   stopping: NotRequired[Stopping | None]
+  baseline: NotRequired[dict[str, Any] | None]
 
 
 STUDY = Kind(StoredStudy, "Restore the file from a copy, or move the study's folder away")
@@ -280,6 +282,7 @@ class StudyRecord:
     source: of a study that was made elsewhere, what it was imported from: "algoperf: /logs, fastmri_jax"; else None.
     stopping: the rule that ends trials early, as `QuantileStopping.as_json` gives it, and `since`: index of the first
       trial under it; None: there is none.
+    baseline: values of the first trial, if the search did not choose them; else None.
   """
 
   name: str
@@ -301,6 +304,7 @@ class StudyRecord:
   sessions: tuple[Mapping[str, Any], ...] = ()
   source: str | None = None
   stopping: Mapping[str, Any] | None = None
+  baseline: Mapping[str, Any] | None = None
 
   @property
   def first_step(self) -> int | None:

@@ -13,6 +13,9 @@ _STRENGTHS = (
   "mixup_alpha",
   "erasing_probability",
   "flip_probability",
+  "cutmix_alpha",
+  "color_jitter",
+  "policy_magnitude",
 )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from trialbook.errors import ConfigError
 from trialbook.import_attribute import PluginError, import_attribute
 from trialbook.metric_names import Mode
 from trialbook.naming import nearest
 from trialbook.trainer.evaluation_schedule import evaluated_splits
+from trialbook.tuning import first_trial
 from trialbook.tuning.early_stopping import QuantileStopping
 from trialbook.tuning.search.bayesian import BayesianOptimization
 from trialbook.tuning.search.grid import Grid
@@ -80,6 +81,8 @@ class Study:
     devices_per_trial: devices that each trial trains on.
     max_attempts: number of crashes after which a trial has failed.
     stopping: the rule that ends trials early; None: each trial runs to its end.
+    baseline: values of trial 0, by name of the hyperparameter; those that are not given are the config's, so {} is the
+      config as it is. The search begins with trial 1. None: the search chooses trial 0, too.
   """
 
   name: str
@@ -95,6 +98,7 @@ class Study:
   devices_per_trial: int = 1
   max_attempts: int = 3
   stopping: QuantileStopping | None = None
+  baseline: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,8 @@ def by_scientific_value(study: Study) -> Round:
     raise ConfigError(
       f"study {study.name}: by_scientific_value needs one scientific hyperparameter, a OneOf or a Discrete"
     )
+  if study.baseline is not None:
+    raise ConfigError(f"study {study.name}: its baseline has one of the values; give it to the study of that value")
   studies = []
   for value in scale.values:
     only = OneOf({value: scale.spaces[value]}) if isinstance(scale, OneOf) else OneOf([value])
@@ -173,8 +179,10 @@ def check(study: Study) -> Checked:
     if not isinstance(study.search, Grid | Listed):
       if study.trials is None:
         problems.append(f"`trials` is required: {name} is an infinite sequence")
-    elif not problems and study.trials is not None and study.trials > (count := study.search.count(found)):
+    elif not problems and study.trials is not None and study.trials > (count := point_count(study, found)):
       problems.append(f"trials = {study.trials}: {name} has {count} points")
+  if not problems and study.baseline is not None:
+    problems += first_trial.problems(study.config, found, study.baseline)
   if study.stopping is not None:
     paths = [one.path for one in found]
     problems += [f"stopping: {problem}" for problem in study.stopping.problems(study.config, paths)]
@@ -185,6 +193,12 @@ def check(study: Study) -> Checked:
   if not problems and study.function is not None:
     problems += _never_called(study.function, found)
   return Checked(tuple(found), [f"study {study.name}: {problem}" for problem in problems])
+
+
+def point_count(study: Study, hyperparameters: Sequence[Hyperparameter]) -> int:
+  """Return the number of points of a search that has an end, and of the baseline."""
+  assert isinstance(study.search, Grid | Listed)
+  return study.search.count(hyperparameters) + (study.baseline is not None)
 
 
 def _type_problems(study: Study) -> Iterator[str]:
@@ -198,6 +212,7 @@ def _type_problems(study: Study) -> Iterator[str]:
     ("goal", str, "a string"),
     ("function", str | None, "a string, module:name"),
     ("stopping", QuantileStopping | None, "a rule, for example QuantileStopping(quantile=0.5), or None"),
+    ("baseline", Mapping | None, "values by name, for example {'optimizer.learning_rate': 0.1}, or None"),
   )
   for name, kind, text in expected:
     if not isinstance(getattr(study, name), kind):

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 
 from trialbook import errors, files
 from trialbook.errors import UserError
-from trialbook.launch.preflight import search, table
+from trialbook.launch.preflight import table
 from trialbook.launch.preflight.chips import parse_topology
+from trialbook.launch.preflight.meshes import possible_meshes
 from trialbook.launch.preflight.records import Report
 from trialbook.launch.preflight.request import CompilerEndedError, Request, check_compiler, compiled
 from trialbook.settings import Settings
+from trialbook.trainer.batch_size_search import Tried, largest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,14 +105,14 @@ def _find_batch_size(request: Request, compile_one: Callable[[Request], Report])
   unit = first["batch_unit"]
   made = {first["batch_size"] // unit: first}
 
-  def compile_size(units: int) -> search.Tried:
+  def compile_size(units: int) -> Tried:
     if units not in made:
       made[units] = compile_one(dataclasses.replace(request, batch_units=units))
     report = made[units]
     memory = report["memory"]
-    return search.Tried(report["verdict"] == "fits", memory["peak"], memory["limit"] or 0)
+    return Tried(report["verdict"] == "fits", memory["peak"], memory["limit"] or 0)
 
-  fits, refused = search.largest(compile_size, first["batch_size"] // unit)
+  fits, refused = largest(compile_size, first["batch_size"] // unit)
   reports = [report for _, report in sorted(made.items())]
   if not fits:
     return reports, ""
@@ -127,7 +129,7 @@ def _sweep_mesh(request: Request, compile_one: Callable[[Request], Report]) -> t
   topology = parse_topology(request.topology, request.slices)
   reports: list[Report] = []
   refused: list[str] = []
-  for sizes in search.meshes(topology.chips // topology.slices, _axes(MeshSettings)):
+  for sizes in possible_meshes(topology.chips // topology.slices, _axes(MeshSettings)):
     changes = {f"mesh.{axis}": size for axis, size in sizes.items()}
     try:
       reports.append(compile_one(dataclasses.replace(request, changes={**request.changes, **changes})))

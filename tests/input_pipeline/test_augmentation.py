@@ -166,7 +166,7 @@ def test_mixup_of_strength_zero_changes_nothing_but_has_the_same_shapes():
   shapes = [{key: (value.shape, value.dtype) for key, value in batch.items()} for batch in (zero, some)]
   assert shapes[0] == shapes[1]
   floats = {"inputs": np.random.default_rng(0).standard_normal((6, 3), np.float32), "labels": np.arange(6)}
-  assert np.array_equal(mix(floats, 0.0, 0, np.arange(6))["inputs"], floats["inputs"])
+  assert np.array_equal(mix(floats, Augmentation(mixup_alpha=0.0), 0, np.arange(6))["inputs"], floats["inputs"])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
@@ -174,7 +174,9 @@ def test_weights_of_mixup_are_beta_distributed(alpha):
   from scipy import stats
 
   n = 20_000
-  weights = mix({"inputs": np.zeros((n, 1), np.float32), "labels": np.zeros(n)}, alpha, 0, np.arange(n))["mixing"]
+  weights = mix(
+    {"inputs": np.zeros((n, 1), np.float32), "labels": np.zeros(n)}, Augmentation(mixup_alpha=alpha), 0, np.arange(n)
+  )["mixing"]
   assert ((weights >= 0) & (weights <= 1)).all()
   # Not at the ends: with alpha = 0.2, a weight within 3e-8 of 1, which float32 rounds to 1, has probability 0.016.
   grid = np.linspace(0.001, 0.999, 200)

@@ -92,7 +92,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
   "inputs that are dates": (good(12, inputs=DATES), "inputs are datetime64[D]", "encode what is not a number"),
   "inputs that are bool": (good(12, inputs=np.ones((12, 3), bool)), "inputs are bool", "inputs.astype(np.float32)"),
   "inputs that are complex": (good(12, inputs=np.ones((12, 3), complex)), "inputs are complex128", "imaginary part"),
-  "inputs that are large": (good(12, inputs=np.full((12, 3), 10**12)), "such as 1000000000000", "give floats"),
+  "inputs that are large": (
+    good(12, inputs=np.full((12, 3), 10**12)),
+    "such as 1000000000000",
+    "as np.uint32, others as floats",
+  ),
   "inputs without features": (good(12, inputs=np.ones(12)), "an axis of features", "inputs[:, None]"),
   "targets that are words": (targets(12, targets=["a"] * 12), "targets are <U1", "classes as integer 'labels'"),
 }

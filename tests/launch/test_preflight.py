@@ -10,12 +10,13 @@ import pytest
 from in_process_command import run_command
 
 from trialbook.errors import UserError
-from trialbook.launch.preflight import chips, page, request, search, table
+from trialbook.launch.preflight import chips, page, request, table
 from trialbook.launch.preflight.chips import GIB, parse_topology
 from trialbook.launch.preflight.commands import Wanted, preflight
 from trialbook.launch.preflight.compiling import examine
 from trialbook.launch.preflight.records import REPORT, Report
 from trialbook.launch.preflight.request import Request, compiled
+from trialbook.trainer.batch_size_search import Tried, largest
 
 CONFIG = """
 from trialbook.input_pipeline import Synthetic
@@ -263,12 +264,12 @@ def test_without_a_limit_no_batch_size_is_searched_for(report, config):
 def test_the_search_ends_at_the_boundary_also_where_memory_is_no_line(boundary: int, first: int):
   tried = []
 
-  def compile_size(size: int) -> search.Tried:
+  def compile_size(size: int) -> Tried:
     assert size not in tried
     tried.append(size)
-    return search.Tried(size <= boundary, 100 + size * size, 100 + boundary * boundary)
+    return Tried(size <= boundary, 100 + size * size, 100 + boundary * boundary)
 
-  assert search.largest(compile_size, first) == (boundary, boundary + 1)
+  assert largest(compile_size, first) == (boundary, boundary + 1)
   assert len(tried) < 25
 
 

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from trialbook.models.normalization import BatchNorm, GroupNorm, LayerNorm, norm
+from trialbook.models.normalization import BatchNorm, GhostBatchNorm, GroupNorm, LayerNorm, norm
 
 EPSILON = 1e-5
 RNG = np.random.default_rng(0)
@@ -138,3 +138,20 @@ def test_every_kind_follows_a_bfloat16_input_and_computes_in_float32(kind):
 def test_a_zero_scale_at_the_start_gives_zeros(kind):
   layer = norm(kind, 8, groups=2, zero_init_scale=True, rngs=nnx.Rngs(0))
   assert not layer(inputs(), train=True).any()
+
+
+@pytest.mark.parametrize(
+  "layer",
+  [
+    BatchNorm(8, momentum=0.9, rngs=nnx.Rngs(0)),
+    GhostBatchNorm(8, virtual_batch_size=2, momentum=0.9, rngs=nnx.Rngs(0)),
+  ],
+)
+def test_after_eval_a_batch_normalization_uses_what_it_remembers_in_training_too(layer):
+  x = inputs()
+  layer(x, train=True)
+  assert not np.array_equal(layer(x, train=True), layer(x, train=False))
+  before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat)))
+  layer.eval()
+  np.testing.assert_array_equal(layer(x, train=True), layer(x, train=False))
+  jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat)))

@@ -108,7 +108,7 @@ def test_machines_whose_own_names_are_loopback_train_and_listen_at_no_other_addr
 ):
   with two_machines(tmp_path) as machines:
     # Machine 0 resolves this name to 127.0.1.1, machine 1 to its address.
-    training = Training(machines, tmp_path / "job", machines.names[0], "--set=max_train_steps=3000")
+    training = Training(machines, tmp_path / "job", machines.names[0], "--set=max_train_steps=1000")
     try:
       training.wait_for_step(10)
       for host, address in zip(training.hosts, ADDRESSES, strict=True):
@@ -134,7 +134,6 @@ def test_a_machine_that_vanishes_ends_the_job_with_75_and_the_cause(tmp_path: pa
   vanish(tmp_path, 100, HEARTBEAT)
 
 
-@pytest.mark.slow
 @pytest.mark.evidence
 def test_twenty_machines_that_vanish_at_random_steps_end_their_jobs_with_75_at_any_heartbeat(tmp_path: pathlib.Path):
   rows = []

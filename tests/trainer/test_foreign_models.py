@@ -383,7 +383,7 @@ def test_what_goes_wrong_in_any_member_of_a_task_is_told_before_a_run_begins(
       [
         "keys does not name 'mixed_labels', 'mixing', by which dataset 'digits' mixes labels in training",
         "return [..., *info.training_spec]",
-        "or set dataset.augmentation.mixup_alpha=null",
+        "or set dataset.augmentation.mixup_alpha and cutmix_alpha to null",
       ],
     ),
   ],

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import random
@@ -297,6 +298,20 @@ def _wait_in_vain() -> None:
     lead.enter("start-up")
     time.sleep(0.2)  # What a host does before it waits, such as loading data.
     lead.hosts.barrier("the plan")
+
+
+def test_a_wait_without_a_limit_of_its_own_has_that_of_the_phase(tmp_path: pathlib.Path):
+  assert in_process(tmp_path / "output", _wait_for_ever) == errors.TRY_AGAIN
+  assert "no progress for 1 s (step" in (tmp_path / "output").read_text()
+
+
+def _wait_for_ever() -> None:
+  made = Pair()
+  lead = made.guards[0]
+  lead._job = Job(step_seconds=1.0)
+  with lead:
+    lead.enter("step")
+    lead.hosts.exchange("the time of the next checkpoint", 1.0, math.inf)
 
 
 # Records

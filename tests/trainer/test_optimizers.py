@@ -384,7 +384,8 @@ def test_average_with_decay_zero_is_the_parameters_bit_for_bit():
 
 
 def test_every_optimizer_is_registered_and_chosen_by_its_name():
-  union = get_args(get_args(optimizers.OptimizerConfig)[0])
+  *union, plugin = (get_args(one)[0] for one in get_args(get_args(optimizers.OptimizerConfig)[0]))
+  assert plugin is optimizers.PluginOptimizer
   assert [kind().name for kind in union] == list(optimizers.RULES)
   assert {config.name for config in ALL} == set(optimizers.RULES)
   adapter = pydantic.TypeAdapter(optimizers.OptimizerConfig)

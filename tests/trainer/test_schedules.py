@@ -204,7 +204,8 @@ def test_schedule_may_reach_beyond_the_end_of_the_run(schedule):
 
 
 def test_every_schedule_is_registered_and_chosen_by_its_name():
-  union = get_args(get_args(schedules.ScheduleConfig)[0])
+  *union, plugin = (get_args(one)[0] for one in get_args(get_args(schedules.ScheduleConfig)[0]))
+  assert plugin is schedules.PluginSchedule
   assert [kind().name for kind in union] == list(schedules.SHAPES)
   adapter = pydantic.TypeAdapter(schedules.ScheduleConfig)
   for kind in union:

@@ -53,7 +53,7 @@ def test_a_stack_gathers_no_more_than_a_layer_at_a_time(tmp_path: pathlib.Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [{"fsdp": 2}, {"tensor": 2}], ids=str)
+@pytest.mark.parametrize("mesh", [pytest.param({"fsdp": 2}, marks=pytest.mark.long), {"tensor": 2}], ids=str)
 def test_two_devices_that_split_a_transformer_train_as_one_would(
   tmp_path: pathlib.Path, programs: Programs, mesh: dict[str, int]
 ):

@@ -11,11 +11,13 @@ from tiny import mlp
 from tiny import numbers as lines_of
 
 from trialbook.errors import ConfigError, UserError
-from trialbook.trainer import Config, Programs, run, train
+from trialbook.trainer import Config, Programs, metric_writers, run, train
 from trialbook.trainer.metric_recorder import Recorder
 
 PACKAGE = """
 import json
+import threading
+import time
 
 class Writer:
   def __init__(self, workdir, config):
@@ -43,6 +45,26 @@ class Closing(Writer):
     super().close()
     raise RuntimeError("the network is gone")
 
+class Leaving(Writer):
+  def write(self, step, values):
+    raise SystemExit("I am out")
+
+class Hanging(Writer):
+  def write(self, step, values):
+    if step == 5:
+      threading.Event().wait()
+    super().write(step, values)
+
+class Slow(Writer):
+  def write(self, step, values):
+    time.sleep(0.3)
+    super().write(step, values)
+
+class SlowToStart(Writer):
+  def __init__(self, workdir, config):
+    time.sleep(0.5)
+    super().__init__(workdir, config)
+
 class NoRoom(Writer):
   def __init__(self, workdir, config):
     raise RuntimeError("there is no account")
@@ -53,6 +75,10 @@ ENTRY_POINTS = """
 mine = user_writers:Writer
 failing = user_writers:Failing
 closing = user_writers:Closing
+leaving = user_writers:Leaving
+hanging = user_writers:Hanging
+slow = user_writers:Slow
+slow_to_start = user_writers:SlowToStart
 no_account = user_writers:NoRoom
 broken = user_writers_that_are_not_there:Writer
 number = user_writers:NUMBER
@@ -173,6 +199,49 @@ def test_a_run_goes_on_without_a_writer_that_fails_and_says_so(
   steps = [line["step"] for line in received(tmp_path / "run") if "step" in line]
   assert sorted(steps) == [0, 0, 0, 5, 5, 10, 10, 12, 12]
   assert received(tmp_path / "run")[-3:] == [{"closed": True}] * 3
+
+
+def test_a_writer_that_hangs_or_leaves_delays_nothing_and_is_told(
+  tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(metric_writers, "CLOSE_SECONDS", 0.5)
+  result = run(config("hanging", "leaving", "mine"), tmp_path / "run", programs=programs)
+  assert result.status == "complete"
+  assert [line["step"] for line in lines_of(tmp_path / "run")] == list(range(13))
+  told = {record.getMessage() for record in caplog.records if record.levelname == "ERROR"}
+  assert told == {
+    "logging.writers: 'leaving' failed at step 0 and receives nothing more: SystemExit('I am out')",
+    (
+      "logging.writers: 'hanging' is still busy 0.5 s after the run, and is left behind; it has not written the last 3"
+      " of what it was given, and 0 before were skipped"
+    ),
+  }
+  assert sorted(line["step"] for line in received(tmp_path / "run") if "step" in line) == [0, 0, 5, 10, 12]
+
+
+def test_what_a_slow_writer_cannot_take_is_skipped_and_counted(
+  tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(metric_writers, "WAITING", 1)
+  longer = config("slow").override({"max_train_steps": 40, "evaluation.every_steps": 40})
+  run(longer, tmp_path / "run", programs=programs)
+  told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+  assert told[0].startswith(
+    "logging.writers: 'slow' is slow or hangs: what does not fit into its queue is skipped, from"
+  )
+  wrote = [line["step"] for line in received(tmp_path / "run") if "step" in line]
+  assert told[1:] == [f"logging.writers: 'slow' was slow: {9 - len(wrote)} of its calls were skipped"]
+  assert wrote[0] == 0
+  assert received(tmp_path / "run")[-1] == {"closed": True}
+
+
+def test_a_writer_that_takes_long_to_start_receives_all_once_it_has(
+  tmp_path: pathlib.Path, programs: Programs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+  monkeypatch.setattr(metric_writers, "START_SECONDS", 0.1)
+  run(config("slow_to_start"), tmp_path / "run", programs=programs)
+  assert [line["step"] for line in received(tmp_path / "run") if "step" in line] == [0, 5, 10, 12]
+  assert "'slow_to_start' has not started after 0.1 s; the run goes on" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_the_rule_ends_trainings_as_it_would_have_been_replayed(trained: StudyRe
     assert {int(path.stem) for path in (ended.folder / "predictions").iterdir()} == set(range(0, step + 1, 10))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kills_of_trainings_around_the_comparison_change_no_bit(trained: StudyResults, tmp_path: pathlib.Path):
   hold = Hold(tmp_path)
   study = TRAININGS.format(changes="")

@@ -104,12 +104,11 @@ def check(flights: Flights, interruptions: list[tuple[int, signal.Signals]]) -> 
   assert "## 1. baseline" in book
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_autopilot_stopped_and_killed_in_its_stages_repeats_no_finished_trial(flights):
   check(flights, [(7, signal.SIGKILL), (20, signal.SIGINT)])
 
 
-@pytest.mark.slow
 @pytest.mark.evidence
 def test_the_autopilot_killed_at_random_moments_repeats_no_finished_trial(flights):
   rng = random.Random("autopilot")

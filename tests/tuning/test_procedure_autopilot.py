@@ -70,7 +70,7 @@ def test_it_moves_a_space_that_does_not_hold_the_best(tmp_path):
   assert found.changes["optimizer.learning_rate"] > 10.0
 
 
-@pytest.mark.parametrize("after", [1, 7, 30, 60, 90])
+@pytest.mark.parametrize("after", [7, 60, *(pytest.param(after, marks=pytest.mark.long) for after in (1, 30, 90))])
 def test_stopped_anywhere_it_resumes_without_repeating_a_trial(tmp_path, after):
   expected = pilot(tmp_path / "whole", training())
 

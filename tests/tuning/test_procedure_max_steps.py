@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from simulated_trainings import Simulation
 
+from trialbook.input_pipeline import Augmentation
 from trialbook.trainer import Config
 from trialbook.trainer.workdir.existing_run import stored_config
-from trialbook.tuning.procedures import max_steps
+from trialbook.tuning.procedures import max_steps, simplicity
 from trialbook.tuning.procedures.conclusion import Conclusion, markdown
 from trialbook.tuning.procedures.lab import Lab
 
@@ -80,3 +81,18 @@ def test_large_numbers_of_a_table_are_written_out():
   table = [{"rate": 1e-5, "examples/s": 42561.7, "loss": 0.123456, "nothing": None}]
   found = Conclusion(procedure="max-steps", id="PB-60", verdict="Found.", table=table)
   assert "| 1e-05 | 42,562 | 0.1235 |  |" in markdown(found)
+
+
+def test_every_augmentation_is_turned_off_and_named():
+  on: dict[str, object] = {"function": "my_changes:noisy", "mixup_alpha": 0.5, "cutmix_alpha": 0.5}
+  # Those that say how strong another one is, or how it draws.
+  others = ("kwargs", "policy_magnitude", "policy_varies", "time_mask_size", "frequency_mask_size")
+  for name, field in Augmentation.model_fields.items():
+    if name not in (*on, *others):
+      on[name] = 0.5 if isinstance(field.default, float) else 1
+  config = Config().override({f"dataset.augmentation.{name}": value for name, value in on.items()})
+  simple = config.override(simplicity.simplified(config)).dataset.augmentation
+  assert simple is not None
+  assert {name: getattr(simple, name) for name in on} == {name: getattr(Augmentation(), name) for name in on}
+  said = ", ".join(simplicity.switched_on(config))
+  assert all(words in said for words in ("mixup of 0.5", "CutMix of 0.5", "my_changes:noisy", "resized crops"))

@@ -12,6 +12,7 @@ from report_pages import Page
 
 from trialbook.tuning import Objective, read_results, report
 from trialbook.tuning.advice_benchmark import planted
+from trialbook.tuning.reporting.html import libraries
 from trialbook.tuning.reporting.page_data import objectives_of, page_data
 from trialbook.tuning.reporting.report import text_of
 
@@ -28,6 +29,17 @@ def page(hostile):
   path = report(hostile)
   assert path == hostile / "report.html"
   return path.read_text()
+
+
+@pytest.mark.slow
+def test_the_libraries_of_a_page_are_kept_and_need_no_place_to_be_kept(tmp_path, monkeypatch):
+  codes = []
+  for home in (tmp_path, tmp_path, "/proc/nowhere"):
+    monkeypatch.setenv("HOME", str(home))
+    codes.append(libraries.__wrapped__())
+  assert len(set(codes)) == 1
+  (kept,) = tmp_path.rglob("*.js")
+  assert kept.read_text() == codes[0]
 
 
 @pytest.mark.slow

@@ -194,6 +194,14 @@ class Saver:
       places.remove(self._folder / str(other))
 
 
+def is_own(path: pathlib.Path) -> bool:
+  """Return whether a checkpoint says that a run saved it, whether or not it is damaged."""
+  try:
+    return b'"arrays"' in (path / "_CHECKPOINT_METADATA").read_bytes()
+  except OSError:
+    return False
+
+
 def describe(path: pathlib.Path) -> dict[str, SavedArray]:
   """Return name -> shape, dtype, checksum of each array in a checkpoint.
 

@@ -12,6 +12,7 @@ socket, whose port jax's service takes over, and keeps the connections.
 
 import concurrent.futures
 import contextlib
+import math
 import selectors
 import threading
 import time
@@ -66,6 +67,7 @@ class Channel:
     self._telling = threading.RLock()
     self._names: Counter[str] = Counter()
     self._waiting: dict[str, concurrent.futures.Future[list[Any]]] = {}
+    self._limited: set[str] = set()
     self._gathered: dict[str, tuple[float, str, dict[int, Any]]] = {}
     self._left: set[int] = set()
     self._closing = False
@@ -88,6 +90,9 @@ class Channel:
       self._names[name] += 1
       key = f"{name}#{self._names[name]}"
       future = self._waiting[key] = concurrent.futures.Future()
+      if math.isfinite(seconds):
+        self._limited.add(key)
+        future.add_done_callback(lambda _: self._limited.discard(key))
     if self._index == 0:
       self._collect(0, key, value, seconds)
     else:
@@ -96,8 +101,11 @@ class Channel:
 
   @property
   def is_waiting(self) -> bool:
-    """Return whether this host waits for others, for which there is a limit of its own."""
-    return bool(self._waiting)
+    """Return whether this host waits for others, for which there is a limit of its own.
+
+    For a wait without one, there is the limit of the phase.
+    """
+    return bool(self._limited)
 
   def tell(self, message: Message) -> None:
     """Send a message to all hosts, this one included; messages from the lead arrive in the same order everywhere."""

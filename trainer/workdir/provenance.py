@@ -31,7 +31,7 @@ def code(config: "Config") -> dict[str, str]:
   package = pathlib.Path(trialbook.__file__).parent
   places = [*package.glob("*.py"), *(path for room in _ROOMS for path in (package / room).rglob("*.py"))]
   files = {str(path.relative_to(package)): path for path in sorted(places)}
-  for name in (config.model.name, config.task.name):
+  for name in (config.model.name, config.task.name, config.optimizer.name, config.schedule.name):
     module = sys.modules.get(name.partition(":")[0]) if ":" in name else None
     if module is not None and module.__file__:
       files[name] = pathlib.Path(module.__file__)

@@ -275,16 +275,14 @@ class Coordinator:
 
   def _ask(self) -> None:
     """Ask a search that looks at results for one more trial, while workers are free for it."""
-    search = self._planned.study.search
-    if not isinstance(search, BayesianOptimization):
+    if not self._is_adaptive:
       return
     while not self._pending and len(self._running) < self._executor.count:
       index = len(self._trials)
       if index >= self._planned.trials:
         return
       known = observations(self._trials.values(), self._planned.study)
-      values = search.ask(self._planned.hyperparameters, known, index)
-      self._pending = [self._planned.plan(index, values)]
+      self._pending = [self._planned.ask(known, index)]
       # What was asked for is recorded before it is run: a study that goes on asks for nothing twice.
       self._write(self._of(self._pending[0]))
       self._refuse()

@@ -13,13 +13,15 @@ from trialbook.command_line import this_command
 from trialbook.errors import UserError
 from trialbook.launch.watch import signals_to
 from trialbook.trainer.evaluation_schedule import evaluation_steps
-from trialbook.tuning import records, tables
+from trialbook.tuning import first_trial, records, tables
+from trialbook.tuning.execution import earlier_studies
 from trialbook.tuning.execution.executor import InterruptedStudyError
 from trialbook.tuning.execution.local_workers import LocalWorkers
 from trialbook.tuning.plan import PlannedTrial, plan, trial_config, trial_count
 from trialbook.tuning.records import StudyRecord
-from trialbook.tuning.search.bayesian import BayesianOptimization
+from trialbook.tuning.search.bayesian import BayesianOptimization, Observation
 from trialbook.tuning.search.halton import Halton
+from trialbook.tuning.search.protocol import Point, Search
 from trialbook.tuning.space.scales import Hyperparameter
 from trialbook.tuning.study import Study, check
 
@@ -36,12 +38,16 @@ class PlannedStudy:
     config: of its trials but for their hyperparameters; None for a function.
     hyperparameters: parents before what is under them.
     trials: how many.
+    baseline: values of trial 0; None: the search has them.
+    earlier: results of earlier studies, for a search that uses them.
   """
 
   study: Study
   config: Config | None
   hyperparameters: tuple[Hyperparameter, ...]
   trials: int
+  baseline: Point | None = None
+  earlier: tuple[Observation, ...] = ()
 
   def plan(self, trial: int, values: Mapping[str, Any]) -> PlannedTrial:
     """Return the trial with these values."""
@@ -50,22 +56,37 @@ class PlannedStudy:
   def record(self) -> StudyRecord:
     """Return the record of the study if it is a new one."""
     hyperparameters = {one.name: one.as_json() for one in self.hyperparameters}
-    return records.describe(self.study, self.config, hyperparameters, self.trials, this_command())
+    found = records.describe(self.study, self.config, hyperparameters, self.trials, this_command())
+    return dataclasses.replace(found, baseline=self.baseline)
 
   def points(self, start: int, stop: int) -> list[PlannedTrial]:
     """Return trials `start` to `stop` of a search that does not depend on results."""
     search = self.study.search
     assert not isinstance(search, BayesianOptimization)
-    points = search.points(self.hyperparameters, start, stop)
-    return [self.plan(trial, values) for trial, values in enumerate(points, start=start)]
+    return [self.plan(trial, values) for trial, values in enumerate(self._points(search, start, stop), start=start)]
+
+  def ask(self, observations: Sequence[Observation], trial: int) -> PlannedTrial:
+    """Return a trial of a search that depends on results, given those of the other trials."""
+    search = self.study.search
+    assert isinstance(search, BayesianOptimization)
+    before = 0 if self.baseline is None else 1
+    if trial < before:
+      return self.plan(trial, self.baseline or {})
+    return self.plan(trial, search.ask(self.hyperparameters, observations, trial - before, self.earlier))
 
   def preview(self) -> list[PlannedTrial]:
     """Return all trials. If the search depends on results, return those of the sequence that it begins with instead."""
     search = self.study.search
     if isinstance(search, BayesianOptimization):
       search = Halton(seed=search.seed)
-    points = search.points(self.hyperparameters, 0, self.trials)
-    return [self.plan(trial, values) for trial, values in enumerate(points)]
+    return [self.plan(trial, values) for trial, values in enumerate(self._points(search, 0, self.trials))]
+
+  def _points(self, search: Search, start: int, stop: int) -> list[Point]:
+    """Return the values of trials `start` to `stop`: those of the baseline, and then the search's."""
+    if self.baseline is None:
+      return search.points(self.hyperparameters, start, stop)
+    points = search.points(self.hyperparameters, max(start - 1, 0), max(stop - 1, 0))
+    return [self.baseline, *points][:stop] if start == 0 else points
 
   def measured_estimate(self, trials: Sequence[PlannedTrial], workers: int) -> str | None:
     """Return how long the study takes, estimated from a few steps that a worker makes now; None for a function."""
@@ -100,9 +121,13 @@ def prepare(study: Study, trials: int | None = None) -> PlannedStudy:
   if checked.problems:
     raise UserError(checked.problems)
   config = None if study.config is None else trial_config(study.config, study.objective)
+  search, hyperparameters = study.search, checked.hyperparameters
+  folders = search.earlier if isinstance(search, BayesianOptimization) else ()
   return PlannedStudy(
     study=study,
     config=config,
-    hyperparameters=checked.hyperparameters,
-    trials=trial_count(study, checked.hyperparameters),
+    hyperparameters=hyperparameters,
+    trials=trial_count(study, hyperparameters),
+    baseline=None if study.baseline is None else first_trial.point(study.config, hyperparameters, study.baseline),
+    earlier=tuple(earlier_studies.read(study, config, hyperparameters, folders)),
   )

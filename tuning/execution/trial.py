@@ -9,14 +9,13 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-
 from trialbook import files, folders
-from trialbook.errors import ConfigError, InfeasibleError, TryAgainError, UserError, said
+from trialbook.errors import ConfigError, InfeasibleError, OutOfMemoryError, TryAgainError, UserError, said
 from trialbook.import_attribute import import_attribute
 from trialbook.spool import LOG_SECONDS, Spool
 from trialbook.store_client import StoreLostError
 from trialbook.trainer import Guard, Programs
+from trialbook.trainer.program_memory import is_out_of_device_memory
 from trialbook.trainer.train import Judge
 from trialbook.trainer.workdir import existing_run
 from trialbook.tuning.curves import read_log
@@ -157,8 +156,10 @@ def _after(error: Exception, record: TrialRecord, folder: pathlib.Path, max_atte
     return record if kind is None else dataclasses.replace(record, summary={**record.summary, MISTAKE: kind})
   if isinstance(error, MistakeError):
     return mistaken(record, "failed", str(error), error.kind)
-  if _is_out_of_device_memory(error):
-    return ended(record, "infeasible", f"out of device memory: {_first_line(error)}")
+  if is_out_of_device_memory(error):
+    error = OutOfMemoryError(error)
+  if isinstance(error, OutOfMemoryError):
+    return ended(record, "infeasible", str(error))
   files.write_text(folder / "traceback.txt", "".join(traceback.format_exception(error)))
   record = crashed(folder, record, _first_line(error), max_attempts)
   return dataclasses.replace(record, summary={**record.summary, MISTAKE: f"raised {type(error).__qualname__}"})
@@ -245,9 +246,3 @@ def _call(of: StudyRecord, record: TrialRecord, folder: pathlib.Path, judge: Jud
 
 def _first_line(error: Exception) -> str:
   return said(error).splitlines()[0]
-
-
-def _is_out_of_device_memory(error: Exception) -> bool:
-  # Where a computation's buffers are allocated when it is dispatched, the status is INTERNAL.
-  words = ("RESOURCE_EXHAUSTED", "Out of memory")
-  return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words)

@@ -43,7 +43,7 @@ LEAST_OF_A_KIND = 3
 """Points that overfit, and that do not, by whose ranks a place is found: with fewer, the normal approximation of the
 test does not hold."""
 REGULARIZERS = (
-  *("weight_decay", "dropout", "smoothing", "mixup", "cutmix", "augment", "erasing", "crop", "flip"),
+  *("weight_decay", "dropout", "smoothing", "mixup", "cutmix", "augment", "erasing", "crop", "flip", "jitter"),
   *("stochastic_depth", "regulariz", "l2"),
 )
 """Parts of the names of hyperparameters whose strength is regularization."""

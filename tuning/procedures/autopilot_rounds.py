@@ -18,7 +18,7 @@ from trialbook.tuning.procedures.next_step import NextStep, next_step
 from trialbook.tuning.procedures.study_source import write_study_file
 from trialbook.tuning.results import StudyResults
 from trialbook.tuning.search.halton import Halton
-from trialbook.tuning.space.ready_spaces import OPTIMIZER_SPACES, under
+from trialbook.tuning.space.ready_spaces import space_of, under
 from trialbook.tuning.space.scales import Linear, Log, Space
 from trialbook.tuning.study import Study
 from trialbook.tuning.study_files import load_study
@@ -39,7 +39,7 @@ STRENGTHS: Space = {
 
 def first_space(config: Config) -> dict[str, Any]:
   """Return the space of the first round: of the optimizer, and of the regularization that the config turns on."""
-  space = dict(under("optimizer", OPTIMIZER_SPACES.get(config.optimizer.name, {"learning_rate": Log(1e-5, 1.0)})))
+  space = dict(under("optimizer", space_of(config.optimizer.name)))
   for path, scale in STRENGTHS.items():
     found = find(config, path)
     if found is not None and (path == "optimizer.weight_decay" or found[1]):

@@ -39,15 +39,27 @@ OFF: Mapping[str, Any] = {
   "flip_probability": 0.0,
   "erasing_probability": 0.0,
   "mixup_alpha": None,
+  "cutmix_alpha": None,
+  "resized_crop_area": 1.0,
+  "policy_layers": 0,
+  "color_jitter": 0.0,
+  "time_masks": 0,
+  "frequency_masks": 0,
+  "augmentation.function": None,
 }
 """Fields that regularize or augment, and the value without effect."""
+
+
+def off_name(path: str) -> str:
+  """Return the name of a field in `OFF`: the last of its path, or the last two where the last says too little."""
+  return ".".join(path.split(".")[-2:]) if path.endswith(".function") else path.rpartition(".")[2]
 
 
 def without_regularization(config: Config) -> dict[str, Any]:
   """Return the changes that turn regularization and augmentation off, and the learning rate constant."""
   found: dict[str, Any] = {"schedule": {"name": "constant"}}
   for path, _, _, value in leaves(config):
-    name = path.rpartition(".")[2]
+    name = off_name(path)
     if name in OFF and value != OFF[name]:
       found[path] = OFF[name]
   if config.averaging is not None:

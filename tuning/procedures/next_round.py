@@ -9,7 +9,7 @@ from typing import Any
 
 from trialbook.errors import UserError
 from trialbook.trainer import Config
-from trialbook.trainer.schedules import Cosine, Linear, ScheduleConfig, resolve
+from trialbook.trainer.schedules import Cosine, Linear, PluginSchedule, ScheduleConfig, resolve
 from trialbook.tuning.findings.statistics.points import feasible, points_of
 from trialbook.tuning.procedures.study_source import study_of
 from trialbook.tuning.results import StudyResults
@@ -105,6 +105,10 @@ def transferred(config: Config, steps: int) -> tuple[ScheduleConfig, str]:
     decay = schedule.decay_steps + more
     words = f"The cosine keeps its base learning rate, and is stretched from {schedule.decay_steps:,} to {decay:,}."
     return schedule.model_copy(update={"decay_steps": decay}), words
+  if isinstance(schedule, PluginSchedule):
+    return schedule, (
+      f"The schedule, {schedule.name}, is unchanged: if its numbers are lengths, set them for the longer run."
+    )
   return schedule, f"The schedule, {schedule.name}, does not depend on the number of steps, and is unchanged."
 
 

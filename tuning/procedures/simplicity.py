@@ -4,7 +4,7 @@ from typing import Any
 
 from trialbook.settings import find
 from trialbook.trainer import Config
-from trialbook.tuning.procedures.max_steps import OFF, without_regularization
+from trialbook.tuning.procedures.max_steps import OFF, off_name, without_regularization
 
 SMALL_DEPTH = {"mlp": 3, "cnn": 6, "resnet": 20, "wide_resnet": 16, "vit": 6, "transformer": 6}
 """Most layers of a small model of each kind, as our defaults have: a first configuration is there to be tried often."""
@@ -20,6 +20,13 @@ _WORDS = {
   "flip_probability": "random flips",
   "erasing_probability": "random erasing",
   "mixup_alpha": "mixup",
+  "cutmix_alpha": "CutMix",
+  "resized_crop_area": "resized crops down to an area",
+  "policy_layers": "RandAugment or TrivialAugment, layers",
+  "color_jitter": "colour jitter",
+  "time_masks": "masks of time, a number",
+  "frequency_masks": "masks of frequency, a number",
+  "augmentation.function": "an augmentation by the function",
 }
 
 
@@ -54,9 +61,11 @@ def switched_on(config: Config) -> list[str]:
     elif path == "averaging":
       parts.append("parameter averaging")
     else:
+      name = off_name(path)
       assert name in OFF
       found = find(config, path)
-      parts.append(f"{_WORDS.get(name, name)} of {found[1] if found else 0:g}")
+      value = found[1] if found else 0
+      parts.append(f"{_WORDS.get(name, name)} of {value if isinstance(value, str) else f'{value:g}'}")
   return parts
 
 

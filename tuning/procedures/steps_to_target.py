@@ -24,7 +24,7 @@ from trialbook.tuning.procedures.steps_conclusion import concluded, nothing
 from trialbook.tuning.procedures.target_steps import Reached, first_step, search_spread
 from trialbook.tuning.results import StudyResults, Trial
 from trialbook.tuning.search.halton import Halton
-from trialbook.tuning.space.ready_spaces import OPTIMIZER_SPACES, adam_by_budget, under
+from trialbook.tuning.space.ready_spaces import adam_by_budget, space_of, under
 from trialbook.tuning.space.scales import Space
 from trialbook.tuning.study import Objective
 
@@ -135,7 +135,7 @@ def batch_sizes(config: Config, sizes: Sequence[int] | None, virtual: int | None
 
 def optimizer_space(name: str, trials: int) -> Space:
   """Return what is tuned of an optimizer: its ready space, or of Adam and its kin what the number of trials allows."""
-  return adam_by_budget(trials) if name in ADAM_LIKE else OPTIMIZER_SPACES[name]
+  return adam_by_budget(trials) if name in ADAM_LIKE else space_of(name)
 
 
 def reachable_target(results: StudyResults, budget: int, objective: Objective) -> float | None:

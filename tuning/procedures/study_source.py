@@ -131,6 +131,7 @@ def source(study: Study, why: Iterable[str]) -> str:
     *_space("nuisance", study.nuisance),
     f"    trials={study.trials!r},",
     f"    search={study.search!r},",
+    *([] if study.baseline is None else [f"    baseline={dict(study.baseline)!r},"]),
     *(
       f"    {name}={value!r},"
       for name in ("cores_per_trial", "devices_per_trial", "max_attempts")

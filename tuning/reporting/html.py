@@ -1,6 +1,7 @@
 """The report as one HTML file that needs nothing beside it: no network, no server, no other file."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,6 +13,8 @@ import jinja2
 import vl_convert
 
 import trialbook
+from trialbook.files import write_text
+from trialbook.paths import as_path
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -47,8 +50,22 @@ def embedded(value: Any) -> str:
 
 @functools.cache
 def libraries() -> str:
-  """Return the code of Vega, Vega-Lite and Vega-Embed, 0.9 MB."""
-  return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+  """Return the code of Vega, Vega-Lite and Vega-Embed, 0.9 MB.
+
+  Bundling takes two seconds. The result is the same for each page, so it is kept in ~/.cache/trialbook/pages.
+  """
+  with contextlib.suppress(OSError, ValueError):
+    return _kept().read_text(encoding="utf-8")
+  code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+  # A page needs no place to keep it.
+  with contextlib.suppress(OSError, ValueError):
+    _kept().parent.mkdir(parents=True, exist_ok=True)
+    write_text(_kept(), code)
+  return code
+
+
+def _kept() -> pathlib.Path:
+  return as_path(f"~/.cache/trialbook/pages/vega_of_vl_convert_{vl_convert.__version__}.js")
 
 
 def _sha256(text: str) -> str:

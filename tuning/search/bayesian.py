@@ -79,23 +79,34 @@ class BayesianOptimization:
     explore: number of first trials, which are those of `Halton(seed)`. So are later ones while a branch has fewer
       feasible results than hyperparameters and one. In three dimensions 12 to 24 of 40 did equally well, and of four
     seeds with 8 one got stuck at 1.8 times the optimum; so some more than 12, for more dimensions.
+    earlier: folders of earlier studies. Their trials that this study could have made, with the same training but
+      for the seed, are results from the start, and count among the first trials.
   """
 
   seed: int = 0
   sampler: Literal["gp", "tpe"] = "gp"
   explore: int = 16
+  earlier: tuple[str, ...] = ()
 
-  def ask(self, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int) -> Point:
+  def ask(
+    self,
+    hyperparameters: Sequence[Hyperparameter],
+    observations: Sequence[Observation],
+    index: int,
+    earlier: Sequence[Observation] = (),
+  ) -> Point:
     """Return the values for trial `index`.
 
     Args:
       hyperparameters: parents before what is under them.
       observations: of the other trials, in the order of their indices. Where one runs already, no other is proposed.
       index: of the trial in its study, from 0 on.
+      earlier: of trials of earlier studies.
     """
+    observations = [*earlier, *observations]
     search = Halton(self.seed)
     [point] = search.points(hyperparameters, index, index + 1)
-    if index < self.explore:
+    if index + len(earlier) < self.explore:
       return point
     parents = {one.parent[0] for one in hyperparameters if one.parent is not None}
     branch = {name: value for name, value in point.items() if name in parents}
@@ -115,6 +126,8 @@ class BayesianOptimization:
       value = getattr(self, name)
       if not isinstance(value, int) or value < 0:
         found.append(f"{self}: {name} should be a whole number from 0 on")
+    if isinstance(self.earlier, str) or not all(isinstance(folder, str) for folder in self.earlier):
+      found.append(f"{self}: earlier should be folders of studies, such as ('runs/first_study',)")
     if self.sampler not in ("gp", "tpe"):
       found.append(f"{self}: the sampler should be 'gp' or 'tpe'")
     if importlib.util.find_spec("optuna") is None:
@@ -127,7 +140,9 @@ class BayesianOptimization:
     return found
 
   def as_json(self) -> dict[str, Any]:
-    return {"name": "bayesian_optimization", **dataclasses.asdict(self)}
+    fields = dataclasses.asdict(self)
+    earlier = fields.pop("earlier")
+    return {"name": "bayesian_optimization", **fields, **({"earlier": list(earlier)} if earlier else {})}
 
   def _propose(
     self, hyperparameters: Sequence[Hyperparameter], observations: Sequence[Observation], index: int

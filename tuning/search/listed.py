@@ -31,7 +31,7 @@ class Listed:
       return ["Listed([]): it needs a point at least"]
     found = []
     for index, trial in enumerate(self.trials):
-      found += [f"Listed, point {index}: {problem}" for problem in _point_problems(hyperparameters, trial)]
+      found += [f"Listed, point {index}: {problem}" for problem in point_problems(hyperparameters, trial)]
       if trial in self.trials[:index]:
         found.append(f"Listed, point {index}: is equal to point {self.trials.index(trial)}")
     return found
@@ -40,7 +40,8 @@ class Listed:
     return {"name": "listed", "trials": [dict(trial) for trial in self.trials]}
 
 
-def _point_problems(hyperparameters: Sequence[Hyperparameter], trial: Mapping[str, Any]) -> list[str]:
+def point_problems(hyperparameters: Sequence[Hyperparameter], trial: Mapping[str, Any]) -> list[str]:
+  """Return why some values, by name, are not a point of a space; [] if they are."""
   known = [one.name for one in hyperparameters]
   found = [f"unknown hyperparameter {name!r}{nearest(name, known)}" for name in trial if name not in known]
   present: Point = {}

@@ -88,6 +88,11 @@ OPTIMIZER_SPACES: Mapping[str, Space] = {
 """For each optimizer three dimensions at most, which 25 to 75 trials of each explore."""
 
 
+def space_of(name: str) -> Space:
+  """Return the space of an optimizer; of one of the user's, a wide range of learning rates."""
+  return OPTIMIZER_SPACES.get(name, {"learning_rate": Log(1e-5, 1.0)})
+
+
 def optimizer_spaces(*names: str) -> dict[str, Space]:
   """Return optimizers with their spaces, for `OneOf`; without names, all that there are.
 

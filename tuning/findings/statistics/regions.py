@@ -7,7 +7,7 @@ is hard to optimize makes them in a region, so that the answer decides what to d
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -232,45 +232,65 @@ class _Places:
 
   def together(self, flags: np.ndarray, permutations: int = PERMUTATIONS) -> float:
     """Return the p-value of the test whether bad points have more bad neighbours than by chance, in all dimensions."""
+    return self._p_value(self._alike, flags, permutations)
 
-    def alike(marks: np.ndarray) -> np.ndarray:
-      """Return the number of bad neighbours of bad points: [permutations]."""
-      return (marks[:, self.near] & marks[:, :, None]).sum(axis=(1, 2))
+  def _alike(self, marks: np.ndarray) -> np.ndarray:
+    """Return the number of bad neighbours of bad points: [permutations]."""
+    return (marks[:, self.near] & marks[:, :, None]).sum(axis=(1, 2))
 
-    seen = alike(flags[None])
-    as_many = sum(int((alike(marks) >= seen).sum()) for marks in _permuted(flags, permutations))
-    return (1 + as_many) / (1 + permutations)
+  def _p_value(self, statistic: Callable[[np.ndarray], np.ndarray], flags: np.ndarray, permutations: int) -> float:
+    """Return the share of permutations, the observed one included, whose statistic is at least that of the flags.
+
+    What a statistic is by chance depends on the number of bad points alone, so it is computed once for each.
+    """
+    count = int(flags.sum())
+    key = (statistic.__name__, count, permutations)
+    if key not in self._by_chance:
+      some = np.arange(len(flags)) < count
+      self._by_chance[key] = np.concatenate([statistic(marks) for marks in _permuted(some, permutations)])
+    return float(1 + (self._by_chance[key] >= statistic(flags[None])).sum()) / (1 + permutations)
+
+  @functools.cached_property
+  def _by_chance(self) -> dict[tuple[str, int, int], np.ndarray]:
+    """Statistics of permutations, by statistic, number of bad points and number of permutations."""
+    return {}
+
+  @functools.cached_property
+  def _intervals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the points in the order of each hyperparameter, and where the intervals begin and end in it."""
+    total = len(self.units)
+    ends = np.unique(np.linspace(0, total, min(total, MOST_ENDS) + 1).round().astype(int))
+    first, last = np.triu_indices(len(ends), 1)
+    sizes = ends[last] - ends[first]
+    keep = (sizes > 1) & (sizes < total - 1)
+    return np.argsort(self.units, axis=0, kind="stable").T, ends[first[keep]], ends[last[keep]]
+
+  def _scores(self, marks: np.ndarray) -> np.ndarray:
+    """Return how far each interval's number of bad points is from the mean: [permutations, numeric, intervals].
+
+    Each row of `marks` has the same number of bad points.
+    """
+    orders, begins, ends = self._intervals
+    total, share, sizes = marks.shape[1], marks[0].mean(), ends - begins
+    sums = np.zeros((len(marks), len(orders), total + 1))
+    np.cumsum(marks[:, orders], axis=2, out=sums[:, :, 1:])
+    scale = np.sqrt(share * (1 - share) * sizes * (1 - sizes / total))
+    return (sums[:, :, ends] - sums[:, :, begins] - share * sizes) / scale
+
+  def _largest_score(self, marks: np.ndarray) -> np.ndarray:
+    """Return the largest score of any interval, in either direction: [permutations]."""
+    return np.abs(self._scores(marks)).max(axis=(1, 2))
 
   def interval(self, flags: np.ndarray, permutations: int = FEWER_PERMUTATIONS * 2) -> Interval | None:
     """Return the interval of one hyperparameter that has the most surprising number of bad points."""
     if not self.numeric:
       return None
-    orders = np.argsort(self.units, axis=0, kind="stable").T
-    total = len(flags)
-    ends = np.unique(np.linspace(0, total, min(total, MOST_ENDS) + 1).round().astype(int))
-    first, last = np.triu_indices(len(ends), 1)
-    sizes = ends[last] - ends[first]
-    keep = (sizes > 1) & (sizes < total - 1)
-    first, last, sizes = first[keep], last[keep], sizes[keep]
-    share = flags.mean()
-    scale = np.sqrt(share * (1 - share) * sizes * (1 - sizes / total))
-
-    def scores(marks: np.ndarray) -> np.ndarray:
-      """Return how far each interval's number of bad points is from the mean: [permutations, numeric, intervals]."""
-      sums = np.zeros((len(marks), len(orders), total + 1))
-      np.cumsum(marks[:, orders], axis=2, out=sums[:, :, 1:])
-      sums = sums[:, :, ends]
-      return (sums[:, :, last] - sums[:, :, first] - share * sizes) / scale
-
-    own = scores(flags[None])[0]
-    best = np.abs(own).max()
-    as_many = sum(
-      int((np.abs(scores(marks)).max(axis=(1, 2)) >= best).sum()) for marks in _permuted(flags, permutations)
-    )
+    orders, begins, ends = self._intervals
+    own, total = self._scores(flags[None])[0], len(flags)
     axis, window = divmod(int(np.abs(own).argmax()), own.shape[1])
-    begin, end = int(ends[first[window]]), int(ends[last[window]])
+    begin, end = int(begins[window]), int(ends[window])
     inside = int(flags[orders[axis]][begin:end].sum())
-    wrong = int(flags.sum()) + int(sizes[window]) - 2 * inside
+    wrong = int(flags.sum()) + end - begin - 2 * inside
     is_inside = bool(own[axis, window] > 0)
     one, units = self.numeric[axis], np.sort(self.units[:, axis])
     return Interval(
@@ -278,7 +298,7 @@ class _Places:
       None if begin == 0 else value_at(one, float(units[begin])),
       None if end == total else value_at(one, float(units[end - 1])),
       is_inside,
-      (1 + as_many) / (1 + permutations),
+      self._p_value(self._largest_score, flags, permutations),
       wrong if is_inside else total - wrong,
     )
 

@@ -1,7 +1,7 @@
-"""Searches over compiled programs: the largest batch that fits, and the meshes of a topology."""
+"""Searches for the largest batch that fits into memory."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -55,18 +55,3 @@ def _meets_limit(known: dict[int, Tried]) -> int:
   (one, at_one), (other, at_other) = points[:2]
   slope = (at_other.bytes - at_one.bytes) / (other - one)
   return math.floor(one + (at_one.limit - at_one.bytes) / slope) if slope > 0 else 0
-
-
-def meshes(chips: int, axes: Sequence[str]) -> Iterator[dict[str, int]]:
-  """Yield the sizes of axes that are given sizes, for all ways to cut the chips of a slice; the rest is `data`.
-
-  Args:
-    chips: of a slice.
-    axes: names of the axes, such as ["fsdp", "tensor"].
-  """
-  if not axes:
-    yield {}
-    return
-  for size in (one for one in range(1, chips + 1) if chips % one == 0):
-    for rest in meshes(chips // size, axes[1:]):
-      yield {axes[0]: size, **rest}
