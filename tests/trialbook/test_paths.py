@@ -22,6 +22,7 @@ from trialbook.command_line import Parser
 from trialbook.errors import ConfigError, DataError
 from trialbook.input_pipeline import AnyDataset, Text, Tfds, load
 from trialbook.models import TransformerConfig
+from trialbook.object_store import StorePath
 from trialbook.paths import PathError, as_local_path, as_path
 from trialbook.settings import Settings, leaves
 from trialbook.trainer import Config, Programs, run
@@ -183,6 +184,40 @@ def test_every_argument_that_is_a_text_is_a_path_or_known_to_be_none(monkeypatch
   assert [name for name in undecided if not {name, name.split()[-1]} & NOT_PATH_FLAGS] == []
 
 
+PROCEDURES = (
+  "adopt",
+  "autopilot",
+  "baseline",
+  "batch-size",
+  "clip",
+  "finish",
+  "max-steps",
+  "stability",
+  "steps-to-target",
+)
+IN_STORES = {
+  *(f"{name} config" for name in (*PROCEDURES, "warmup")),
+  *("adopt candidate", "adopt study", "best dir", "compare dirs", "compare output", "evaluate workdir", "export to"),
+  *("export workdir", "finish study", "goodput workdir", "index root", "list root", "local workdir", "next dir"),
+  *("preflight info_from", "profile workdir", "report dir", "report output", "rerun dir", "run dir", "show dir"),
+  *("status dir", "trial dir"),
+}
+"""Arguments that may be in an object store, as docs/object_storage.md has them."""
+NOT_IN_STORES = {
+  *(f"{name} dir" for name in (*PROCEDURES, "warmup", "import")),
+  *("adopt record", "finish looks", "import space", "new folder", "next output", "preflight compare"),
+  *("preflight config", "preflight html", "preflight json", "prepare data_dir", "prepare found_in", "run study"),
+  *("slurm logs", "write to"),
+}
+"""Arguments that are refused there, with exit code 2."""
+
+
+def test_every_path_of_a_command_may_be_in_a_store_or_is_refused_there(monkeypatch: pytest.MonkeyPatch):
+  found = [(parser.prog.split()[-1], action) for parser in parsers(monkeypatch) for action in parser._actions]
+  assert {f"{command} {action.dest}" for command, action in found if action.type is as_path} == IN_STORES
+  assert {f"{command} {action.dest}" for command, action in found if action.type is as_local_path} == NOT_IN_STORES
+
+
 def test_every_flag_of_a_training_that_is_a_text_is_a_path_or_known_to_be_none(home: pathlib.Path):
   own = flags.FLAGS.get_flags_for_module(training_flags.__name__)
   paths = {flag.name for flag in own if flag.flag_type() == "path"}
@@ -192,6 +227,11 @@ def test_every_flag_of_a_training_that_is_a_text_is_a_path_or_known_to_be_none(h
   for flag in own:
     if flag.name in paths:
       assert flag.parser.parse("~/x") == home / "x"
+      if flag.name == "secret_file":
+        with pytest.raises(PathError, match="is in an object store"):
+          flag.parser.parse("gs://bucket/x")
+      else:
+        assert flag.parser.parse("gs://bucket/x") == StorePath("gs://bucket/x")
   assert training_flags.train(["--workdir=~nobody-here/run"]) == 2
 
 
