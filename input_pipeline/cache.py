@@ -26,7 +26,7 @@ def fetched(path: pathlib.Path) -> pathlib.Path:
   if not isinstance(path, StorePath):
     return path
   status = path.stat()
-  copy = root() / "objects" / path.bucket / f"{path.key}.{status.st_ino}"
+  copy = root() / "objects" / path.bucket / path.parent.key / str(status.st_ino) / path.name
   if not copy.is_file() or copy.stat().st_size != status.st_size:
     copy.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing_path(copy) as new:

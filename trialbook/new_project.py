@@ -6,7 +6,7 @@ import re
 from trialbook import errors, files
 from trialbook.command_line import Parser, run
 from trialbook.errors import UserError
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 
 TEMPLATE = pathlib.Path(__file__).with_name("project_template")
 NAME = "my_project"
@@ -24,7 +24,7 @@ All files are yours: change them as you like. README.md in the folder says what 
 def main(arguments: list[str]) -> int:
   """Run the command; return its exit code."""
   parser = Parser(prog="trialbook new", description=DESCRIPTION)
-  parser.add_argument("folder", metavar="DIR", type=as_path, help="folder to be made; its name is the project's")
+  parser.add_argument("folder", metavar="DIR", type=as_local_path, help="folder to be made; its name is the project's")
   options = parser.parse_args(arguments)
 
   def command() -> int:

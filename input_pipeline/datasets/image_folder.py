@@ -13,7 +13,7 @@ from trialbook.input_pipeline import images
 from trialbook.input_pipeline.augmentation import Augmentation
 from trialbook.input_pipeline.checked_source import checked, is_split
 from trialbook.input_pipeline.source import SPLITS, Batch, Source
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 from trialbook.settings import FilePath, Host, Settings, Static
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -42,7 +42,7 @@ class ImageFolder(Settings):
     """List the files. Raise `DataError` that names what is missing."""
     if self.path is None:
       raise DataError("dataset image_folder: dataset.path is not set; set it to the folder that has train/")
-    folder = as_path(self.path)
+    folder = as_local_path(self.path)
     images.pillow()
     names = (
       [one.name for one in sorted(folder.iterdir()) if one.is_dir() and is_split(one.name)] if folder.is_dir() else []

@@ -19,7 +19,7 @@ from trialbook.input_pipeline.conversion import NUMBER_THEM
 from trialbook.input_pipeline.items import Pad, measured, padded
 from trialbook.input_pipeline.source import SPLITS, Source
 from trialbook.naming import nearest
-from trialbook.paths import as_path
+from trialbook.paths import as_local_path
 from trialbook.settings import FilePath, Host, Settings, Static
 
 _MEMORY_SHARE = 0.5
@@ -67,7 +67,7 @@ class Parquet(Settings):
     """Read the columns. Raise `DataError` that names what is missing or broken."""
     if self.path is None:
       raise DataError("dataset parquet: dataset.path is not set; set it to the folder of the files")
-    folder = as_path(self.path)
+    folder = as_local_path(self.path)
     if wrong := [split for split in self.files if not is_split(split)]:
       raise DataError(f"dataset parquet: dataset.files: {unknown_split(wrong[0])}")
     paths = {split: sorted(one for one in folder.glob(names) if one.is_file()) for split, names in self.files.items()}

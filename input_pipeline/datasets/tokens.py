@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from trialbook.errors import DataError
 from trialbook.input_pipeline.augmentation import Augmentation
+from trialbook.input_pipeline.cache import fetched
 from trialbook.input_pipeline.checked_source import checked
 from trialbook.input_pipeline.datasets.text import HELD_OUT, Windows
 from trialbook.input_pipeline.source import Info, Source
@@ -71,6 +72,7 @@ class Tokens(Settings):
 
   def _open(self, path: pathlib.Path) -> np.ndarray:
     try:
+      path = fetched(path)
       if path.suffix == ".npy":
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
       else:

@@ -124,7 +124,7 @@ def test_a_store_that_fails_for_half_a_minute_loses_nothing(commands: Commands, 
 def test_requests_that_fail_now_and_then_change_nothing(commands: Commands, undisturbed: pathlib.Path):
   """One in ten is answered by 503, not at all, or only in the store.
 
-  The last part of a long upload always gets its answer: without one, the stand-in, unlike the store, forgets the upload.
+  The last part of an upload in parts is never done without an answer: the stand-in, unlike the store, forgets it then.
   """
   chance = random.Random(1)
   faults = [None] * 27 + ["503", "cut", "lost"]
@@ -220,9 +220,7 @@ def test_a_damaged_checkpoint_in_the_store_is_set_aside(commands: Commands):
   for path in (commands.bucket / "run" / "checkpoints" / str(newest)).rglob("*"):
     if path.is_file() and path.parent.name == "d":
       path.write_bytes(bytes(len(path.read_bytes())))
-  code, _, err = commands.train(
-    "gs://bucket/run", "--set", "checkpointing.keep_latest=3", "--set", "max_train_steps=70"
-  )
+  code, _, err = commands.train("gs://bucket/run", *more, "--set", "max_train_steps=70")
   assert code == 0, err
   assert "damaged checkpoint" in err
   assert (commands.bucket / "run" / "checkpoints" / f"{newest}.damaged").is_dir()

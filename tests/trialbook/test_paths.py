@@ -21,7 +21,9 @@ from trialbook import trainer
 from trialbook.command_line import Parser
 from trialbook.errors import ConfigError, DataError
 from trialbook.input_pipeline import AnyDataset, Text, Tfds, load
+from trialbook.input_pipeline.datasets.tokens import Tokens
 from trialbook.models import TransformerConfig
+from trialbook.object_store import StorePath
 from trialbook.paths import PathError, as_local_path, as_path
 from trialbook.settings import Settings, leaves
 from trialbook.trainer import Config, Programs, run
@@ -35,11 +37,13 @@ from trialbook.tuning import Grid, Linear, Minimize, Study, read_results, report
 
 NOT_PATHS = {
   *("name", "metric", "step", "train", "validation", "test", "parameters", "decode", "input_feature", "label_feature"),
+  *("function", "evaluated_params", "mask"),
 }
 """Settings that are texts and name no file. A new text is one of these, or a `FilePath`."""
 NOT_PATH_FLAGS = {
   "evaluate split",
   *("dataset", "objective", "name", "goal", "slurm", "rename", "step"),
+  "write function",
   "import study",  # Of an Optuna storage.
   "import source",  # It may be sqlite:///FILE; the importers make it a path.
   *("set", "skip", "only"),
@@ -98,11 +102,12 @@ def test_every_setting_that_is_a_text_is_a_path_or_known_to_be_none():
   assert len(texts) > 15
   undecided = [f"{kind.__name__}.{name}" for kind, name, field in texts if "path" not in field.metadata]
   assert [field for field in undecided if field.partition(".")[2] not in NOT_PATHS] == []
-  assert {name for _, name in PATH_FIELDS} == {"path", "data_dir", "source", "compilation_cache"}
+  assert {name for _, name in PATH_FIELDS} == {"path", "validation_path", "data_dir", "source", "compilation_cache"}
 
 
 def dataset_at(kind: Any, field: str, text: str) -> Any:
-  return kind(**{field: text, **({"name": "tfds:mnist"} if kind is Tfds else {})})
+  needed = {Tfds: {"name": "tfds:mnist"}, Tokens: {"vocabulary": 8, "path": text}}
+  return kind(**{**needed.get(kind, {}), field: text})
 
 
 def consume(kind: Any, field: str, text: str) -> pathlib.Path | str:
@@ -125,8 +130,9 @@ def consume(kind: Any, field: str, text: str) -> pathlib.Path | str:
 @pytest.mark.parametrize(("kind", "field"), PATH_FIELDS, ids=[f"{kind.__name__}.{name}" for kind, name in PATH_FIELDS])
 def test_every_path_of_a_config_may_begin_with_the_home_directory(home: pathlib.Path, kind: type[Settings], field: str):
   """Also one that is yet to be declared: it is found by its type."""
-  (home / "given" / "7").mkdir(parents=True)
-  assert str(home / "given") in str(consume(kind, field, "~/given/7"))
+  (home / "given" / "checkpoints" / "7").mkdir(parents=True)
+  (home / "given" / "config.json").write_text("{}")
+  assert str(home / "given") in str(consume(kind, field, "~/given/checkpoints/7"))
 
 
 def test_a_config_is_refused_for_a_path_that_is_none_wherever_it_stands():
@@ -183,6 +189,40 @@ def test_every_argument_that_is_a_text_is_a_path_or_known_to_be_none(monkeypatch
   assert [name for name in undecided if not {name, name.split()[-1]} & NOT_PATH_FLAGS] == []
 
 
+PROCEDURES = (
+  "adopt",
+  "autopilot",
+  "baseline",
+  "batch-size",
+  "clip",
+  "finish",
+  "max-steps",
+  "stability",
+  "steps-to-target",
+)
+IN_STORES = {
+  *(f"{name} config" for name in (*PROCEDURES, "warmup")),
+  *("adopt candidate", "adopt study", "best dir", "compare dirs", "compare output", "evaluate workdir", "export to"),
+  *("export workdir", "finish study", "goodput workdir", "index root", "list root", "local workdir", "next dir"),
+  *("preflight info_from", "profile workdir", "report dir", "report output", "rerun dir", "run dir", "show dir"),
+  *("status dir", "trial dir"),
+}
+"""Arguments that may be in an object store, as docs/object_storage.md has them."""
+NOT_IN_STORES = {
+  *(f"{name} dir" for name in (*PROCEDURES, "warmup", "import")),
+  *("adopt record", "finish looks", "import space", "new folder", "next output", "preflight compare"),
+  *("preflight config", "preflight html", "preflight json", "prepare data_dir", "prepare found_in", "run study"),
+  *("slurm logs", "write to"),
+}
+"""Arguments that are refused there, with exit code 2."""
+
+
+def test_every_path_of_a_command_may_be_in_a_store_or_is_refused_there(monkeypatch: pytest.MonkeyPatch):
+  found = [(parser.prog.split()[-1], action) for parser in parsers(monkeypatch) for action in parser._actions]
+  assert {f"{command} {action.dest}" for command, action in found if action.type is as_path} == IN_STORES
+  assert {f"{command} {action.dest}" for command, action in found if action.type is as_local_path} == NOT_IN_STORES
+
+
 def test_every_flag_of_a_training_that_is_a_text_is_a_path_or_known_to_be_none(home: pathlib.Path):
   own = flags.FLAGS.get_flags_for_module(training_flags.__name__)
   paths = {flag.name for flag in own if flag.flag_type() == "path"}
@@ -192,6 +232,11 @@ def test_every_flag_of_a_training_that_is_a_text_is_a_path_or_known_to_be_none(h
   for flag in own:
     if flag.name in paths:
       assert flag.parser.parse("~/x") == home / "x"
+      if flag.name == "secret_file":
+        with pytest.raises(PathError, match="is in an object store"):
+          flag.parser.parse("gs://bucket/x")
+      else:
+        assert flag.parser.parse("gs://bucket/x") == StorePath("gs://bucket/x")
   assert training_flags.train(["--workdir=~nobody-here/run"]) == 2
 
 
@@ -217,6 +262,9 @@ FOUND = {
   "trialbook/import_attribute.py: __file__",
   "trialbook/lease.py: '/proc/sys/kernel/random/boot_id'",
   "trialbook/lease.py: f'/proc/{pid}/stat'",
+  "trialbook/new_project.py: __file__",
+  "trialbook/project_template/study.py: __file__",
+  "trialbook/project_template/test_project.py: __file__",
   "trialbook/spool.py: self._temporary.name",
   "tuning/advice_benchmark/planted.py: 'planted'",
   "tuning/execution/planned_study.py: name",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from trialbook.errors import ConfigError, UserError
+from trialbook.object_store import StorePath
 from trialbook.paths import PathError, as_path
 from trialbook.trainer.checkpoints import array_files, pretrained, renaming, storage
 from trialbook.trainer.checkpoints.array_names import flatten, map_named, matches
@@ -32,6 +33,10 @@ def find(config: WarmStart) -> pathlib.Path:
   if _is_of_a_run(source):
     if changed := [name for name in _OF_FILES if getattr(config, name) != getattr(_DEFAULT, name)]:
       raise ConfigError(f"warm_start.{changed[0]}: is for files of weights, but {source} is a checkpoint of a run")
+  elif isinstance(source, StorePath):
+    raise ConfigError(
+      f"warm_start.source = {config.source!r}: there is no run or checkpoint; copy other weights to a disk"
+    )
   elif told := array_files.problem(source):
     raise ConfigError(f"warm_start.source = {config.source!r}: {told}")
   return source
