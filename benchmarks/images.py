@@ -158,8 +158,8 @@ def rate(stream: Iterator[Any], seconds: float) -> float:
 def main() -> None:
   """Measure, and print a table."""
   parser = argparse.ArgumentParser()
-  parser.add_argument("--turns", type=int, default=5)
-  parser.add_argument("--seconds", type=float, default=4.0, help="of each loader in each turn")
+  parser.add_argument("--turns", type=int, default=3)
+  parser.add_argument("--seconds", type=float, default=2.0, help="of each loader in each turn")
   parser.add_argument("--images", type=int, default=1000)
   options = parser.parse_args()
   # Grain's workers read absl's flags.
