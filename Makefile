@@ -26,7 +26,7 @@ test-fast: .venv/ready
 # What takes minutes, and what needs more than Python 3.11: extras, Python 3.12, Slurm and chromium (skipped where they
 # cannot be had).
 test-long: .venv-extras/ready .venv-newest/ready
-	.venv-extras/bin/python -m pytest -n 2 $(SHARED) -m long $(PYTEST)
+	.venv-extras/bin/python -m pytest -m long $(PYTEST)
 
 # Evidence for docs/: rates over hundreds of simulated studies, and all tables with a command. Takes hours; not in CI.
 evidence: .venv-extras/ready

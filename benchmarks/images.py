@@ -111,7 +111,7 @@ def collated(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def by_torch(source: Any, workers: int) -> Iterator[Any]:
-  import torch.utils.data
+  import torch.utils.data  # pyright: ignore[reportMissingImports]
 
   options = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
   loader = torch.utils.data.DataLoader(

@@ -256,8 +256,9 @@ def test_fine_tuning_freezes_and_forks_as_it_says(played: Callable[[str], pathli
 @pytest.mark.parametrize(
   "page",
   [
-    *("algoperf", "any_model", "debug_a_run", "from_zero_to_tuned", "import_a_study", "other_libraries", "report"),
-    *("tune", "your_own_data", "your_own_metrics", "first_pod_run"),
+    *("algoperf", "any_model", "data_as_you_have_it", "debug_a_run", "first_project", "from_zero_to_tuned"),
+    *("import_a_study", "other_libraries", "pretrained_weights", "report", "tune", "your_own_data"),
+    *("your_own_metrics", "your_own_optimizer"),
   ],
 )
 def test_the_other_tutorials_do_what_they_say(played: Callable[[str], pathlib.Path], page: str):

@@ -13,7 +13,7 @@ from test_data_forms import equal
 from trialbook.errors import DataError
 from trialbook.input_pipeline import Data, Parquet, PluginDataset, load
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.evidence
 Plugin = Callable[[Any], PluginDataset]
 
 

@@ -16,7 +16,7 @@ from tpu_cloud import ADDRESSES, PROJECT, ZONE, Launcher, TpuCloud, missing, tpu
 from trialbook.launch import run_local
 from trialbook.launch.local import free_port
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.evidence
 WHERE = (f"--project={PROJECT}", f"--zone={ZONE}")
 CHANGES = {"max_train_steps": 40, "evaluation__every_steps": 10}
 

@@ -127,7 +127,7 @@ class TpuCloud:
 
   def __init__(self, folder: pathlib.Path, hosts: int = 2):
     self._folder, self._hosts = folder, hosts
-    self.scripts: Sequence[Sequence[str]] = []
+    self.scripts: list[Any] = []
     self.refusal: tuple[int, str, str] | None = None
     self.failure = {"code": 8, "message": "There is no more capacity in the zone"}
     self.dirty, self.silent = 0, set[str]()

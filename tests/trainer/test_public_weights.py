@@ -16,7 +16,7 @@ from trialbook.errors import ConfigError
 from trialbook.trainer import Programs, run
 from trialbook.trainer.checkpoints.array_files import open_arrays
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.evidence
 
 SIZE = 32
 IMAGES = np.random.default_rng(5).normal(size=(3, SIZE, SIZE, 3)).astype(np.float32)

@@ -15,7 +15,7 @@ import store_server
 from store_commands import Commands
 from tiny import numbers, state_of
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.evidence
 
 
 @pytest.fixture(scope="module")

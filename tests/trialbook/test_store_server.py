@@ -20,7 +20,7 @@ from trialbook.object_store import StorePath
 from trialbook.spool import Spool
 from trialbook.store_client import ChangedObjectError, StoreLostError
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.evidence
 
 ROOT = StorePath("gs://bucket/runs")
 

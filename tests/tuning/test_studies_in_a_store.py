@@ -10,7 +10,7 @@ import pytest
 import store_server
 from store_commands import Commands
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.evidence
 
 STUDY = """
 import config
