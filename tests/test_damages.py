@@ -227,7 +227,7 @@ def walk(records: Records, commands: Iterator[tuple[str, ...]], every: int) -> t
 
 @pytest.mark.slow
 def test_some_damages_of_studies(records: Records):
-  different, _, problems = walk(records, of_studies(), every=89)
+  different, _, problems = walk(records, of_studies(), every=97)
   assert different > 40
   assert not problems, "\n".join(problems)
 

@@ -79,9 +79,9 @@ def read(source: str, options: Options) -> list[SourceStudy]:
     import optuna
   except ImportError:
     raise UserError("an Optuna storage is read by optuna: pip install 'trialbook[bayes]'") from None
-  path = as_local_path(source.removeprefix("sqlite:///"))
   if "://" in str(source) and not source.startswith("sqlite:///"):
     raise UserError(f"{source.partition('://')[0]}://...: should be the path of a file: sqlite:///PATH, or a journal")
+  path = as_local_path(source.removeprefix("sqlite:///"))
   if not path.is_file():
     raise UserError(f"{path}: there is no such file; name an SQLite database or a journal of Optuna")
   with _opened(path) as storage:
